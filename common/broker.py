@@ -1,0 +1,340 @@
+"""RabbitMQ: the only place that speaks pika.
+
+Owns: the connection, publishing with confirms, consuming with acks that belong to
+their channel (section 6, rules 15 and 16). Whatever breaks, every waiter hears
+BrokerGone and starts over with a new channel. Must not know: envelopes, tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import pika
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from common import log
+from common.errors import BrokerGone
+from common.settings import Settings
+from common.topology import Queue
+
+logger = log.get("broker")
+
+REPLY_TO = "amq.rabbitmq.reply-to"  # the broker's own pseudo-queue for private replies
+
+
+@dataclass(frozen=True)
+class Publication:
+    queue: str
+    body: bytes
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    expires_seconds: float | None = None  # transient messages only: queries and answers
+
+
+class Fate(Enum):
+    """What the broker said of a publication. Confirmed is not routed: returned comes first."""
+
+    CONFIRMED = "confirmed"
+    RETURNED = "returned"  # no such queue
+    NACKED = "nacked"  # the queue refused it
+    SILENT = "silent"  # no answer in time: it may or may not be there
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the broker handed us and wants acked, on the channel it came by."""
+
+    channel: Channel
+    tag: int
+    body: bytes
+    redelivered: bool
+    returns: int | None  # how often it went back to the queue; None: the broker does not say
+    headers: Mapping[str, Any]
+    reply_to: str | None
+    correlation_id: str | None
+
+
+class Broker:
+    """One connection, opened when first needed and again after it broke."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: AsyncioConnection | None = None
+        self._lock = asyncio.Lock()
+
+    async def channel(self) -> Channel:
+        """A channel of its own with publisher confirms on. Raises BrokerGone."""
+        async with self._lock:
+            connection = self._connection
+            if connection is None or not connection.is_open:
+                connection = self._connection = await self._connect()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                return await Channel.open(connection)
+        except (TimeoutError, pika.exceptions.AMQPError) as error:
+            raise BrokerGone(f"no channel: {error!r}") from error
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.is_open:
+            closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            connection.add_on_close_callback(lambda *_: _resolve(closed, None))
+            connection.close()
+            await asyncio.wait([closed], timeout=self._settings.connect_timeout_seconds)
+
+    async def _connect(self) -> AsyncioConnection:
+        parameters = pika.URLParameters(self._settings.amqp_url.get_secret_value())
+        parameters.heartbeat = self._settings.heartbeat_seconds
+        parameters.blocked_connection_timeout = None
+        parameters.client_properties = {"connection_name": self._settings.process}
+        parameters.socket_timeout = parameters.stack_timeout = (
+            self._settings.connect_timeout_seconds
+        )
+        parameters.tcp_options = {
+            "TCP_USER_TIMEOUT": round(self._settings.tcp_user_timeout_seconds * 1000)
+        }
+        opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
+
+        def failed(_: object, error: BaseException) -> None:
+            if not opened.done():
+                opened.set_exception(BrokerGone(f"no connection to the broker: {error!r}"))
+
+        def closed(_: object, error: BaseException) -> None:
+            failed(_, error)
+            logger.info("broker.closed", reason=str(error))
+
+        AsyncioConnection(
+            parameters,
+            on_open_callback=lambda c: _resolve(opened, c),
+            on_open_error_callback=failed,
+            on_close_callback=closed,
+        )
+        return await opened
+
+
+def _resolve(future: asyncio.Future[Any], value: object) -> None:
+    """The driver may call back after the waiter has given up."""
+    if not future.done():
+        future.set_result(value)
+
+
+class Channel:
+    """Publishes with confirms and consumes with acks; once broken, always broken."""
+
+    def __init__(self, connection: AsyncioConnection, raw: Any) -> None:
+        self._raw = raw
+        self._loop = asyncio.get_running_loop()
+        self._broken: BrokerGone | None = None
+        self._waiters: set[asyncio.Future[Any]] = set()
+        self._sent = 0
+        self._unconfirmed: dict[int, asyncio.Future[Fate]] = {}  # in order of their tags
+        self._returned: set[int] = set()
+        self._unacked: dict[int, None] = {}  # in order of their tags
+        raw.add_on_close_callback(lambda _, reason: self._break(f"channel closed: {reason}"))
+        raw.add_on_cancel_callback(lambda _: self._break("the queue we consume was deleted"))
+        raw.add_on_return_callback(
+            lambda _c, _m, properties, _b: self._returned.add(int(properties.message_id))
+        )
+        connection.add_on_connection_blocked_callback(
+            lambda *_: self._break("the broker blocks publishers")
+        )
+
+    @classmethod
+    async def open(cls, connection: AsyncioConnection) -> Channel:
+        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        connection.channel(on_open_callback=lambda raw: _resolve(opened, raw))
+        channel = cls(connection, await opened)
+        await channel._call(
+            lambda done: channel._raw.confirm_delivery(channel._on_confirm, callback=done)
+        )
+        return channel
+
+    @property
+    def is_open(self) -> bool:
+        return self._broken is None
+
+    def close(self) -> None:
+        """What is unacked goes back to its queue."""
+        if self._raw.is_open:
+            self._raw.close()
+        self._break("closed by us")
+
+    def _break(self, reason: str) -> None:
+        if self._broken is None:
+            self._broken = BrokerGone(reason)
+            if self._raw.is_open:
+                self._raw.close()
+            for waiter in (*self._waiters, *self._unconfirmed.values()):
+                if not waiter.done():
+                    waiter.set_exception(self._broken)
+            self._waiters.clear()
+            self._unconfirmed.clear()
+
+    def check(self) -> None:
+        if self._broken is not None:
+            raise BrokerGone(str(self._broken))
+
+    async def wait(self, start: Callable[[asyncio.Future[Any]], Any]) -> Any:
+        """Start something and wait until it sets the future, or the channel breaks."""
+        self.check()
+        waiter = self._loop.create_future()
+        self._waiters.add(waiter)
+        try:
+            start(waiter)
+            return await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    async def _call(self, method: Callable[[Callable[..., None]], Any]) -> Any:
+        return await self.wait(lambda waiter: method(lambda frame: _resolve(waiter, frame)))
+
+    async def declare(self, queues: Sequence[Queue]) -> None:
+        """Make sure they exist as described; raises BrokerGone naming the difference if not."""
+        for queue in queues:
+            await self._call(partial(self._declare, queue))
+
+    def _declare(self, queue: Queue, done: Callable[..., None]) -> None:
+        arguments = dict(queue.arguments)
+        self._raw.queue_declare(queue.name, durable=True, arguments=arguments, callback=done)
+
+    async def ready_count(self, queue: str) -> int:
+        """Messages ready in the queue, as the queue itself counts them."""
+        frame = await self._call(
+            lambda done: self._raw.queue_declare(queue, passive=True, callback=done)
+        )
+        return int(frame.method.message_count)
+
+    # --- publishing ---
+
+    async def publish(
+        self, publications: Sequence[Publication], timeout_seconds: float
+    ) -> list[Fate]:
+        """Publish persistently and mandatorily; the fate of each. Raises BrokerGone."""
+        self.check()
+        futures = [self._send(publication) for publication in publications]
+        _, silent = await asyncio.wait(futures, timeout=timeout_seconds)
+        for future in silent:
+            future.cancel()  # a confirm that comes later finds nobody waiting
+        if any(future.exception() for future in futures if future not in silent):
+            self.check()
+        return [Fate.SILENT if future in silent else future.result() for future in futures]
+
+    def _send(self, publication: Publication) -> asyncio.Future[Fate]:
+        self._sent += 1
+        future = self._unconfirmed[self._sent] = self._loop.create_future()
+        transient = publication.expires_seconds
+        properties = pika.BasicProperties(
+            message_id=str(self._sent),  # how a returned message finds its publication
+            content_type="application/json",
+            delivery_mode=2 if transient is None else 1,
+            expiration=None if transient is None else str(round(transient * 1000)),
+            headers=dict(publication.headers) or None,
+            reply_to=publication.reply_to,
+            correlation_id=publication.correlation_id,
+        )
+        try:
+            self._raw.basic_publish(
+                "", publication.queue, publication.body, properties, mandatory=True
+            )
+        except pika.exceptions.AMQPError as error:
+            self._break(f"publish failed: {error!r}")
+        return future
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        acked = isinstance(method, pika.spec.Basic.Ack)
+        if method.multiple:
+            tags = []
+            for tag in self._unconfirmed:
+                if tag > method.delivery_tag:
+                    break
+                tags.append(tag)
+        else:
+            tags = [method.delivery_tag]
+        for tag in tags:
+            future = self._unconfirmed.pop(tag, None)
+            returned = tag in self._returned
+            self._returned.discard(tag)
+            if future is not None and not future.done():
+                future.set_result(
+                    Fate.NACKED if not acked else Fate.RETURNED if returned else Fate.CONFIRMED
+                )
+
+    # --- consuming ---
+
+    async def consume(self, queue: str, prefetch: int) -> Consumer:
+        consumer = Consumer(self)
+        await self._call(lambda done: self._raw.basic_qos(prefetch_count=prefetch, callback=done))
+        await self._call(
+            lambda done: self._raw.basic_consume(
+                queue, consumer.on_message, auto_ack=queue == REPLY_TO, callback=done
+            )
+        )
+        return consumer
+
+    def took(self, tag: int) -> None:
+        self._unacked[tag] = None
+
+    def ack(self, tags: Sequence[int]) -> None:
+        """Ack these. `multiple` only for a contiguous prefix of what is unacked (rule 15)."""
+        if self._broken is not None:
+            return  # the broker has taken them back; the inbox will know them
+        left = set(tags)
+        prefix = 0
+        while self._unacked and (first := next(iter(self._unacked))) in left:
+            del self._unacked[first]
+            left.discard(first)
+            prefix = first
+        try:
+            if prefix:
+                self._raw.basic_ack(prefix, multiple=True)
+            for tag in sorted(left & self._unacked.keys()):
+                del self._unacked[tag]
+                self._raw.basic_ack(tag)
+        except pika.exceptions.AMQPError as error:
+            self._break(f"ack failed: {error!r}")
+
+
+class Consumer:
+    """Deliveries of one queue, in order."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._waiting: deque[Delivery] = deque()
+        self._arrived: asyncio.Future[None] | None = None
+
+    def on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        headers = properties.headers or {}
+        returns = headers.get("x-acquired-count", headers.get("x-delivery-count"))
+        self.channel.took(method.delivery_tag)
+        self._waiting.append(
+            Delivery(
+                self.channel, method.delivery_tag, body, method.redelivered,
+                returns, headers, properties.reply_to, properties.correlation_id,
+            )
+        )  # fmt: skip
+        if self._arrived is not None:
+            _resolve(self._arrived, None)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting here."""
+        return not self._waiting
+
+    async def take(self) -> Delivery:
+        """The next delivery; waits for one. Raises BrokerGone."""
+        self.channel.check()  # what a broken channel left here will be delivered again
+        while not self._waiting:
+            await self.channel.wait(lambda waiter: setattr(self, "_arrived", waiter))
+        return self._waiting.popleft()
+
+    def take_waiting(self) -> Delivery | None:
+        """The next delivery if there is one."""
+        return self._waiting.popleft() if self._waiting else None

@@ -1,0 +1,253 @@
+"""Every command, reply, event and query of the order saga. Pure; the language all services share.
+
+Owns: names and fields. A change that an older reader would misread gets a new
+`version`, never a new meaning (tests/golden pins the wire form). Must not know:
+who handles what, how, or where it is stored.
+
+Money is in integer minor units of its currency; quantities are whole pieces.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from common.envelope import Answer, Command, Done, Message, Query, Refusal
+
+Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Quantity = Annotated[int, Field(ge=1, le=1_000_000)]
+Minor = Annotated[int, Field(ge=0, le=10**15)]
+MAX_LINES = 100
+
+
+class Line(Message):
+    """One SKU and how many of it."""
+
+    sku: Sku
+    quantity: Quantity
+
+
+Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=MAX_LINES)]
+
+
+# --- order ---------------------------------------------------------------------------------
+
+
+class PlaceOrder(Command):
+    """What a customer asks for: SKUs and quantities, never prices. Step `create_order`."""
+
+    customer: Name
+    idempotency_key: Name
+    currency: Currency
+    lines: Lines
+
+
+class OrderAccepted(Done):
+    """The order stands PENDING; its saga will decide. Also the stored answer to every repeat."""
+
+    order_id: UUID
+    customer: str
+    currency: str
+    lines: tuple[Line, ...]
+    total: int
+
+
+class OrderInvalid(Refusal):
+    """The order was not written; the same key may be used again with a corrected one."""
+
+    reason: Literal["invalid_order"] = "invalid_order"
+    field: str
+    remedy: str
+
+
+class KeyReused(Refusal):
+    """This idempotency key already belongs to an order with another content."""
+
+    reason: Literal["idempotency_key_reused"] = "idempotency_key_reused"
+    order_id: UUID
+
+
+class ConfirmOrder(Command):
+    pass
+
+
+class OrderConfirmed(Done):
+    pass
+
+
+class RejectOrder(Command):
+    reason: str
+
+
+class OrderRejected(Done):
+    pass
+
+
+class ListProduct(Command):
+    """Puts a SKU on the price list, or changes its price for orders to come."""
+
+    sku: Sku
+    price: Minor
+    currency: Currency
+
+
+class ProductListed(Done):
+    sku: str
+
+
+# --- inventory -----------------------------------------------------------------------------
+
+
+class ReserveStock(Command):
+    """All lines or none."""
+
+    lines: Lines
+
+
+class StockReserved(Done):
+    pass
+
+
+class OutOfStock(Refusal):
+    reason: Literal["out_of_stock"] = "out_of_stock"
+    sku: str
+    wanted: int
+    available: int
+
+
+class NotStocked(Refusal):
+    reason: Literal["not_stocked"] = "not_stocked"
+    sku: str
+
+
+class ReleaseStock(Command):
+    """Undoes ReserveStock; what to release is read from the reservation, not from the message."""
+
+
+class StockReleased(Done):
+    nothing_to_undo: bool = False
+
+
+class DispatchStock(Command):
+    """The pivot: goods leave the building."""
+
+
+class StockDispatched(Done):
+    pass
+
+
+class ReservationNotHeld(Refusal):
+    reason: Literal["reservation_not_held"] = "reservation_not_held"
+
+
+class ReceiveStock(Command):
+    """A delivery of new goods; the only way stock comes into being."""
+
+    sku: Sku
+    quantity: Quantity
+
+
+class StockReceived(Done):
+    sku: str
+
+
+# --- payment -------------------------------------------------------------------------------
+
+
+class ChargePayment(Command):
+    customer: Name
+    total: Minor
+    currency: Currency
+
+
+class PaymentCharged(Done):
+    charge_id: UUID
+
+
+class CardDeclined(Refusal):
+    reason: Literal["card_declined"] = "card_declined"
+
+
+class InsufficientFunds(Refusal):
+    reason: Literal["insufficient_funds"] = "insufficient_funds"
+
+
+class UnknownAccount(Refusal):
+    reason: Literal["unknown_account"] = "unknown_account"
+
+
+class RefundPayment(Command):
+    """Undoes ChargePayment; what to refund is read from the charge, not from the message."""
+
+
+class PaymentRefunded(Done):
+    nothing_to_undo: bool = False
+
+
+class OpenAccount(Command):
+    customer: Name
+    currency: Currency
+    card: Literal["good", "declined"] = "good"
+
+
+class AccountOpened(Done):
+    customer: str
+
+
+class Deposit(Command):
+    customer: Name
+    currency: Currency
+    amount: Annotated[int, Field(ge=1, le=10**15)]
+
+
+class Deposited(Done):
+    customer: str
+
+
+# --- orchestrator --------------------------------------------------------------------------
+
+
+class StartSaga(Command):
+    """Asks for a saga to run; an `attempt` above 1 wants SagaStarted back."""
+
+    definition: str
+    data: dict[str, object]
+
+
+class SagaStarted(Command):
+    """To the order service: the saga is known, no need to ask again."""
+
+
+class SagaQuery(Query):
+    """Where does this saga stand?"""
+
+    saga_id: UUID
+
+
+class StepView(Message):
+    step: str
+    kind: str
+    status: str
+    attempts: int
+    undo_attempts: int
+    compensated: bool
+
+
+class SagaView(Answer):
+    """A saga as its participants' customers may see it. `found` is False for an unknown id."""
+
+    saga_id: UUID
+    found: bool
+    definition: str | None = None
+    state: str | None = None
+    reason: str | None = None
+    pivot_passed: bool = False
+    stuck: bool = False
+    steps: tuple[StepView, ...] = ()
+    started_at: datetime | None = None
+    ended_at: datetime | None = None

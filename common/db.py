@@ -1,0 +1,163 @@
+"""Postgres: the pool, the one transaction helper, migrations, errors told apart.
+
+Owns: how a transaction is run (pipelined, with a sync before Python thinks) and
+whose fault an error is. Must not know: any table but schema_migration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from common import log
+from common.errors import ConstraintViolated, Infrastructure, SagaproofError
+from common.settings import Settings
+
+logger = log.get("db")
+
+Params = Sequence[Any] | Mapping[str, Any]
+Statement = tuple[LiteralString, Params]
+
+# Whose fault (section 6, rule 13): connection, rollback, resources, intervention, system, and the
+# codes that rule 12's own time limits and a migration under a cached plan raise.
+_INFRASTRUCTURE_CLASSES = ("08", "40", "53", "55", "57", "58")
+_INFRASTRUCTURE_CODES = ("25P03", "25P04", "0A000")
+
+
+def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
+    """A driver error as one of ours, or itself if it is a defect of the statement."""
+    state = error.sqlstate
+    if state is None or state[:2] in _INFRASTRUCTURE_CLASSES or state in _INFRASTRUCTURE_CODES:
+        return Infrastructure(f"postgres {state or 'connection'}: {error}")
+    if state[:2] == "23":
+        return ConstraintViolated(error.diag.constraint_name or state, str(error))
+    return error
+
+
+class Tx:
+    """One open transaction. Statements are queued; `fetch` syncs, so that no lock is held while
+    the server waits inside an unsynced pipeline and Python decides (section 6, rule 12)."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], pipeline: psycopg.AsyncPipeline
+    ) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+
+    async def execute(self, sql: LiteralString, params: Params = ()) -> None:
+        """Queue a statement. Its error surfaces at the next fetch or at the commit."""
+        await self._connection.execute(sql, params)
+
+    async def fetch(self, sql: LiteralString, params: Params = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and all that is queued before it."""
+        (rows,) = await self.fetch_each((sql, params))
+        return rows
+
+    async def fetch_each(self, *statements: Statement) -> list[list[tuple[Any, ...]]]:
+        """Run several statements, each with a snapshot of its own, in one round trip."""
+        cursors = [await self._connection.execute(sql, params) for sql, params in statements]
+        await self._pipeline.sync()
+        return [await cursor.fetchall() for cursor in cursors]
+
+
+class Database:
+    """This process's connections to its own schema."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout = settings.connect_timeout_seconds
+        self._pool = AsyncConnectionPool(
+            settings.postgres_dsn.get_secret_value(),
+            min_size=1,
+            max_size=settings.pool_size,
+            timeout=settings.connect_timeout_seconds,
+            reconnect_timeout=settings.retry_cap_seconds,
+            open=False,
+            kwargs={"autocommit": True, **connect_options(settings)},
+        )
+
+    async def __aenter__(self) -> Database:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        """READ COMMITTED, committed at the end, rolled back if anything raises.
+
+        Raises Infrastructure (also when the fate of the commit is unknown: retry through the
+        claims), ConstraintViolated, or psycopg's own error for a defective statement.
+        """
+        try:
+            async with self._pool.connection() as connection, connection.pipeline() as pipeline:
+                await connection.execute("begin")
+                yield Tx(connection, pipeline)
+                await connection.execute("commit")
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+
+def connect_options(settings: Settings) -> dict[str, Any]:
+    """Every session's time limits, all below the step timeouts (section 6, rule 12)."""
+    limits = {
+        "statement_timeout": settings.statement_timeout_seconds,
+        "lock_timeout": settings.lock_timeout_seconds,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_seconds,
+        "tcp_user_timeout": settings.tcp_user_timeout_seconds,
+    }
+    return {
+        "options": " ".join(f"-c {name}={round(value * 1000)}" for name, value in limits.items()),
+        "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
+        "tcp_user_timeout": round(settings.tcp_user_timeout_seconds * 1000),
+        "application_name": settings.process or "sagaproof",
+    }
+
+
+def migrate(settings: Settings, *directories: Path) -> list[str]:
+    """Apply what is missing of the numbered, forward-only migrations; returns their names.
+
+    Any number of processes may start at once: one migrates, the others wait for it.
+    Raises SagaproofError if an applied migration was edited afterwards.
+    """
+    scripts = [
+        (f"{d.parent.name}/{f.stem}", f.read_text())
+        for d in directories
+        for f in sorted(d.glob("*.sql"))
+    ]
+    applied: list[str] = []
+    options = {**connect_options(settings), "options": ""}  # a migration may take its time
+    try:
+        with psycopg.connect(settings.postgres_dsn.get_secret_value(), **options) as connection:
+            connection.execute(
+                "select pg_advisory_xact_lock(hashtext('migrate ' || current_schema()))"
+            )
+            connection.execute(
+                "create table if not exists schema_migration (name text primary key,"
+                " checksum text not null, applied_at timestamptz not null default now())"
+            )
+            known = dict(
+                connection.execute("select name, checksum from schema_migration").fetchall()
+            )
+            for name, sql in scripts:
+                checksum = hashlib.sha256(sql.encode()).hexdigest()
+                if name not in known:
+                    connection.execute(sql.encode())
+                    connection.execute(
+                        "insert into schema_migration (name, checksum) values (%s, %s)",
+                        (name, checksum),
+                    )
+                    applied.append(name)
+                elif known[name] != checksum:
+                    raise SagaproofError(
+                        f"migration {name} was changed after it was applied: add a new one instead"
+                    )
+    except psycopg.Error as error:
+        raise translate(error) from error
+    return applied

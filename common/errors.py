@@ -1,0 +1,54 @@
+"""The few error families of Sagaproof. Pure.
+
+Owns: which kinds of failure exist and whose fault each one is. The docstring of
+a class is its default message. Must not know: servers, drivers, services.
+"""
+
+from __future__ import annotations
+
+
+class SagaproofError(Exception):
+    """Something went wrong in Sagaproof."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class Infrastructure(SagaproofError):
+    """A server, or the way to it, failed: not the message's fault. Hold it, try again."""
+
+
+class BrokerGone(Infrastructure):
+    """The connection or channel to the broker is closed."""
+
+
+class Poison(SagaproofError):
+    """This envelope can never succeed; it belongs in the dead-letter queue with this reason."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class BadDeploy(SagaproofError):
+    """The same unexpected error on several different messages: this code is broken, not they."""
+
+
+class ConstraintViolated(SagaproofError):
+    """A named constraint of the schema refused the change."""
+
+    def __init__(self, constraint: str, detail: str = "") -> None:
+        super().__init__(f"constraint {constraint} violated: {detail}")
+        self.constraint = constraint
+
+
+class IllegalTransition(SagaproofError):
+    """This input makes no sense in this state; nothing was changed."""
+
+
+class NoAnswer(SagaproofError):
+    """Nobody answered the query before its deadline."""
+
+
+class DefinitionError(SagaproofError):
+    """A saga definition contradicts itself; the message says what to change."""

@@ -1,0 +1,70 @@
+"""The inbox table: one row for every command ever handled, with the reply it was given.
+
+Owns: the SQL of claiming and settling. The rules are fence.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.db import Tx
+from common.envelope import Direction, Key, Outcome
+from common.fence import Fence, Row, claims
+
+# Claim, then read, in two statements with a snapshot each: a claim-and-read in one saw nothing
+# beside an uncommitted action (section 6, rule 10). One insert, one order: no deadlocks.
+_CLAIM = """
+insert into inbox (saga_id, step, direction)
+select saga_id, step, direction
+  from unnest(%s::uuid[], %s::text[], %s::text[]) as k (saga_id, step, direction)
+ order by saga_id, step, direction
+on conflict do nothing
+returning saga_id, step, direction"""
+
+_READ = """
+select i.saga_id, i.step, i.direction, i.outcome, i.reply
+  from unnest(%s::uuid[], %s::text[], %s::text[]) as k (saga_id, step, direction)
+  join inbox i using (saga_id, step, direction)
+ where i.outcome <> 'claimed'"""
+
+_SETTLE = """
+update inbox i set outcome = k.outcome, reply = k.reply
+  from unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[])
+    as k (saga_id, step, direction, outcome, reply)
+ where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)"""
+
+_GIVE_BACK = """
+delete from inbox i using unnest(%s::uuid[], %s::text[], %s::text[]) as k (saga_id, step, direction)
+ where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)"""
+
+
+def _columns(keys: Sequence[Key]) -> list[list[object]]:
+    return [[k.saga_id for k in keys], [k.step for k in keys], [k.direction.value for k in keys]]
+
+
+async def claim(tx: Tx, keys: Sequence[Key]) -> Fence:
+    """Claim all the batch needs; waits for other transactions that hold one of the same rows."""
+    columns = _columns(claims(keys))
+    claimed, known = await tx.fetch_each((_CLAIM, columns), (_READ, columns))
+    return Fence(
+        claimed=[Key(saga_id, step, Direction(direction)) for saga_id, step, direction in claimed],
+        known={
+            Key(saga_id, step, Direction(direction)): Row(Outcome(outcome), reply)
+            for saga_id, step, direction, outcome, reply in known
+        },
+    )
+
+
+async def keep(tx: Tx, fence: Fence) -> None:
+    """Write what the batch decided; no row is committed as merely claimed."""
+    settled = fence.settled()
+    if settled:
+        rows = list(settled.values())
+        columns = [
+            *_columns(list(settled)),
+            [r.outcome.value for r in rows],
+            [r.reply for r in rows],
+        ]
+        await tx.execute(_SETTLE, columns)
+    if back := fence.given_back():
+        await tx.execute(_GIVE_BACK, _columns(back))

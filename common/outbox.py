@@ -1,0 +1,66 @@
+"""The outbox table: envelopes committed together with the state that caused them.
+
+Owns: its SQL. Rows are claimed with SKIP LOCKED and per destination, so that neither
+a slow peer nor one dead queue with a million rows stands in anybody's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from common.db import Tx
+from common.envelope import Envelope
+
+
+class Outgoing(NamedTuple):
+    destination: str  # a queue
+    envelope: Envelope | str  # or a reply already encoded
+
+
+class Waiting(NamedTuple):
+    destination: str
+    id: int
+    envelope: str
+
+
+async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
+    if messages:
+        encoded = [e if isinstance(e, str) else e.encode() for _, e in messages]
+        await tx.execute(
+            "insert into outbox (destination, envelope)"
+            " select destination, envelope from unnest(%s::text[], %s::text[])"
+            "   with ordinality as k (destination, envelope, n) order by n",
+            ([m.destination for m in messages], encoded),
+        )
+
+
+# The recursion hops from destination to destination along the primary key.
+_TAKE = """
+with recursive destinations as (
+  (select destination from outbox order by destination limit 1)
+  union all
+  select (select o.destination from outbox o where o.destination > d.destination order by 1 limit 1)
+    from destinations d where d.destination is not null
+)
+select o.destination, o.id, o.envelope
+  from destinations d
+ cross join lateral (
+   select destination, id, envelope from outbox
+    where destination = d.destination order by id limit %(rows)s for update skip locked
+ ) o
+ where d.destination is not null and d.destination <> all(%(paused)s::text[])"""
+
+
+async def take(tx: Tx, rows: int, paused: Collection[str]) -> list[Waiting]:
+    """Lock up to `rows` oldest rows of each destination that is not paused."""
+    found = await tx.fetch(_TAKE, {"rows": rows, "paused": list(paused)})
+    return [Waiting(*row) for row in found]
+
+
+async def remove(tx: Tx, rows: Sequence[Waiting]) -> None:
+    await tx.execute(
+        "delete from outbox o using unnest(%s::text[], %s::bigint[]) as k (destination, id)"
+        " where (o.destination, o.id) = (k.destination, k.id)",
+        ([r.destination for r in rows], [r.id for r in rows]),
+    )

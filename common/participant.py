@@ -1,0 +1,222 @@
+"""A participant: a batch of commands against its inbox, its state and its outbox.
+
+Owns: claim, load, decide, save, reply, in one transaction over a batch of 1..N. Replies
+are stored in the inbox and given again to every repeat; a transient failure rolls all
+back, claims included (section 6, rules 4 and 10). Must not know: any business rule; those
+are in a service's handlers, which are pure, and its store, which has the SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from common import inbox, log, outbox
+from common.db import Database, Tx
+from common.envelope import (
+    Command,
+    Direction,
+    Done,
+    Envelope,
+    Fence,
+    Fenced,
+    Key,
+    Message,
+    Outcome,
+    Reply,
+)
+from common.errors import Poison
+from common.fence import Duplicate, First, Row
+from common.outbox import Outgoing
+
+logger = log.get("participant")
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One command to act on."""
+
+    envelope: Envelope
+    command: Command
+
+    @property
+    def key(self) -> Key:
+        return self.envelope.key
+
+    @property
+    def saga_id(self) -> UUID:
+        return self.envelope.saga_id
+
+    @property
+    def step(self) -> str:
+        return self.envelope.step
+
+    @property
+    def direction(self) -> Direction:
+        return self.envelope.direction
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a handler returns when a plain reply does not say it all."""
+
+    reply: Reply | None
+    also: tuple[Outgoing, ...] = ()
+    """Further messages, committed with the state."""
+    keep: bool = True
+    """False: nothing was written, the claim is given back and the same key may be used again."""
+
+
+Handler = Callable[[Any, Any], Reply | Answered]
+OnDuplicate = Callable[[Any, Any], Reply]
+
+
+class Store(Protocol[State]):
+    """A service's SQL."""
+
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> State:
+        """Everything the batch concerns, locked in key order."""
+
+    async def save(self, tx: Tx, state: State) -> None:
+        """What has changed, set-wise."""
+
+
+class Participant(Generic[State]):
+    """Handles batches of commands; `wake` is called after each commit that left outbox rows."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: Store[State],
+        handlers: Mapping[type[Command], Handler],
+        *,
+        on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._handlers = handlers
+        self._on_duplicate = on_duplicate or {}
+        self._wake = wake
+
+    def parse(self, envelope: Envelope) -> Work:
+        """Raises Poison for what this participant can never handle."""
+        message = envelope.message()
+        if not isinstance(message, Command) or not (
+            isinstance(message, Fence) or type(message) in self._handlers
+        ):
+            raise Poison("unknown_command", f"{envelope.type} is no command of this participant")
+        if isinstance(message, Fence) and envelope.direction is not Direction.COMPENSATING:
+            raise Poison("invalid_envelope", "direction: a fence is compensating")
+        return Work(envelope, message)
+
+    async def handle(self, batch: Sequence[Work]) -> list[Reply | None]:
+        """One transaction over the whole batch; raises and changes nothing.
+
+        Returns what was replied to each command, for the door, which answers its caller with it;
+        None where nothing was, or where a stored reply was given again unread.
+        """
+        async with self._db.transaction() as tx:
+            round_ = await self._decide(tx, batch)
+            await outbox.append(tx, round_.outgoing)
+        if round_.outgoing:
+            self._wake()
+        return round_.replies
+
+    async def _decide(self, tx: Tx, batch: Sequence[Work]) -> _Round:
+        fence = await inbox.claim(tx, [work.key for work in batch])
+        state = await self._store.load(tx, batch)
+        round_ = _Round()
+        for work in batch:
+            verdict = fence.admit(work.key, _tombstone)
+            if isinstance(verdict, Duplicate):
+                self._repeat(round_, work, verdict.row)
+                continue
+            answered = self._act(state, work, verdict)
+            encoded = _encode(work, answered.reply) if answered.reply else None
+            if answered.keep:
+                outcome = answered.reply.outcome if answered.reply else Outcome.DONE
+                fence.settle(work.key, Row(outcome, encoded))
+            round_.outgoing.extend(answered.also)
+            round_.answer(work, answered.reply, encoded)
+        await self._store.save(tx, state)
+        await inbox.keep(tx, fence)
+        return round_
+
+    def _act(self, state: State, work: Work, verdict: First) -> Answered:
+        if isinstance(work.command, Fence):
+            return Answered(_fence_answer(verdict.action))
+        answered = self._handlers[type(work.command)](state, work)
+        return answered if isinstance(answered, Answered) else Answered(answered)
+
+    def _repeat(self, round_: _Round, work: Work, row: Row) -> None:
+        """The stored reply again, without which a resend could never unstick a saga."""
+        event = "command.fenced" if row.outcome is Outcome.FENCED else "command.duplicate"
+        logger.info(
+            event,
+            type=work.envelope.type,
+            saga_id=work.saga_id,
+            step=work.step,
+            direction=work.direction.value,
+            message_id=work.envelope.message_id,
+        )
+        again = self._on_duplicate.get(type(work.command))
+        if again is None or row.reply is None:
+            round_.answer(work, None, row.reply)
+            return
+        stored = _decode(row.reply)
+        reply = again(work.command, stored)
+        encoded = (
+            row.reply if reply is stored else work.envelope.reply(reply, issued_at=_now()).encode()
+        )
+        round_.answer(work, reply, encoded)
+
+
+class _Round:
+    """What one batch sends, and what was replied to each of its commands in order."""
+
+    def __init__(self) -> None:
+        self.outgoing: list[Outgoing] = []
+        self.replies: list[Reply | None] = []
+
+    def answer(self, work: Work, reply: Reply | None, encoded: str | None) -> None:
+        self.replies.append(reply)
+        if encoded is not None and work.envelope.reply_to is not None:
+            self.outgoing.append(Outgoing(work.envelope.reply_to, encoded))
+
+
+class PivotDone(Done):
+    """A fence's answer: too late, the pivot was done."""
+
+
+def _fence_answer(action: Row | None) -> Reply:
+    """Told apart by the action's own row: the pivot is never guessed (design.md, 5.6)."""
+    return PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()
+
+
+def _tombstone(action: Key) -> Row:
+    """What the action will hear if it still comes."""
+    reply = Envelope.command(action, Fence(), issued_at=_now(), reply_to=None).reply(
+        Fenced(), issued_at=_now()
+    )
+    return Row(Outcome.FENCED, reply.encode())
+
+
+def _encode(work: Work, reply: Reply) -> str:
+    return work.envelope.reply(reply, issued_at=_now()).encode()
+
+
+def _decode(encoded: str) -> Reply:
+    message: Message = Envelope.model_validate_json(encoded).message()
+    if not isinstance(message, Reply):
+        raise TypeError(f"the inbox holds {type(message).__name__} where a reply belongs")
+    return message
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,162 @@
+"""Questions over the broker: a deadline, a private reply queue, no inbox, no outbox, no effect.
+
+Owns: asking and answering. Must not know: what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from pydantic import BaseModel
+
+from common import log
+from common.broker import REPLY_TO, Broker, Channel, Fate, Publication
+from common.daemon import Backoff, unless
+from common.envelope import Answer, Message, Query
+from common.errors import BrokerGone, Infrastructure, NoAnswer, Poison
+from common.health import Health
+from common.settings import Settings
+from common.topology import QUEUES
+
+logger = log.get("query")
+
+Respond = Callable[[Any], Awaitable[Answer]]
+
+
+class _Body(BaseModel):
+    """On the wire."""
+
+    type: str
+    version: int = 1
+    body: dict[str, Any]
+
+    @classmethod
+    def of(cls, message: Message) -> bytes:
+        wire = cls(
+            type=type(message).__name__,
+            version=message.version,
+            body=message.model_dump(mode="json"),
+        )
+        return wire.model_dump_json().encode()
+
+    def message(self) -> Message:
+        known = Message.registry.get((self.type, self.version))
+        if known is None:
+            raise Poison("unknown_type", f"{self.type} version {self.version}")
+        return known.model_validate(self.body)
+
+
+class Asker:
+    """Asks. One channel and one private reply queue for all questions of this process."""
+
+    def __init__(
+        self, broker: Broker, settings: Settings, health: Health, stop: asyncio.Event
+    ) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._health = health
+        self._stop = stop
+        self._channel: Channel | None = None
+        self._open: dict[str, asyncio.Future[Answer]] = {}
+
+    async def run(self) -> None:
+        """Keep the reply queue; a daemon."""
+        channel = await self._broker.channel()
+        try:
+            await channel.declare(QUEUES)
+            consumer = await channel.consume(REPLY_TO, prefetch=0)
+            self._channel = channel
+            self._health.set("queries", None)
+            while (delivery := await unless(self._stop, consumer.take())) is not None:
+                waiting = self._open.get(delivery.correlation_id or "")
+                message = _Body.model_validate_json(delivery.body).message()
+                if waiting is not None and not waiting.done() and isinstance(message, Answer):
+                    waiting.set_result(message)
+        finally:
+            self._channel = None
+            channel.close()
+
+    async def ask(self, queue: str, query: Query) -> Answer:
+        """Raises NoAnswer if there is none before the deadline, for whatever reason."""
+        timeout, channel = self._settings.query_timeout_seconds, self._channel
+        if channel is None:
+            raise NoAnswer("the broker is out of reach")
+        ident = str(uuid4())
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._open[ident] = answer
+        try:
+            async with asyncio.timeout(timeout):
+                publication = Publication(
+                    queue,
+                    _Body.of(query),
+                    reply_to=REPLY_TO,
+                    correlation_id=ident,
+                    expires_seconds=timeout,
+                )
+                (fate,) = await channel.publish([publication], timeout)
+                if fate is not Fate.CONFIRMED:
+                    raise NoAnswer(f"the question was {fate.value}")
+                return await answer
+        except (TimeoutError, BrokerGone) as error:
+            raise NoAnswer from error
+        finally:
+            del self._open[ident]
+
+
+class Answerer:
+    """Answers the queries of one queue; any number of processes may."""
+
+    def __init__(
+        self,
+        queue: str,
+        responders: Mapping[type[Query], Respond],
+        broker: Broker,
+        settings: Settings,
+        health: Health,
+        stop: asyncio.Event,
+    ) -> None:
+        self._queue = queue
+        self._responders = responders
+        self._broker = broker
+        self._settings = settings
+        self._health = health
+        self._stop = stop
+
+    async def run(self) -> None:
+        channel = await self._broker.channel()
+        try:
+            await channel.declare(QUEUES)
+            consumer = await channel.consume(self._queue, prefetch=100)
+            self._health.set(self._queue, None)
+            while (delivery := await unless(self._stop, consumer.take())) is not None:
+                channel.ack([delivery.tag])  # a question is worth one try; its asker has a deadline
+                answer = await self._respond(delivery.body)
+                if answer is not None and delivery.reply_to is not None:
+                    publication = Publication(
+                        delivery.reply_to, _Body.of(answer), correlation_id=delivery.correlation_id,
+                        expires_seconds=self._settings.query_timeout_seconds,
+                    )  # fmt: skip
+                    await channel.publish([publication], self._settings.query_timeout_seconds)
+        finally:
+            channel.close()
+
+    async def _respond(self, body: bytes) -> Answer | None:
+        started = time.monotonic()
+        backoff = Backoff(self._settings, self._stop)
+        try:
+            query = _Body.model_validate_json(body).message()
+            responder = self._responders[type(query)]  # type: ignore[index]
+        except (ValueError, KeyError, Poison):
+            logger.exception("query.unreadable", queue=self._queue)
+            return None
+        while time.monotonic() - started < self._settings.query_timeout_seconds:
+            try:
+                return await responder(query)
+            except Infrastructure as error:
+                logger.warning("query.held", queue=self._queue, error=str(error))
+                await backoff.pause()
+        return None

@@ -1,0 +1,144 @@
+"""The relay: outbox to broker.
+
+Owns: packing what waits for one queue into deliveries, publishing, and removing a row
+only when the broker has confirmed it (a crash in between means a duplicate, by design).
+Any process of a service relays what any other left behind. Must not know: what is in
+an envelope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from common import log, outbox
+from common.broker import Broker, Channel, Fate, Publication
+from common.daemon import wait_for
+from common.db import Database
+from common.envelope import MAX_PACKED, pack
+from common.health import Health
+from common.outbox import Waiting
+from common.settings import Settings
+from common.topology import KNOWN
+
+logger = log.get("relay")
+
+MAX_DELIVERY_BYTES = 262_144  # far below every broker's limit, so that packing cannot make poison
+
+
+class Relay:
+    """One process's relay. `wake()` after a commit; it looks by itself as well."""
+
+    def __init__(
+        self, db: Database, broker: Broker, settings: Settings, health: Health, stop: asyncio.Event
+    ) -> None:
+        self._db = db
+        self._broker = broker
+        self._settings = settings
+        self._health = health
+        self._stop = stop
+        self._wanted = asyncio.Event()
+        self._paused: dict[str, tuple[float, int]] = {}  # destination: (until, failures)
+        self.flushed = (
+            False  # the outbox was seen empty since we last connected (section 6, rule 6)
+        )
+
+    def wake(self) -> None:
+        self._wanted.set()
+
+    async def run(self) -> None:
+        self.flushed = False
+        channel = await self._broker.channel()
+        self._health.set("relay", None)
+        try:
+            while not self._stop.is_set():
+                self._wanted.clear()
+                if not await self.run_once(channel):
+                    await wait_for(self._wanted, self._poll_seconds())
+        finally:
+            channel.close()
+
+    def _poll_seconds(self) -> float:
+        jitter = random.uniform(0.8, 1.2)  # noqa: S311 - replicas should not look all at once
+        return self._settings.relay_poll_seconds * jitter
+
+    async def run_once(self, channel: Channel) -> int:
+        """Relay what waits, once; how many rows were confirmed and removed."""
+        now = asyncio.get_running_loop().time()
+        paused = [destination for destination, (until, _) in self._paused.items() if until > now]
+        async with self._db.transaction() as tx:
+            # Longer than the wait for confirms below; other relays skip what we hold meanwhile.
+            limit = round(self._settings.confirm_timeout_seconds * 1000) + 1000
+            await tx.execute(
+                "select set_config('idle_in_transaction_session_timeout', %s, true)", (str(limit),)
+            )
+            rows = await outbox.take(tx, self._settings.relay_rows, paused)
+            if rows:
+                gone = await self._publish(channel, rows)
+                await outbox.remove(tx, gone)
+        if not rows:
+            self.flushed = self.flushed or not paused
+            return 0
+        return len(gone)
+
+    async def _publish(self, channel: Channel, rows: Sequence[Waiting]) -> list[Waiting]:
+        packed = list(pack_rows(rows))
+        fates = await channel.publish(
+            [
+                Publication(group[0].destination, pack(r.envelope for r in group))
+                for group in packed
+            ],
+            self._settings.confirm_timeout_seconds,
+        )
+        gone: list[Waiting] = []
+        for group, fate in zip(packed, fates, strict=True):
+            if self._settled(group, fate):
+                gone.extend(group)
+        return gone
+
+    def _settled(self, group: Sequence[Waiting], fate: Fate) -> bool:
+        """Whether these rows may go; if not, their destination rests for a while."""
+        destination = group[0].destination
+        if fate is Fate.CONFIRMED:
+            self._paused.pop(destination, None)
+            return True
+        if fate is Fate.RETURNED and destination not in KNOWN:
+            # A caller's private queue that is gone; asking again gives the stored reply again.
+            logger.warning(
+                "relay.reply_undeliverable", destination=destination, envelopes=len(group)
+            )
+            return True
+        _, failures = self._paused.get(destination, (0.0, 0))
+        pause = min(
+            self._settings.retry_cap_seconds, self._settings.retry_first_seconds * 2**failures
+        )
+        self._paused[destination] = (
+            asyncio.get_running_loop().time() + pause,
+            min(failures + 1, 16),
+        )
+        logger.warning(
+            "relay.not_delivered",
+            destination=destination,
+            fate=fate.value,
+            envelopes=len(group),
+            pause_seconds=pause,
+        )
+        return False
+
+
+def pack_rows(rows: Iterable[Waiting]) -> Iterator[list[Waiting]]:
+    """Rows to deliveries: one destination each, at most 64 envelopes, not too large."""
+    for _, group in groupby(rows, key=lambda row: row.destination):
+        packed: list[Waiting] = []
+        size = 0
+        for row in group:
+            if packed and (
+                len(packed) == MAX_PACKED or size + len(row.envelope) > MAX_DELIVERY_BYTES
+            ):
+                yield packed
+                packed, size = [], 0
+            packed.append(row)
+            size += len(row.envelope)
+        yield packed

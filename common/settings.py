@@ -1,0 +1,111 @@
+"""One frozen settings class. Built only in composition roots and passed down.
+
+Owns: every knob, its unit (in the name), its default and why. Secrets have no
+default. Read from the environment, prefix SAGAPROOF_; a secret may also be a file:
+SAGAPROOF_POSTGRES_DSN_FILE names one that holds the value.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SECRETS = ("postgres_dsn", "amqp_url")
+
+
+class Settings(BaseSettings):
+    """What a process is told from outside."""
+
+    model_config = SettingsConfigDict(env_prefix="SAGAPROOF_", frozen=True, extra="ignore")
+
+    postgres_dsn: SecretStr = Field(description="libpq URL of this service's own role")
+    amqp_url: SecretStr = Field(description="amqp:// URL of the broker")
+    process: str = Field(
+        "", description="this process's name in logs and saga logs; default: the service's"
+    )
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="least severe level logged"
+    )
+    health_port: int = Field(0, ge=0, le=65535, description="port of /live and /ready; 0: none")
+    health_host: str = Field("127.0.0.1", description="address /live and /ready listen on")
+    door_host: str = Field("127.0.0.1", description="address the door listens on")
+    door_port: int = Field(8080, ge=0, le=65535, description="port the door listens on")
+    body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body the door reads")
+
+    step_timeout_seconds: float = Field(5, gt=0, description="silence after which a step is resent")
+    step_attempts: int = Field(
+        5, ge=1, description="attempts before a step counts as unknown and the saga turns"
+    )
+    backoff_first_seconds: float = Field(
+        0.2, gt=0, description="added to the timeout of the second attempt, doubling, full jitter"
+    )
+    backoff_cap_seconds: float = Field(30, gt=0, description="where that doubling ends")
+    resend_cap_seconds: float = Field(
+        60, gt=0, description="undo and retriable steps are resent for ever, at most this far apart"
+    )
+    stuck_after_seconds: float = Field(
+        300,
+        gt=0,
+        description="SLA of an undo or retriable step; past it the instance is marked stuck",
+    )
+    start_resend_seconds: float = Field(
+        5,
+        gt=0,
+        description="a PENDING order whose saga is not known asks again after this, doubling",
+    )
+    reconcile_every_seconds: float = Field(
+        0.5, gt=0, description="how often overdue deadlines are looked for"
+    )
+
+    prefetch_deliveries: int = Field(
+        500, ge=1, le=65535, description="unacked deliveries a consumer may hold"
+    )
+    batch_envelopes: int = Field(200, ge=1, description="envelopes decided in one transaction")
+    relay_rows: int = Field(1024, ge=1, description="outbox rows one relay transaction takes")
+    relay_poll_seconds: float = Field(
+        0.25, gt=0, description="how often rows that another process left behind are looked for"
+    )
+    confirm_timeout_seconds: float = Field(
+        5, gt=0, description="a publish not confirmed by then stays in the outbox"
+    )
+    solo_tries: int = Field(5, ge=1, description="tries alone before an envelope is dead-lettered")
+    bad_deploy_messages: int = Field(
+        3, ge=2, description="different messages with the same error that mean a bad deploy"
+    )
+    bad_deploy_pause_seconds: float = Field(
+        30, gt=0, description="how long a bad deploy stops consuming before it looks again"
+    )
+    query_timeout_seconds: float = Field(2, gt=0, description="deadline of a query over the broker")
+
+    pool_size: int = Field(6, ge=2, description="Postgres connections of one process")
+    connect_timeout_seconds: float = Field(
+        3, gt=0, description="deadline to get a connection to Postgres or the broker"
+    )
+    statement_timeout_seconds: float = Field(4, gt=0, description="Postgres statement_timeout")
+    lock_timeout_seconds: float = Field(
+        2, gt=0, description="Postgres lock_timeout; below the step timeout (rule 12)"
+    )
+    idle_in_transaction_seconds: float = Field(
+        3, gt=0, description="Postgres idle_in_transaction_session_timeout; likewise"
+    )
+    tcp_user_timeout_seconds: float = Field(
+        5, gt=0, description="unacknowledged bytes end a connection, to both servers"
+    )
+    heartbeat_seconds: int = Field(30, ge=2, description="AMQP heartbeat")
+    retry_first_seconds: float = Field(
+        0.1, gt=0, description="first pause after a server failed us, doubling"
+    )
+    retry_cap_seconds: float = Field(5, gt=0, description="where that doubling ends")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_from_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in _SECRETS:
+            path = os.environ.get(f"SAGAPROOF_{name.upper()}_FILE")
+            if path and name not in values:
+                values[name] = Path(path).read_text().strip()
+        return values

@@ -1,0 +1,65 @@
+"""Queues and dead-letter queues as data. Pure.
+
+Owns: names and arguments. All messages go through the default exchange, so a
+destination is a queue's name. Must not know: a driver, or who consumes what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DELIVERY_LIMIT = (
+    1000  # explicit and high: before RabbitMQ 4.3 every return counts (section 6, rule 14)
+)
+ORCHESTRATOR_INPUTS = "orchestrator.inputs"
+ORCHESTRATOR_QUERIES = "orchestrator.queries"
+
+
+@dataclass(frozen=True)
+class Queue:
+    name: str
+    arguments: Mapping[str, str | int] = field(default_factory=dict)
+
+
+def dead_letter_queue(name: str) -> str:
+    return f"{name}.dead"
+
+
+def commands_of(participant: str) -> str:
+    """The queue a participant takes its commands from."""
+    return f"{participant}.commands"
+
+
+def work_queue(name: str) -> tuple[Queue, Queue]:
+    """A quorum queue whose dead letters are kept at least once, and where they go.
+
+    At-least-once dead lettering needs overflow=reject-publish (section 6, rule 17).
+    """
+    dead = dead_letter_queue(name)
+    work = Queue(
+        name,
+        {
+            "x-queue-type": "quorum",
+            "x-overflow": "reject-publish",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead,
+            "x-dead-letter-strategy": "at-least-once",
+        },
+    )
+    return work, Queue(dead, {"x-queue-type": "quorum"})
+
+
+def query_queue(name: str) -> tuple[Queue]:
+    """Questions have a deadline of their own: nothing to keep, nothing to dead-letter."""
+    return (Queue(name, {"x-queue-type": "classic"}),)
+
+
+PARTICIPANTS = ("order", "inventory", "payment")
+QUEUES: tuple[Queue, ...] = (
+    *(queue for name in PARTICIPANTS for queue in work_queue(commands_of(name))),
+    *work_queue(ORCHESTRATOR_INPUTS),
+    *query_queue(ORCHESTRATOR_QUERIES),
+)
+KNOWN = frozenset(queue.name for queue in QUEUES)
