@@ -66,7 +66,6 @@ class BatchConsumer(Generic[T]):
         self.drained = False  # the queue was seen empty since we last connected (section 6, rule 6)
 
     async def run(self) -> None:
-        self.drained = False
         channel = await self._broker.channel()
         try:
             await channel.declare(QUEUES)
@@ -75,6 +74,7 @@ class BatchConsumer(Generic[T]):
             while not self._stop.is_set():
                 await self._next_batch(consumer)
         finally:
+            self.drained = False
             channel.close()
 
     async def _next_batch(self, consumer: Consumer) -> None:

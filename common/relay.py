@@ -49,7 +49,6 @@ class Relay:
         self._wanted.set()
 
     async def run(self) -> None:
-        self.flushed = False
         channel = await self._broker.channel()
         self._health.set("relay", None)
         try:
@@ -58,6 +57,7 @@ class Relay:
                 if not await self.run_once(channel):
                     await wait_for(self._wanted, self._poll_seconds())
         finally:
+            self.flushed = False
             channel.close()
 
     def _poll_seconds(self) -> float:
@@ -110,6 +110,7 @@ class Relay:
                 "relay.reply_undeliverable", destination=destination, envelopes=len(group)
             )
             return True
+        self.flushed = False
         _, failures = self._paused.get(destination, (0.0, 0))
         pause = min(
             self._settings.retry_cap_seconds, self._settings.retry_first_seconds * 2**failures

@@ -1,4 +1,5 @@
--- One row per saga instance. steps is {step: {status, attempt, undo_attempt, deadline, issued_at}};
+-- One row per saga instance. steps is {step: {status, attempt, undo_attempt, issued, undo_issued,
+-- deadline}}, times in seconds of the epoch by this database's clock;
 -- status goes  sent -> done | refused | unknown,  done|unknown -> undoing -> undone,
 -- and for the pivot  sent -> fencing -> done | fenced.  A step not yet sent has no entry.
 create table saga_instance (
@@ -6,7 +7,7 @@ create table saga_instance (
   definition    text        not null,
   version       int         not null,
   state         text        not null constraint saga_state_known
-                check (state in ('RUNNING', 'WAITING', 'COMPENSATING', 'COMPLETED', 'COMPENSATED')),
+                check (state in ('RUNNING', 'COMPENSATING', 'COMPLETED', 'COMPENSATED')),
   data          jsonb       not null,
   steps         jsonb       not null,
   reason        text,
@@ -31,7 +32,7 @@ create index saga_instance_by_state on saga_instance (state, started_at) where e
 
 -- The saga log: every input and what was made of it, in order. Shown as the timeline.
 create table saga_log (
-  id        bigint      not null generated always as identity constraint saga_log_pk primary key,
+  id        bigint      not null generated always as identity,
   saga_id   uuid        not null,
   at        timestamptz not null default clock_timestamp(),
   entry     text        not null,  -- started, sent, reply, ignored, timed_out, refused, ended, ...
@@ -39,6 +40,6 @@ create table saga_log (
   direction text,
   attempt   int,
   detail    text,
-  process   text        not null
+  process   text        not null,
+  constraint saga_log_pk primary key (saga_id, id)
 );
-create index saga_log_by_saga on saga_log (saga_id, id);

@@ -1,0 +1,1 @@
+"""The orchestrator: owns saga instances, asks participants, decides what is next."""

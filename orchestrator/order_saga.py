@@ -1,0 +1,31 @@
+"""The order saga, as its owner would tell it. Pure.
+
+Read downwards for the way forward, upwards for the way back. After goods have been
+dispatched there is no way back; an order that cannot go forward before that is undone
+from the last step to the first, and the customer is told last.
+"""
+
+from __future__ import annotations
+
+from common.contracts import (
+    ChargePayment,
+    ConfirmOrder,
+    DispatchStock,
+    RefundPayment,
+    RejectOrder,
+    ReleaseStock,
+    ReserveStock,
+)
+from orchestrator.saga import Definition, Kind, Step
+
+COMPENSATABLE, PIVOT, RETRIABLE = Kind
+
+# fmt: off
+ORDER_SAGA = Definition("order", version=1, steps=(
+    Step("create_order",   COMPENSATABLE, "order",     at_the_door=True,      undo=RejectOrder),
+    Step("reserve_stock",  COMPENSATABLE, "inventory", command=ReserveStock,  undo=ReleaseStock),
+    Step("charge_payment", COMPENSATABLE, "payment",   command=ChargePayment, undo=RefundPayment),
+    Step("dispatch_stock", PIVOT,         "inventory", command=DispatchStock),
+    Step("confirm_order",  RETRIABLE,     "order",     command=ConfirmOrder),
+))
+# fmt: on

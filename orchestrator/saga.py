@@ -1,0 +1,514 @@
+"""The saga engine: definitions, instances, and the one function that decides. Pure.
+
+Two rules carry everything below:
+
+1. `decide()` sees an instance and an input, and returns the next instance with what to
+   send. It knows no clock, no dice, no server; an illegal input raises and changes nothing.
+2. Forward until the pivot, back before it, only forward after it; and while the pivot's
+   outcome is unknown, neither: its fence is a barrier (design.md, section 6, rule 1).
+
+A step's status goes
+
+    sent -> done | refused | unknown      done | unknown -> undoing -> undone
+    sent -> fencing -> done | refused | fenced           (the pivot only)
+
+Owns: that. Must not know: SQL, the broker, any business process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from common.envelope import Command, Direction, Fence, Outcome
+from common.errors import DefinitionError, IllegalTransition
+
+FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
+
+
+class Kind(StrEnum):
+    COMPENSATABLE = "compensatable"
+    """Can be undone."""
+    PIVOT = "pivot"
+    """The go-or-no-go point: after it only forward."""
+    RETRIABLE = "retriable"
+    """Must eventually succeed, and cannot refuse."""
+
+
+class State(StrEnum):
+    RUNNING = "RUNNING"
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+
+    @property
+    def ended(self) -> bool:
+        return self in (State.COMPLETED, State.COMPENSATED)
+
+
+class Status(StrEnum):
+    SENT = "sent"
+    DONE = "done"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"  # silent for all its attempts, or dead: may or may not have happened
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    FENCING = "fencing"
+    FENCED = "fenced"
+
+
+SETTLED_WITHOUT_EFFECT = frozenset({Status.REFUSED, Status.UNDONE, Status.FENCED})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How long to wait and how often to ask; seconds."""
+
+    timeout_seconds: float
+    attempts: int
+    backoff_first_seconds: float
+    backoff_cap_seconds: float
+    resend_cap_seconds: float
+    stuck_after_seconds: float
+
+    def patience(self, attempt: int, *, capped: bool, jitter: float) -> float:
+        """How long attempt `attempt` may stay unanswered; `jitter` in [0, 1) is the caller's dice.
+
+        The timeout, and from the second attempt on exponential backoff with full jitter.
+        Uncapped attempts (undo, fence, retriable) slow down to `resend_cap_seconds`.
+        """
+        doubled = self.backoff_first_seconds * 2.0 ** min(attempt - 2, 32) if attempt > 1 else 0.0
+        if capped:
+            return self.timeout_seconds + jitter * min(doubled, self.backoff_cap_seconds)
+        return min(self.timeout_seconds + jitter * doubled, self.resend_cap_seconds)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and how to take it back."""
+
+    name: str
+    kind: Kind
+    participant: str
+    command: type[Command] | None = None
+    undo: type[Command] | None = None
+    at_the_door: bool = False
+    """Done before the saga starts. Its undo tells the customer, so it waits for all others."""
+    policy: Policy | None = None
+    """Overrides the definition's."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A saga as a table of steps. Raises DefinitionError if the table contradicts itself."""
+
+    name: str
+    version: int
+    steps: tuple[Step, ...]
+    by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {step.name: step for step in self.steps})
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.by_name) != len(self.steps):
+            raise DefinitionError(f"{self.name}: a step name is used twice; give each step its own")
+        if [step.kind for step in self.steps].count(Kind.PIVOT) > 1:
+            raise DefinitionError(
+                f"{self.name}: two pivots; only one step can be the point of no return"
+            )
+        order = [list(Kind).index(step.kind) for step in self.steps]
+        if order != sorted(order):
+            raise DefinitionError(f"{self.name}: order the steps compensatable, pivot, retriable")
+        for number, step in enumerate(self.steps):
+            where = f"{self.name}.{step.name}"
+            if (step.undo is None) == (step.kind is Kind.COMPENSATABLE):
+                raise DefinitionError(
+                    f"{where}: a compensatable step needs an undo, any other must have none"
+                )
+            if (step.command is None) != step.at_the_door:
+                raise DefinitionError(
+                    f"{where}: a step needs a command unless it is done at the door"
+                )
+            if step.at_the_door and number:
+                raise DefinitionError(f"{where}: only the first step can be done at the door")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where one step of an instance stands, and how often it was asked in each direction."""
+
+    status: Status
+    attempt: int = 1
+    undo_attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One run of a definition. A step not yet sent has no progress."""
+
+    saga_id: UUID
+    definition: str
+    version: int
+    data: Mapping[str, Any]
+    state: State = State.RUNNING
+    steps: Mapping[str, Progress] = field(default_factory=dict)
+    reason: str | None = None
+    compensate_asked: bool = False
+    pivot_passed: bool = False
+    stuck: bool = False
+
+
+# --- inputs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    saga_id: UUID
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyArrived:
+    step: str
+    direction: Direction
+    outcome: Outcome
+    type: str = ""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """Silence past a deadline: *unknown*, never *failed*."""
+
+    step: str
+    direction: Direction
+    attempt: int
+    past_sla: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    step: str
+    direction: Direction
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompensateAsked:
+    """By an operator or the customer."""
+
+    actor: str
+    reason: str
+
+
+Input = Started | ReplyArrived | TimedOut | DeadLettered | CompensateAsked
+
+
+# --- decisions -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    step: str
+    direction: Direction
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the saga log."""
+
+    entry: str
+    step: str | None = None
+    direction: Direction | None = None
+    attempt: int | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    instance: Instance
+    sends: tuple[Send, ...]
+    log: tuple[Entry, ...]
+
+
+def awaited(instance: Instance) -> dict[tuple[str, Direction], int]:
+    """The set of (step, direction) whose reply counts, each with its attempt (rule 3)."""
+    legs: dict[tuple[str, Direction], int] = {}
+    for name, progress in instance.steps.items():
+        if progress.status in (Status.SENT, Status.FENCING):
+            legs[name, FORWARD] = progress.attempt
+        if progress.status in (Status.UNDOING, Status.FENCING):
+            legs[name, COMPENSATING] = progress.undo_attempt
+    return legs
+
+
+def timed_legs(instance: Instance) -> dict[tuple[str, Direction], int]:
+    """Those that have a deadline: a pivot under its fence waits for the fence."""
+    fenced = {name for name, p in instance.steps.items() if p.status is Status.FENCING}
+    return {
+        leg: n
+        for leg, n in awaited(instance).items()
+        if leg[0] not in fenced or leg[1] is COMPENSATING
+    }
+
+
+def is_capped(step: Step, direction: Direction) -> bool:
+    """Undo, fence and retriable are asked without end; what may still be given up is capped."""
+    return direction is FORWARD and step.kind is not Kind.RETRIABLE
+
+
+def decide(
+    definition: Definition, policy: Policy, instance: Instance | None, event: Input
+) -> Decision:
+    """What becomes of the instance, what to send, what to log.
+
+    Raises IllegalTransition, with nothing changed, for what cannot be in this state.
+    """
+    if isinstance(event, Started):
+        return _started(definition, policy, instance, event)
+    if instance is None:
+        raise IllegalTransition(f"{type(event).__name__} for a saga that was never started")
+    move = _Move(definition, policy, instance)
+    match event:
+        case ReplyArrived():
+            move.reply(event)
+        case TimedOut():
+            move.timed_out(event)
+        case DeadLettered():
+            move.dead_lettered(event)
+        case CompensateAsked():
+            move.compensate_asked(event)
+    return move.decision()
+
+
+def command_for(definition: Definition, instance: Instance, send: Send) -> Command:
+    """The body of a command: its fields are taken by name from the instance's data."""
+    step = definition.by_name[send.step]
+    if send.direction is FORWARD:
+        command = step.command
+    else:
+        command = Fence if step.kind is Kind.PIVOT else step.undo
+    if command is None:
+        raise IllegalTransition(f"{step.name} has nothing to send {send.direction}")
+    return command.model_validate({**instance.data, "reason": instance.reason})
+
+
+def _started(
+    definition: Definition, policy: Policy, instance: Instance | None, event: Started
+) -> Decision:
+    if instance is not None:
+        raise IllegalTransition("a saga starts once; a repeated start is answered from the inbox")
+    first = definition.steps[0]
+    done = {first.name: Progress(Status.DONE)} if first.at_the_door else {}
+    fresh = Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
+    move = _Move(definition, policy, fresh)
+    move.note("started")
+    move.advance()
+    return move.decision()
+
+
+class _Move:
+    """One decision in the making."""
+
+    def __init__(self, definition: Definition, policy: Policy, instance: Instance) -> None:
+        self._definition = definition
+        self._policy = policy
+        self._before = instance
+        self._steps = dict(instance.steps)
+        self._state = instance.state
+        self._reason = instance.reason
+        self._compensate_asked = instance.compensate_asked
+        self._pivot_passed = instance.pivot_passed
+        self._stuck = instance.stuck
+        self._sends: list[Send] = []
+        self._log: list[Entry] = []
+
+    def decision(self) -> Decision:
+        after = replace(
+            self._before,
+            state=self._state,
+            steps=self._steps,
+            reason=self._reason,
+            compensate_asked=self._compensate_asked,
+            pivot_passed=self._pivot_passed,
+            stuck=self._stuck and not self._state.ended,
+        )
+        return Decision(after, tuple(self._sends), tuple(self._log))
+
+    def note(
+        self,
+        entry: str,
+        step: str | None = None,
+        direction: Direction | None = None,
+        attempt: int | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self._log.append(Entry(entry, step, direction, attempt, detail))
+
+    # --- the four inputs of a saga under way ---
+
+    def reply(self, event: ReplyArrived) -> None:
+        step, progress = self._of(event.step)
+        detail = f"{event.type}: {event.reason}" if event.reason else event.type
+        if (event.step, event.direction) not in awaited(self._before):
+            self.note("ignored", event.step, event.direction, detail=detail)
+            return
+        self.note(event.outcome.value, event.step, event.direction, detail=detail)
+        self._stuck = False
+        if event.direction is COMPENSATING and step.kind is not Kind.PIVOT:
+            if event.outcome is not Outcome.DONE:
+                raise IllegalTransition(f"the undo of {step.name} cannot be refused")
+            self._steps[step.name] = replace(progress, status=Status.UNDONE)
+            self._compensate()
+        elif event.outcome is Outcome.DONE:
+            self._done(step, progress)
+        else:
+            self._not_done(step, progress, event)
+
+    def _done(self, step: Step, progress: Progress) -> None:
+        self._steps[step.name] = replace(progress, status=Status.DONE)
+        if step.kind is Kind.PIVOT:
+            self._pivot_passed = True
+            self._reason = None  # whatever made us fence it came too late
+        self.advance()
+
+    def _not_done(self, step: Step, progress: Progress, event: ReplyArrived) -> None:
+        """Refused, or fenced: final, and without effect."""
+        if step.kind is Kind.RETRIABLE:
+            raise IllegalTransition(f"{step.name} is retriable and cannot be refused")
+        if (
+            step.kind is Kind.PIVOT
+            and event.direction is COMPENSATING
+            and event.outcome is Outcome.REFUSED
+        ):
+            raise IllegalTransition(f"the fence of {step.name} cannot be refused")
+        status = Status.FENCED if event.outcome is Outcome.FENCED else Status.REFUSED
+        self._steps[step.name] = replace(progress, status=status)
+        refused = event.reason if status is Status.REFUSED else None
+        self._turn(refused or self._reason or f"{step.name}_{status.value}")
+
+    def timed_out(self, event: TimedOut) -> None:
+        step, progress = self._of(event.step)
+        if timed_legs(self._before).get((event.step, event.direction)) != event.attempt:
+            self.note(
+                "ignored",
+                event.step,
+                event.direction,
+                event.attempt,
+                "deadline of an older attempt",
+            )
+            return
+        self.note("timed_out", event.step, event.direction, event.attempt)
+        if event.past_sla and not is_capped(step, event.direction) and not self._stuck:
+            self._stuck = True
+            self.note("stuck", event.step, event.direction, event.attempt)
+        policy = step.policy or self._policy
+        if is_capped(step, event.direction) and event.attempt >= policy.attempts:
+            self._give_up(step, progress, f"{step.name}_timed_out")
+            return
+        self._send(step, event.direction)
+        if self._state is State.COMPENSATING:
+            self._compensate()  # an undo past its first deadline holds up nobody
+
+    def dead_lettered(self, event: DeadLettered) -> None:
+        step, progress = self._of(event.step)
+        self.note("dead_lettered", event.step, event.direction, detail=event.reason)
+        if (event.step, event.direction) not in timed_legs(self._before):
+            return
+        if is_capped(step, event.direction):
+            self._give_up(step, progress, f"{step.name}_dead_lettered")
+        elif not self._stuck:  # its deadline goes on running and sends it again
+            self._stuck = True
+            self.note("stuck", event.step, event.direction, detail=event.reason)
+
+    def compensate_asked(self, event: CompensateAsked) -> None:
+        if self._pivot_passed:
+            raise IllegalTransition("the pivot is passed: from here the saga only goes forward")
+        if self._state.ended:
+            raise IllegalTransition(f"the saga has ended as {self._state}")
+        self.note("compensate_asked", detail=f"{event.actor}: {event.reason}")
+        if self._compensate_asked or self._state is State.COMPENSATING:
+            return
+        self._compensate_asked = True
+        for name, progress in self._before.steps.items():
+            if progress.status is Status.SENT:
+                self._give_up(self._definition.by_name[name], progress, event.reason)
+                return
+            if progress.status is Status.FENCING:
+                return  # the fence's answer decides
+
+    # --- what they have in common ---
+
+    def advance(self) -> None:
+        """Forward: the next step, or the end."""
+        for step in self._definition.steps:
+            if step.name not in self._steps:
+                self._send(step, FORWARD)
+                return
+        self._state = State.COMPLETED
+        self.note("completed")
+
+    def _give_up(self, step: Step, progress: Progress, reason: str) -> None:
+        """Its outcome is unknown: undo it like a step that was done; the pivot is never guessed."""
+        if step.kind is Kind.PIVOT:
+            self._reason = reason
+            self._send(step, COMPENSATING)
+        else:
+            self._steps[step.name] = replace(progress, status=Status.UNKNOWN)
+            self._turn(reason)
+
+    def _turn(self, reason: str) -> None:
+        self._state = State.COMPENSATING
+        self._reason = reason
+        self.note("turned", detail=reason)
+        self._compensate()
+
+    def _compensate(self) -> None:
+        """Backward, in reverse order: the next undo that nothing holds up, or the end."""
+        if any(progress.status is Status.FENCING for progress in self._steps.values()):
+            return  # the barrier
+        for step in reversed(self._definition.steps):
+            progress = self._steps.get(step.name)
+            if progress is None or progress.status in SETTLED_WITHOUT_EFFECT:
+                continue
+            if progress.status is Status.UNDOING:
+                if progress.undo_attempt == 1:
+                    return  # its first deadline has not passed
+                continue
+            if not step.at_the_door or self._all_settled(but=step.name):
+                self._send(step, COMPENSATING)
+            return
+        if self._all_settled():
+            self._state = State.COMPENSATED
+            self.note("compensated", detail=self._reason)
+
+    def _all_settled(self, but: str | None = None) -> bool:
+        return all(
+            p.status in SETTLED_WITHOUT_EFFECT for name, p in self._steps.items() if name != but
+        )
+
+    def _send(self, step: Step, direction: Direction) -> None:
+        progress = self._steps.get(step.name)
+        if direction is FORWARD:
+            progress = Progress(Status.SENT, attempt=progress.attempt + 1 if progress else 1)
+            attempt = progress.attempt
+        else:
+            assert progress is not None  # noqa: S101 - only what was sent is undone
+            status = Status.FENCING if step.kind is Kind.PIVOT else Status.UNDOING
+            progress = replace(progress, status=status, undo_attempt=progress.undo_attempt + 1)
+            attempt = progress.undo_attempt
+        self._steps[step.name] = progress
+        self._sends.append(Send(step.name, direction, attempt))
+        self.note("sent", step.name, direction, attempt)
+
+    def _of(self, name: str) -> tuple[Step, Progress]:
+        step, progress = self._definition.by_name.get(name), self._before.steps.get(name)
+        if step is None or progress is None:
+            raise IllegalTransition(f"{name} was never sent in this saga")
+        return step, progress

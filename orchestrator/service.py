@@ -1,0 +1,287 @@
+"""A batch of inputs: load, decide, save, send, in one transaction.
+
+Owns: the front door of every input. Replies, starts, deadlines and operators all come
+through `_step()`; there is no second path. Must not know: SQL, the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from common import inbox, log, outbox
+from common.contracts import SagaQuery, SagaStarted, SagaView, StartSaga, StepView
+from common.db import Database, Tx
+from common.envelope import Direction, Envelope, Key, Outcome
+from common.errors import IllegalTransition, Poison
+from common.fence import First, Row
+from common.outbox import Outgoing
+from common.topology import ORCHESTRATOR_INPUTS, commands_of
+from orchestrator import store
+from orchestrator.saga import (
+    CompensateAsked,
+    Definition,
+    Entry,
+    Input,
+    Instance,
+    Policy,
+    ReplyArrived,
+    Send,
+    Started,
+    Status,
+    TimedOut,
+    command_for,
+    decide,
+    timed_legs,
+)
+from orchestrator.store import Held
+
+logger = log.get("orchestrator")
+
+SAGA_STARTED = "saga_started"
+LOGGED = ("turned", "timed_out", "stuck", "ignored", "completed", "compensated")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An envelope of the orchestrator's queue, typed."""
+
+    envelope: Envelope
+    message: StartSaga | ReplyArrived
+
+
+class Service:
+    """Any number of these may run; a row lock per instance keeps them apart (rule 7)."""
+
+    def __init__(
+        self,
+        db: Database,
+        definitions: Sequence[Definition],
+        policy: Policy,
+        *,
+        process: str,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._db = db
+        self._definitions: Mapping[tuple[str, int], Definition] = {
+            (d.name, d.version): d for d in definitions
+        }
+        self._newest = {d.name: d for d in sorted(definitions, key=lambda d: d.version)}
+        self._policy = policy
+        self._process = process
+        self._wake = wake
+
+    def parse(self, envelope: Envelope) -> Received:
+        """Raises Poison for what is neither a reply nor a start of a saga we know."""
+        if envelope.outcome is not None:
+            reason = envelope.body.get("reason")
+            reply = ReplyArrived(
+                envelope.step,
+                envelope.direction,
+                envelope.outcome,
+                envelope.type,
+                str(reason) if reason else None,
+            )
+            return Received(envelope, reply)
+        message = envelope.message()
+        if not isinstance(message, StartSaga):
+            raise Poison("unknown_command", f"{envelope.type} is no input of the orchestrator")
+        if message.definition not in self._newest:
+            raise Poison("unknown_definition", f"no saga is called {message.definition}")
+        return Received(envelope, message)
+
+    async def handle(self, batch: Sequence[Received]) -> None:
+        """Starts and replies, in the order they came. Raises Poison for an unknown saga."""
+        starts = {r.envelope.key: r.envelope for r in batch if isinstance(r.message, StartSaga)}
+        async with self._db.transaction() as tx:
+            fence = await inbox.claim(tx, list(starts)) if starts else None
+            round_ = await self._open(tx, [r.envelope.saga_id for r in batch])
+            for received in batch:
+                envelope, message = received.envelope, received.message
+                if isinstance(message, ReplyArrived):
+                    round_.step(envelope.saga_id, message)
+                    continue
+                assert fence is not None  # noqa: S101 - there is a start in the batch
+                if isinstance(fence.admit(envelope.key, _no_tombstone), First):
+                    round_.start(envelope.saga_id, message)
+                    fence.settle(envelope.key, Row(Outcome.DONE, None))
+                round_.acknowledge_start(envelope)
+            if fence is not None:
+                await inbox.keep(tx, fence)
+            await round_.save(tx)
+        self._sent(round_)
+
+    async def time_out(self, saga_ids: Sequence[UUID]) -> int:
+        """Judge the deadlines of these once their rows are held; how many had passed."""
+        async with self._db.transaction() as tx:
+            round_ = await self._open(tx, saga_ids)
+            passed = sum(round_.judge(saga_id) for saga_id in saga_ids)
+            await round_.save(tx)
+        self._sent(round_)
+        return passed
+
+    async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
+        """Asked by a person. Raises IllegalTransition past the pivot or after the end."""
+        async with self._db.transaction() as tx:
+            round_ = await self._open(tx, [saga_id])
+            round_.step(saga_id, CompensateAsked(actor, reason))
+            await round_.save(tx)
+        self._sent(round_)
+        return round_.held[saga_id].instance
+
+    async def view(self, query: SagaQuery) -> SagaView:
+        async with self._db.transaction() as tx:
+            seen = await store.find(tx, query.saga_id)
+        if seen is None:
+            return SagaView(saga_id=query.saga_id, found=False)
+        instance = seen.instance
+        return SagaView(
+            saga_id=instance.saga_id,
+            found=True,
+            definition=f"{instance.definition} v{instance.version}",
+            state=instance.state,
+            reason=instance.reason,
+            pivot_passed=instance.pivot_passed,
+            stuck=instance.stuck,
+            steps=_step_views(self._definition_of(instance), instance),
+            started_at=seen.started_at,
+            ended_at=seen.ended_at,
+        )
+
+    async def _open(self, tx: Tx, saga_ids: Sequence[UUID]) -> _Round:
+        held, now = await store.lock(tx, list(set(saga_ids)))
+        return _Round(self, held, now)
+
+    def knows(self, instance: Instance) -> bool:
+        """Whether the definition it began with is deployed here; if not, another replica's turn."""
+        return (instance.definition, instance.version) in self._definitions
+
+    def _definition_of(self, instance: Instance) -> Definition:
+        definition = self._definitions.get((instance.definition, instance.version))
+        if definition is None:
+            raise Poison(
+                "unknown_version",
+                f"{instance.definition} version {instance.version} is not deployed",
+            )
+        return definition
+
+    def _sent(self, round_: _Round) -> None:
+        if round_.outgoing:
+            self._wake()
+        for saga_id, entry in round_.log:
+            if entry.entry in (
+                "turned",
+                "timed_out",
+                "stuck",
+                "ignored",
+                "completed",
+                "compensated",
+            ):
+                logger.info(
+                    f"saga.{entry.entry}", saga_id=saga_id, step=entry.step, direction=entry.direction,
+                    attempt=entry.attempt, detail=entry.detail,
+                )  # fmt: skip
+
+
+class _Round:
+    """The instances of one transaction and what becomes of them."""
+
+    def __init__(self, service: Service, held: dict[UUID, Held], now: float) -> None:
+        self._service = service
+        self._now = now
+        self._changed: dict[UUID, Held] = {}
+        self.held = held
+        self.outgoing: list[Outgoing] = []
+        self.log: list[tuple[UUID, Entry]] = []
+
+    def start(self, saga_id: UUID, message: StartSaga) -> None:
+        """Under the newest version; it will finish under it."""
+        definition = self._service._newest[message.definition]
+        self._decide(saga_id, definition, None, Started(saga_id, message.data))
+
+    def step(self, saga_id: UUID, event: Input) -> None:
+        held = self.held.get(saga_id)
+        if held is None:
+            raise Poison("unknown_saga", f"no saga {saga_id}")
+        self._decide(saga_id, self._service._definition_of(held.instance), held, event)
+
+    def judge(self, saga_id: UUID) -> int:
+        """TimedOut for every leg whose deadline has passed by now, seen with the row held."""
+        held = self.held.get(saga_id)
+        if held is None or not self._service.knows(held.instance):
+            return 0
+        passed = 0
+        for (step, direction), attempt in timed_legs(held.instance).items():
+            if held.times[step]["deadline"] <= self._now:
+                waiting = self._now - held.issued(step, direction)
+                past_sla = waiting > self._service._policy.stuck_after_seconds
+                self.step(saga_id, TimedOut(step, direction, attempt, past_sla))
+                passed += 1
+        return passed
+
+    def _decide(
+        self, saga_id: UUID, definition: Definition, held: Held | None, event: Input
+    ) -> None:
+        policy = self._service._policy
+        try:
+            decision = decide(definition, policy, held.instance if held else None, event)
+            held = held or Held(decision.instance, fresh=True)
+            held.take(decision.instance, decision.sends, definition, policy, self._now)
+            self.outgoing.extend(self._command(definition, held, send) for send in decision.sends)
+        except IllegalTransition as error:
+            if isinstance(event, CompensateAsked):
+                raise
+            raise Poison("illegal_transition", str(error)) from error
+        except ValidationError as error:
+            raise Poison("invalid_data", str(error)) from error
+        self.held[saga_id] = self._changed[saga_id] = held
+        self.log.extend((saga_id, entry) for entry in decision.log)
+
+    def _command(self, definition: Definition, held: Held, send: Send) -> Outgoing:
+        instance = held.instance
+        envelope = Envelope.command(
+            Key(instance.saga_id, send.step, send.direction),
+            command_for(definition, instance, send),
+            issued_at=datetime.fromtimestamp(held.issued(send.step, send.direction), UTC),
+            reply_to=ORCHESTRATOR_INPUTS,
+            attempt=send.attempt,
+        )
+        return Outgoing(commands_of(definition.by_name[send.step].participant), envelope)
+
+    def acknowledge_start(self, start: Envelope) -> None:
+        """Only a re-sent start wants to hear that the saga is known (rule 8)."""
+        if start.reply_to is not None:
+            key = Key(start.saga_id, SAGA_STARTED, Direction.FORWARD)
+            issued_at = datetime.fromtimestamp(self._now, UTC)
+            envelope = Envelope.command(key, SagaStarted(), issued_at=issued_at, reply_to=None)
+            self.outgoing.append(Outgoing(start.reply_to, envelope))
+
+    async def save(self, tx: Tx) -> None:
+        await store.save(tx, list(self._changed.values()))
+        await store.write_log(tx, self.log, self._service._process)
+        await outbox.append(tx, self.outgoing)
+
+
+def _step_views(definition: Definition, instance: Instance) -> tuple[StepView, ...]:
+    views = []
+    for step in definition.steps:
+        progress = instance.steps.get(step.name)
+        views.append(
+            StepView(
+                step=step.name,
+                kind=step.kind,
+                status=progress.status if progress else "not_sent",
+                attempts=progress.attempt if progress else 0,
+                undo_attempts=progress.undo_attempt if progress else 0,
+                compensated=progress is not None and progress.status is Status.UNDONE,
+            )
+        )
+    return tuple(views)
+
+
+def _no_tombstone(key: Key) -> Row:
+    raise AssertionError(f"{key}: a start is never undone")

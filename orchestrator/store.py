@@ -1,0 +1,245 @@
+"""All the orchestrator's SQL: instances and the saga log.
+
+Owns: how an instance lies in its row, and its deadlines, which only this database's clock
+judges (section 6, rule 6). Must not know: what any input means.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from common.db import Tx
+from common.envelope import Direction
+from orchestrator.saga import (
+    FORWARD,
+    Definition,
+    Entry,
+    Instance,
+    Policy,
+    Progress,
+    Send,
+    State,
+    Status,
+    is_capped,
+    timed_legs,
+)
+
+Times = dict[str, float]
+
+
+@dataclass(slots=True)
+class Held:
+    """An instance whose row we hold, with the times of its steps: seconds of the epoch.
+
+    times[step] has `issued` and `undo_issued`, when each direction was first sent (the same in
+    every resend, rule 18), and `deadline`, when the answer awaited from that step is overdue.
+    """
+
+    instance: Instance
+    times: dict[str, Times] = field(default_factory=dict)
+    fresh: bool = False
+
+    def issued(self, step: str, direction: Direction) -> float:
+        return self.times[step]["issued" if direction is FORWARD else "undo_issued"]
+
+    def take(
+        self,
+        instance: Instance,
+        sends: Sequence[Send],
+        definition: Definition,
+        policy: Policy,
+        now: float,
+    ) -> None:
+        """The next state of the instance; what it sends gets a deadline."""
+        self.instance = instance
+        for send in sends:
+            step = definition.by_name[send.step]
+            times = self.times.setdefault(send.step, {})
+            times.setdefault("issued" if send.direction is FORWARD else "undo_issued", now)
+            patience = (step.policy or policy).patience(
+                send.attempt,
+                capped=is_capped(step, send.direction),
+                jitter=random.random(),  # noqa: S311 - spreads resends, no secret
+            )
+            times["deadline"] = now + patience
+
+    def next_deadline(self) -> float | None:
+        return min(
+            (self.times[step]["deadline"] for step, _ in timed_legs(self.instance)), default=None
+        )
+
+
+_LOAD = """
+select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
+       stuck_since is not null
+  from saga_instance where saga_id = any(%s) order by saga_id for update"""
+
+
+async def lock(tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Held], float]:
+    """The instances, each row locked in the order of ids until the transaction ends (rule 7),
+    and what time it is since."""
+    rows, ((now,),) = await tx.fetch_each(
+        (_LOAD, [sorted(saga_ids)]), ("select extract(epoch from clock_timestamp())::float8", ())
+    )
+    return {row[0]: _held(row) for row in rows}, now
+
+
+def _held(row: tuple[Any, ...]) -> Held:
+    (
+        saga_id,
+        definition,
+        version,
+        state,
+        data,
+        steps,
+        reason,
+        compensate_asked,
+        pivot_passed,
+        stuck,
+    ) = row
+    instance = Instance(
+        saga_id=saga_id,
+        definition=definition,
+        version=version,
+        data=data,
+        state=State(state),
+        steps={
+            name: Progress(Status(s["status"]), s["attempt"], s["undo_attempt"])
+            for name, s in steps.items()
+        },
+        reason=reason,
+        compensate_asked=compensate_asked,
+        pivot_passed=pivot_passed,
+        stuck=stuck,
+    )
+    return Held(instance, {name: _times(s) for name, s in steps.items()})
+
+
+def _times(step: Mapping[str, Any]) -> Times:
+    return {key: step[key] for key in ("issued", "undo_issued", "deadline") if key in step}
+
+
+def _steps(held: Held) -> str:
+    legs = {step for step, _ in timed_legs(held.instance)}
+    return json.dumps(
+        {
+            name: {
+                "status": p.status.value,
+                "attempt": p.attempt,
+                "undo_attempt": p.undo_attempt,
+                **{
+                    k: t
+                    for k, t in held.times.get(name, {}).items()
+                    if k != "deadline" or name in legs
+                },
+            }
+            for name, p in held.instance.steps.items()
+        }
+    )
+
+
+_INSERT = """
+insert into saga_instance (saga_id, definition, version, data, state, steps, reason, compensate_asked,
+                           pivot_passed, stuck_since, next_deadline, ended_at)
+select saga_id, definition, version, data::jsonb, state, steps::jsonb, reason, compensate_asked,
+       pivot_passed, case when stuck then now() end, to_timestamp(deadline),
+       case when ended then now() end
+  from unnest(%s::uuid[], %s::text[], %s::bool[], %s::text[], %s::text[], %s::bool[], %s::bool[],
+              %s::bool[], %s::float8[], %s::text[], %s::int[], %s::text[])
+    as k (saga_id, state, ended, steps, reason, compensate_asked, pivot_passed, stuck, deadline,
+          definition, version, data)"""
+
+_UPDATE = """
+update saga_instance i
+   set state = k.state, steps = k.steps::jsonb, reason = k.reason,
+       compensate_asked = k.compensate_asked, pivot_passed = k.pivot_passed,
+       next_deadline = to_timestamp(k.deadline), updated_at = now(),
+       stuck_since = case when k.stuck then coalesce(i.stuck_since, now()) end,
+       ended_at = case when k.ended then coalesce(i.ended_at, now()) end
+  from unnest(%s::uuid[], %s::text[], %s::bool[], %s::text[], %s::text[], %s::bool[], %s::bool[],
+              %s::bool[], %s::float8[])
+    as k (saga_id, state, ended, steps, reason, compensate_asked, pivot_passed, stuck, deadline)
+ where i.saga_id = k.saga_id"""
+
+
+async def save(tx: Tx, instances: Sequence[Held]) -> None:
+    """New and changed instances, one statement each."""
+    fresh = [held for held in instances if held.fresh]
+    known = [held for held in instances if not held.fresh]
+    if fresh:
+        first = [
+            [held.instance.definition for held in fresh],
+            [held.instance.version for held in fresh],
+            [json.dumps(held.instance.data) for held in fresh],
+        ]
+        await tx.execute(_INSERT, _columns(fresh) + first)
+    if known:
+        await tx.execute(_UPDATE, _columns(known))
+
+
+def _columns(instances: Sequence[Held]) -> list[list[Any]]:
+    all_ = [held.instance for held in instances]
+    return [
+        [i.saga_id for i in all_],
+        [i.state.value for i in all_],
+        [i.state.ended for i in all_],
+        [_steps(held) for held in instances],
+        [i.reason for i in all_],
+        [i.compensate_asked for i in all_],
+        [i.pivot_passed for i in all_],
+        [i.stuck for i in all_],
+        [held.next_deadline() for held in instances],
+    ]
+
+
+async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str) -> None:
+    if entries:
+        await tx.execute(
+            "insert into saga_log (saga_id, entry, step, direction, attempt, detail, process)"
+            " select saga_id, entry, step, direction, attempt, detail, %s"
+            "   from unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[])"
+            "   with ordinality as k (saga_id, entry, step, direction, attempt, detail, n) order by n",
+            (
+                process,
+                [saga_id for saga_id, _ in entries],
+                [e.entry for _, e in entries],
+                [e.step for _, e in entries],
+                [e.direction and e.direction.value for _, e in entries],
+                [e.attempt for _, e in entries],
+                [e.detail for _, e in entries],
+            ),
+        )
+
+
+async def overdue(tx: Tx, limit: int) -> list[UUID]:
+    """Instances with a deadline behind them; to be judged again once their row is held."""
+    rows = await tx.fetch(
+        "select saga_id from saga_instance where next_deadline <= now() order by next_deadline limit %s",
+        (limit,),
+    )
+    return [row[0] for row in rows]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An instance as it stood, for reading only."""
+
+    instance: Instance
+    started_at: datetime
+    ended_at: datetime | None
+
+
+async def find(tx: Tx, saga_id: UUID) -> Seen | None:
+    rows = await tx.fetch(
+        "select saga_id, definition, version, state, data, steps, reason, compensate_asked,"
+        " pivot_passed, stuck_since is not null, started_at, ended_at"
+        " from saga_instance where saga_id = %s",
+        (saga_id,),
+    )
+    return Seen(_held(rows[0][:10]).instance, rows[0][10], rows[0][11]) if rows else None
