@@ -1,0 +1,1 @@
+"""The outside world: starts, breaks, loads and judges the system."""

@@ -1,0 +1,204 @@
+"""What the judge is shown: the rows of the four schemas, and what was asked from outside. Pure.
+
+Owns: the plain shapes that `snapshot` fills from SQL, `workload` from the history,
+and `invariants` judges. Must not know: anything of the accused; no name is imported
+from a service, so a mistake of theirs cannot be repeated here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TypeVar
+from uuid import UUID
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Line:
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True)
+class Order:
+    order_id: UUID
+    customer: str
+    idempotency_key: str
+    currency: str
+    lines: tuple[Line, ...]
+    prices: tuple[int, ...]  # one per line: what it was sold at
+    total: int
+    status: str
+    reason: str | None
+    placed_at: datetime
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Stock:
+    sku: str
+    on_hand: int
+    held: int
+    dispatched: int
+    received: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    saga_id: UUID
+    step: str
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True)
+class Reservation:
+    saga_id: UUID
+    step: str
+    status: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Account:
+    customer: str
+    currency: str
+    balance: int
+
+
+@dataclass(frozen=True)
+class Transfer:
+    transfer_id: UUID
+    kind: str
+    saga_id: UUID
+    step: str
+    debit: str
+    credit: str
+    amount: int
+    currency: str
+    refund_of: UUID | None
+
+
+@dataclass(frozen=True)
+class Instance:
+    saga_id: UUID
+    definition: str
+    state: str
+    steps: Mapping[str, str]  # step to its status
+    pivot_passed: bool
+    stuck: bool
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An inbox row that was committed before anything was decided; there should be none."""
+
+    schema: str
+    saga_id: UUID
+    step: str
+    direction: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    queue: str
+    reason: str
+    about: str  # saga and step, as far as they can be told
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All four schemas as of one moment."""
+
+    orders: tuple[Order, ...]
+    stock: tuple[Stock, ...]
+    deliveries: tuple[Delivery, ...]
+    reservations: tuple[Reservation, ...]
+    accounts: tuple[Account, ...]
+    transfers: tuple[Transfer, ...]
+    ledger: Mapping[tuple[str, str], int]  # (account, currency) to the sum of its entries
+    instances: tuple[Instance, ...]
+    claims: tuple[Claim, ...]
+    outboxes: Mapping[str, int]  # schema to rows
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An order the door said 202 to, as it was asked, with the total it was told."""
+
+    order_id: UUID
+    customer: str
+    idempotency_key: str
+    currency: str
+    lines: tuple[Line, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was asked of the system and answered by it, seen from outside."""
+
+    prices: Mapping[str, int]
+    received: Mapping[str, int]  # SKU to pieces
+    deposited: Mapping[tuple[str, str], int]  # (customer, currency) of every account
+    accepted: Mapping[UUID, Accepted]
+    refused: frozenset[tuple[str, str]]  # (customer, key) that only ever got a 4xx
+    unknown: frozenset[tuple[str, str]]  # asked and never answered: may or may not have happened
+    healed: tuple[datetime, ...] = ()  # when each fault ended
+    explained: frozenset[tuple[str, str]] = frozenset()  # (queue, reason) of dead letters meant
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything one verdict rests on, with the indexes the invariants share."""
+
+    snapshot: Snapshot
+    facts: Facts
+    dead_letters: tuple[DeadLetter, ...] = ()
+    quiescent: bool = True
+
+    @cached_property
+    def orders(self) -> dict[UUID, list[Order]]:
+        return _grouped((o.order_id, o) for o in self.snapshot.orders)
+
+    @cached_property
+    def instances(self) -> dict[UUID, list[Instance]]:
+        return _grouped((i.saga_id, i) for i in self.snapshot.instances)
+
+    @cached_property
+    def reservations(self) -> dict[UUID, list[Reservation]]:
+        return _grouped((r.saga_id, r) for r in self.snapshot.reservations)
+
+    @cached_property
+    def transfers(self) -> dict[UUID, Transfer]:
+        return {t.transfer_id: t for t in self.snapshot.transfers}
+
+    @cached_property
+    def charges(self) -> dict[UUID, list[Transfer]]:
+        return self._of_kind("CHARGE")
+
+    @cached_property
+    def refunds(self) -> dict[UUID, list[Transfer]]:
+        return self._of_kind("REFUND")
+
+    @cached_property
+    def deposits(self) -> dict[UUID, list[Transfer]]:
+        return self._of_kind("DEPOSIT")
+
+    def with_status(self, status: str) -> list[Order]:
+        return [o for o in self.snapshot.orders if o.status == status]
+
+    def _of_kind(self, kind: str) -> dict[UUID, list[Transfer]]:
+        return _grouped((t.saga_id, t) for t in self.snapshot.transfers if t.kind == kind)
+
+
+def _grouped(pairs: Iterable[tuple[UUID, Row]]) -> dict[UUID, list[Row]]:
+    groups: defaultdict[UUID, list[Row]] = defaultdict(list)
+    for key, row in pairs:
+        groups[key].append(row)
+    return dict(groups)

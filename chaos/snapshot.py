@@ -1,0 +1,136 @@
+"""The four schemas as of one moment, read with SQL of the judge's own.
+
+Owns: every statement by which the judge looks at the services' tables, as the role that
+may only read. Must not know: any code of the services. One REPEATABLE READ transaction,
+so that no order is seen confirmed whose charge is not yet seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from chaos.evidence import (
+    Account,
+    Claim,
+    Delivery,
+    Instance,
+    Line,
+    Order,
+    Reservation,
+    Snapshot,
+    Stock,
+    Transfer,
+)
+
+SCHEMAS = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
+
+
+def take_snapshot(dsn: str) -> Snapshot:
+    """Everything the invariants look at. `dsn` is the judge's."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        with connection.transaction():
+            return _read(connection)
+
+
+def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
+    return Snapshot(
+        orders=tuple(
+            Order(
+                order_id,
+                customer,
+                key,
+                currency,
+                _lines(lines),
+                tuple(line["price"] for line in lines),
+                *rest,
+            )
+            for order_id, customer, key, currency, lines, *rest in db.execute(
+                """
+                select order_id, customer, idempotency_key, currency, lines, total, status,
+                       reason, placed_at, settled_at
+                from order_svc.customer_order order by placed_at, order_id"""
+            )
+        ),
+        stock=tuple(
+            Stock(*row)
+            for row in db.execute(
+                "select sku, on_hand, held, dispatched, received from inventory_svc.stock"
+            )
+        ),
+        deliveries=tuple(
+            Delivery(*row)
+            for row in db.execute("select saga_id, step, sku, quantity from inventory_svc.delivery")
+        ),
+        reservations=tuple(
+            Reservation(saga_id, step, status, _lines(lines))
+            for saga_id, step, status, lines in db.execute(
+                "select saga_id, step, status, lines from inventory_svc.reservation"
+            )
+        ),
+        accounts=tuple(
+            Account(*row)
+            for row in db.execute("select customer, currency, balance from payment_svc.account")
+        ),
+        transfers=tuple(
+            Transfer(*row)
+            for row in db.execute(
+                """
+                select transfer_id, kind, saga_id, step, debit, credit, amount, currency, refund_of
+                from payment_svc.transfer"""
+            )
+        ),
+        ledger={
+            (account, currency): int(amount)
+            for account, currency, amount in db.execute(
+                """
+                select account, currency, sum(amount)
+                from payment_svc.ledger_entry group by account, currency"""
+            )
+        },
+        instances=tuple(
+            Instance(
+                saga_id,
+                definition,
+                state,
+                {step: entry["status"] for step, entry in steps.items()},
+                pivot_passed,
+                stuck,
+            )
+            for saga_id, definition, state, steps, pivot_passed, stuck in db.execute(
+                """
+                select saga_id, definition, state, steps, pivot_passed, stuck_since is not null
+                from orchestrator.saga_instance"""
+            )
+        ),
+        claims=tuple(
+            Claim(*row)
+            for row in db.execute(
+                _in_every_schema(
+                    """
+                    select '{0}', saga_id, step, direction
+                    from {0}.inbox where outcome = 'claimed'"""
+                )
+            )
+        ),
+        outboxes=count_outboxes(db),
+    )
+
+
+def count_outboxes(db: psycopg.Connection[TupleRow]) -> dict[str, int]:
+    """Schema to messages not yet confirmed by the broker."""
+    query = _in_every_schema("select '{0}', count(*) from {0}.outbox")
+    return dict(db.execute(query).fetchall())
+
+
+def _in_every_schema(query: str) -> sql.SQL:
+    return sql.SQL(" union all ".join(query.format(schema) for schema in SCHEMAS))
+
+
+def _lines(lines: list[dict[str, Any]]) -> tuple[Line, ...]:
+    return tuple(Line(line["sku"], line["quantity"]) for line in lines)
