@@ -1,0 +1,109 @@
+"""`python -m order_svc worker` serves `order.commands`; `python -m order_svc door` the customers.
+
+The composition root of both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import uvicorn
+from fastapi import FastAPI
+
+from common.contracts import SagaQuery, SagaView
+from common.participant import Participant
+from common.process import Process, prepare
+from common.query import Asker
+from common.settings import Settings
+from common.topology import ORCHESTRATOR_QUERIES, commands_of
+from order_svc.api import OrderView, Reader, make_app
+from order_svc.door import Door
+from order_svc.domain import Orders
+from order_svc.handlers import HANDLERS, ON_DUPLICATE
+from order_svc.starter import Starter
+from order_svc.store import OrderStore
+
+USAGE = "usage: python -m order_svc worker|door"
+
+
+def participant_of(process: Process) -> Participant[Orders]:
+    store = OrderStore(process.settings.start_resend_seconds)
+    wake = process.relay.wake
+    return Participant(process.db, store, HANDLERS, on_duplicate=ON_DUPLICATE, wake=wake)
+
+
+async def worker(settings: Settings) -> None:
+    queue = commands_of("order")
+    process = Process(settings, queue, "starter")
+    participant = participant_of(process)
+    process.consumer(queue, participant.parse, participant.handle)
+    starter = Starter(process.db, settings, process.health, process.stop, process.relay.wake)
+    process.add("starter", starter.run)
+    await process.run()
+
+
+async def door(settings: Settings) -> None:
+    process = Process(settings, "orders", "queries", "http")
+    asker = Asker(process.broker, settings, process.health, process.stop)
+    counter = Door(participant_of(process), settings.batch_envelopes, process.health, process.stop)
+    app = make_app(counter, _reader(process, asker), process.health, settings.body_limit_bytes)
+    process.add("queries", asker.run)
+    process.add("orders", counter.run)
+    process.add("http", lambda: _serve(app, process))
+    await process.run()
+
+
+def _reader(process: Process, asker: Asker) -> Reader:
+    store = OrderStore(process.settings.start_resend_seconds)
+
+    async def order(order_id: UUID) -> OrderView | None:
+        async with process.db.transaction() as tx:
+            row = await store.get_order(tx, order_id)
+        return OrderView.model_validate(row, from_attributes=True) if row else None
+
+    async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
+        async with process.db.transaction() as tx:
+            rows = await store.list_orders(tx, customer, limit, after)
+        return [OrderView.model_validate(row, from_attributes=True) for row in rows]
+
+    async def saga(query: SagaQuery) -> SagaView:
+        answer = await asker.ask(ORCHESTRATOR_QUERIES, query)
+        if not isinstance(answer, SagaView):
+            raise TypeError(f"asked where a saga stands, answered {type(answer).__name__}")
+        return answer
+
+    return Reader(order, orders, saga)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the process handles its signals
+
+
+async def _serve(app: FastAPI, process: Process) -> None:
+    settings = process.settings
+    config = uvicorn.Config(
+        app, host=settings.door_host, port=settings.door_port, log_config=None, access_log=False,
+        lifespan="off", timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = _Server(config)
+    process.health.set("http", None)
+    serving = asyncio.create_task(server.serve())
+    await asyncio.wait(
+        [serving, asyncio.create_task(process.stop.wait())], return_when=asyncio.FIRST_COMPLETED
+    )
+    server.should_exit = True
+    await serving
+
+
+if __name__ == "__main__":
+    modes = {"worker": worker, "door": door}
+    if len(sys.argv) != 2 or sys.argv[1] not in modes:
+        sys.exit(USAGE)
+    asyncio.run(modes[sys.argv[1]](prepare("order", Path(__file__).parent / "migrations")))

@@ -1,0 +1,346 @@
+"""The customer's door over HTTP; the same in every style of coordination.
+
+Owns: what a customer may send, and how they are told what is wrong with it: the field and
+the remedy, with nothing written. Must not know: SQL, the broker's driver, what a saga does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from common.contracts import (
+    MAX_LINES,
+    Currency,
+    KeyReused,
+    Line,
+    Name,
+    OrderAccepted,
+    OrderInvalid,
+    PlaceOrder,
+    Quantity,
+    SagaQuery,
+    SagaView,
+    Sku,
+)
+from common.envelope import Reply
+from common.errors import Infrastructure, NoAnswer
+from common.health import Health
+from order_svc.door import Door
+
+MAX_BULK = 1000
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OrderLine(BaseModel):
+    model_config = STRICT
+    sku: Annotated[Sku, Field(examples=["sku-001"])]
+    quantity: Annotated[Quantity, Field(examples=[2])]
+
+
+class OrderRequest(BaseModel):
+    """What a customer asks for: SKUs and quantities, never prices."""
+
+    model_config = STRICT
+    customer: Annotated[Name, Field(examples=["c-001"])]
+    currency: Annotated[Currency, Field(examples=["EUR"])]
+    lines: Annotated[list[OrderLine], Field(min_length=1, max_length=MAX_LINES)]
+
+    def command(self, key: str) -> PlaceOrder:
+        lines = tuple(Line(sku=line.sku, quantity=line.quantity) for line in self.lines)
+        return PlaceOrder(
+            customer=self.customer, idempotency_key=key, currency=self.currency, lines=lines
+        )
+
+
+class KeyedOrder(OrderRequest):
+    idempotency_key: Name
+
+
+class BulkRequest(BaseModel):
+    """Up to 1,000 orders, each with its own key and its own result."""
+
+    model_config = STRICT
+    orders: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BULK)]
+
+
+class Problem(BaseModel):
+    """What is wrong, where, and what to do about it."""
+
+    error: str
+    field: str | None = None
+    remedy: str
+
+
+class Placed(BaseModel):
+    """The order was accepted and stands PENDING; its saga will decide. A repeat hears the same."""
+
+    order_id: UUID
+    customer: str
+    currency: str
+    lines: list[Line]
+    total: int = Field(description="in minor units of the currency")
+
+
+class BulkResult(BaseModel):
+    idempotency_key: str | None
+    http_status: int
+    order: Placed | None = None
+    problem: Problem | None = None
+
+
+class BulkResponse(BaseModel):
+    results: list[BulkResult]
+
+
+class PricedLine(BaseModel):
+    sku: str
+    quantity: int
+    price: int
+
+
+class OrderView(BaseModel):
+    order_id: UUID
+    customer: str
+    currency: str
+    lines: list[PricedLine]
+    total: int
+    status: str
+    reason: str | None
+    placed_at: datetime
+    settled_at: datetime | None
+
+
+class OrderPage(BaseModel):
+    orders: list[OrderView]
+    next: UUID | None = Field(description="pass as `after` for the next page; null: no more")
+
+
+class Reader:
+    """What the door reads; given by the composition root."""
+
+    def __init__(
+        self,
+        order: Callable[[UUID], Awaitable[OrderView | None]],
+        orders: Callable[[str, int, UUID | None], Awaitable[list[OrderView]]],
+        saga: Callable[[SagaQuery], Awaitable[SagaView]],
+    ) -> None:
+        self.order = order
+        self.orders = orders
+        self.saga = saga
+
+
+class Refused(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, problem: Problem) -> None:
+        super().__init__(problem.error)
+        self.status = status
+        self.problem = problem
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem} for status in statuses}
+
+
+def make_app(door: Door, reader: Reader, health: Health, body_limit_bytes: int) -> FastAPI:
+    """The whole HTTP surface; also served as /openapi.json and /docs."""
+    app = FastAPI(title="Sagaproof: orders", version="1", description=__doc__ or "")
+    app.add_middleware(BodyLimit, limit=body_limit_bytes)
+    _answer_problems(app)
+    _placing(app, door)
+    _reading(app, reader)
+
+    @app.get("/live", include_in_schema=False)
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/ready", include_in_schema=False)
+    async def ready() -> JSONResponse:
+        return JSONResponse(health.report(), 200 if health.ready else 503)
+
+    return app
+
+
+def _placing(app: FastAPI, door: Door) -> None:
+    @app.post("/orders", status_code=202, responses=_problems(400, 409, 413, 422, 503))
+    async def place(
+        order: OrderRequest,
+        idempotency_key: Annotated[str, Header(min_length=1, max_length=128)],
+    ) -> Placed:
+        """Place an order. The same key and body again: the same order, the same answer."""
+        (reply,) = await door.place([order.command(idempotency_key)])
+        return _placed(reply)
+
+    @app.post("/orders/bulk", responses=_problems(400, 413, 422, 503))
+    async def bulk(request: BulkRequest) -> BulkResponse:
+        """Place many. One that is wrong hinders no other; results are in the order of asking."""
+        results: list[BulkResult | None] = []
+        commands: list[PlaceOrder] = []
+        for item in request.orders:
+            try:
+                order = KeyedOrder.model_validate(item)
+            except ValidationError as error:
+                key = item.get("idempotency_key")
+                results.append(_failed(str(key) if key else None, 422, _validation_problem(error.errors())))
+            else:
+                commands.append(order.command(order.idempotency_key))
+                results.append(None)
+        replies = iter(zip(commands, await door.place(commands), strict=True))
+        return BulkResponse(results=[r if r is not None else _result(*next(replies)) for r in results])
+
+
+def _placed(reply: Reply) -> Placed:
+    match reply:
+        case OrderAccepted():
+            return Placed.model_validate(reply, from_attributes=True)
+        case KeyReused():
+            remedy = f"this key belongs to order {reply.order_id} with another content: use a new key"
+            raise Refused(409, Problem(error=reply.reason, field=IDEMPOTENCY_KEY, remedy=remedy))
+        case OrderInvalid():
+            raise Refused(422, Problem(error=reply.reason, field=reply.field, remedy=reply.remedy))
+        case _:
+            # The order was undone before it came: only if its saga outran its own door.
+            raise Refused(409, Problem(error="fenced", remedy="this order was already undone: use a new key"))
+
+
+def _result(command: PlaceOrder, reply: Reply) -> BulkResult:
+    try:
+        return BulkResult(idempotency_key=command.idempotency_key, http_status=202, order=_placed(reply))
+    except Refused as refused:
+        return _failed(command.idempotency_key, refused.status, refused.problem)
+
+
+def _failed(key: str | None, status: int, problem: Problem) -> BulkResult:
+    return BulkResult(idempotency_key=key, http_status=status, problem=problem)
+
+
+def _reading(app: FastAPI, reader: Reader) -> None:
+    @app.get("/orders", responses=_problems(422, 503))
+    async def orders(
+        customer: Annotated[str, Query(min_length=1, max_length=128)],
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        after: UUID | None = None,
+    ) -> OrderPage:
+        """A customer's orders, newest first."""
+        found = await reader.orders(customer, limit, after)
+        return OrderPage(orders=found, next=found[-1].order_id if len(found) == limit else None)
+
+    @app.get("/orders/{order_id}", responses=_problems(404, 422, 503))
+    async def order(order_id: UUID) -> OrderView:
+        found = await reader.order(order_id)
+        if found is None:
+            raise _not_found(order_id)
+        return found
+
+    @app.get("/orders/{order_id}/saga", responses=_problems(404, 422, 503))
+    async def saga(order_id: UUID) -> SagaView:
+        """Where its saga stands, asked of the orchestrator; 503 if it does not answer in time."""
+        if await reader.order(order_id) is None:
+            raise _not_found(order_id)
+        view = await reader.saga(SagaQuery(saga_id=order_id))
+        if not view.found:
+            remedy = "the order is placed and its saga has not begun yet: ask again in a moment"
+            raise Refused(404, Problem(error="saga_not_started", field="order_id", remedy=remedy))
+        return view
+
+
+def _not_found(order_id: UUID) -> Refused:
+    remedy = f"no order {order_id}: check the id that POST /orders answered with"
+    return Refused(404, Problem(error="not_found", field="order_id", remedy=remedy))
+
+
+# --- telling what is wrong -----------------------------------------------------------------
+
+
+def _answer_problems(app: FastAPI) -> None:
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return _response(error.status, error.problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        problem = _validation_problem(error.errors())
+        return _response(400 if problem.error in ("malformed_json", "missing_key") else 422, problem)
+
+    @app.exception_handler(Infrastructure)
+    async def unavailable(_: Request, __: Exception) -> Response:
+        remedy = "it may or may not have been done: send the same again, with the same key"
+        return _response(503, Problem(error="unavailable", remedy=remedy))
+
+    @app.exception_handler(NoAnswer)
+    async def no_answer(_: Request, __: Exception) -> Response:
+        remedy = "the orchestrator did not answer in time; the order goes on meanwhile: ask again"
+        return _response(503, Problem(error="no_answer", remedy=remedy))
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> Response:
+        remedy = "see /docs for what there is"
+        return _response(error.status_code, Problem(error=str(error.detail).lower(), remedy=remedy))
+
+
+def _validation_problem(errors: Any) -> Problem:
+    first = errors[0]
+    place = [part for part in first["loc"] if part not in ("body", "header", "query", "path")]
+    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")
+    if first["type"] == "json_invalid":
+        return Problem(error="malformed_json", field="body", remedy="send one valid JSON document")
+    if field == "idempotency-key":
+        remedy = f"send the header {IDEMPOTENCY_KEY} with 1 to 128 characters of your choice, new for each order"
+        return Problem(error="missing_key", field=IDEMPOTENCY_KEY, remedy=remedy)
+    if first["type"] == "missing":
+        return Problem(error="invalid_order", field=field or "body", remedy=f"add {field or 'a JSON body'}")
+    if first["type"] == "extra_forbidden":
+        return Problem(error="invalid_order", field=field, remedy=f"leave {field} out")
+    remedy = first["msg"].replace("Input should", "it should", 1)
+    return Problem(error="invalid_order", field=field or "body", remedy=remedy)
+
+
+def _response(status: int, problem: Problem) -> JSONResponse:
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse(problem.model_dump(exclude_none=True), status, headers)
+
+
+class BodyLimit:
+    """Refuses an oversized body before it is read, or while it arrives if its length was a lie."""
+
+    def __init__(self, app: Any, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._limit:
+            await self._too_large()(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Any:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limit:
+                raise Refused(413, self._problem())
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _problem(self) -> Problem:
+        remedy = f"send at most {self._limit} bytes; split a bulk into several"
+        return Problem(error="too_large", field="body", remedy=remedy)
+
+    def _too_large(self) -> JSONResponse:
+        return _response(413, self._problem())

@@ -1,0 +1,95 @@
+"""Placing orders for callers who wait for the answer.
+
+Owns: putting callers who come together into one batch of PlaceOrder commands, one
+transaction, and handing each its own reply. Must not know: HTTP, SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from common import log
+from common.contracts import PlaceOrder
+from common.daemon import unless
+from common.envelope import Direction, Envelope, Key, Reply, saga_id_for
+from common.errors import Infrastructure
+from common.health import Health
+from common.participant import Participant, Work
+from order_svc.domain import Orders
+
+logger = log.get("door")
+
+CREATE_ORDER = "create_order"
+
+Waiter = tuple[Work, "asyncio.Future[Reply]"]
+
+
+class Door:
+    """Commands go in, replies come out; `run` is a daemon."""
+
+    def __init__(
+        self, participant: Participant[Orders], batch: int, health: Health, stop: asyncio.Event
+    ) -> None:
+        self._participant = participant
+        self._batch = batch
+        self._health = health
+        self._stop = stop
+        self._waiting: deque[Waiter] = deque()
+        self._arrived = asyncio.Event()
+
+    async def place(self, orders: Sequence[PlaceOrder]) -> list[Reply]:
+        """The reply to each. Raises Infrastructure if it may or may not have been placed."""
+        loop = asyncio.get_running_loop()
+        waiters: list[Waiter] = [(_work(order), loop.create_future()) for order in orders]
+        self._waiting.extend(waiters)
+        self._arrived.set()
+        return list(await asyncio.gather(*(future for _, future in waiters)))
+
+    async def run(self) -> None:
+        self._health.set("orders", None)
+        while not self._stop.is_set():
+            if not self._waiting:
+                self._arrived.clear()
+                await unless(self._stop, self._arrived.wait())
+                continue
+            count = min(self._batch, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            await self._together(batch)
+
+    async def _together(self, batch: Sequence[Waiter]) -> None:
+        try:
+            await self._handle(batch)
+        except Infrastructure as error:
+            self._health.set("orders", str(error))
+            for _, future in batch:
+                _fail(future, error)
+        except Exception:
+            if len(batch) == 1:
+                logger.exception("order.failed", saga_id=batch[0][0].saga_id)
+                _fail(batch[0][1], RuntimeError("this order could not be handled"))
+                return
+            logger.warning("batch.retried_one_by_one", orders=len(batch), exc_info=True)
+            for waiter in batch:
+                await self._together([waiter])
+
+    async def _handle(self, batch: Sequence[Waiter]) -> None:
+        replies = await self._participant.handle([work for work, _ in batch])
+        self._health.set("orders", None)
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if reply is not None and not future.done():
+                future.set_result(reply)
+
+
+def _fail(future: asyncio.Future[Reply], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _work(order: PlaceOrder) -> Work:
+    """The command as it would have come by `order.commands`, but nobody's queue wants the reply."""
+    saga_id = saga_id_for(order.customer, order.idempotency_key)
+    key = Key(saga_id, CREATE_ORDER, Direction.FORWARD)
+    return Work(Envelope.command(key, order, issued_at=datetime.now(UTC), reply_to=None), order)
