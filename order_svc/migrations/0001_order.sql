@@ -5,6 +5,7 @@ create table product (
   price    bigint not null constraint price_not_negative check (price >= 0),
   currency text   not null
 );
+create index product_by_currency on product (currency);
 
 create table customer_order (
   order_id        uuid        not null constraint order_once primary key,  -- = saga_id
@@ -24,6 +25,6 @@ create table customer_order (
   constraint order_key_once unique (customer, idempotency_key),
   constraint rejected_has_a_reason check ((status = 'REJECTED') = (reason is not null))
 ) with (fillfactor = 80);
-create index order_by_customer on customer_order (customer, placed_at desc, order_id);
+create index order_by_customer on customer_order (customer, placed_at, order_id);  -- read backwards
 create index order_start_overdue on customer_order (next_start_at)
   where status = 'PENDING' and not saga_known;

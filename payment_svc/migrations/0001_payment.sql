@@ -3,7 +3,8 @@
 -- The other side of a customer is 'world:deposits' or 'shop:revenue': these have no account
 -- row, since every transaction would wait for it; their balance is the sum of their entries.
 create table account (
-  customer text    not null,
+  customer text    not null constraint account_of_a_customer
+           check (customer not in ('world:deposits', 'shop:revenue')),
   currency text    not null,
   card     text    not null constraint card_known check (card in ('good', 'declined')),
   balance  bigint  not null constraint balance_not_negative check (balance >= 0),

@@ -1,0 +1,12 @@
+"""The inventory service's process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.process import run_participant
+from inventory_svc.handlers import HANDLERS
+from inventory_svc.store import InventoryStore
+
+if __name__ == "__main__":
+    run_participant("inventory", Path(__file__).parent, InventoryStore(), HANDLERS)

@@ -1,0 +1,137 @@
+"""Stock and the reservations on it: states and rules. Pure.
+
+Owns: what may become of pieces and reservations. Two rules matter:
+
+- pieces move between on_hand, held and dispatched; their sum only grows, by a delivery;
+- a reservation takes all its lines or none, and goes HELD -> RELEASED or
+  HELD -> DISPATCHED, both final. HELD is the semantic lock.
+
+An illegal transition raises and changes nothing; a business "no" is a reply.
+Must not know: SQL, messages' envelopes, time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+from common.contracts import (
+    Line,
+    NotStocked,
+    OutOfStock,
+    ReservationNotHeld,
+    StockDispatched,
+    StockReceived,
+    StockReleased,
+    StockReserved,
+)
+from common.errors import IllegalTransition
+
+
+class Status(StrEnum):
+    HELD = "HELD"
+    RELEASED = "RELEASED"
+    DISPATCHED = "DISPATCHED"
+
+
+@dataclass(slots=True)
+class Pieces:
+    """Where the pieces of one SKU are; on_hand + held + dispatched = received."""
+
+    on_hand: int = 0
+    held: int = 0
+    dispatched: int = 0
+    received: int = 0
+
+
+@dataclass(slots=True)
+class Reservation:
+    """One per saga. `step` is the step of the action that made it."""
+
+    saga_id: UUID
+    step: str
+    lines: Mapping[str, int]  # SKU to quantity
+    status: Status = Status.HELD
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    saga_id: UUID
+    step: str
+    sku: str
+    quantity: int
+
+
+@dataclass(slots=True)
+class Stock:
+    """What one batch concerns of the inventory, and what the batch has changed of it."""
+
+    pieces: dict[str, Pieces] = field(default_factory=dict)
+    reservations: dict[UUID, Reservation] = field(default_factory=dict)
+    moved: set[str] = field(default_factory=set)  # SKUs
+    made: dict[UUID, Reservation] = field(default_factory=dict)
+    settled: dict[UUID, Reservation] = field(default_factory=dict)
+    deliveries: list[Delivery] = field(default_factory=list)
+
+    def receive(self, saga_id: UUID, step: str, sku: str, quantity: int) -> StockReceived:
+        pieces = self.pieces.setdefault(sku, Pieces())
+        pieces.on_hand += quantity
+        pieces.received += quantity
+        self.moved.add(sku)
+        self.deliveries.append(Delivery(saga_id, step, sku, quantity))
+        return StockReceived(sku=sku)
+
+    def reserve(
+        self, saga_id: UUID, step: str, lines: Iterable[Line]
+    ) -> StockReserved | OutOfStock | NotStocked:
+        if saga_id in self.reservations:
+            raise IllegalTransition(f"saga {saga_id} has a reservation already")
+        wanted: Counter[str] = Counter()
+        for line in lines:
+            wanted[line.sku] += line.quantity
+        for sku, quantity in wanted.items():  # look at every line before any piece moves
+            pieces = self.pieces.get(sku)
+            if pieces is None:
+                return NotStocked(sku=sku)
+            if pieces.on_hand < quantity:
+                return OutOfStock(sku=sku, wanted=quantity, available=pieces.on_hand)
+        for sku, quantity in wanted.items():
+            self.pieces[sku].on_hand -= quantity
+            self.pieces[sku].held += quantity
+        self.moved.update(wanted)
+        self.reservations[saga_id] = self.made[saga_id] = Reservation(saga_id, step, wanted)
+        return StockReserved()
+
+    def release(self, saga_id: UUID) -> StockReleased:
+        """Undo a reservation, if there is one to undo."""
+        reservation = self.reservations.get(saga_id)
+        if reservation is None:
+            return StockReleased(nothing_to_undo=True)
+        if reservation.status is Status.DISPATCHED:
+            raise IllegalTransition(f"reservation {saga_id} is dispatched: the goods have left")
+        if reservation.status is Status.HELD:
+            for sku, quantity in reservation.lines.items():
+                self.pieces[sku].held -= quantity
+                self.pieces[sku].on_hand += quantity
+            self._settle(reservation, Status.RELEASED)
+        return StockReleased()
+
+    def dispatch(self, saga_id: UUID) -> StockDispatched | ReservationNotHeld:
+        reservation = self.reservations.get(saga_id)
+        if reservation is None or reservation.status is Status.RELEASED:
+            return ReservationNotHeld()
+        if reservation.status is Status.HELD:
+            for sku, quantity in reservation.lines.items():
+                self.pieces[sku].held -= quantity
+                self.pieces[sku].dispatched += quantity
+            self._settle(reservation, Status.DISPATCHED)
+        return StockDispatched()
+
+    def _settle(self, reservation: Reservation, status: Status) -> None:
+        reservation.status = status
+        self.moved.update(reservation.lines)
+        if reservation.saga_id not in self.made:
+            self.settled[reservation.saga_id] = reservation

@@ -1,0 +1,50 @@
+"""What the inventory does with each command. Pure: a message is taken apart, the domain decides.
+
+Owns: the table HANDLERS. Must not know: SQL, the broker, the inbox.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from common.contracts import (
+    DispatchStock,
+    NotStocked,
+    OutOfStock,
+    ReceiveStock,
+    ReleaseStock,
+    ReservationNotHeld,
+    ReserveStock,
+    StockDispatched,
+    StockReceived,
+    StockReleased,
+    StockReserved,
+)
+from common.envelope import Command
+from common.participant import Handler, Work
+from inventory_svc.domain import Stock
+
+
+def reserve_stock(stock: Stock, work: Work) -> StockReserved | OutOfStock | NotStocked:
+    return stock.reserve(work.saga_id, work.step, cast(ReserveStock, work.command).lines)
+
+
+def release_stock(stock: Stock, work: Work) -> StockReleased:
+    return stock.release(work.saga_id)
+
+
+def dispatch_stock(stock: Stock, work: Work) -> StockDispatched | ReservationNotHeld:
+    return stock.dispatch(work.saga_id)
+
+
+def receive_stock(stock: Stock, work: Work) -> StockReceived:
+    command = cast(ReceiveStock, work.command)
+    return stock.receive(work.saga_id, work.step, command.sku, command.quantity)
+
+
+HANDLERS: dict[type[Command], Handler] = {
+    ReserveStock: reserve_stock,
+    ReleaseStock: release_stock,
+    DispatchStock: dispatch_stock,
+    ReceiveStock: receive_stock,
+}

@@ -1,0 +1,131 @@
+"""The inventory's SQL: load what a batch concerns, save what it changed.
+
+Owns: the tables stock, delivery and reservation. Rows are locked in one order for
+everybody, so replicas with overlapping SKUs wait for each other and never deadlock:
+
+1. reservations, by saga_id;
+2. SKUs received for the first time, inserted in SKU order (nobody who already holds
+   a stock row waits for one of these: it is invisible until its insert commits);
+3. stock, by SKU.
+
+Must not know: what the rules are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from uuid import UUID
+
+from common.contracts import DispatchStock, ReceiveStock, ReleaseStock, ReserveStock
+from common.db import Tx
+from common.participant import Work
+from inventory_svc.domain import Pieces, Reservation, Status, Stock
+
+_RESERVATIONS = """
+select saga_id, step, lines, status from reservation
+ where saga_id = any(%s::uuid[]) order by saga_id for update"""
+
+_FIRST_RECEIVED = """
+insert into stock (sku, on_hand, held, dispatched, received)
+select sku, 0, 0, 0, 0 from unnest(%s::text[]) as k (sku) order by sku
+on conflict do nothing
+returning sku"""
+
+_STOCK = """
+select sku, on_hand, held, dispatched, received from stock
+ where sku = any(%s::text[]) order by sku for update"""
+
+_MOVE = """
+update stock s set on_hand = n.on_hand, held = n.held, dispatched = n.dispatched,
+       received = n.received
+  from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+    as n (sku, on_hand, held, dispatched, received)
+ where s.sku = n.sku"""
+
+_RESERVE = """
+insert into reservation (saga_id, step, lines, status, settled_at)
+select saga_id, step, lines, status, case when status <> 'HELD' then now() end
+  from unnest(%s::uuid[], %s::text[], %s::jsonb[], %s::text[])
+    as n (saga_id, step, lines, status)"""
+
+_SETTLE = """
+update reservation r set status = n.status, settled_at = now()
+  from unnest(%s::uuid[], %s::text[]) as n (saga_id, status)
+ where r.saga_id = n.saga_id"""
+
+_DELIVER = """
+insert into delivery (saga_id, step, sku, quantity)
+select * from unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[])"""
+
+
+class InventoryStore:
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> Stock:
+        stock = Stock()
+        named: set[str] = set()
+        received: set[str] = set()
+        settling: set[UUID] = set()
+        for work in batch:
+            match work.command:
+                case ReserveStock(lines=lines):
+                    named.update(line.sku for line in lines)
+                case ReceiveStock(sku=sku):
+                    received.add(sku)
+                case ReleaseStock() | DispatchStock():
+                    settling.add(work.saga_id)
+        if settling:
+            for saga_id, step, lines, status in await tx.fetch(_RESERVATIONS, (list(settling),)):
+                held = {line["sku"]: line["quantity"] for line in lines}
+                stock.reservations[saga_id] = Reservation(saga_id, step, held, Status(status))
+                named.update(held)
+        new: set[str] = set()
+        if received:
+            new = {sku for (sku,) in await tx.fetch(_FIRST_RECEIVED, (list(received),))}
+        for sku, *pieces in await tx.fetch(_STOCK, (list(named | received),)):
+            if sku not in new:  # until its delivery is handled, an earlier command sees no such SKU
+                stock.pieces[sku] = Pieces(*pieces)
+        return stock
+
+    async def save(self, tx: Tx, state: Stock) -> None:
+        if state.moved:
+            rows = [(sku, state.pieces[sku]) for sku in state.moved]
+            await tx.execute(
+                _MOVE,
+                (
+                    [sku for sku, _ in rows],
+                    [p.on_hand for _, p in rows],
+                    [p.held for _, p in rows],
+                    [p.dispatched for _, p in rows],
+                    [p.received for _, p in rows],
+                ),
+            )
+        if state.made:
+            made = list(state.made.values())
+            await tx.execute(
+                _RESERVE,
+                (
+                    [r.saga_id for r in made],
+                    [r.step for r in made],
+                    [_lines(r) for r in made],
+                    [r.status.value for r in made],
+                ),
+            )
+        if state.settled:
+            settled = list(state.settled.values())
+            await tx.execute(
+                _SETTLE, ([r.saga_id for r in settled], [r.status.value for r in settled])
+            )
+        if state.deliveries:
+            await tx.execute(
+                _DELIVER,
+                (
+                    [d.saga_id for d in state.deliveries],
+                    [d.step for d in state.deliveries],
+                    [d.sku for d in state.deliveries],
+                    [d.quantity for d in state.deliveries],
+                ),
+            )
+
+
+def _lines(reservation: Reservation) -> str:
+    return json.dumps([{"sku": s, "quantity": q} for s, q in reservation.lines.items()])

@@ -1,0 +1,1 @@
+"""The order service: the price list, the orders, the customer's door."""

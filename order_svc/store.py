@@ -1,0 +1,207 @@
+"""The order service's SQL: load what a batch concerns, save what it changed, and read orders.
+
+Owns: the tables product and customer_order. Rows are locked in one order for everybody:
+
+1. orders, by order_id;
+2. products put on the price list, by SKU (written last thing before the commit, and blindly:
+   the last one to list a SKU sets its price).
+
+Prices are read without a lock: an order is sold at the price that was committed when it came.
+Must not know: what the rules are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from common.contracts import ListProduct, PlaceOrder
+from common.db import Tx
+from common.participant import Work
+from order_svc.domain import OrderBook, PlacedOrder, PricedLine, Product, Standing, Status
+
+START_BACKOFF_FIRST_SECONDS = 0.2
+START_BACKOFF_CAP_SECONDS = 60
+
+_NOW_AND_CURRENCIES = """
+select now(), array(select c from unnest(%s::text[]) as c
+                     where exists (select from product where currency = c))"""
+
+_PRODUCTS = "select sku, price, currency from product where sku = any(%s::text[])"
+
+_ORDERS = """
+select order_id, status, reason, saga_known from customer_order
+ where order_id = any(%s::uuid[]) order by order_id for update"""
+
+_PLACE = """
+insert into customer_order
+       (order_id, customer, idempotency_key, currency, lines, total, status, reason,
+        saga_known, settled_at, next_start_at)
+select order_id, customer, idempotency_key, currency, lines, total, status, reason, saga_known,
+       case when status <> 'PENDING' then now() end, now() + make_interval(secs => %s)
+  from unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::bigint[],
+              %s::text[], %s::text[], %s::boolean[])
+    as n (order_id, customer, idempotency_key, currency, lines, total, status, reason,
+          saga_known)"""
+
+_CHANGE = """
+update customer_order o
+   set status = n.status, reason = n.reason, saga_known = n.saga_known,
+       settled_at = case when n.status <> 'PENDING' then coalesce(o.settled_at, now()) end
+  from unnest(%s::uuid[], %s::text[], %s::text[], %s::boolean[])
+    as n (order_id, status, reason, saga_known)
+ where o.order_id = n.order_id"""
+
+_LIST = """
+insert into product (sku, price, currency)
+select sku, price, currency from unnest(%s::text[], %s::bigint[], %s::text[])
+    as n (sku, price, currency)
+ order by sku
+on conflict (sku) do update set price = excluded.price, currency = excluded.currency"""
+
+# The exponent is bounded well past the cap: 2 ^ 1024 is out of range.
+_OVERDUE = """
+with overdue as (
+  select order_id from customer_order
+   where status = 'PENDING' and not saga_known and next_start_at <= now()
+   order by next_start_at limit %(limit)s for update skip locked
+)
+update customer_order o
+   set start_attempts = o.start_attempts + 1,
+       next_start_at = now() + make_interval(secs => random()
+         * least(%(cap)s::float8, %(first)s::float8 * 2 ^ least(o.start_attempts, 30)))
+  from overdue where o.order_id = overdue.order_id
+returning o.order_id, o.customer, o.currency, o.lines, o.total, o.placed_at, o.start_attempts"""
+
+_READ = """
+select order_id, customer, currency, lines, total, status, reason, placed_at, settled_at
+  from customer_order"""
+_ONE = _READ + " where order_id = %s"
+_OLDER = """
+   and (placed_at, order_id) < (select placed_at, order_id from customer_order where order_id = %s)"""
+_NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
+_PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
+_PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """An order as a reader sees it."""
+
+    order_id: UUID
+    customer: str
+    currency: str
+    lines: tuple[PricedLine, ...]
+    total: int
+    status: str
+    reason: str | None
+    placed_at: datetime
+    settled_at: datetime | None
+
+
+class OrderStore:
+    def __init__(self, first_delay_seconds: float = 5) -> None:
+        self._first_delay_seconds = first_delay_seconds
+
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> OrderBook:
+        currencies: set[str] = set()
+        skus: set[str] = set()
+        order_ids: set[UUID] = set()
+        for work in batch:
+            match work.command:
+                case PlaceOrder() as asked:
+                    currencies.add(asked.currency)
+                    skus.update(line.sku for line in asked.lines)
+                case ListProduct():
+                    pass
+                case _:
+                    order_ids.add(work.saga_id)
+        [(now, known)], products, orders = await tx.fetch_each(
+            (_NOW_AND_CURRENCIES, (list(currencies),)),
+            (_PRODUCTS, (list(skus),)),
+            (_ORDERS, (list(order_ids),)),
+        )
+        return OrderBook(
+            now,
+            currencies=set(known),
+            products={sku: Product(price, currency) for sku, price, currency in products},
+            orders={row[0]: Standing(Status(row[1]), row[2], row[3]) for row in orders},
+        )
+
+    async def save(self, tx: Tx, state: OrderBook) -> None:
+        if state.placed:
+            await self._place(tx, state)
+        changed = [order_id for order_id in state.changed if order_id not in state.placed]
+        if changed:
+            orders = [state.orders[order_id] for order_id in changed]
+            await tx.execute(
+                _CHANGE,
+                (
+                    changed,
+                    [o.status.value for o in orders],
+                    [o.reason for o in orders],
+                    [o.saga_known for o in orders],
+                ),
+            )
+        if state.listed:
+            products = [(sku, *state.products[sku]) for sku in state.listed]
+            await tx.execute(_LIST, [list(column) for column in zip(*products, strict=True)])
+
+    async def _place(self, tx: Tx, state: OrderBook) -> None:
+        orders = [order for order, _ in state.placed.values()]
+        standings = [state.orders[order.order_id] for order in orders]
+        await tx.execute(
+            _PLACE,
+            (
+                self._first_delay_seconds,
+                [o.order_id for o in orders],
+                [o.customer for o in orders],
+                [key for _, key in state.placed.values()],
+                [o.currency for o in orders],
+                [json.dumps([line._asdict() for line in o.lines]) for o in orders],
+                [o.total for o in orders],
+                [s.status.value for s in standings],
+                [s.reason for s in standings],
+                [s.saga_known for s in standings],
+            ),
+        )
+
+    async def overdue_starts(self, tx: Tx, limit: int) -> list[PlacedOrder]:
+        """PENDING orders whose saga should have been heard of by now; each is taken by one asker,
+        and comes up again after a backoff with full jitter."""
+        rows = await tx.fetch(
+            _OVERDUE,
+            {
+                "limit": limit,
+                "first": START_BACKOFF_FIRST_SECONDS,
+                "cap": START_BACKOFF_CAP_SECONDS,
+            },
+        )
+        return [PlacedOrder(i, c, y, _lines(lines), *rest) for i, c, y, lines, *rest in rows]
+
+    async def get_order(self, tx: Tx, order_id: UUID) -> OrderRow | None:
+        rows = await tx.fetch(_ONE, (order_id,))
+        return _row(rows[0]) if rows else None
+
+    async def list_orders(
+        self, tx: Tx, customer: str, limit: int, after: UUID | None = None
+    ) -> list[OrderRow]:
+        """Newest first; `after` is the last order of the page before."""
+        if after is None:
+            rows = await tx.fetch(_PAGE, (customer, limit))
+        else:
+            rows = await tx.fetch(_PAGE_AFTER, (customer, after, limit))
+        return [_row(row) for row in rows]
+
+
+def _row(row: tuple[Any, ...]) -> OrderRow:
+    order_id, customer, currency, lines, *rest = row
+    return OrderRow(order_id, customer, currency, _lines(lines), *rest)
+
+
+def _lines(stored: Sequence[dict[str, Any]]) -> tuple[PricedLine, ...]:
+    return tuple(PricedLine(**line) for line in stored)

@@ -1,0 +1,1 @@
+"""The payment service: customers' accounts and a double-entry ledger."""

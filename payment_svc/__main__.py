@@ -1,0 +1,12 @@
+"""The payment service's process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.process import run_participant
+from payment_svc.handlers import HANDLERS
+from payment_svc.store import PaymentStore
+
+if __name__ == "__main__":
+    run_participant("payment", Path(__file__).parent, PaymentStore(), HANDLERS)

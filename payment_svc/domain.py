@@ -1,0 +1,142 @@
+"""Accounts and the ledger: states and rules. Pure.
+
+Owns: when money may move. Every move is a transfer with a side that gives (debit) and
+a side that takes (credit), so the entries of a currency sum to zero. Customers' accounts
+never fall below zero; the shop's and the outside world's sides have no account to check.
+A refund is a transfer of its own: the charge stays on record.
+
+A business "no" is a reply. Must not know: SQL, messages' envelopes, time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+from common.contracts import (
+    AccountOpened,
+    CardDeclined,
+    Deposited,
+    InsufficientFunds,
+    PaymentCharged,
+    PaymentRefunded,
+    UnknownAccount,
+)
+from common.errors import IllegalTransition, Poison
+
+WORLD = "world:deposits"
+SHOP = "shop:revenue"
+
+
+class Kind(StrEnum):
+    DEPOSIT = "DEPOSIT"
+    CHARGE = "CHARGE"
+    REFUND = "REFUND"
+
+
+class AccountKey(NamedTuple):
+    customer: str
+    currency: str
+
+
+@dataclass(slots=True)
+class Account:
+    card: str  # good or declined
+    balance: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    transfer_id: UUID
+    kind: Kind
+    saga_id: UUID
+    step: str
+    debit: str
+    credit: str
+    amount: int
+    currency: str
+    refund_of: UUID | None = None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What one batch concerns of the accounts, and what the batch has changed of them."""
+
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    charges: dict[UUID, Transfer] = field(default_factory=dict)  # by saga
+    touched: set[AccountKey] = field(default_factory=set)
+    made: list[Transfer] = field(default_factory=list)
+
+    def open_account(self, key: AccountKey, card: str) -> AccountOpened:
+        """Open it, or give the account that is there another card."""
+        if key.customer in (WORLD, SHOP):
+            raise Poison("reserved_name", f"{key.customer} is a side of the ledger, no customer")
+        self.accounts.setdefault(key, Account(card)).card = card
+        self.touched.add(key)
+        return AccountOpened(customer=key.customer)
+
+    def deposit(
+        self, saga_id: UUID, step: str, key: AccountKey, amount: int
+    ) -> Deposited | UnknownAccount:
+        if key not in self.accounts:
+            return UnknownAccount()
+        transfer_id = uuid5(saga_id, f"{step}:deposit")
+        self._move(
+            Transfer(
+                transfer_id, Kind.DEPOSIT, saga_id, step, WORLD, key.customer, amount, key.currency
+            )
+        )
+        return Deposited(customer=key.customer)
+
+    def charge(
+        self, saga_id: UUID, step: str, key: AccountKey, total: int
+    ) -> PaymentCharged | CardDeclined | InsufficientFunds | UnknownAccount:
+        if saga_id in self.charges:
+            raise IllegalTransition(f"saga {saga_id} was charged already")
+        account = self.accounts.get(key)
+        if account is None:
+            return UnknownAccount()
+        if account.card == "declined":
+            return CardDeclined()
+        if account.balance < total:
+            return InsufficientFunds()
+        charge_id = uuid5(saga_id, f"{step}:charge")
+        charge = Transfer(
+            charge_id, Kind.CHARGE, saga_id, step, key.customer, SHOP, total, key.currency
+        )
+        self._move(charge)
+        self.charges[saga_id] = charge
+        return PaymentCharged(charge_id=charge_id)
+
+    def refund(self, saga_id: UUID, step: str) -> PaymentRefunded:
+        """Undo a charge, if there is one to undo. At most one per charge: its id says which."""
+        charge = self.charges.get(saga_id)
+        if charge is None:
+            return PaymentRefunded(nothing_to_undo=True)
+        self._move(
+            Transfer(
+                uuid5(charge.transfer_id, "refund"),
+                Kind.REFUND,
+                saga_id,
+                step,
+                charge.credit,
+                charge.debit,
+                charge.amount,
+                charge.currency,
+                refund_of=charge.transfer_id,
+            )
+        )
+        return PaymentRefunded()
+
+    def _move(self, transfer: Transfer) -> None:
+        for side, amount in (
+            (transfer.debit, -transfer.amount),
+            (transfer.credit, transfer.amount),
+        ):
+            if side not in (WORLD, SHOP):
+                key = AccountKey(side, transfer.currency)
+                self.accounts[key].balance += amount
+                self.touched.add(key)
+        self.made.append(transfer)

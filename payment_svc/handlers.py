@@ -1,0 +1,57 @@
+"""What the payment service does with each command. Pure: a message is taken apart, the domain
+decides.
+
+Owns: the table HANDLERS. Must not know: SQL, the broker, the inbox.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from common.contracts import (
+    AccountOpened,
+    CardDeclined,
+    ChargePayment,
+    Deposit,
+    Deposited,
+    InsufficientFunds,
+    OpenAccount,
+    PaymentCharged,
+    PaymentRefunded,
+    RefundPayment,
+    UnknownAccount,
+)
+from common.envelope import Command
+from common.participant import Handler, Work
+from payment_svc.domain import AccountKey, Ledger
+
+
+def charge_payment(
+    ledger: Ledger, work: Work
+) -> PaymentCharged | CardDeclined | InsufficientFunds | UnknownAccount:
+    command = cast(ChargePayment, work.command)
+    account = AccountKey(command.customer, command.currency)
+    return ledger.charge(work.saga_id, work.step, account, command.total)
+
+
+def refund_payment(ledger: Ledger, work: Work) -> PaymentRefunded:
+    return ledger.refund(work.saga_id, work.step)
+
+
+def open_account(ledger: Ledger, work: Work) -> AccountOpened:
+    command = cast(OpenAccount, work.command)
+    return ledger.open_account(AccountKey(command.customer, command.currency), command.card)
+
+
+def deposit(ledger: Ledger, work: Work) -> Deposited | UnknownAccount:
+    command = cast(Deposit, work.command)
+    account = AccountKey(command.customer, command.currency)
+    return ledger.deposit(work.saga_id, work.step, account, command.amount)
+
+
+HANDLERS: dict[type[Command], Handler] = {
+    ChargePayment: charge_payment,
+    RefundPayment: refund_payment,
+    OpenAccount: open_account,
+    Deposit: deposit,
+}

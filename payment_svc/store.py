@@ -1,0 +1,114 @@
+"""The payment service's SQL: load what a batch concerns, save what it changed.
+
+Owns: the tables account and transfer. Rows are locked in one order for everybody:
+
+1. accounts opened for the first time, inserted in key order (nobody who already holds
+   an account waits for one of these: it is invisible until its insert commits);
+2. accounts, by customer and currency.
+
+Transfers never change once written, so charges are read without a lock: the inbox has
+made a refund wait for its charge's transaction before we get here.
+Must not know: what the rules are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from common.contracts import ChargePayment, Deposit, OpenAccount, RefundPayment
+from common.db import Tx
+from common.participant import Work
+from payment_svc.domain import Account, AccountKey, Kind, Ledger, Transfer
+
+_CHARGES = """
+select transfer_id, saga_id, step, debit, credit, amount, currency from transfer
+ where saga_id = any(%s::uuid[]) and kind = 'CHARGE'"""
+
+_OPEN = """
+insert into account (customer, currency, card, balance)
+select customer, currency, 'good', 0 from unnest(%s::text[], %s::text[]) as k (customer, currency)
+ order by customer, currency
+on conflict do nothing
+returning customer, currency"""
+
+_ACCOUNTS = """
+select a.customer, a.currency, a.card, a.balance
+  from unnest(%s::text[], %s::text[]) as k (customer, currency)
+  join account a using (customer, currency)
+ order by a.customer, a.currency for update of a"""
+
+_UPDATE = """
+update account a set card = n.card, balance = n.balance
+  from unnest(%s::text[], %s::text[], %s::text[], %s::bigint[])
+    as n (customer, currency, card, balance)
+ where (a.customer, a.currency) = (n.customer, n.currency)"""
+
+_TRANSFER = """
+insert into transfer
+       (transfer_id, kind, saga_id, step, debit, credit, amount, currency, refund_of)
+select * from unnest(%s::uuid[], %s::text[], %s::uuid[], %s::text[], %s::text[], %s::text[],
+                     %s::bigint[], %s::text[], %s::uuid[])"""
+
+
+class PaymentStore:
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> Ledger:
+        ledger = Ledger()
+        named: set[AccountKey] = set()
+        opened: set[AccountKey] = set()
+        refunded: set[UUID] = set()
+        for work in batch:
+            match work.command:
+                case ChargePayment() | Deposit() as command:
+                    named.add(AccountKey(command.customer, command.currency))
+                case OpenAccount() as command:
+                    opened.add(AccountKey(command.customer, command.currency))
+                case RefundPayment():
+                    refunded.add(work.saga_id)
+        if refunded:
+            for row in await tx.fetch(_CHARGES, (list(refunded),)):
+                charge = Transfer(row[0], Kind.CHARGE, *row[1:])
+                ledger.charges[charge.saga_id] = charge
+                named.add(AccountKey(charge.debit, charge.currency))
+        new: set[AccountKey] = set()
+        if opened:
+            new = {AccountKey(*row) for row in await tx.fetch(_OPEN, _columns(opened))}
+        for customer, currency, card, balance in await tx.fetch(
+            _ACCOUNTS, _columns(named | opened)
+        ):
+            key = AccountKey(customer, currency)
+            if key not in new:  # until it is opened, an earlier command sees no such account
+                ledger.accounts[key] = Account(card, balance)
+        return ledger
+
+    async def save(self, tx: Tx, state: Ledger) -> None:
+        if state.touched:
+            accounts = [state.accounts[key] for key in state.touched]
+            await tx.execute(
+                _UPDATE,
+                (
+                    *_columns(state.touched),
+                    [a.card for a in accounts],
+                    [a.balance for a in accounts],
+                ),
+            )
+        if state.made:
+            await tx.execute(
+                _TRANSFER,
+                (
+                    [t.transfer_id for t in state.made],
+                    [t.kind.value for t in state.made],
+                    [t.saga_id for t in state.made],
+                    [t.step for t in state.made],
+                    [t.debit for t in state.made],
+                    [t.credit for t in state.made],
+                    [t.amount for t in state.made],
+                    [t.currency for t in state.made],
+                    [t.refund_of for t in state.made],
+                ),
+            )
+
+
+def _columns(keys: Iterable[AccountKey]) -> tuple[list[str], list[str]]:
+    keys = list(keys)
+    return [k.customer for k in keys], [k.currency for k in keys]
