@@ -149,9 +149,10 @@ class _Market:
     def _impossible(self, wish: _Wish) -> frozenset[str]:
         """How it ends if it can never be reserved, whoever comes first; else empty."""
         ends = {OUT_OF_STOCK for s, n in wish.pieces.items() if n > self.received.get(s, n)}
-        if missing := wish.pieces.keys() - self.received.keys():
+        if wish.pieces.keys() - self.received.keys():
             ends.add(NOT_STOCKED)
-            if any(self._scarce(sku) for sku in wish.pieces.keys() - missing):
+            there = {s: n for s, n in wish.pieces.items() if s in self.received}
+            if any(self.pieces_wanted[s] + n > self.received[s] for s, n in there.items()):
                 ends.add(OUT_OF_STOCK)  # which line is named is the inventory's affair
         return frozenset(ends)
 

@@ -202,7 +202,7 @@ def order_file(rng: random.Random) -> tuple[list[Row], list[str]]:
 
 
 def catalogue(rng: random.Random, orders: Iterable[Row], seed: int) -> Row:
-    """Prices first, then what must be there for this demand: plenty, but for the named exceptions."""
+    """Prices, then what must be there for this demand: plenty, but for the named exceptions."""
     prices = {sku(rank): rng.randrange(99, 9_999) for rank in range(1, SKUS + 1)}
     pieces: Counter[str] = Counter()
     money: Counter[str] = Counter()
