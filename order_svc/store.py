@@ -82,7 +82,8 @@ select order_id, customer, currency, lines, total, status, reason, placed_at, se
   from customer_order"""
 _ONE = _READ + " where order_id = %s"
 _OLDER = """
-   and (placed_at, order_id) < (select placed_at, order_id from customer_order where order_id = %s)"""
+   and (placed_at, order_id) <
+       (select placed_at, order_id from customer_order where order_id = %s)"""
 _NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
 _PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
 _PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
