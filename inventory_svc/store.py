@@ -9,6 +9,8 @@ everybody, so replicas with overlapping SKUs wait for each other and never deadl
 3. stock, by SKU.
 
 Must not know: what the rules are.
+
+Arrays are sent in binary (%b): in text form psycopg escapes every element in Python.
 """
 
 from __future__ import annotations
@@ -24,39 +26,39 @@ from inventory_svc.domain import Pieces, Reservation, Status, Stock
 
 _RESERVATIONS = """
 select saga_id, step, lines, status from reservation
- where saga_id = any(%s::uuid[]) order by saga_id for update"""
+ where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
 _FIRST_RECEIVED = """
 insert into stock (sku, on_hand, held, dispatched, received)
-select sku, 0, 0, 0, 0 from unnest(%s::text[]) as k (sku) order by sku
+select sku, 0, 0, 0, 0 from unnest(%b::text[]) as k (sku) order by sku
 on conflict do nothing
 returning sku"""
 
 _STOCK = """
 select sku, on_hand, held, dispatched, received from stock
- where sku = any(%s::text[]) order by sku for update"""
+ where sku = any(%b::text[]) order by sku for update"""
 
 _MOVE = """
 update stock s set on_hand = n.on_hand, held = n.held, dispatched = n.dispatched,
        received = n.received
-  from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+  from unnest(%b::text[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
     as n (sku, on_hand, held, dispatched, received)
  where s.sku = n.sku"""
 
 _RESERVE = """
 insert into reservation (saga_id, step, lines, status, settled_at)
 select saga_id, step, lines, status, case when status <> 'HELD' then now() end
-  from unnest(%s::uuid[], %s::text[], %s::jsonb[], %s::text[])
+  from unnest(%b::uuid[], %b::text[], %b::jsonb[], %b::text[])
     as n (saga_id, step, lines, status)"""
 
 _SETTLE = """
 update reservation r set status = n.status, settled_at = now()
-  from unnest(%s::uuid[], %s::text[]) as n (saga_id, status)
+  from unnest(%b::uuid[], %b::text[]) as n (saga_id, status)
  where r.saga_id = n.saga_id"""
 
 _DELIVER = """
 insert into delivery (saga_id, step, sku, quantity)
-select * from unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[])"""
+select * from unnest(%b::uuid[], %b::text[], %b::text[], %b::bigint[])"""
 
 
 class InventoryStore:

@@ -8,6 +8,8 @@ Owns: the tables product and customer_order. Rows are locked in one order for ev
 
 Prices are read without a lock: an order is sold at the price that was committed when it came.
 Must not know: what the rules are.
+
+Arrays are sent in binary (%b): in text form psycopg escapes every element in Python.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ START_BACKOFF_FIRST_SECONDS = 0.2
 START_BACKOFF_CAP_SECONDS = 60
 
 _NOW_AND_CURRENCIES = """
-select now(), array(select c from unnest(%s::text[]) as c
+select now(), array(select c from unnest(%b::text[]) as c
                      where exists (select from product where currency = c))"""
 
-_PRODUCTS = "select sku, price, currency from product where sku = any(%s::text[])"
+_PRODUCTS = "select sku, price, currency from product where sku = any(%b::text[])"
 
 _ORDERS = """
 select order_id, status, reason, saga_known from customer_order
- where order_id = any(%s::uuid[]) order by order_id for update"""
+ where order_id = any(%b::uuid[]) order by order_id for update"""
 
 _PLACE = """
 insert into customer_order
@@ -43,8 +45,8 @@ insert into customer_order
         saga_known, settled_at, next_start_at)
 select order_id, customer, idempotency_key, currency, lines, total, status, reason, saga_known,
        case when status <> 'PENDING' then now() end, now() + make_interval(secs => %s)
-  from unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::bigint[],
-              %s::text[], %s::text[], %s::boolean[])
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::jsonb[], %b::bigint[],
+              %b::text[], %b::text[], %b::boolean[])
     as n (order_id, customer, idempotency_key, currency, lines, total, status, reason,
           saga_known)"""
 
@@ -52,13 +54,13 @@ _CHANGE = """
 update customer_order o
    set status = n.status, reason = n.reason, saga_known = n.saga_known,
        settled_at = case when n.status <> 'PENDING' then coalesce(o.settled_at, now()) end
-  from unnest(%s::uuid[], %s::text[], %s::text[], %s::boolean[])
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::boolean[])
     as n (order_id, status, reason, saga_known)
  where o.order_id = n.order_id"""
 
 _LIST = """
 insert into product (sku, price, currency)
-select sku, price, currency from unnest(%s::text[], %s::bigint[], %s::text[])
+select sku, price, currency from unnest(%b::text[], %b::bigint[], %b::text[])
     as n (sku, price, currency)
  order by sku
 on conflict (sku) do update set price = excluded.price, currency = excluded.currency"""

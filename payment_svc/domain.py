@@ -28,6 +28,7 @@ from common.errors import IllegalTransition, Poison
 
 WORLD = "world:deposits"
 SHOP = "shop:revenue"
+SIDES = frozenset({WORLD, SHOP})  # of the ledger, that are no customers
 
 
 class Kind(StrEnum):
@@ -71,7 +72,7 @@ class Ledger:
 
     def open_account(self, key: AccountKey, card: str) -> AccountOpened:
         """Open it, or give the account that is there another card."""
-        if key.customer in (WORLD, SHOP):
+        if key.customer in SIDES:
             raise Poison("reserved_name", f"{key.customer} is a side of the ledger, no customer")
         self.accounts.setdefault(key, Account(card)).card = card
         self.touched.add(key)
@@ -135,7 +136,7 @@ class Ledger:
             (transfer.debit, -transfer.amount),
             (transfer.credit, transfer.amount),
         ):
-            if side not in (WORLD, SHOP):
+            if side not in SIDES:
                 key = AccountKey(side, transfer.currency)
                 self.accounts[key].balance += amount
                 self.touched.add(key)
