@@ -1,0 +1,185 @@
+"""A saga told as a story: what is given, what happens, what is expected. For tests of decide().
+
+    given(ORDER_SAGA).awaiting("charge_payment")
+        .refused("charge_payment", "card_declined").expect(undo("reserve_stock"))
+
+Owns: the words of such stories. Must not know: any one saga, any server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+from uuid import UUID
+
+import pytest
+
+from common.envelope import Direction, Outcome
+from common.errors import IllegalTransition
+from orchestrator.saga import (
+    COMPENSATING,
+    FORWARD,
+    CompensateAsked,
+    DeadLettered,
+    Decision,
+    Definition,
+    Input,
+    Instance,
+    Policy,
+    ReplyArrived,
+    Send,
+    Started,
+    State,
+    Status,
+    TimedOut,
+    awaited,
+    decide,
+)
+
+SAGA = UUID(int=42)
+DATA: Mapping[str, Any] = {
+    "customer": "ada",
+    "currency": "EUR",
+    "lines": [{"sku": "tea", "quantity": 2}],
+    "total": 700,
+}
+POLICY = Policy(
+    timeout_seconds=5,
+    attempts=2,
+    backoff_first_seconds=0.2,
+    backoff_cap_seconds=30,
+    resend_cap_seconds=60,
+    stuck_after_seconds=300,
+)
+
+
+def ask(step: str, attempt: int = 1) -> Send:
+    return Send(step, FORWARD, attempt)
+
+
+def undo(step: str, attempt: int = 1) -> Send:
+    return Send(step, COMPENSATING, attempt)
+
+
+fence = undo  # what the undo of a pivot is called
+
+
+class Story:
+    """One instance and what the last thing that happened made of it."""
+
+    def __init__(self, definition: Definition, policy: Policy) -> None:
+        self.definition = definition
+        self.policy = policy
+        self._decision: Decision | None = None
+
+    @property
+    def decision(self) -> Decision:
+        assert self._decision is not None, "the story has not begun: .started() or .awaiting()"
+        return self._decision
+
+    @property
+    def instance(self) -> Instance:
+        return self.decision.instance
+
+    # --- given ---
+
+    def started(self) -> Self:
+        self._decision = decide(self.definition, self.policy, None, Started(SAGA, DATA))
+        return self
+
+    def awaiting(self, step: str) -> Self:
+        """Everything before `step` is done, and `step` was sent."""
+        self.started()
+        while step not in self.instance.steps:
+            ((waiting, _),) = awaited(self.instance)
+            self.done(waiting)
+        return self
+
+    def completed(self) -> Self:
+        last = self.definition.steps[-1].name
+        return self.awaiting(last).done(last)
+
+    # --- what happens ---
+
+    def when(self, event: Input) -> Self:
+        self._decision = decide(self.definition, self.policy, self.instance, event)
+        return self
+
+    def replied(self, step: str, outcome: Outcome, direction: Direction = FORWARD) -> Self:
+        return self.when(ReplyArrived(step, direction, outcome))
+
+    def done(self, step: str) -> Self:
+        return self.replied(step, Outcome.DONE)
+
+    def refused(self, step: str, reason: str) -> Self:
+        return self.when(ReplyArrived(step, FORWARD, Outcome.REFUSED, "Refusal", reason))
+
+    def undone(self, step: str) -> Self:
+        return self.replied(step, Outcome.DONE, COMPENSATING)
+
+    def fence_says(self, step: str, outcome: Outcome) -> Self:
+        return self.replied(step, outcome, COMPENSATING)
+
+    def silent(
+        self, step: str, direction: Direction = FORWARD, *, times: int = 1, past_sla: bool = False
+    ) -> Self:
+        """The deadline of its latest attempt passes."""
+        for _ in range(times):
+            progress = self.instance.steps[step]
+            attempt = progress.attempt if direction is FORWARD else progress.undo_attempt
+            self.when(TimedOut(step, direction, attempt, past_sla))
+        return self
+
+    def dead(self, step: str, direction: Direction = FORWARD) -> Self:
+        return self.when(DeadLettered(step, direction, "poison"))
+
+    def asked_to_compensate(self, reason: str = "customer_called") -> Self:
+        return self.when(CompensateAsked("ops", reason))
+
+    # --- what is expected ---
+
+    def expect(self, *sends: Send) -> Self:
+        """Exactly these were sent by what happened last."""
+        assert self.decision.sends == sends
+        return self
+
+    def expect_nothing(self) -> Self:
+        return self.expect()
+
+    def expect_state(
+        self, state: State, *, reason: str | None = None, stuck: bool | None = None
+    ) -> Self:
+        assert self.instance.state is state
+        if reason is not None:
+            assert self.instance.reason == reason
+        if stuck is not None:
+            assert self.instance.stuck is stuck
+        return self
+
+    def expect_status(self, **statuses: Status) -> Self:
+        assert {name: self.instance.steps[name].status for name in statuses} == statuses
+        return self
+
+    def expect_logged(self, *entries: str) -> Self:
+        assert tuple(entry.entry for entry in self.decision.log) == entries
+        return self
+
+    def expect_ignored(self, event: Input) -> Self:
+        """It is recorded and changes nothing (section 6, rule 3)."""
+        before = self.instance
+        self.when(event).expect_nothing().expect_logged("ignored")
+        assert self.instance == before
+        return self
+
+    def expect_illegal(self, event: Input, match: str) -> Self:
+        """It raises and changes nothing."""
+        before, statuses = self.instance, dict(self.instance.steps)
+        with pytest.raises(IllegalTransition, match=match):
+            self.when(event)
+        assert self.instance == before
+        assert self.instance.steps == statuses
+        return self
+
+
+def given(definition: Definition, policy: Policy = POLICY) -> Story:
+    return Story(definition, policy)
