@@ -42,7 +42,11 @@ def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
 
 class Tx:
     """One open transaction. Statements are queued; `fetch` syncs, so that no lock is held while
-    the server waits inside an unsynced pipeline and Python decides (section 6, rule 12)."""
+    the server waits inside an unsynced pipeline and Python decides (section 6, rule 12).
+
+    Rows are passed as arrays, one per column, in binary (`%b`): as text the driver escapes
+    every element in Python, which took forty percent of the orchestrator's time.
+    """
 
     def __init__(
         self, connection: psycopg.AsyncConnection[Any], pipeline: psycopg.AsyncPipeline

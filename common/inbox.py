@@ -16,25 +16,25 @@ from common.fence import Fence, Row, claims
 _CLAIM = """
 insert into inbox (saga_id, step, direction)
 select saga_id, step, direction
-  from unnest(%s::uuid[], %s::text[], %s::text[]) as k (saga_id, step, direction)
+  from unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
  order by saga_id, step, direction
 on conflict do nothing
 returning saga_id, step, direction"""
 
 _READ = """
 select i.saga_id, i.step, i.direction, i.outcome, i.reply
-  from unnest(%s::uuid[], %s::text[], %s::text[]) as k (saga_id, step, direction)
+  from unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
   join inbox i using (saga_id, step, direction)
  where i.outcome <> 'claimed'"""
 
 _SETTLE = """
 update inbox i set outcome = k.outcome, reply = k.reply
-  from unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[])
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[])
     as k (saga_id, step, direction, outcome, reply)
  where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)"""
 
 _GIVE_BACK = """
-delete from inbox i using unnest(%s::uuid[], %s::text[], %s::text[]) as k (saga_id, step, direction)
+delete from inbox i using unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
  where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)"""
 
 

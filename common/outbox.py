@@ -29,7 +29,7 @@ async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
         encoded = [e if isinstance(e, str) else e.encode() for _, e in messages]
         await tx.execute(
             "insert into outbox (destination, envelope)"
-            " select destination, envelope from unnest(%s::text[], %s::text[])"
+            " select destination, envelope from unnest(%b::text[], %b::text[])"
             "   with ordinality as k (destination, envelope, n) order by n",
             ([m.destination for m in messages], encoded),
         )
@@ -49,7 +49,7 @@ select o.destination, o.id, o.envelope
    select destination, id, envelope from outbox
     where destination = d.destination order by id limit %(rows)s for update skip locked
  ) o
- where d.destination is not null and d.destination <> all(%(paused)s::text[])"""
+ where d.destination is not null and d.destination <> all(%(paused)b::text[])"""
 
 
 async def take(tx: Tx, rows: int, paused: Collection[str]) -> list[Waiting]:
@@ -60,7 +60,7 @@ async def take(tx: Tx, rows: int, paused: Collection[str]) -> list[Waiting]:
 
 async def remove(tx: Tx, rows: Sequence[Waiting]) -> None:
     await tx.execute(
-        "delete from outbox o using unnest(%s::text[], %s::bigint[]) as k (destination, id)"
+        "delete from outbox o using unnest(%b::text[], %b::bigint[]) as k (destination, id)"
         " where (o.destination, o.id) = (k.destination, k.id)",
         ([r.destination for r in rows], [r.id for r in rows]),
     )

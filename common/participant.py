@@ -166,7 +166,7 @@ class Participant(Generic[State]):
             message_id=work.envelope.message_id,
         )
         again = self._on_duplicate.get(type(work.command))
-        if again is None or row.reply is None:
+        if again is None or row.reply is None or row.outcome is not Outcome.DONE:
             round_.answer(work, None, row.reply)
             return
         stored = _decode(row.reply)

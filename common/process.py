@@ -7,6 +7,7 @@ seconds. A composition root fills it; see any service's __main__.py.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -72,6 +73,8 @@ class Process:
             self.health.served(self.settings.health_host, self.settings.health_port),
         ):
             logger.info("process.started")
+            gc.freeze()  # what is here stays; batches make many objects and few cycles
+            gc.set_threshold(50_000, 20, 20)
             tasks = [
                 asyncio.create_task(
                     keep_running(name, run, self.settings, self.health, self.stop), name=name

@@ -182,9 +182,13 @@ class Service:
                 "compensated",
             ):
                 logger.info(
-                    f"saga.{entry.entry}", saga_id=saga_id, step=entry.step, direction=entry.direction,
-                    attempt=entry.attempt, detail=entry.detail,
-                )  # fmt: skip
+                    f"saga.{entry.entry}",
+                    saga_id=saga_id,
+                    step=entry.step,
+                    direction=entry.direction,
+                    attempt=entry.attempt,
+                    detail=entry.detail,
+                )
 
 
 class _Round:

@@ -76,9 +76,10 @@ class Held:
 
 
 _LOAD = """
-select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
+select saga_id, definition, version, state, data, steps, reason, compensate_asked,
+       pivot_passed,
        stuck_since is not null
-  from saga_instance where saga_id = any(%s) order by saga_id for update"""
+  from saga_instance where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
 
 async def lock(tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Held], float]:
@@ -145,13 +146,13 @@ def _steps(held: Held) -> str:
 
 
 _INSERT = """
-insert into saga_instance (saga_id, definition, version, data, state, steps, reason, compensate_asked,
-                           pivot_passed, stuck_since, next_deadline, ended_at)
+insert into saga_instance (saga_id, definition, version, data, state, steps, reason,
+                           compensate_asked, pivot_passed, stuck_since, next_deadline, ended_at)
 select saga_id, definition, version, data::jsonb, state, steps::jsonb, reason, compensate_asked,
        pivot_passed, case when stuck then now() end, to_timestamp(deadline),
        case when ended then now() end
-  from unnest(%s::uuid[], %s::text[], %s::bool[], %s::text[], %s::text[], %s::bool[], %s::bool[],
-              %s::bool[], %s::float8[], %s::text[], %s::int[], %s::text[])
+  from unnest(%b::uuid[], %b::text[], %b::bool[], %b::text[], %b::text[], %b::bool[], %b::bool[],
+              %b::bool[], %b::float8[], %b::text[], %b::int[], %b::text[])
     as k (saga_id, state, ended, steps, reason, compensate_asked, pivot_passed, stuck, deadline,
           definition, version, data)"""
 
@@ -162,8 +163,8 @@ update saga_instance i
        next_deadline = to_timestamp(k.deadline), updated_at = now(),
        stuck_since = case when k.stuck then coalesce(i.stuck_since, now()) end,
        ended_at = case when k.ended then coalesce(i.ended_at, now()) end
-  from unnest(%s::uuid[], %s::text[], %s::bool[], %s::text[], %s::text[], %s::bool[], %s::bool[],
-              %s::bool[], %s::float8[])
+  from unnest(%b::uuid[], %b::text[], %b::bool[], %b::text[], %b::text[], %b::bool[], %b::bool[],
+              %b::bool[], %b::float8[])
     as k (saga_id, state, ended, steps, reason, compensate_asked, pivot_passed, stuck, deadline)
  where i.saga_id = k.saga_id"""
 
@@ -203,8 +204,9 @@ async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str)
         await tx.execute(
             "insert into saga_log (saga_id, entry, step, direction, attempt, detail, process)"
             " select saga_id, entry, step, direction, attempt, detail, %s"
-            "   from unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[])"
-            "   with ordinality as k (saga_id, entry, step, direction, attempt, detail, n) order by n",
+            "   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::int[], %b::text[])"
+            "   with ordinality as k (saga_id, entry, step, direction, attempt, detail, n)"
+            " order by n",
             (
                 process,
                 [saga_id for saga_id, _ in entries],
@@ -220,7 +222,8 @@ async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str)
 async def overdue(tx: Tx, limit: int) -> list[UUID]:
     """Instances with a deadline behind them; to be judged again once their row is held."""
     rows = await tx.fetch(
-        "select saga_id from saga_instance where next_deadline <= now() order by next_deadline limit %s",
+        "select saga_id from saga_instance where next_deadline <= now()"
+        " order by next_deadline limit %s",
         (limit,),
     )
     return [row[0] for row in rows]

@@ -22,8 +22,8 @@ from common.query import Asker
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_QUERIES, commands_of
 from order_svc.api import OrderView, Reader, make_app
+from order_svc.domain import OrderBook
 from order_svc.door import Door
-from order_svc.domain import Orders
 from order_svc.handlers import HANDLERS, ON_DUPLICATE
 from order_svc.starter import Starter
 from order_svc.store import OrderStore
@@ -31,7 +31,7 @@ from order_svc.store import OrderStore
 USAGE = "usage: python -m order_svc worker|door"
 
 
-def participant_of(process: Process) -> Participant[Orders]:
+def participant_of(process: Process) -> Participant[OrderBook]:
     store = OrderStore(process.settings.start_resend_seconds)
     wake = process.relay.wake
     return Participant(process.db, store, HANDLERS, on_duplicate=ON_DUPLICATE, wake=wake)
@@ -42,7 +42,8 @@ async def worker(settings: Settings) -> None:
     process = Process(settings, queue, "starter")
     participant = participant_of(process)
     process.consumer(queue, participant.parse, participant.handle)
-    starter = Starter(process.db, settings, process.health, process.stop, process.relay.wake)
+    store = OrderStore(settings.start_resend_seconds)
+    starter = Starter(process.db, store, settings, process.health, process.stop, process.relay.wake)
     process.add("starter", starter.run)
     await process.run()
 

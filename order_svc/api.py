@@ -192,12 +192,16 @@ def _placing(app: FastAPI, door: Door) -> None:
                 order = KeyedOrder.model_validate(item)
             except ValidationError as error:
                 key = item.get("idempotency_key")
-                results.append(_failed(str(key) if key else None, 422, _validation_problem(error.errors())))
+                results.append(
+                    _failed(str(key) if key else None, 422, _validation_problem(error.errors()))
+                )
             else:
                 commands.append(order.command(order.idempotency_key))
                 results.append(None)
         replies = iter(zip(commands, await door.place(commands), strict=True))
-        return BulkResponse(results=[r if r is not None else _result(*next(replies)) for r in results])
+        return BulkResponse(
+            results=[r if r is not None else _result(*next(replies)) for r in results]
+        )
 
 
 def _placed(reply: Reply) -> Placed:
@@ -205,18 +209,24 @@ def _placed(reply: Reply) -> Placed:
         case OrderAccepted():
             return Placed.model_validate(reply, from_attributes=True)
         case KeyReused():
-            remedy = f"this key belongs to order {reply.order_id} with another content: use a new key"
+            remedy = (
+                f"this key belongs to order {reply.order_id} with another content: use a new key"
+            )
             raise Refused(409, Problem(error=reply.reason, field=IDEMPOTENCY_KEY, remedy=remedy))
         case OrderInvalid():
             raise Refused(422, Problem(error=reply.reason, field=reply.field, remedy=reply.remedy))
         case _:
             # The order was undone before it came: only if its saga outran its own door.
-            raise Refused(409, Problem(error="fenced", remedy="this order was already undone: use a new key"))
+            raise Refused(
+                409, Problem(error="fenced", remedy="this order was already undone: use a new key")
+            )
 
 
 def _result(command: PlaceOrder, reply: Reply) -> BulkResult:
     try:
-        return BulkResult(idempotency_key=command.idempotency_key, http_status=202, order=_placed(reply))
+        return BulkResult(
+            idempotency_key=command.idempotency_key, http_status=202, order=_placed(reply)
+        )
     except Refused as refused:
         return _failed(command.idempotency_key, refused.status, refused.problem)
 
@@ -271,7 +281,9 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         problem = _validation_problem(error.errors())
-        return _response(400 if problem.error in ("malformed_json", "missing_key") else 422, problem)
+        return _response(
+            400 if problem.error in ("malformed_json", "missing_key") else 422, problem
+        )
 
     @app.exception_handler(Infrastructure)
     async def unavailable(_: Request, __: Exception) -> Response:
@@ -296,10 +308,12 @@ def _validation_problem(errors: Any) -> Problem:
     if first["type"] == "json_invalid":
         return Problem(error="malformed_json", field="body", remedy="send one valid JSON document")
     if field == "idempotency-key":
-        remedy = f"send the header {IDEMPOTENCY_KEY} with 1 to 128 characters of your choice, new for each order"
+        remedy = f"send the header {IDEMPOTENCY_KEY}: 1 to 128 characters, new for each order"
         return Problem(error="missing_key", field=IDEMPOTENCY_KEY, remedy=remedy)
     if first["type"] == "missing":
-        return Problem(error="invalid_order", field=field or "body", remedy=f"add {field or 'a JSON body'}")
+        return Problem(
+            error="invalid_order", field=field or "body", remedy=f"add {field or 'a JSON body'}"
+        )
     if first["type"] == "extra_forbidden":
         return Problem(error="invalid_order", field=field, remedy=f"leave {field} out")
     remedy = first["msg"].replace("Input should", "it should", 1)

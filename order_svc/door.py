@@ -18,11 +18,9 @@ from common.envelope import Direction, Envelope, Key, Reply, saga_id_for
 from common.errors import Infrastructure
 from common.health import Health
 from common.participant import Participant, Work
-from order_svc.domain import Orders
+from order_svc.domain import CREATE_ORDER, OrderBook
 
 logger = log.get("door")
-
-CREATE_ORDER = "create_order"
 
 Waiter = tuple[Work, "asyncio.Future[Reply]"]
 
@@ -31,7 +29,7 @@ class Door:
     """Commands go in, replies come out; `run` is a daemon."""
 
     def __init__(
-        self, participant: Participant[Orders], batch: int, health: Health, stop: asyncio.Event
+        self, participant: Participant[OrderBook], batch: int, health: Health, stop: asyncio.Event
     ) -> None:
         self._participant = participant
         self._batch = batch
