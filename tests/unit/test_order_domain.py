@@ -29,6 +29,7 @@ from common.contracts import (
 from common.envelope import Command, Direction, Envelope, Key, saga_id_for
 from common.errors import IllegalTransition
 from common.participant import Answered, Work
+from common.topology import ORCHESTRATOR_COMMANDS
 from order_svc.domain import OrderBook, PlacedOrder, PricedLine, Product, Standing, Status
 from order_svc.handlers import HANDLERS, ON_DUPLICATE, start_saga
 
@@ -95,7 +96,7 @@ def test_an_order_is_priced_from_the_price_list_and_stands_pending() -> None:
 def test_an_order_asks_for_its_saga() -> None:
     (destination, start), *more = ask(a_book(), TEA_AND_CUP).also
     assert not more
-    assert destination == "orchestrator.inputs"
+    assert destination == ORCHESTRATOR_COMMANDS
     assert isinstance(start, Envelope)
     assert start.key == Key(ORDER, "start", Direction.FORWARD)
     assert (start.first_issued_at, start.reply_to, start.attempt) == (NOON, None, 1)
@@ -121,7 +122,7 @@ def test_asking_again_is_the_same_message_that_wants_to_hear_saga_started() -> N
     destination, second = start_saga(again)
     assert isinstance(first, Envelope)
     assert isinstance(second, Envelope)
-    assert destination == "orchestrator.inputs"
+    assert destination == ORCHESTRATOR_COMMANDS
     assert (second.reply_to, second.attempt) == ("order.commands", 2)
     assert second.model_copy(update={"reply_to": None, "attempt": 1}) == first
 
