@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from common import log
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
@@ -38,7 +38,8 @@ class Readable(Generic[T]):
 
 
 class BatchConsumer(Generic[T]):
-    """Consumes one queue. `parse` types an envelope or raises Poison; `handle` acts on a batch."""
+    """Consumes one queue. `parse` types an envelope or raises Poison; `handle` acts on a batch;
+    `room`, if given, returns when another batch may be taken."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class BatchConsumer(Generic[T]):
         parse: Callable[[Envelope], T],
         handle: Callable[[Sequence[T]], Awaitable[None]],
         *,
+        room: Callable[[], Coroutine[Any, Any, None]] | None = None,
         db: Database,
         broker: Broker,
         settings: Settings,
@@ -55,6 +57,7 @@ class BatchConsumer(Generic[T]):
         self._queue = queue
         self._parse = parse
         self._handle = handle
+        self._room = room
         self._db = db
         self._broker = broker
         self._settings = settings
@@ -80,6 +83,8 @@ class BatchConsumer(Generic[T]):
     async def _next_batch(self, consumer: Consumer) -> None:
         if consumer.idle and not self.drained:
             self.drained = await consumer.channel.ready_count(self._queue) == 0 and consumer.idle
+        if self._room is not None:
+            await unless(self._stop, self._room())
         first = consumer.take_waiting() or await unless(self._stop, consumer.take())
         if first is not None:
             await self.process(consumer.channel, self._fill(consumer, first))

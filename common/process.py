@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,17 @@ class Process:
         self._daemons[name] = run
 
     def consumer(
-        self, queue: str, parse: Callable[..., Any], handle: Callable[..., Any]
+        self,
+        queue: str,
+        parse: Callable[..., Any],
+        handle: Callable[..., Any],
+        room: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> BatchConsumer[Any]:
         consumer = BatchConsumer(
             queue,
             parse,
             handle,
+            room=room,
             db=self.db,
             broker=self.broker,
             settings=self.settings,

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         0.5, gt=0, description="how often overdue deadlines are looked for"
     )
 
+    running_limit: int = Field(
+        1000, ge=1, description="sagas under way at a time; more wait in their queue"
+    )
     prefetch_deliveries: int = Field(
         500, ge=1, le=65535, description="unacked deliveries a consumer may hold"
     )

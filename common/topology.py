@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 DELIVERY_LIMIT = (
     1000  # explicit and high: before RabbitMQ 4.3 every return counts (section 6, rule 14)
 )
-ORCHESTRATOR_INPUTS = "orchestrator.inputs"
+ORCHESTRATOR_COMMANDS = "orchestrator.commands"  # StartSaga
+ORCHESTRATOR_REPLIES = "orchestrator.replies"
 ORCHESTRATOR_QUERIES = "orchestrator.queries"
 
 
@@ -59,7 +60,8 @@ def query_queue(name: str) -> tuple[Queue]:
 PARTICIPANTS = ("order", "inventory", "payment")
 QUEUES: tuple[Queue, ...] = (
     *(queue for name in PARTICIPANTS for queue in work_queue(commands_of(name))),
-    *work_queue(ORCHESTRATOR_INPUTS),
+    *work_queue(ORCHESTRATOR_COMMANDS),
+    *work_queue(ORCHESTRATOR_REPLIES),
     *query_queue(ORCHESTRATOR_QUERIES),
 )
 KNOWN = frozenset(queue.name for queue in QUEUES)

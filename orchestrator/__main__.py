@@ -9,7 +9,7 @@ from common.contracts import SagaQuery
 from common.process import Process, prepare
 from common.query import Answerer
 from common.settings import Settings
-from common.topology import ORCHESTRATOR_INPUTS, ORCHESTRATOR_QUERIES
+from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, ORCHESTRATOR_REPLIES
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Policy
@@ -30,15 +30,18 @@ def policy_of(settings: Settings) -> Policy:
 
 
 async def main(settings: Settings) -> None:
-    process = Process(settings, ORCHESTRATOR_INPUTS, ORCHESTRATOR_QUERIES, "reconciler")
+    checks = (ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, "reconciler")
+    process = Process(settings, *checks)
     service = Service(
         process.db,
         DEFINITIONS,
         policy_of(settings),
         process=settings.process,
+        running_limit=settings.running_limit,
         wake=process.relay.wake,
     )
-    consumer = process.consumer(ORCHESTRATOR_INPUTS, service.parse, service.handle)
+    replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle)
+    process.consumer(ORCHESTRATOR_COMMANDS, service.parse, service.handle, room=service.room)
     answerer = Answerer(
         ORCHESTRATOR_QUERIES,
         {SagaQuery: service.view},
@@ -51,7 +54,7 @@ async def main(settings: Settings) -> None:
     reconciler = Reconciler(
         process.db,
         service,
-        lambda: process.relay.flushed and consumer.drained,
+        lambda: process.relay.flushed and replies.drained,
         settings,
         process.health,
         process.stop,

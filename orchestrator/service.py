@@ -6,6 +6,7 @@ through `_step()`; there is no second path. Must not know: SQL, the broker.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +16,13 @@ from pydantic import ValidationError
 
 from common import inbox, log, outbox
 from common.contracts import SagaQuery, SagaStarted, SagaView, StartSaga, StepView
+from common.daemon import wait_for
 from common.db import Database, Tx
 from common.envelope import Direction, Envelope, Key, Outcome
 from common.errors import IllegalTransition, Poison
 from common.fence import First, Row
 from common.outbox import Outgoing
-from common.topology import ORCHESTRATOR_INPUTS, commands_of
+from common.topology import ORCHESTRATOR_REPLIES, commands_of
 from orchestrator import store
 from orchestrator.saga import (
     CompensateAsked,
@@ -43,12 +45,13 @@ from orchestrator.store import Held
 logger = log.get("orchestrator")
 
 SAGA_STARTED = "saga_started"
+ROOM_POLL_SECONDS = 0.25
 LOGGED = ("turned", "timed_out", "stuck", "ignored", "completed", "compensated")
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An envelope of the orchestrator's queue, typed."""
+    """An envelope of one of the orchestrator's queues, typed."""
 
     envelope: Envelope
     message: StartSaga | ReplyArrived
@@ -64,6 +67,7 @@ class Service:
         policy: Policy,
         *,
         process: str,
+        running_limit: int = 1000,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
@@ -74,6 +78,9 @@ class Service:
         self._policy = policy
         self._process = process
         self._wake = wake
+        self._running_limit = running_limit
+        self._room = 0
+        self._ended = asyncio.Event()
 
     def parse(self, envelope: Envelope) -> Received:
         """Raises Poison for what is neither a reply nor a start of a saga we know."""
@@ -113,7 +120,21 @@ class Service:
             if fence is not None:
                 await inbox.keep(tx, fence)
             await round_.save(tx)
+        self._room -= len(starts)
         self._sent(round_)
+
+    async def room(self) -> None:
+        """Return once another saga may run; until then starts wait where no deadline runs.
+
+        Without a limit a burst makes every queue longer than the step timeout, resends make
+        it longer still, and in the end all compensates. What is stuck does not count.
+        """
+        while self._room <= 0:
+            self._ended.clear()
+            async with self._db.transaction() as tx:
+                self._room = self._running_limit - await store.count_running(tx)
+            if self._room <= 0:
+                await wait_for(self._ended, ROOM_POLL_SECONDS)
 
     async def time_out(self, saga_ids: Sequence[UUID]) -> int:
         """Judge the deadlines of these once their rows are held; how many had passed."""
@@ -173,14 +194,9 @@ class Service:
         if round_.outgoing:
             self._wake()
         for saga_id, entry in round_.log:
-            if entry.entry in (
-                "turned",
-                "timed_out",
-                "stuck",
-                "ignored",
-                "completed",
-                "compensated",
-            ):
+            if entry.entry in ("completed", "compensated"):
+                self._ended.set()
+            if entry.entry in LOGGED:
                 logger.info(
                     f"saga.{entry.entry}",
                     saga_id=saga_id,
@@ -251,7 +267,7 @@ class _Round:
             Key(instance.saga_id, send.step, send.direction),
             command_for(definition, instance, send),
             issued_at=datetime.fromtimestamp(held.issued(send.step, send.direction), UTC),
-            reply_to=ORCHESTRATOR_INPUTS,
+            reply_to=ORCHESTRATOR_REPLIES,
             attempt=send.attempt,
         )
         return Outgoing(commands_of(definition.by_name[send.step].participant), envelope)

@@ -229,6 +229,14 @@ async def overdue(tx: Tx, limit: int) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+async def count_running(tx: Tx) -> int:
+    """Instances under way, of all processes; the stuck ones wait for a person."""
+    rows = await tx.fetch(
+        "select count(*) from saga_instance where ended_at is null and stuck_since is null"
+    )
+    return int(rows[0][0])
+
+
 @dataclass(frozen=True)
 class Seen:
     """An instance as it stood, for reading only."""

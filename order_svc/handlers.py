@@ -26,7 +26,7 @@ from common.contracts import (
 from common.envelope import Command, Direction, Envelope, Key
 from common.outbox import Outgoing
 from common.participant import Answered, Handler, OnDuplicate, Work
-from common.topology import ORCHESTRATOR_INPUTS, commands_of
+from common.topology import ORCHESTRATOR_COMMANDS, commands_of
 from order_svc.domain import OrderBook, PlacedOrder
 
 
@@ -61,7 +61,7 @@ def start_saga(order: PlacedOrder) -> Outgoing:
         reply_to=commands_of("order") if order.attempt > 1 else None,
         attempt=order.attempt,
     )
-    return Outgoing(ORCHESTRATOR_INPUTS, start)
+    return Outgoing(ORCHESTRATOR_COMMANDS, start)
 
 
 def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReused:

@@ -28,7 +28,8 @@ create table saga_instance (
     and (ended_at is null or next_deadline is null))
 ) with (fillfactor = 60);
 create index saga_instance_overdue on saga_instance (next_deadline) where next_deadline is not null;
-create index saga_instance_by_state on saga_instance (state, started_at) where ended_at is null;
+create index saga_instance_alive on saga_instance (state, started_at, stuck_since)
+  where ended_at is null;
 
 -- The saga log: every input and what was made of it, in order. Shown as the timeline.
 create table saga_log (
