@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from common.envelope import Answer, Command, Done, Message, Query, Refusal
+from common.envelope import Answer, Command, Done, Message, Query, Refusal, Undo
 
 Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -80,7 +80,7 @@ class OrderConfirmed(Done):
     pass
 
 
-class RejectOrder(Command):
+class RejectOrder(Undo):
     reason: str
 
 
@@ -125,7 +125,7 @@ class NotStocked(Refusal):
     sku: str
 
 
-class ReleaseStock(Command):
+class ReleaseStock(Undo):
     """Undoes ReserveStock; what to release is read from the reservation, not from the message."""
 
 
@@ -181,7 +181,7 @@ class UnknownAccount(Refusal):
     reason: Literal["unknown_account"] = "unknown_account"
 
 
-class RefundPayment(Command):
+class RefundPayment(Undo):
     """Undoes ChargePayment; what to refund is read from the charge, not from the message."""
 
 

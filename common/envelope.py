@@ -86,6 +86,10 @@ class Command(Message):
     """Imperative, has one owner."""
 
 
+class Undo(Command):
+    """Takes an action back; travels in the compensating direction only, and cannot be refused."""
+
+
 class Reply(Message):
     """The outcome of a command, to whoever asked."""
 
@@ -110,7 +114,7 @@ class Fenced(Reply):
     reason: Literal["fenced"] = "fenced"
 
 
-class Fence(Command):
+class Fence(Undo):
     """To a pivot's owner: if you have not done it, never do; tell me which."""
 
 

@@ -27,6 +27,7 @@ from common.envelope import (
     Message,
     Outcome,
     Reply,
+    Undo,
 )
 from common.errors import Poison
 from common.fence import Duplicate, First, Row
@@ -111,8 +112,8 @@ class Participant(Generic[State]):
             isinstance(message, Fence) or type(message) in self._handlers
         ):
             raise Poison("unknown_command", f"{envelope.type} is no command of this participant")
-        if isinstance(message, Fence) and envelope.direction is not Direction.COMPENSATING:
-            raise Poison("invalid_envelope", "direction: a fence is compensating")
+        if isinstance(message, Undo) != (envelope.direction is Direction.COMPENSATING):
+            raise Poison("wrong_direction", f"{envelope.type} does not travel {envelope.direction}")
         return Work(envelope, message)
 
     async def handle(self, batch: Sequence[Work]) -> list[Reply | None]:

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from common.envelope import Command, Direction, Fence, Outcome
+from common.envelope import Command, Direction, Fence, Outcome, Undo
 from common.errors import DefinitionError, IllegalTransition
 
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
@@ -94,7 +94,7 @@ class Step:
     kind: Kind
     participant: str
     command: type[Command] | None = None
-    undo: type[Command] | None = None
+    undo: type[Undo] | None = None
     at_the_door: bool = False
     """Done before the saga starts. Its undo tells the customer, so it waits for all others."""
     policy: Policy | None = None

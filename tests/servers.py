@@ -1,0 +1,88 @@
+"""One Postgres and one RabbitMQ for the whole test run: containers where an engine answers,
+processes of our own otherwise. The tests are the same; the report says which they ran on.
+
+RUNTIME=docker|native chooses. A server that the run did not start is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Servers:
+    kind: str
+    postgres_host: str
+    postgres_port: int
+    admin: str
+    admin_password: str
+    amqp_host: str
+    amqp_port: int
+    amqp_user: str
+    amqp_password: str
+    management_url: str
+
+    def dsn(self, database: str, role: str | None = None, password: str | None = None) -> str:
+        who = f"{role or self.admin}:{password or self.admin_password}"
+        return f"postgresql://{who}@{self.postgres_host}:{self.postgres_port}/{database}"
+
+    def amqp_url(self, vhost: str) -> str:
+        who = f"{self.amqp_user}:{self.amqp_password}"
+        return f"amqp://{who}@{self.amqp_host}:{self.amqp_port}/{vhost}"
+
+
+def chosen() -> str:
+    """docker or native, as asked or as found."""
+    asked = os.environ.get("RUNTIME")
+    if asked in ("docker", "native"):
+        return asked
+    if asked:
+        raise ValueError(f"RUNTIME={asked}: choose docker or native")
+    return "docker" if engine_answers() else "native"
+
+
+def engine_answers() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=20).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+@contextmanager
+def running() -> Iterator[Servers]:
+    """The servers, stopped and removed at the end."""
+    with {"docker": _containers, "native": _processes}[chosen()]() as servers:
+        yield servers
+
+
+@contextmanager
+def _containers() -> Iterator[Servers]:
+    # Read when first imported. Ryuk is an image of its own that a closed network cannot pull;
+    # the containers are removed here. And this machine is not itself a container.
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+    from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.community.rabbitmq import RabbitMqContainer
+
+    postgres = PostgresContainer("postgres:17", username="postgres", password="pw", driver=None)
+    postgres.with_command("postgres -c max_connections=300")
+    rabbit = RabbitMqContainer("rabbitmq:4-management", username="test", password="pw")
+    rabbit.with_exposed_ports(15672)
+    with postgres, rabbit:
+        host = rabbit.get_container_host_ip()
+        yield Servers(
+            kind="containers (postgres:17, rabbitmq:4)",
+            postgres_host=postgres.get_container_host_ip(),
+            postgres_port=int(postgres.get_exposed_port(5432)),
+            admin="postgres",
+            admin_password="pw",
+            amqp_host=host,
+            amqp_port=int(rabbit.get_exposed_port(5672)),
+            amqp_user="test",
+            amqp_password="pw",
+            management_url=f"http://{host}:{rabbit.get_exposed_port(15672)}",
+        )
