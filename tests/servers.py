@@ -11,6 +11,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from chaos.runtime import SERVERS_ONLY, choose
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,16 @@ def _containers() -> Iterator[Servers]:
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
     from testcontainers.community.postgres import PostgresContainer
-    from testcontainers.community.rabbitmq import RabbitMqContainer
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import ExecWaitStrategy
 
     postgres = PostgresContainer("postgres:17", username="postgres", password="pw", driver=None)
     postgres.with_command("postgres -c max_connections=300")
-    rabbit = RabbitMqContainer("rabbitmq:4-management", username="test", password="pw")
-    rabbit.with_exposed_ports(15672)
+    # Not testcontainers' RabbitMqContainer: it waits by a function its own core deprecates.
+    # `ping` answers before users exist; this does not.
+    rabbit = DockerContainer("rabbitmq:4-management").with_exposed_ports(5672, 15672)
+    rabbit.with_env("RABBITMQ_DEFAULT_USER", "test").with_env("RABBITMQ_DEFAULT_PASS", "pw")
+    rabbit.waiting_for(ExecWaitStrategy(["rabbitmq-diagnostics", "-q", "check_port_connectivity"]))
     with postgres, rabbit:
         host = rabbit.get_container_host_ip()
         yield Servers(
@@ -86,3 +93,25 @@ def _containers() -> Iterator[Servers]:
             amqp_password="pw",
             management_url=f"http://{host}:{rabbit.get_exposed_port(15672)}",
         )
+
+
+@contextmanager
+def _processes() -> Iterator[Servers]:
+    runtime = choose("native", f"tests-{os.getpid()}")
+    endpoints = runtime.up(SERVERS_ONLY, tethered=True)
+    try:
+        postgres, amqp = urlsplit(endpoints.superuser_dsn), urlsplit(endpoints.amqp_url)
+        yield Servers(
+            kind="native processes",
+            postgres_host=postgres.hostname or "",
+            postgres_port=postgres.port or 0,
+            admin=postgres.username or "",
+            admin_password=postgres.password or "",
+            amqp_host=amqp.hostname or "",
+            amqp_port=amqp.port or 0,
+            amqp_user=amqp.username or "",
+            amqp_password=amqp.password or "",
+            management_url=endpoints.management_url,
+        )
+    finally:
+        runtime.down()

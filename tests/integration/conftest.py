@@ -3,22 +3,98 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
 import pytest
-from psycopg import sql
+from pydantic import SecretStr
 
-from chaos.runtime.bootstrap import bootstrap_statements
+from chaos.runtime.bootstrap import JUDGE, ROLES, SERVICES, role_statements, schema_statements
 from common.db import migrate
 from common.process import COMMON_MIGRATIONS
 from common.settings import Settings
 from tests.servers import Servers, running
 
 ROOT = Path(__file__).parents[2]
-SCHEMAS = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
 TEMPLATE = "sagaproof_template"
+PASSWORD = "pw"
 _numbers = itertools.count(1)
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with running() as servers:
+        with psycopg.connect(servers.dsn("postgres"), autocommit=True) as admin:
+            _make_roles(admin)
+            admin.execute(f"create database {TEMPLATE}".encode())
+        with psycopg.connect(servers.dsn(TEMPLATE), autocommit=True) as template:
+            for statement in schema_statements():
+                template.execute(statement.encode())
+        for schema in SERVICES:
+            settings = _settings(servers, TEMPLATE, "/", schema)
+            migrate(settings, COMMON_MIGRATIONS, ROOT / schema / "migrations")
+        yield servers
+
+
+def _make_roles(admin: psycopg.Connection[tuple[object, ...]]) -> None:
+    """A native server comes with the roles, under passwords that we do not know."""
+    if admin.execute("select from pg_roles where rolname = %s", (JUDGE,)).fetchone() is None:
+        statements = list(role_statements(dict.fromkeys(ROLES, PASSWORD)))
+    else:
+        statements = [f"alter role {role} password '{PASSWORD}'" for role in ROLES]
+    for statement in statements:
+        admin.execute(statement.encode())
+
+
+@pytest.fixture
+def database(servers: Servers) -> Iterator[str]:
+    """The name of a database with all four schemas, migrated and empty."""
+    name = f"t{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(servers.dsn("postgres"), autocommit=True) as admin:
+        admin.execute(f"create database {name} template {TEMPLATE}".encode())
+        yield name
+        admin.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+def vhost(servers: Servers) -> str:
+    """The name of an empty virtual host. It ends with the server: deleting it takes a second."""
+    name = f"t{os.getpid()}_{next(_numbers)}"
+    auth = (servers.amqp_user, servers.amqp_password)
+    with httpx.Client(base_url=f"{servers.management_url}/api", auth=auth) as api:
+        api.put(f"/vhosts/{name}").raise_for_status()
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        who = quote(servers.amqp_user)
+        api.put(f"/permissions/{name}/{who}", json=everything).raise_for_status()
+    return name
+
+
+@pytest.fixture
+def settings(servers: Servers, database: str, vhost: str) -> MakeSettings:
+    """settings("payment_svc", step_timeout_seconds=0.5) for a process of that role."""
+
+    def make(role: str, **overrides: object) -> Settings:
+        return _settings(servers, database, vhost, role).model_copy(update=overrides)
+
+    return make
+
+
+@pytest.fixture
+def judge(servers: Servers, database: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Reads all four schemas, writes none."""
+    with psycopg.connect(servers.dsn(database, JUDGE, PASSWORD), autocommit=True) as connection:
+        yield connection
+
+
+def _settings(servers: Servers, database: str, vhost: str, role: str) -> Settings:
+    return Settings(
+        postgres_dsn=SecretStr(servers.dsn(database, role, PASSWORD)),
+        amqp_url=SecretStr(servers.amqp_url(quote(vhost, safe=""))),
+        process=f"{role}-test",
+    )
