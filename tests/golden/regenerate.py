@@ -1,0 +1,67 @@
+"""Writes the golden files anew: `python -m tests.golden.regenerate`.
+
+A new type, a new version or a new optional field is written. A field that is gone, renamed
+or of another type is not: whoever sent the old form, or still reads it, would be left behind.
+Give the type a new version and let the old one live on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.envelope import Envelope
+from common.errors import Poison
+from tests.golden.examples import examples
+
+FOLDER = Path(__file__).parent
+
+
+def path_of(envelope: Envelope) -> Path:
+    return FOLDER / f"{envelope.type}.v{envelope.version}.json"
+
+
+def wire(envelope: Envelope) -> dict[str, Any]:
+    form: dict[str, Any] = json.loads(envelope.encode())
+    return form
+
+
+def fields(form: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every field of a JSON value and its type."""
+    yield path, type(form).__name__
+    if isinstance(form, dict):
+        for name, value in form.items():
+            yield from fields(value, f"{path}.{name}".lstrip("."))
+    elif isinstance(form, list):
+        for value in form:
+            yield from fields(value, f"{path}[]")
+
+
+def broken_promises(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What a reader or a sender of the old form would miss in the new one."""
+    gone = sorted(set(fields(old)) - set(fields(new)))
+    promises = [f"{path} ({kind}) is gone" for path, kind in gone]
+    try:
+        Envelope.model_validate(old).message()
+    except Poison as poison:
+        promises.append(f"the old form is refused: {poison}")
+    return promises
+
+
+def main() -> int:
+    broken = 0
+    for envelope in examples():
+        path, form = path_of(envelope), wire(envelope)
+        if path.exists() and (promises := broken_promises(json.loads(path.read_text()), form)):
+            broken += 1
+            print(f"{path.name}: {'; '.join(promises)}. Give it a new version.")
+        else:
+            path.write_text(json.dumps(form, indent=2) + "\n")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A definition that contradicts itself says what to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from common.contracts import ConfirmOrder, DispatchStock, RejectOrder, ReleaseStock, ReserveStock
+from common.errors import DefinitionError
+from common.topology import KNOWN, commands_of
+from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.saga import Definition, Kind, Step
+
+DOOR = Step("door", Kind.COMPENSATABLE, "a", at_the_door=True, undo=RejectOrder)
+FIRST = Step("first", Kind.COMPENSATABLE, "a", ReserveStock, ReleaseStock)
+SECOND = replace(FIRST, name="second")
+PIVOT = Step("pivot", Kind.PIVOT, "b", DispatchStock)
+LAST = Step("last", Kind.RETRIABLE, "c", ConfirmOrder)
+
+
+def test_a_definition_without_contradictions_knows_its_steps() -> None:
+    definition = Definition("fine", 1, (DOOR, FIRST, SECOND, PIVOT, LAST))
+    assert definition.by_name["second"] is SECOND
+    Definition("without a pivot", 1, (FIRST, SECOND))
+    Definition("without a way back", 1, (PIVOT, LAST))
+
+
+@pytest.mark.parametrize(
+    ("steps", "advice"),
+    [
+        ((FIRST, FIRST), "t: a step name is used twice; give each step its own"),
+        (
+            (PIVOT, replace(PIVOT, name="other")),
+            "t: two pivots; only one step can be the point of no return",
+        ),
+        ((PIVOT, FIRST), "t: order the steps compensatable, pivot, retriable"),
+        ((FIRST, LAST, PIVOT), "t: order the steps compensatable, pivot, retriable"),
+        ((LAST, FIRST), "t: order the steps compensatable, pivot, retriable"),
+        (
+            (replace(FIRST, undo=None),),
+            "t.first: a compensatable step needs an undo, any other must have none",
+        ),
+        (
+            (replace(PIVOT, undo=ReleaseStock),),
+            "t.pivot: a compensatable step needs an undo, any other must have none",
+        ),
+        (
+            (PIVOT, replace(LAST, undo=ReleaseStock)),
+            "t.last: a compensatable step needs an undo, any other must have none",
+        ),
+        (
+            (replace(FIRST, command=None),),
+            "t.first: a step needs a command unless it is done at the door",
+        ),
+        (
+            (replace(DOOR, command=ReserveStock),),
+            "t.door: a step needs a command unless it is done at the door",
+        ),
+        ((FIRST, DOOR), "t.door: only the first step can be done at the door"),
+    ],
+)
+def test_a_contradiction_is_told_with_its_remedy(steps: tuple[Step, ...], advice: str) -> None:
+    with pytest.raises(DefinitionError) as error:
+        Definition("t", 1, steps)
+    assert str(error.value) == advice
+
+
+def test_the_order_saga_is_the_table_of_the_design() -> None:
+    assert [(s.name, s.kind.value, s.participant) for s in ORDER_SAGA.steps] == [
+        ("create_order", "compensatable", "order"),
+        ("reserve_stock", "compensatable", "inventory"),
+        ("charge_payment", "compensatable", "payment"),
+        ("dispatch_stock", "pivot", "inventory"),
+        ("confirm_order", "retriable", "order"),
+    ]
+    assert [s.name for s in ORDER_SAGA.steps if s.at_the_door] == ["create_order"]
+
+
+def test_every_participant_of_the_order_saga_has_a_queue() -> None:
+    assert {commands_of(step.participant) for step in ORDER_SAGA.steps} <= KNOWN
