@@ -114,6 +114,10 @@ class Fenced(Reply):
     reason: Literal["fenced"] = "fenced"
 
 
+class PivotDone(Done):
+    """To a fence: too late, the pivot was done."""
+
+
 class Fence(Undo):
     """To a pivot's owner: if you have not done it, never do; tell me which."""
 

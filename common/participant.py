@@ -19,13 +19,13 @@ from common.db import Database, Tx
 from common.envelope import (
     Command,
     Direction,
-    Done,
     Envelope,
     Fence,
     Fenced,
     Key,
     Message,
     Outcome,
+    PivotDone,
     Reply,
     Undo,
 )
@@ -189,10 +189,6 @@ class _Round:
         self.replies.append(reply)
         if encoded is not None and work.envelope.reply_to is not None:
             self.outgoing.append(Outgoing(work.envelope.reply_to, encoded))
-
-
-class PivotDone(Done):
-    """A fence's answer: too late, the pivot was done."""
 
 
 def _fence_answer(action: Row | None) -> Reply:
