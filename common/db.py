@@ -86,7 +86,6 @@ class Database:
     """This process's connections to its own schema."""
 
     def __init__(self, settings: Settings) -> None:
-        self._timeout = settings.connect_timeout_seconds
         self._pool = AsyncConnectionPool(
             settings.postgres_dsn.get_secret_value(),
             min_size=1,
