@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from common import contracts as c
-from common.envelope import Direction, Envelope, Fence, Fenced, Key, Message, Reply, Undo
-from common.participant import PivotDone
+from common.envelope import Direction, Envelope, Fence, Fenced, Key, Message, PivotDone, Reply, Undo
 
 SAGA = UUID("5a6a0000-0000-5000-8000-000000000001")
 CHARGE = UUID("5a6a0000-0000-5000-8000-000000000002")

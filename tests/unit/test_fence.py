@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from common.envelope import Direction, Key, Outcome, Reply
+from common.envelope import Direction, Key, Outcome, PivotDone, Reply
 from common.fence import Duplicate, Fence, First, Row, claims
-from common.participant import PivotDone, _fence_answer
+from common.participant import _fence_answer
 
 ACTION = Key(UUID(int=1), "charge_payment", Direction.FORWARD)
 UNDO = Key(UUID(int=1), "charge_payment", Direction.COMPENSATING)
