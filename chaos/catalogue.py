@@ -8,7 +8,7 @@ row's saga id is made from the row, so its command is the same message.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID, uuid5
@@ -37,8 +37,6 @@ REPLIES = "chaos.catalogue.replies"
 
 RESEND_SECONDS = 3.0
 
-Loaded = Callable[[int, int], None]  # (rows answered, rows in all)
-
 
 class CatalogueError(Exception):
     """A service refused a row of the catalogue, or did not answer in time."""
@@ -49,27 +47,19 @@ class Row(NamedTuple):
     envelope: Envelope
 
 
-def load_catalogue(
-    amqp_url: str, catalogue: Catalogue, *, deadline_seconds: float, loaded: Loaded
-) -> int:
+def load_catalogue(amqp_url: str, catalogue: Catalogue, *, deadline_seconds: float) -> int:
     """The number of rows, all of them answered. Raises CatalogueError."""
     deadline = time.monotonic() + deadline_seconds
-    accounts_first = list(_rows(catalogue, datetime.now(UTC)))
-    deposits = list(_deposits(catalogue, datetime.now(UTC)))  # want their account to be there
-    total = len(accounts_first) + len(deposits)
+    now = datetime.now(UTC)
+    phases = (list(_rows(catalogue, now)), list(_deposits(catalogue, now)))
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     try:
         channel = connection.channel()
         channel.confirm_delivery()
         channel.queue_declare(REPLIES, durable=True)
-        done = 0
-        for rows in (accounts_first, deposits):
-            for _ in _answered(channel, rows, deadline):
-                done += 1
-                loaded(done, total)
+        return sum(1 for rows in phases for _ in _answered(channel, rows, deadline))
     finally:
         connection.close()
-    return total
 
 
 def _answered(channel: BlockingChannel, rows: list[Row], deadline: float) -> Iterator[Row]:
@@ -136,6 +126,7 @@ def _rows(catalogue: Catalogue, now: datetime) -> Iterator[Row]:
 
 
 def _deposits(catalogue: Catalogue, now: datetime) -> Iterator[Row]:
+    """They come later: a deposit wants its account to be there."""
     for d in catalogue.deposits:
         deposit = Deposit(customer=d.customer, currency=d.currency, amount=d.amount)
         yield _row("payment", "deposit", (d.customer, d.currency, d.reference), deposit, now)

@@ -80,7 +80,7 @@ def foresee(catalogue: Catalogue, asks: Iterable[Ask]) -> Foreseen:
 
 
 def what_is_wrong(body: Mapping[str, Any], price_list: Mapping[str, Product]) -> str | None:
-    """Why the door must refuse this, or None. Says less than the door: only one thing, in words."""
+    """Why the door must refuse this, or None. Only the first thing, in words."""
     if not isinstance(body.get("customer"), str) or not body["customer"]:
         return "no customer"
     lines = body.get("lines")
@@ -88,7 +88,9 @@ def what_is_wrong(body: Mapping[str, Any], price_list: Mapping[str, Product]) ->
         return "no lines"
     seen: set[str] = set()
     for line in lines:
-        sku, quantity = line.get("sku"), line.get("quantity")
+        if not isinstance(line, dict) or not isinstance(line.get("sku"), str):
+            return "a line without SKU"
+        sku, quantity = line["sku"], line.get("quantity")
         if not isinstance(quantity, int) or isinstance(quantity, bool) or quantity < 1:
             return f"quantity {quantity!r}"
         if sku in seen:

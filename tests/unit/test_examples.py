@@ -57,6 +57,13 @@ def test_the_readme_says_what_a_run_must_end_with(
     }
 
 
+def test_the_readme_names_each_wrong_line(lines: list[Ask | BadLine], foreseen: Foreseen) -> None:
+    text = (EXAMPLES / "README.md").read_text()
+    table = {int(line): why for line, why in re.findall(r"^\| (\d+) \| (.+) \|$", text, re.M)}
+    unsendable = {line.number: line.why for line in lines if isinstance(line, BadLine)}
+    assert table == foreseen.wrong | unsendable
+
+
 def test_there_is_enough_of_everything(
     catalogue: Catalogue, lines: list[Ask | BadLine], foreseen: Foreseen
 ) -> None:

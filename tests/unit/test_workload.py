@@ -119,6 +119,8 @@ def test_a_catalogue_adds_up_deliveries_and_deposits() -> None:
         ({"currency": "EUR", "lines": []}, "no customer"),
         (body(), "no lines"),
         ({**body(), "lines": None}, "no lines"),
+        ({**body(), "lines": ["tea"]}, "a line without SKU"),
+        ({**body(), "lines": [{"sku": ["tea"], "quantity": 1}]}, "a line without SKU"),
         (body(tea=0), "quantity 0"),
         (body(tea=-1), "quantity -1"),
         (body(tea="two"), "quantity 'two'"),
