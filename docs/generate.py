@@ -1,0 +1,153 @@
+"""Writes the pages that follow from the code; `--check` fails if one is no longer true.
+
+    python -m docs.generate            write them
+    python -m docs.generate --check    exit 1 and name the pages that differ
+
+Owns: docs/order-saga.md, from the definition and from exploring decide() itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from common.envelope import Direction, Message, Outcome, Refusal
+from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.saga import Definition, Input, Kind, Policy, ReplyArrived, TimedOut
+from tests.support.explore import explore
+
+HERE = Path(__file__).parent
+GENERATED = "<!-- written by `python -m docs.generate`; edit that -->\n"
+
+# Which refusals a participant's handler can return, in its own words (common/contracts.py).
+REFUSALS = {
+    "create_order": ("OrderInvalid", "KeyReused"),
+    "reserve_stock": ("OutOfStock", "NotStocked"),
+    "charge_payment": ("CardDeclined", "InsufficientFunds", "UnknownAccount"),
+    "dispatch_stock": ("ReservationNotHeld",),
+}
+
+
+def order_saga() -> str:
+    return "\n".join(
+        [
+            "# The order saga",
+            "",
+            GENERATED,
+            "## Steps",
+            "",
+            *_step_table(ORDER_SAGA),
+            "",
+            "Commands go to the participant's queue, `<participant>.commands`; replies come to",
+            "`orchestrator.replies`. The first step is done at the door, in the transaction that",
+            "accepts the order.",
+            "",
+            "## States of an instance",
+            "",
+            "Every transition that any input can cause, found by trying them all on `decide()`.",
+            "",
+            "```mermaid",
+            *_states(ORDER_SAGA),
+            "```",
+            "",
+            "## A step's status",
+            "",
+            "```mermaid",
+            *_statuses(ORDER_SAGA),
+            "```",
+            "",
+        ]
+    )
+
+
+def _step_table(definition: Definition) -> Iterator[str]:
+    yield "| # | step | kind | participant | command | can refuse with | undo |"
+    yield "|---|---|---|---|---|---|---|"
+    for number, step in enumerate(definition.steps, start=1):
+        command = step.command.__name__ if step.command else "*done at the door*"
+        undo = "Fence" if step.kind is Kind.PIVOT else step.undo.__name__ if step.undo else "–"
+        refusals = ", ".join(_reason(name) for name in REFUSALS.get(step.name, ())) or "never"
+        cells = (number, f"`{step.name}`", step.kind, step.participant, command, refusals, undo)
+        yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _reason(name: str) -> str:
+    refusal = Message.registry[name, 1]
+    assert issubclass(refusal, Refusal)  # noqa: S101 - a mistake in the table above
+    return str(refusal.model_fields["reason"].default)
+
+
+_POLICY = Policy(
+    timeout_seconds=1,
+    attempts=2,
+    backoff_first_seconds=1,
+    backoff_cap_seconds=1,
+    resend_cap_seconds=1,
+    stuck_after_seconds=1,
+)
+
+
+def _states(definition: Definition) -> Iterator[str]:
+    edges: dict[tuple[str, str], set[str]] = {}
+    for transition in explore(definition, _POLICY):
+        before, after = transition.before.state, transition.after.state
+        if before is not after:
+            edges.setdefault((before, after), set()).add(_cause(transition.event, definition))
+    yield "stateDiagram-v2"
+    yield "  [*] --> RUNNING: started"
+    for (before, after), causes in sorted(edges.items()):
+        yield f"  {before} --> {after}: {', '.join(sorted(causes))}"
+    for end in sorted({after for _, after in edges} - {before for before, _ in edges}):
+        yield f"  {end} --> [*]"
+
+
+def _statuses(definition: Definition) -> Iterator[str]:
+    edges: dict[tuple[str, str], set[str]] = {}
+    for transition in explore(definition, _POLICY):
+        for name, now in transition.after.steps.items():
+            was = transition.before.steps.get(name)
+            if was is not None and was.status is not now.status:
+                kind = "pivot" if definition.by_name[name].kind is Kind.PIVOT else "others"
+                edges.setdefault((was.status, now.status), set()).add(kind)
+    yield "stateDiagram-v2"
+    yield "  [*] --> sent"
+    for (before, after), kinds in sorted(edges.items()):
+        only = ": the pivot only" if kinds == {"pivot"} else ""
+        yield f"  {before} --> {after}{only}"
+
+
+def _cause(event: Input, definition: Definition) -> str:
+    if isinstance(event, ReplyArrived):
+        pivot = definition.by_name[event.step].kind is Kind.PIVOT
+        if event.direction is Direction.COMPENSATING:
+            return "fence laid" if pivot else "last undo confirmed"
+        return "last step done" if event.outcome is Outcome.DONE else "refusal"
+    if isinstance(event, TimedOut):
+        return "attempts exhausted"
+    return {"DeadLettered": "dead letter", "CompensateAsked": "compensation asked"}[
+        type(event).__name__
+    ]
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"order-saga.md": order_saga}
+
+
+def main(check: bool) -> int:
+    stale = [name for name, page in PAGES.items() if _read(HERE / name) != page()]
+    if check:
+        for name in stale:
+            print(f"docs/{name} is not what the code says: run `python -m docs.generate`")
+        return 1 if stale else 0
+    for name in stale:
+        (HERE / name).write_text(PAGES[name]())
+        print(f"docs/{name} written")
+    return 0
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
