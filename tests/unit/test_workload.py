@@ -58,7 +58,7 @@ CATALOGUE = Catalogue(
 )
 
 
-def body(customer: str = "ann", currency: str = "EUR", **pieces: Any) -> dict[str, Any]:
+def body(customer: str = "ann", currency: str = "EUR", /, **pieces: Any) -> dict[str, Any]:
     lines = [{"sku": sku, "quantity": quantity} for sku, quantity in pieces.items()]
     return {"customer": customer, "currency": currency, "lines": lines}
 
@@ -127,7 +127,7 @@ def test_a_catalogue_adds_up_deliveries_and_deposits() -> None:
         (body(tea=True), "quantity True"),
         (body(milk=1), "milk is not on the price list"),
         (body(mug=1), "mug has no price in EUR"),
-        (body(currency="XTS", tea=1), "tea has no price in XTS"),
+        (body("ann", "XTS", tea=1), "tea has no price in XTS"),
         ({**body(), "lines": [{"sku": "tea", "quantity": 1}] * 2}, "tea twice"),
     ],
 )
