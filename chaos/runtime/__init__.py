@@ -1,0 +1,154 @@
+"""What a runtime is: the one way chaos starts, breaks, watches and stops the system.
+
+Owns: the names of the processes, what a stack is asked to be (`Plan`), where it is found
+(`Endpoints`) and how it fares (`ProcessStatus`). Must not know: how any runtime does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+SERVERS = ("postgres", "rabbitmq")
+
+# Each service process and what `python -m` runs for it.
+SERVICES: Mapping[str, str] = {
+    "orchestrator": "orchestrator",
+    "order": "order_svc worker",
+    "door": "order_svc door",
+    "payment": "payment_svc",
+    "inventory": "inventory_svc",
+}
+
+Progress = Callable[[str], None]
+
+
+class StackError(Exception):
+    """What is wrong with a stack, or with what was asked of it, and the remedy."""
+
+
+def silent(_: str) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stack is to be: one process of each service, unless told otherwise.
+
+    `replicas` counts processes of a service, 0 for none. `settings` go to every service
+    process: {"step_timeout_seconds": "0.5"}. `entry` replaces what `python -m` runs.
+    """
+
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    entry: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for service in (*self.replicas, *self.entry):
+            if service not in SERVICES:
+                raise StackError(f"no service {service!r}: choose from {', '.join(SERVICES)}")
+        for service, count in self.replicas.items():
+            if count < 0:
+                raise StackError(f"{service}={count}: a number of replicas is 0 or more")
+
+    @property
+    def processes(self) -> dict[str, str]:
+        """Every service process by name (payment, payment-2 ...), and its service."""
+        return {
+            service if number == 1 else f"{service}-{number}": service
+            for service in SERVICES
+            for number in range(1, self.replicas.get(service, 1) + 1)
+        }
+
+
+EVERYTHING = Plan()
+SERVERS_ONLY = Plan(replicas=dict.fromkeys(SERVICES, 0))
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the parts of a stack are found from outside. Holds passwords."""
+
+    superuser_dsn: str
+    judge_dsn: str
+    service_dsns: Mapping[str, str]  # by role
+    amqp_url: str
+    management_url: str
+    http_urls: Mapping[str, str]  # by process: /live and /ready; the door's is the door itself
+    log_dir: Path
+
+    @property
+    def door_url(self) -> str:
+        if "door" not in self.http_urls:
+            raise StackError("this stack has no door: it was brought up without one")
+        return self.http_urls["door"]
+
+
+State = Literal["running", "paused", "restarting", "stopped"]
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """How one process fares. `ready` is asked of the process itself, at that moment."""
+
+    name: str
+    state: State
+    ready: bool
+    pid: int | None
+    restarts: int
+    last_exit: str | None  # "status 1", "signal 9"
+
+
+class Runtime(Protocol):
+    """One stack: two servers and the service processes. Process names: `payment`, `payment-2`,
+    `postgres` ... Everything raises StackError when it cannot do what it says."""
+
+    @property
+    def name(self) -> str: ...
+
+    def up(
+        self, plan: Plan = EVERYTHING, *, tethered: bool = False, progress: Progress = silent
+    ) -> Endpoints:
+        """Start everything and return when all is ready; clean up if that fails.
+
+        A tethered stack ends with the process that brought it up, however that dies.
+        """
+
+    def down(self, *, keep_logs: bool = False) -> None:
+        """Stop everything and remove what it left. Nothing to do is not an error."""
+
+    def endpoints(self) -> Endpoints: ...
+
+    def status(self) -> Sequence[ProcessStatus]: ...
+
+    def logs(self, process: str) -> Iterator[str]:
+        """Its log from the beginning, line by line, over all its restarts."""
+
+    def start(self, process: str) -> None:
+        """Start a stopped process, or a restarting one at once."""
+
+    def stop(self, process: str) -> None:
+        """SIGTERM, and gone on return. It stays down until started."""
+
+    def kill(self, process: str) -> None:
+        """SIGKILL, and gone on return. It is restarted, with backoff."""
+
+    def pause(self, process: str) -> None:
+        """SIGSTOP: it keeps its connections and locks, and does nothing."""
+
+    def resume(self, process: str) -> None:
+        """SIGCONT."""
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Standard output of rabbitmqctl on the broker's machine; OSError if it fails."""
+
+
+def choose(kind: str = "native", name: str | None = None) -> Runtime:
+    """The runtime of that kind, for the stack of that name (default: this checkout's own)."""
+    from chaos.runtime.native import NativeRuntime  # it imports this module
+
+    if kind != "native":
+        raise StackError(f"no runtime {kind!r}: choose native")
+    return NativeRuntime(name)

@@ -1,0 +1,36 @@
+"""Roles and schemas of a new database, as SQL. Pure.
+
+Owns: one role per schema, kept out of all others, and a judge who may only read (design.md,
+5.12). Used by both runtimes and by the tests. Must not know: how it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+DATABASE = "sagaproof"
+SERVICES = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")  # role = schema
+JUDGE = "judge"
+ROLES = (*SERVICES, JUDGE)
+
+
+def role_statements(passwords: Mapping[str, str]) -> Iterator[str]:
+    """Once per server: every role may log in, and finds its own schema first."""
+    for role in ROLES:
+        yield f"create role {role} login password '{_quoted(passwords[role])}'"
+    for role in SERVICES:
+        yield f"alter role {role} set search_path = {role}"
+
+
+def schema_statements() -> Iterator[str]:
+    """Once per database."""
+    yield "revoke all on schema public from public"
+    for role in SERVICES:
+        yield f"create schema {role} authorization {role}"
+        yield f"grant usage on schema {role} to {JUDGE}"
+        grant = f"grant select on tables to {JUDGE}"
+        yield f"alter default privileges for role {role} in schema {role} {grant}"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,150 @@
+"""The two servers' programs: found, or installed where that is ours to do.
+
+Owns: where distributions put them, and installing them with apt without letting the packages
+start services of their own. Must not know: how the programs are run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.runtime import Progress, StackError
+
+OLDEST_POSTGRES = 15
+# The first releases whose packages are new enough (RabbitMQ 3.10, Postgres 15).
+OLDEST_RELEASE = {"debian": (12,), "ubuntu": (24, 4)}
+PACKAGES = ("postgresql", "rabbitmq-server")
+POLICY = Path("/usr/sbin/policy-rc.d")
+START_DENIED = 101
+CLUSTER_DEFAULTS = Path("/etc/postgresql-common/createcluster.conf")
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Directories of the programs, not of their wrappers, which insist on one user."""
+
+    postgres: Path
+    rabbitmq: Path
+    epmd: Path
+
+
+def programs(progress: Progress) -> Programs:
+    """Installed first where they are missing and that is possible; StackError says what to do."""
+    if missing() and _may_install():
+        _install(progress)
+    if lacking := missing():
+        raise StackError(
+            f"missing: {', '.join(lacking)}. Install PostgreSQL {OLDEST_POSTGRES} or newer and"
+            " RabbitMQ 3.10 or newer (Debian 12+, Ubuntu 24.04+: apt-get install"
+            f" {' '.join(PACKAGES)})"
+        )
+    return found()
+
+
+def found() -> Programs:
+    """What was installed when the stack was brought up."""
+    postgres, rabbitmq, epmd = _postgres(), _rabbitmq(), _epmd()
+    if postgres is None or rabbitmq is None or epmd is None:
+        raise StackError(f"missing: {', '.join(missing())}")
+    return Programs(postgres, rabbitmq, epmd)
+
+
+def missing() -> list[str]:
+    parts = {"PostgreSQL": _postgres(), "RabbitMQ": _rabbitmq(), "Erlang's epmd": _epmd()}
+    return [name for name, path in parts.items() if path is None]
+
+
+def _postgres() -> Path | None:
+    """The newest of Debian's side-by-side versions, or what is on the PATH."""
+    versions = (
+        (int(directory.name), directory / "bin")
+        for directory in Path("/usr/lib/postgresql").glob("*")
+        if directory.name.isdigit() and (directory / "bin/initdb").exists()
+    )
+    usable = [entry for entry in versions if entry[0] >= OLDEST_POSTGRES]
+    return max(usable)[1] if usable else _directory_of("initdb")
+
+
+def _rabbitmq() -> Path | None:
+    debian = Path("/usr/lib/rabbitmq/bin")
+    return debian if (debian / "rabbitmq-server").exists() else _directory_of("rabbitmq-server")
+
+
+def _epmd() -> Path | None:
+    on_path = shutil.which("epmd")
+    shipped = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
+    return Path(on_path) if on_path else shipped[-1] if shipped else None
+
+
+def _directory_of(program: str) -> Path | None:
+    path = shutil.which(program)
+    return Path(path).resolve().parent if path else None
+
+
+def _may_install() -> bool:
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    release = {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
+    oldest = OLDEST_RELEASE.get(release.get("ID", ""))
+    version = tuple(int(part) for part in release.get("VERSION_ID", "").split(".") if part)
+    is_new_enough = oldest is not None and version >= oldest
+    return is_new_enough and os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _install(progress: Progress) -> None:
+    progress(f"installing {' and '.join(PACKAGES)} with apt-get (missing here; about a minute)")
+    with _no_service_starts(), _no_cluster_of_its_own():
+        for step in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+            done = subprocess.run(
+                ["apt-get", "-q", *step],
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                raise StackError(f"apt-get {step[0]} failed: {done.stderr.strip()[-800:]}")
+
+
+@contextmanager
+def _no_service_starts() -> Iterator[None]:
+    """Packages ask policy-rc.d whether they may start their services. One that is there already
+    is its owner's: if it would say yes, we do not install."""
+    if POLICY.exists():
+        for service in PACKAGES:
+            answer = subprocess.run([POLICY, service, "start"], capture_output=True)
+            if answer.returncode != START_DENIED:
+                raise StackError(
+                    f"{POLICY} here lets packages start their services; to run them side by side"
+                    f" is yours to decide: apt-get install {' '.join(PACKAGES)}"
+                )
+        yield
+        return
+    POLICY.write_text(f"#!/bin/sh\nexit {START_DENIED}\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+
+
+@contextmanager
+def _no_cluster_of_its_own() -> Iterator[None]:
+    """The package would make a database cluster that nobody asked for."""
+    if CLUSTER_DEFAULTS.exists():
+        yield
+        return
+    CLUSTER_DEFAULTS.parent.mkdir(parents=True, exist_ok=True)
+    CLUSTER_DEFAULTS.write_text("create_main_cluster = false\n")
+    try:
+        yield
+    finally:
+        CLUSTER_DEFAULTS.unlink()
