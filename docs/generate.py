@@ -96,9 +96,9 @@ def _states(definition: Definition) -> Iterator[str]:
             edges.setdefault((before, after), set()).add(_cause(transition.event, definition))
     yield "stateDiagram-v2"
     yield "  [*] --> RUNNING: started"
-    for (before, after), causes in sorted(edges.items()):
-        yield f"  {before} --> {after}: {', '.join(sorted(causes))}"
-    for end in sorted({after for _, after in edges} - {before for before, _ in edges}):
+    for (source, target), causes in sorted(edges.items()):
+        yield f"  {source} --> {target}: {', '.join(sorted(causes))}"
+    for end in sorted({target for _, target in edges} - {source for source, _ in edges}):
         yield f"  {end} --> [*]"
 
 
@@ -112,9 +112,9 @@ def _statuses(definition: Definition) -> Iterator[str]:
                 edges.setdefault((was.status, now.status), set()).add(kind)
     yield "stateDiagram-v2"
     yield "  [*] --> sent"
-    for (before, after), kinds in sorted(edges.items()):
+    for (source, target), kinds in sorted(edges.items()):
         only = ": the pivot only" if kinds == {"pivot"} else ""
-        yield f"  {before} --> {after}{only}"
+        yield f"  {source} --> {target}{only}"
 
 
 def _cause(event: Input, definition: Definition) -> str:
