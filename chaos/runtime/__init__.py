@@ -152,3 +152,12 @@ def choose(kind: str = "native", name: str | None = None) -> Runtime:
     if kind != "native":
         raise StackError(f"no runtime {kind!r}: choose native")
     return NativeRuntime(name)
+
+
+def names(kind: str = "native") -> list[str]:
+    """Every stack there is, be it up or what one left behind."""
+    from chaos.runtime.stack import all_names  # it imports this module
+
+    if kind != "native":
+        raise StackError(f"no runtime {kind!r}: choose native")
+    return all_names()

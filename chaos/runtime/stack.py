@@ -46,7 +46,8 @@ def default_name() -> str:
 
 def all_names() -> list[str]:
     base = base_directory()
-    return sorted(entry.name for entry in base.iterdir()) if base.is_dir() else []
+    entries = sorted(base.iterdir()) if base.is_dir() else []
+    return [entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name)]
 
 
 @dataclass(frozen=True)
