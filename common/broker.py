@@ -21,7 +21,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from common import log
 from common.errors import BrokerGone
 from common.settings import Settings
-from common.topology import Queue
+from common.topology import Exchange, Queue
 
 logger = log.get("broker")
 
@@ -36,6 +36,15 @@ class Publication:
     reply_to: str | None = None
     correlation_id: str | None = None
     expires_seconds: float | None = None  # transient messages only: queries and answers
+    exchange: str = ""  # the default one delivers to the queue
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A queue as it counts itself."""
+
+    ready: int
+    consumers: int
 
 
 class Fate(Enum):
@@ -137,7 +146,7 @@ class Channel:
         self._unconfirmed: dict[int, asyncio.Future[Fate]] = {}  # in order of their tags
         self._returned: set[int] = set()
         self._unacked: dict[int, None] = {}  # in order of their tags
-        raw.add_on_close_callback(lambda _, reason: self._break(f"channel closed: {reason}"))
+        raw.add_on_close_callback(lambda _, reason: self._closed(reason))
         raw.add_on_cancel_callback(lambda _: self._break("the queue we consume was deleted"))
         raw.add_on_return_callback(
             lambda _c, _m, properties, _b: self._returned.add(int(properties.message_id))
@@ -166,9 +175,12 @@ class Channel:
             self._raw.close()
         self._break("closed by us")
 
-    def _break(self, reason: str) -> None:
+    def _closed(self, reason: BaseException) -> None:
+        self._break(f"channel closed: {reason}", getattr(reason, "reply_code", None))
+
+    def _break(self, reason: str, code: int | None = None) -> None:
         if self._broken is None:
-            self._broken = BrokerGone(reason)
+            self._broken = BrokerGone(reason, code)
             if self._raw.is_open:
                 self._raw.close()
             for waiter in (*self._waiters, *self._unconfirmed.values()):
@@ -179,7 +191,7 @@ class Channel:
 
     def check(self) -> None:
         if self._broken is not None:
-            raise BrokerGone(str(self._broken))
+            raise BrokerGone(str(self._broken), self._broken.code)
 
     async def wait(self, start: Callable[[asyncio.Future[Any]], Any]) -> Any:
         """Start something and wait until it sets the future, or the channel breaks."""
@@ -204,12 +216,16 @@ class Channel:
         arguments = dict(queue.arguments)
         self._raw.queue_declare(queue.name, durable=True, arguments=arguments, callback=done)
 
-    async def ready_count(self, queue: str) -> int:
-        """Messages ready in the queue, as the queue itself counts them."""
+    async def depth(self, queue: str) -> Depth:
+        """What is ready in the queue and how many consume it. Code 404: there is no such queue."""
         frame = await self._call(
             lambda done: self._raw.queue_declare(queue, passive=True, callback=done)
         )
-        return int(frame.method.message_count)
+        return Depth(int(frame.method.message_count), int(frame.method.consumer_count))
+
+    async def ready_count(self, queue: str) -> int:
+        """Messages ready in the queue, as the queue itself counts them."""
+        return (await self.depth(queue)).ready
 
     # --- publishing ---
 
@@ -241,7 +257,11 @@ class Channel:
         )
         try:
             self._raw.basic_publish(
-                "", publication.queue, publication.body, properties, mandatory=True
+                publication.exchange,
+                publication.queue,
+                publication.body,
+                properties,
+                mandatory=True,
             )
         except pika.exceptions.AMQPError as error:
             self._break(f"publish failed: {error!r}")
@@ -269,12 +289,27 @@ class Channel:
 
     # --- consuming ---
 
-    async def consume(self, queue: str, prefetch: int) -> Consumer:
-        consumer = Consumer(self)
+    async def subscribe(self, exchange: Exchange) -> Consumer:
+        """Whatever is published to the exchange from now on, by a private queue of ours."""
+        await self._call(partial(self._declare_exchange, exchange))
+        frame = await self._call(self._declare_private)
+        queue = frame.method.queue
+        await self._call(lambda done: self._raw.queue_bind(queue, exchange.name, callback=done))
+        return await self.consume(queue, prefetch=0, auto_ack=True)
+
+    def _declare_exchange(self, exchange: Exchange, done: Callable[..., None]) -> None:
+        self._raw.exchange_declare(exchange.name, "fanout", durable=True, callback=done)
+
+    def _declare_private(self, done: Callable[..., None]) -> None:
+        arguments = {"x-queue-type": "classic"}
+        self._raw.queue_declare("", exclusive=True, arguments=arguments, callback=done)
+
+    async def consume(self, queue: str, prefetch: int, *, auto_ack: bool = False) -> Consumer:
+        consumer = Consumer(self, auto_ack)
         await self._call(lambda done: self._raw.basic_qos(prefetch_count=prefetch, callback=done))
         await self._call(
             lambda done: self._raw.basic_consume(
-                queue, consumer.on_message, auto_ack=queue == REPLY_TO, callback=done
+                queue, consumer.on_message, auto_ack=auto_ack, callback=done
             )
         )
         return consumer
@@ -305,15 +340,17 @@ class Channel:
 class Consumer:
     """Deliveries of one queue, in order."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, auto_ack: bool) -> None:
         self.channel = channel
+        self._auto_ack = auto_ack
         self._waiting: deque[Delivery] = deque()
         self._arrived: asyncio.Future[None] | None = None
 
     def on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
         headers = properties.headers or {}
         returns = headers.get("x-acquired-count", headers.get("x-delivery-count"))
-        self.channel.took(method.delivery_tag)
+        if not self._auto_ack:
+            self.channel.took(method.delivery_tag)
         self._waiting.append(
             Delivery(
                 self.channel, method.delivery_tag, body, method.redelivered,

@@ -209,6 +209,78 @@ class Deposited(Done):
     customer: str
 
 
+# --- asked over the broker, to be read only ------------------------------------------------
+
+MAX_PAGE = 1000
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
+
+
+class StockQuery(Query):
+    """A page of the stock by SKU: those that begin with `prefix`, from behind `after` on."""
+
+    prefix: str = ""
+    after: str | None = None
+    limit: Limit = 100
+
+
+class StockRow(Message):
+    """Where the pieces of one SKU are; on_hand + held + dispatched = received."""
+
+    sku: str
+    on_hand: int
+    held: int
+    dispatched: int
+    received: int
+
+
+class StockPage(Answer):
+    rows: tuple[StockRow, ...]
+    more: bool
+
+
+class AccountsQuery(Query):
+    """A page of accounts by customer and currency, from behind `after` on."""
+
+    customer: str | None = None
+    after: tuple[str, str] | None = None
+    limit: Limit = 100
+
+
+class AccountRow(Message):
+    customer: str
+    currency: str
+    card: str
+    balance: Minor
+
+
+class AccountsPage(Answer):
+    rows: tuple[AccountRow, ...]
+    more: bool
+
+
+class ProcessQuery(Query):
+    """To every process: who are you, and how are you?"""
+
+
+class Check(Message):
+    """One thing a process needs to be ready, and what is wrong with it."""
+
+    name: str
+    problem: str | None = None
+
+
+class ProcessView(Answer):
+    """`applied` is None if the process's database did not answer it."""
+
+    process: str
+    service: str
+    release: str
+    ready: bool
+    checks: tuple[Check, ...]
+    shipped: tuple[str, ...]
+    applied: tuple[str, ...] | None = None
+
+
 # --- orchestrator --------------------------------------------------------------------------
 
 

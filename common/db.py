@@ -136,17 +136,26 @@ def connect_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def shipped_migrations(*directories: Path) -> dict[str, str]:
+    """The numbered, forward-only migrations of this version, in order: name to SQL."""
+    return {
+        f"{d.parent.name}/{f.stem}": f.read_text()
+        for d in directories
+        for f in sorted(d.glob("*.sql"))
+    }
+
+
+async def applied_migrations(tx: Tx) -> list[str]:
+    """Those that this schema has seen, whichever version brought them."""
+    return [row[0] for row in await tx.fetch("select name from schema_migration order by 1")]
+
+
 def migrate(settings: Settings, *directories: Path) -> list[str]:
-    """Apply what is missing of the numbered, forward-only migrations; returns their names.
+    """Apply what is missing of the shipped migrations; returns their names.
 
     Any number of processes may start at once: one migrates, the others wait for it.
     Raises SagaproofError if an applied migration was edited afterwards.
     """
-    scripts = [
-        (f"{d.parent.name}/{f.stem}", f.read_text())
-        for d in directories
-        for f in sorted(d.glob("*.sql"))
-    ]
     applied: list[str] = []
     options = {**connect_options(settings), "options": ""}  # a migration may take its time
     try:
@@ -161,7 +170,7 @@ def migrate(settings: Settings, *directories: Path) -> list[str]:
             known = dict(
                 connection.execute("select name, checksum from schema_migration").fetchall()
             )
-            for name, sql in scripts:
+            for name, sql in shipped_migrations(*directories).items():
                 checksum = hashlib.sha256(sql.encode()).hexdigest()
                 if name not in known:
                     connection.execute(sql.encode())

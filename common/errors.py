@@ -19,7 +19,11 @@ class Infrastructure(SagaproofError):
 
 
 class BrokerGone(Infrastructure):
-    """The connection or channel to the broker is closed."""
+    """The connection or channel to the broker is closed; `code` is the broker's, if it said why."""
+
+    def __init__(self, message: str | None = None, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Poison(SagaproofError):

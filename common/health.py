@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 
@@ -24,6 +24,11 @@ class Health:
     @property
     def ready(self) -> bool:
         return all(problem is None for problem in self._checks.values())
+
+    @property
+    def checks(self) -> Mapping[str, str | None]:
+        """Each check and what is wrong with it."""
+        return self._checks
 
     def report(self) -> dict[str, object]:
         return {"ready": self.ready, "checks": {k: v or "ok" for k, v in self._checks.items()}}

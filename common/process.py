@@ -7,27 +7,33 @@ seconds. A composition root fills it; see any service's __main__.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from common import log
 from common.broker import Broker
 from common.consumer import BatchConsumer
+from common.contracts import Check, ProcessQuery, ProcessView
 from common.daemon import keep_running
-from common.db import Database, migrate
-from common.envelope import Command
+from common.db import Database, Tx, applied_migrations, migrate, shipped_migrations
+from common.envelope import Answer, Command, Query
+from common.errors import Infrastructure
 from common.health import Health
 from common.participant import Handler, OnDuplicate, Participant, Store
+from common.query import Answerer, Respond
 from common.relay import Relay
 from common.settings import Settings
-from common.topology import commands_of
+from common.topology import PROCESSES, Exchange, commands_of, queries_of
 
 logger = log.get("process")
 
 COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
+DISTRIBUTION = "sagaproof"
 STOP_WITHIN_SECONDS = 8.0  # of the ten that whoever stops us waits; then it is cut off, safely
 
 
@@ -68,6 +74,36 @@ class Process:
         self.add(queue, consumer.run)
         return consumer
 
+    def answer(self, source: str | Exchange, responders: Mapping[type[Query], Respond]) -> None:
+        """Answer the queries of this queue or exchange."""
+        name = source if isinstance(source, str) else source.name
+        self.health.set(name, "not started")
+        answerer = Answerer(source, responders, self.broker, self.settings, self.health, self.stop)
+        self.add(name, answerer.run)
+
+    def announce(self, service: str, migrations: Path) -> None:
+        """Answer whoever asks which processes there are; `saga doctor` does."""
+        shipped = tuple(shipped_migrations(COMMON_MIGRATIONS, migrations))
+
+        async def view(_: ProcessQuery) -> ProcessView:
+            applied: tuple[str, ...] | None = None
+            with contextlib.suppress(Infrastructure, TimeoutError):  # then None says so
+                # Time enough is left for the answer to be in time.
+                async with asyncio.timeout(self.settings.query_timeout_seconds / 2):
+                    async with self.db.transaction() as tx:
+                        applied = tuple(await applied_migrations(tx))
+            return ProcessView(
+                process=self.settings.process,
+                service=service,
+                release=_release(),
+                ready=self.health.ready,
+                checks=tuple(Check(name=n, problem=p) for n, p in self.health.checks.items()),
+                shipped=shipped,
+                applied=applied,
+            )
+
+        self.answer(PROCESSES, {ProcessQuery: view})
+
     async def run(self) -> None:
         """Until told to stop, or a daemon dies of a defect, which is raised."""
         loop = asyncio.get_running_loop()
@@ -107,6 +143,13 @@ class Process:
             task.result()
 
 
+def _release() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"  # run from a checkout that was never installed
+
+
 def prepare(service: str, migrations: Path, settings: Settings | None = None) -> Settings:
     """Settings from the environment, logs configured, the schema migrated."""
     settings = settings or Settings()  # filled from the environment
@@ -119,23 +162,40 @@ def prepare(service: str, migrations: Path, settings: Settings | None = None) ->
     return settings
 
 
+Reader = Callable[[Tx, Any], Awaitable[Answer]]
+
+
 def run_participant(
     service: str,
     package: Path,
     store: Store[Any],
     handlers: Mapping[type[Command], Handler],
     on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
+    responders: Mapping[type[Query], Reader] | None = None,
 ) -> None:
-    """A participant's whole composition root: its queue against its store and handlers."""
-    settings = prepare(service, package / "migrations")
+    """A participant's whole composition root: its queues against its store and handlers."""
+    migrations = package / "migrations"
+    settings = prepare(service, migrations)
 
     async def main() -> None:
         queue = commands_of(service)
         process = Process(settings, queue)
+        process.announce(service, migrations)
         participant = Participant(
             process.db, store, handlers, on_duplicate=on_duplicate, wake=process.relay.wake
         )
         process.consumer(queue, participant.parse, participant.handle)
+        if responders:
+            readers = {query: _reading(process.db, read) for query, read in responders.items()}
+            process.answer(queries_of(service), readers)
         await process.run()
 
     asyncio.run(main())
+
+
+def _reading(db: Database, read: Reader) -> Respond:
+    async def respond(query: Query) -> Answer:
+        async with db.transaction() as tx:
+            return await read(tx, query)
+
+    return respond

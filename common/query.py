@@ -14,13 +14,13 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from common import log
-from common.broker import REPLY_TO, Broker, Channel, Fate, Publication
+from common.broker import REPLY_TO, Broker, Channel, Consumer, Fate, Publication
 from common.daemon import Backoff, unless
 from common.envelope import Answer, Message, Query
 from common.errors import BrokerGone, Infrastructure, NoAnswer, Poison
 from common.health import Health
 from common.settings import Settings
-from common.topology import QUEUES
+from common.topology import QUEUES, Exchange
 
 logger = log.get("query")
 
@@ -68,7 +68,7 @@ class Asker:
         channel = await self._broker.channel()
         try:
             await channel.declare(QUEUES)
-            consumer = await channel.consume(REPLY_TO, prefetch=0)
+            consumer = await channel.consume(REPLY_TO, prefetch=0, auto_ack=True)
             self._channel = channel
             self._health.set("queries", None)
             while (delivery := await unless(self._stop, consumer.take())) is not None:
@@ -107,19 +107,47 @@ class Asker:
             del self._open[ident]
 
 
+async def ask_everybody(
+    broker: Broker, exchange: Exchange, query: Query, seconds: float
+) -> list[Answer]:
+    """What was answered within that time, by whoever it reached. Raises BrokerGone.
+
+    On a channel of its own that declares nothing: it is there to find out what is wrong.
+    """
+    answers: list[Answer] = []
+    channel = await broker.channel()
+    try:
+        consumer = await channel.consume(REPLY_TO, prefetch=0, auto_ack=True)
+        publication = Publication(
+            "", _Body.of(query), reply_to=REPLY_TO, expires_seconds=seconds, exchange=exchange.name
+        )
+        async with asyncio.timeout(seconds):
+            await channel.publish([publication], seconds)
+            while True:
+                message = _Body.model_validate_json((await consumer.take()).body).message()
+                if isinstance(message, Answer):
+                    answers.append(message)
+    except TimeoutError:
+        return answers
+    finally:
+        channel.close()
+
+
 class Answerer:
-    """Answers the queries of one queue; any number of processes may."""
+    """Answers the queries of a queue, as one of any number of processes that may; or those of an
+    exchange, as every process does."""
 
     def __init__(
         self,
-        queue: str,
+        source: str | Exchange,
         responders: Mapping[type[Query], Respond],
         broker: Broker,
         settings: Settings,
         health: Health,
         stop: asyncio.Event,
     ) -> None:
-        self._queue = queue
+        self._source = source
+        self._name = source if isinstance(source, str) else source.name
         self._responders = responders
         self._broker = broker
         self._settings = settings
@@ -129,9 +157,8 @@ class Answerer:
     async def run(self) -> None:
         channel = await self._broker.channel()
         try:
-            await channel.declare(QUEUES)
-            consumer = await channel.consume(self._queue, prefetch=100)
-            self._health.set(self._queue, None)
+            consumer = await self._consume(channel)
+            self._health.set(self._name, None)
             while (delivery := await unless(self._stop, consumer.take())) is not None:
                 channel.ack([delivery.tag])  # a question is worth one try; its asker has a deadline
                 answer = await self._respond(delivery.body)
@@ -144,6 +171,12 @@ class Answerer:
         finally:
             channel.close()
 
+    async def _consume(self, channel: Channel) -> Consumer:
+        if isinstance(self._source, Exchange):
+            return await channel.subscribe(self._source)
+        await channel.declare(QUEUES)
+        return await channel.consume(self._source, prefetch=100)
+
     async def _respond(self, body: bytes) -> Answer | None:
         started = time.monotonic()
         backoff = Backoff(self._settings, self._stop)
@@ -151,12 +184,12 @@ class Answerer:
             query = _Body.model_validate_json(body).message()
             responder = self._responders[type(query)]  # type: ignore[index]
         except (ValueError, KeyError, Poison):
-            logger.exception("query.unreadable", queue=self._queue)
+            logger.exception("query.unreadable", queue=self._name)
             return None
         while time.monotonic() - started < self._settings.query_timeout_seconds:
             try:
                 return await responder(query)
             except Infrastructure as error:
-                logger.warning("query.held", queue=self._queue, error=str(error))
+                logger.warning("query.held", queue=self._name, error=str(error))
                 await backoff.pause()
         return None

@@ -34,7 +34,11 @@ class Settings(BaseSettings):
     health_host: str = Field("127.0.0.1", description="address /live and /ready listen on")
     door_host: str = Field("127.0.0.1", description="address the door listens on")
     door_port: int = Field(8080, ge=0, le=65535, description="port the door listens on")
-    body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body the door reads")
+    operator_host: str = Field("127.0.0.1", description="address the operator's API listens on")
+    operator_port: int = Field(
+        8081, ge=0, le=65535, description="port the operator's API listens on"
+    )
+    body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body that is read")
 
     step_timeout_seconds: float = Field(5, gt=0, description="silence after which a step is resent")
     step_attempts: int = Field(

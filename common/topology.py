@@ -1,7 +1,8 @@
 """Queues and dead-letter queues as data. Pure.
 
-Owns: names and arguments. All messages go through the default exchange, so a
-destination is a queue's name. Must not know: a driver, or who consumes what.
+Owns: names and arguments. Messages go through the default exchange, so a destination is
+a queue's name; only what asks every process goes through an exchange of its own. Must not
+know: a driver, or who consumes what.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ class Queue:
     arguments: Mapping[str, str | int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A fanout: what is published to it reaches every private queue bound at that moment."""
+
+    name: str
+
+
 def dead_letter_queue(name: str) -> str:
     return f"{name}.dead"
 
@@ -30,6 +38,11 @@ def dead_letter_queue(name: str) -> str:
 def commands_of(participant: str) -> str:
     """The queue a participant takes its commands from."""
     return f"{participant}.commands"
+
+
+def queries_of(service: str) -> str:
+    """The queue a service takes questions from."""
+    return f"{service}.queries"
 
 
 def work_queue(name: str) -> tuple[Queue, Queue]:
@@ -57,11 +70,14 @@ def query_queue(name: str) -> tuple[Queue]:
     return (Queue(name, {"x-queue-type": "classic"}),)
 
 
+PROCESSES = Exchange("processes")  # each process answers for itself
 PARTICIPANTS = ("order", "inventory", "payment")
 QUEUES: tuple[Queue, ...] = (
     *(queue for name in PARTICIPANTS for queue in work_queue(commands_of(name))),
     *work_queue(ORCHESTRATOR_COMMANDS),
     *work_queue(ORCHESTRATOR_REPLIES),
     *query_queue(ORCHESTRATOR_QUERIES),
+    *query_queue(queries_of("inventory")),
+    *query_queue(queries_of("payment")),
 )
 KNOWN = frozenset(queue.name for queue in QUEUES)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.contracts import StockQuery
 from common.process import run_participant
 from inventory_svc.handlers import HANDLERS
 from inventory_svc.store import InventoryStore
 
 if __name__ == "__main__":
-    run_participant("inventory", Path(__file__).parent, InventoryStore(), HANDLERS)
+    store = InventoryStore()
+    run_participant(
+        "inventory",
+        Path(__file__).parent,
+        store,
+        HANDLERS,
+        responders={StockQuery: store.stock_page},
+    )

@@ -1,4 +1,4 @@
-"""The inventory's SQL: load what a batch concerns, save what it changed.
+"""The inventory's SQL: load what a batch concerns, save what it changed, and read the stock.
 
 Owns: the tables stock, delivery and reservation. Rows are locked in one order for
 everybody, so replicas with overlapping SKUs wait for each other and never deadlock:
@@ -19,7 +19,15 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
-from common.contracts import DispatchStock, ReceiveStock, ReleaseStock, ReserveStock
+from common.contracts import (
+    DispatchStock,
+    ReceiveStock,
+    ReleaseStock,
+    ReserveStock,
+    StockPage,
+    StockQuery,
+    StockRow,
+)
 from common.db import Tx
 from common.participant import Work
 from inventory_svc.domain import Pieces, Reservation, Status, Stock
@@ -59,6 +67,11 @@ update reservation r set status = n.status, settled_at = now()
 _DELIVER = """
 insert into delivery (saga_id, step, sku, quantity)
 select * from unnest(%b::uuid[], %b::text[], %b::text[], %b::bigint[])"""
+
+_PAGE = """
+select sku, on_hand, held, dispatched, received from stock
+ where (%(after)s::text is null or sku > %(after)s) and starts_with(sku, %(prefix)s)
+ order by sku limit %(limit)s"""
 
 
 class InventoryStore:
@@ -127,6 +140,16 @@ class InventoryStore:
                     [d.quantity for d in state.deliveries],
                 ),
             )
+
+    async def stock_page(self, tx: Tx, query: StockQuery) -> StockPage:
+        found = await tx.fetch(
+            _PAGE, {"after": query.after, "prefix": query.prefix, "limit": query.limit + 1}
+        )
+        rows = tuple(
+            StockRow(sku=sku, on_hand=on_hand, held=held, dispatched=dispatched, received=received)
+            for sku, on_hand, held, dispatched, received in found[: query.limit]
+        )
+        return StockPage(rows=rows, more=len(found) > query.limit)
 
 
 def _lines(reservation: Reservation) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from common.contracts import SagaQuery
 from common.process import Process, prepare
-from common.query import Answerer
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, ORCHESTRATOR_REPLIES
 from orchestrator.order_saga import ORDER_SAGA
@@ -16,6 +15,7 @@ from orchestrator.saga import Policy
 from orchestrator.service import Service
 
 DEFINITIONS = (ORDER_SAGA,)
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -30,8 +30,8 @@ def policy_of(settings: Settings) -> Policy:
 
 
 async def main(settings: Settings) -> None:
-    checks = (ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, "reconciler")
-    process = Process(settings, *checks)
+    process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler")
+    process.announce("orchestrator", MIGRATIONS)
     service = Service(
         process.db,
         DEFINITIONS,
@@ -42,15 +42,7 @@ async def main(settings: Settings) -> None:
     )
     replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle)
     process.consumer(ORCHESTRATOR_COMMANDS, service.parse, service.handle, room=service.room)
-    answerer = Answerer(
-        ORCHESTRATOR_QUERIES,
-        {SagaQuery: service.view},
-        process.broker,
-        settings,
-        process.health,
-        process.stop,
-    )
-    process.add(ORCHESTRATOR_QUERIES, answerer.run)
+    process.answer(ORCHESTRATOR_QUERIES, {SagaQuery: service.view})
     reconciler = Reconciler(
         process.db,
         service,
@@ -64,4 +56,4 @@ async def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(prepare("orchestrator", Path(__file__).parent / "migrations")))
+    asyncio.run(main(prepare("orchestrator", MIGRATIONS)))

@@ -28,6 +28,7 @@ from order_svc.handlers import HANDLERS, ON_DUPLICATE
 from order_svc.starter import Starter
 from order_svc.store import OrderStore
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: python -m order_svc worker|door"
 
 
@@ -40,6 +41,7 @@ def participant_of(process: Process) -> Participant[OrderBook]:
 async def worker(settings: Settings) -> None:
     queue = commands_of("order")
     process = Process(settings, queue, "starter")
+    process.announce("order", MIGRATIONS)
     participant = participant_of(process)
     process.consumer(queue, participant.parse, participant.handle)
     store = OrderStore(settings.start_resend_seconds)
@@ -50,6 +52,7 @@ async def worker(settings: Settings) -> None:
 
 async def door(settings: Settings) -> None:
     process = Process(settings, "orders", "queries", "http")
+    process.announce("door", MIGRATIONS)
     asker = Asker(process.broker, settings, process.health, process.stop)
     counter = Door(participant_of(process), settings.batch_envelopes, process.health, process.stop)
     app = make_app(counter, _reader(process, asker), process.health, settings.body_limit_bytes)
@@ -104,7 +107,8 @@ async def _serve(app: FastAPI, process: Process) -> None:
 
 
 if __name__ == "__main__":
-    modes = {"worker": worker, "door": door}
+    modes = {"worker": ("order", worker), "door": ("door", door)}
     if len(sys.argv) != 2 or sys.argv[1] not in modes:
         sys.exit(USAGE)
-    asyncio.run(modes[sys.argv[1]](prepare("order", Path(__file__).parent / "migrations")))
+    name, main = modes[sys.argv[1]]
+    asyncio.run(main(prepare(name, MIGRATIONS)))

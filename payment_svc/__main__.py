@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.contracts import AccountsQuery
 from common.process import run_participant
 from payment_svc.handlers import HANDLERS
 from payment_svc.store import PaymentStore
 
 if __name__ == "__main__":
-    run_participant("payment", Path(__file__).parent, PaymentStore(), HANDLERS)
+    store = PaymentStore()
+    run_participant(
+        "payment",
+        Path(__file__).parent,
+        store,
+        HANDLERS,
+        responders={AccountsQuery: store.accounts_page},
+    )

@@ -1,4 +1,4 @@
-"""The payment service's SQL: load what a batch concerns, save what it changed.
+"""The payment service's SQL: load what a batch concerns, save what it changed, and read accounts.
 
 Owns: the tables account and transfer. Rows are locked in one order for everybody:
 
@@ -18,7 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from common.contracts import ChargePayment, Deposit, OpenAccount, RefundPayment
+from common.contracts import (
+    AccountRow,
+    AccountsPage,
+    AccountsQuery,
+    ChargePayment,
+    Deposit,
+    OpenAccount,
+    RefundPayment,
+)
 from common.db import Tx
 from common.participant import Work
 from payment_svc.domain import SIDES, Account, AccountKey, Kind, Ledger, Transfer
@@ -51,6 +59,12 @@ insert into transfer
        (transfer_id, kind, saga_id, step, debit, credit, amount, currency, refund_of)
 select * from unnest(%b::uuid[], %b::text[], %b::uuid[], %b::text[], %b::text[], %b::text[],
                      %b::bigint[], %b::text[], %b::uuid[])"""
+
+_PAGE = """
+select customer, currency, card, balance from account
+ where (%(customer)s::text is null or customer = %(customer)s)
+   and (%(after)s::text is null or (customer, currency) > (%(after)s, %(after_currency)s))
+ order by customer, currency limit %(limit)s"""
 
 
 class PaymentStore:
@@ -109,6 +123,23 @@ class PaymentStore:
                     [t.refund_of for t in state.made],
                 ),
             )
+
+    async def accounts_page(self, tx: Tx, query: AccountsQuery) -> AccountsPage:
+        after, after_currency = query.after or (None, None)
+        found = await tx.fetch(
+            _PAGE,
+            {
+                "customer": query.customer,
+                "after": after,
+                "after_currency": after_currency,
+                "limit": query.limit + 1,
+            },
+        )
+        rows = tuple(
+            AccountRow(customer=customer, currency=currency, card=card, balance=balance)
+            for customer, currency, card, balance in found[: query.limit]
+        )
+        return AccountsPage(rows=rows, more=len(found) > query.limit)
 
 
 def _columns(keys: Iterable[AccountKey]) -> tuple[list[str], list[str]]:

@@ -80,6 +80,33 @@ FORWARD: dict[str, list[Message]] = {
         ),
     ],
 }
+QUERIES: dict[str, list[Message]] = {
+    "stock": [
+        c.StockQuery(prefix="te", after="tea", limit=10),
+        c.StockPage(
+            rows=(c.StockRow(sku="tee", on_hand=7, held=2, dispatched=1, received=10),), more=True
+        ),
+    ],
+    "accounts": [
+        c.AccountsQuery(customer="ada", after=("ada", "EUR"), limit=10),
+        c.AccountsPage(
+            rows=(c.AccountRow(customer="ada", currency="USD", card="good", balance=700),),
+            more=True,
+        ),
+    ],
+    "processes": [
+        c.ProcessQuery(),
+        c.ProcessView(
+            process="payment-2",
+            service="payment",
+            release="0.1.0",
+            ready=False,
+            checks=(c.Check(name="relay", problem="not started"),),
+            shipped=("common/0001_inbox_outbox", "payment_svc/0001_payment"),
+            applied=("common/0001_inbox_outbox",),
+        ),
+    ],
+}
 COMPENSATING: dict[str, list[Message]] = {
     "create_order": [c.RejectOrder(reason="card_declined"), c.OrderRejected()],
     "reserve_stock": [c.ReleaseStock(), c.StockReleased(nothing_to_undo=True)],
@@ -89,7 +116,8 @@ COMPENSATING: dict[str, list[Message]] = {
 
 
 def examples() -> Iterator[Envelope]:
-    for direction, steps in ((Direction.FORWARD, FORWARD), (Direction.COMPENSATING, COMPENSATING)):
+    forward = {**FORWARD, **QUERIES}
+    for direction, steps in ((Direction.FORWARD, forward), (Direction.COMPENSATING, COMPENSATING)):
         for step, messages in steps.items():
             for message in messages:
                 yield _travelling(Key(SAGA, step, direction), message)

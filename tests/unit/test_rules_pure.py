@@ -14,14 +14,14 @@ from common.relay import MAX_DELIVERY_BYTES, pack_rows
 from common.topology import (
     DELIVERY_LIMIT,
     KNOWN,
-    ORCHESTRATOR_QUERIES,
     QUEUES,
     Queue,
     dead_letter_queue,
 )
 
 DEAD = [queue for queue in QUEUES if queue.name.endswith(".dead")]
-WORK_QUEUES = [q for q in QUEUES if q not in DEAD and q.name != ORCHESTRATOR_QUERIES]
+QUERIES = [queue for queue in QUEUES if queue.name.endswith(".queries")]
+WORK_QUEUES = [q for q in QUEUES if q not in DEAD and q not in QUERIES]
 
 
 def rows(destination: str, *sizes: int) -> list[Waiting]:
