@@ -201,7 +201,7 @@ async def _place(
     with stage.phase(f"orders{again}"), stage.bar("answered", len(asks)) as show_done:
 
         def heard(done: int) -> None:
-            show_done(done)
+            show_done(done, "")
             for victim, moment in moments.items():
                 if done >= moment:
                     reached[victim].set()
@@ -257,7 +257,7 @@ def _rest(stage: Stage, runtime: Runtime, endpoints: Endpoints, orders: int) -> 
             endpoints.judge_dsn,
             runtime.rabbitmqctl,
             deadline_seconds=QUIESCENCE_SECONDS,
-            seen=lambda s: show_settled(orders - s.pending_orders),
+            seen=lambda s: show_settled(orders - s.pending_orders, "; ".join(s.lines()[:2])),
         )
     if standing.anything:
         stage.say(f"it has not come to rest in {QUIESCENCE_SECONDS:.0f} s")

@@ -107,8 +107,10 @@ def show(report: Report, console: Console) -> None:
         _list(console, "These lines went as their own content rules out", outcome.deviations)
         lines = [f"line {line}" for line in outcome.unanswered]
         _list(console, "These lines were never answered", lines)
-    if len(report.outcomes) > 1:
-        _list(console, "Placing the same file again changed these tables", report.changed)
+    _list(console, "Placing the same file again changed these tables", report.changed)
+    if len(report.outcomes) > 1 and not report.changed:
+        console.print("Placing the same file again changed no order, reservation, stock, account,")
+        console.print("transfer or saga; only the count of repeats grew.\n")
     _print(console, _faults(report))
     _list(console, "This has not come to rest", report.standing)
     _print(console, _findings(report.findings))
@@ -134,6 +136,8 @@ def _answers(report: Report) -> Table:
 
 def _ends(counts: Iterable[Count]) -> Table:
     table = _table("What became of the orders", "", ">orders", ">must be", "")
+    table.caption = "a range: goods that are short and money go to whoever comes first"
+    table.caption_justify = "left"
     for count in counts:
         end = count.what if count.what == CONFIRMED else f"rejected: {count.what}"
         table.add_row(end, *_cells(count))

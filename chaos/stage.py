@@ -35,9 +35,14 @@ class Stage:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar; the function it gives says how far things are."""
-        columns = (TextColumn("          {task.description}"), BarColumn(), MofNCompleteColumn())
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """A progress bar; the function it gives says how far things are, and a note on it."""
+        columns = (
+            TextColumn("          {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+        )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(what, total=total)
-            yield lambda done: progress.update(task, completed=done)
+            task = progress.add_task(what, total=total, note="")
+            yield lambda done, note: progress.update(task, completed=done, note=note)

@@ -17,6 +17,7 @@ from chaos.runtime.bootstrap import JUDGE, ROLES, SERVICES, role_statements, sch
 from common.db import migrate
 from common.process import COMMON_MIGRATIONS
 from common.settings import Settings
+from tests.integration.mail import Management
 from tests.servers import Servers, running
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +99,33 @@ def _settings(servers: Servers, database: str, vhost: str, role: str) -> Setting
         amqp_url=SecretStr(servers.amqp_url(quote(vhost, safe=""))),
         process=f"{role}-test",
     )
+
+
+@pytest.fixture
+def admin(servers: Servers, database: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """The superuser, in this test's database: sees who waits for whom, ends sessions."""
+    with psycopg.connect(servers.dsn(database), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def nothing_left_claimed(judge: psycopg.Connection[tuple[object, ...]]) -> Iterator[None]:
+    """Whatever the test did: no inbox row was ever committed as merely claimed."""
+    yield
+    for schema in SERVICES:
+        claimed = f"select * from {schema}.inbox where outcome = 'claimed'"
+        assert judge.execute(claimed.encode()).fetchall() == []
+
+
+@pytest.fixture
+def management(servers: Servers, vhost: str) -> Iterator[Management]:
+    """The broker's management API, for this test's virtual host."""
+    auth = (servers.amqp_user, servers.amqp_password)
+    with httpx.Client(base_url=f"{servers.management_url}/api", auth=auth) as api:
+        yield Management(api, vhost)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("integration")
