@@ -6,16 +6,12 @@ The composition root of both.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-import uvicorn
-from fastapi import FastAPI
-
 from common.contracts import SagaQuery, SagaView
+from common.http import serve
 from common.participant import Participant
 from common.process import Process, prepare
 from common.query import Asker
@@ -58,7 +54,7 @@ async def door(settings: Settings) -> None:
     app = make_app(counter, _reader(process, asker), process.health, settings.body_limit_bytes)
     process.add("queries", asker.run)
     process.add("orders", counter.run)
-    process.add("http", lambda: _serve(app, process))
+    process.add("http", lambda: serve(app, process, settings.door_host, settings.door_port))
     await process.run()
 
 
@@ -82,28 +78,6 @@ def _reader(process: Process, asker: Asker) -> Reader:
         return answer
 
     return Reader(order, orders, saga)
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # the process handles its signals
-
-
-async def _serve(app: FastAPI, process: Process) -> None:
-    settings = process.settings
-    config = uvicorn.Config(
-        app, host=settings.door_host, port=settings.door_port, log_config=None, access_log=False,
-        lifespan="off", timeout_graceful_shutdown=5,
-    )  # fmt: skip
-    server = _Server(config)
-    process.health.set("http", None)
-    serving = asyncio.create_task(server.serve())
-    await asyncio.wait(
-        [serving, asyncio.create_task(process.stop.wait())], return_when=asyncio.FIRST_COMPLETED
-    )
-    server.should_exit = True
-    await serving
 
 
 if __name__ == "__main__":

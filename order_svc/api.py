@@ -6,16 +6,13 @@ the remedy, with nothing written. Must not know: SQL, the broker's driver, what 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import FastAPI, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Header, Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.exceptions import HTTPException
 
 from common.contracts import (
     MAX_LINES,
@@ -34,6 +31,7 @@ from common.contracts import (
 from common.envelope import Reply
 from common.errors import Infrastructure, NoAnswer
 from common.health import Health
+from common.http import Problem, Refused, invalid_field, new_app, problems
 from order_svc.door import Door
 
 MAX_BULK = 1000
@@ -72,14 +70,6 @@ class BulkRequest(BaseModel):
 
     model_config = STRICT
     orders: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BULK)]
-
-
-class Problem(BaseModel):
-    """What is wrong, where, and what to do about it."""
-
-    error: str
-    field: str | None = None
-    remedy: str
 
 
 class Placed(BaseModel):
@@ -140,40 +130,23 @@ class Reader:
         self.saga = saga
 
 
-class Refused(Exception):
-    """An answer that is no success."""
-
-    def __init__(self, status: int, problem: Problem) -> None:
-        super().__init__(problem.error)
-        self.status = status
-        self.problem = problem
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem} for status in statuses}
-
-
 def make_app(door: Door, reader: Reader, health: Health, body_limit_bytes: int) -> FastAPI:
     """The whole HTTP surface; also served as /openapi.json and /docs."""
-    app = FastAPI(title="Sagaproof: orders", version="1", description=__doc__ or "")
-    app.add_middleware(BodyLimit, limit=body_limit_bytes)
-    _answer_problems(app)
+    app = new_app(
+        "Sagaproof: orders",
+        __doc__ or "",
+        health,
+        body_limit_bytes,
+        explain=_explain,
+        remedies=REMEDIES,
+    )
     _placing(app, door)
     _reading(app, reader)
-
-    @app.get("/live", include_in_schema=False)
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @app.get("/ready", include_in_schema=False)
-    async def ready() -> JSONResponse:
-        return JSONResponse(health.report(), 200 if health.ready else 503)
-
     return app
 
 
 def _placing(app: FastAPI, door: Door) -> None:
-    @app.post("/orders", status_code=202, responses=_problems(400, 409, 413, 422, 503))
+    @app.post("/orders", status_code=202, responses=problems(400, 409, 413, 422, 503))
     async def place(
         order: OrderRequest,
         idempotency_key: Annotated[str, Header(min_length=1, max_length=128)],
@@ -182,7 +155,7 @@ def _placing(app: FastAPI, door: Door) -> None:
         (reply,) = await door.place([order.command(idempotency_key)])
         return _placed(reply)
 
-    @app.post("/orders/bulk", responses=_problems(400, 413, 422, 503))
+    @app.post("/orders/bulk", responses=problems(400, 413, 422, 503))
     async def bulk(request: BulkRequest) -> BulkResponse:
         """Place many. One that is wrong hinders no other; results are in the order of asking."""
         results: list[BulkResult | None] = []
@@ -192,9 +165,7 @@ def _placing(app: FastAPI, door: Door) -> None:
                 order = KeyedOrder.model_validate(item)
             except ValidationError as error:
                 key = item.get("idempotency_key")
-                results.append(
-                    _failed(str(key) if key else None, 422, _validation_problem(error.errors()))
-                )
+                results.append(_failed(str(key) if key else None, 422, _explain(error.errors())))
             else:
                 commands.append(order.command(order.idempotency_key))
                 results.append(None)
@@ -236,7 +207,7 @@ def _failed(key: str | None, status: int, problem: Problem) -> BulkResult:
 
 
 def _reading(app: FastAPI, reader: Reader) -> None:
-    @app.get("/orders", responses=_problems(422, 503))
+    @app.get("/orders", responses=problems(422, 503))
     async def orders(
         customer: Annotated[str, Query(min_length=1, max_length=128)],
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -246,14 +217,14 @@ def _reading(app: FastAPI, reader: Reader) -> None:
         found = await reader.orders(customer, limit, after)
         return OrderPage(orders=found, next=found[-1].order_id if len(found) == limit else None)
 
-    @app.get("/orders/{order_id}", responses=_problems(404, 422, 503))
+    @app.get("/orders/{order_id}", responses=problems(404, 422, 503))
     async def order(order_id: UUID) -> OrderView:
         found = await reader.order(order_id)
         if found is None:
             raise _not_found(order_id)
         return found
 
-    @app.get("/orders/{order_id}/saga", responses=_problems(404, 422, 503))
+    @app.get("/orders/{order_id}/saga", responses=problems(404, 422, 503))
     async def saga(order_id: UUID) -> SagaView:
         """Where its saga stands, asked of the orchestrator; 503 if it does not answer in time."""
         if await reader.order(order_id) is None:
@@ -272,89 +243,15 @@ def _not_found(order_id: UUID) -> Refused:
 
 # --- telling what is wrong -----------------------------------------------------------------
 
-
-def _answer_problems(app: FastAPI) -> None:
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return _response(error.status, error.problem)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        problem = _validation_problem(error.errors())
-        return _response(
-            400 if problem.error in ("malformed_json", "missing_key") else 422, problem
-        )
-
-    @app.exception_handler(Infrastructure)
-    async def unavailable(_: Request, __: Exception) -> Response:
-        remedy = "it may or may not have been done: send the same again, with the same key"
-        return _response(503, Problem(error="unavailable", remedy=remedy))
-
-    @app.exception_handler(NoAnswer)
-    async def no_answer(_: Request, __: Exception) -> Response:
-        remedy = "the orchestrator did not answer in time; the order goes on meanwhile: ask again"
-        return _response(503, Problem(error="no_answer", remedy=remedy))
-
-    @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> Response:
-        remedy = "see /docs for what there is"
-        return _response(error.status_code, Problem(error=str(error.detail).lower(), remedy=remedy))
+REMEDIES = {
+    Infrastructure: "it may or may not have been done: send the same again, with the same key",
+    NoAnswer: "the orchestrator did not answer in time; the order goes on meanwhile: ask again",
+}
 
 
-def _validation_problem(errors: Any) -> Problem:
-    first = errors[0]
-    place = [part for part in first["loc"] if part not in ("body", "header", "query", "path")]
-    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")
-    if first["type"] == "json_invalid":
-        return Problem(error="malformed_json", field="body", remedy="send one valid JSON document")
-    if field == "idempotency-key":
+def _explain(errors: Sequence[Any]) -> Problem:
+    problem = invalid_field(errors, "invalid_order")
+    if problem.field == IDEMPOTENCY_KEY.lower():
         remedy = f"send the header {IDEMPOTENCY_KEY}: 1 to 128 characters, new for each order"
         return Problem(error="missing_key", field=IDEMPOTENCY_KEY, remedy=remedy)
-    if first["type"] == "missing":
-        return Problem(
-            error="invalid_order", field=field or "body", remedy=f"add {field or 'a JSON body'}"
-        )
-    if first["type"] == "extra_forbidden":
-        return Problem(error="invalid_order", field=field, remedy=f"leave {field} out")
-    remedy = first["msg"].replace("Input should", "it should", 1)
-    return Problem(error="invalid_order", field=field or "body", remedy=remedy)
-
-
-def _response(status: int, problem: Problem) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse(problem.model_dump(exclude_none=True), status, headers)
-
-
-class BodyLimit:
-    """Refuses an oversized body before it is read, or while it arrives if its length was a lie."""
-
-    def __init__(self, app: Any, limit: int) -> None:
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._limit:
-            await self._too_large()(scope, receive, send)
-            return
-        read = 0
-
-        async def counted() -> Any:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._limit:
-                raise Refused(413, self._problem())
-            return message
-
-        await self._app(scope, counted, send)
-
-    def _problem(self) -> Problem:
-        remedy = f"send at most {self._limit} bytes; split a bulk into several"
-        return Problem(error="too_large", field="body", remedy=remedy)
-
-    def _too_large(self) -> JSONResponse:
-        return _response(413, self._problem())
+    return problem
