@@ -1,0 +1,179 @@
+"""Messages for these tests, and a hand in the broker's queues.
+
+Owns: envelopes made short, sending and taking deliveries, the management API.
+Must not know: who handles what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import httpx
+
+from common.broker import Broker, Channel, Delivery, Fate, Publication
+from common.contracts import (
+    ChargePayment,
+    ConfirmOrder,
+    Deposit,
+    DispatchStock,
+    Line,
+    OpenAccount,
+    PlaceOrder,
+    ReceiveStock,
+    RefundPayment,
+    RejectOrder,
+    ReleaseStock,
+    ReserveStock,
+    SagaStarted,
+    StartSaga,
+)
+from common.envelope import Command, Direction, Envelope, Fence, Key, Undo, Unreadable, pack, unpack
+from common.settings import Settings
+from common.topology import QUEUES, Queue, dead_letter_queue
+
+CALLER = "caller"  # a private queue of whoever asks
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+STEPS: dict[type[Command], str] = {
+    PlaceOrder: "create_order",
+    RejectOrder: "create_order",
+    StartSaga: "start",
+    SagaStarted: "saga_started",
+    ReserveStock: "reserve_stock",
+    ReleaseStock: "reserve_stock",
+    ChargePayment: "charge_payment",
+    RefundPayment: "charge_payment",
+    DispatchStock: "dispatch_stock",
+    Fence: "dispatch_stock",
+    ConfirmOrder: "confirm_order",
+    OpenAccount: "open_account",
+    Deposit: "deposit",
+    ReceiveStock: "receive_stock",
+}
+
+
+def saga(number: int) -> UUID:
+    return UUID(int=number)
+
+
+def command(
+    body: Command,
+    saga_id: UUID,
+    *,
+    step: str | None = None,
+    reply_to: str | None = CALLER,
+    attempt: int = 1,
+) -> Envelope:
+    direction = Direction.COMPENSATING if isinstance(body, Undo) else Direction.FORWARD
+    key = Key(saga_id, step or STEPS[type(body)], direction)
+    return Envelope.command(key, body, issued_at=NOON, reply_to=reply_to, attempt=attempt)
+
+
+def charge(saga_id: UUID, total: int = 10, customer: str = "ada", **more: Any) -> Envelope:
+    body = ChargePayment(customer=customer, total=total, currency="EUR")
+    return command(body, saga_id, **more)
+
+
+def refund(saga_id: UUID, **more: Any) -> Envelope:
+    return command(RefundPayment(), saga_id, **more)
+
+
+def reserve(saga_id: UUID, *lines: tuple[str, int], **more: Any) -> Envelope:
+    asked = tuple(Line(sku=sku, quantity=quantity) for sku, quantity in lines)
+    return command(ReserveStock(lines=asked), saga_id, **more)
+
+
+class Mail:
+    """A broker connection of the test's own."""
+
+    def __init__(self, broker: Broker, channel: Channel) -> None:
+        self._broker = broker
+        self._channel = channel
+
+    async def send(self, queue: str, *envelopes: Envelope) -> None:
+        """One delivery that carries them all."""
+        await self.send_raw(queue, pack(e.encode() for e in envelopes))
+
+    async def send_raw(self, queue: str, *bodies: bytes) -> None:
+        publications = [Publication(queue, body) for body in bodies]
+        fates = await self._channel.publish(publications, 10)
+        assert fates == [Fate.CONFIRMED] * len(bodies)
+
+    async def ready(self, queue: str) -> int:
+        return await self._channel.ready_count(queue)
+
+    async def take(self, queue: str) -> list[Delivery]:
+        """What lies in the queue, and is gone from it now."""
+        count = await self.ready(queue)
+        channel = await self._broker.channel()
+        consumer = await channel.consume(queue, 1000)
+        async with asyncio.timeout(10):
+            deliveries = [await consumer.take() for _ in range(count)]
+        channel.ack([delivery.tag for delivery in deliveries])
+        channel.close()
+        return deliveries
+
+    async def envelopes(self, queue: str) -> list[Envelope]:
+        """The same, unpacked; all of it must be readable."""
+        members = [
+            member for delivery in await self.take(queue) for member in unpack(delivery.body)
+        ]
+        assert not [member for member in members if isinstance(member, Unreadable)]
+        return [member for member in members if isinstance(member, Envelope)]
+
+    async def dead(self, queue: str) -> list[tuple[str, bytes]]:
+        """Reason and body of every dead letter of this queue, now taken."""
+        letters = await self.take(dead_letter_queue(queue))
+        return [(str(letter.headers.get("x-sagaproof-reason")), letter.body) for letter in letters]
+
+
+@asynccontextmanager
+async def mail(settings: Settings, *queues: Queue) -> AsyncIterator[Mail]:
+    """With all queues of the topology declared, the caller's own, and these."""
+    broker = Broker(settings)
+    channel = await broker.channel()
+    try:
+        await channel.declare([*QUEUES, Queue(CALLER, {"x-queue-type": "classic"}), *queues])
+        yield Mail(broker, channel)
+    finally:
+        await broker.close()
+
+
+@dataclass(frozen=True)
+class Management:
+    """What an operator of the broker can do to one virtual host."""
+
+    api: httpx.Client
+    vhost: str
+
+    def connections(self) -> list[str]:
+        answer = self.api.get(f"/vhosts/{self.vhost}/connections")
+        answer.raise_for_status()
+        return [connection["name"] for connection in answer.json()]
+
+    def close_connections(self) -> int:
+        """By force; how many there were."""
+        names = self.connections()
+        for name in names:
+            answer = self.api.delete(f"/connections/{quote(name, safe='')}")
+            assert answer.status_code in (204, 404)
+        return len(names)
+
+    def delete_queue(self, queue: str) -> None:
+        self.api.delete(f"/queues/{self.vhost}/{queue}").raise_for_status()
+
+    def purge_queue(self, queue: str) -> None:
+        self.api.delete(f"/queues/{self.vhost}/{queue}/contents").raise_for_status()
+
+    def put_policy(self, queue: str, **definition: object) -> None:
+        policy = {"pattern": f"^{queue}$", "definition": definition, "apply-to": "queues"}
+        self.api.put(f"/policies/{self.vhost}/{queue}", json=policy).raise_for_status()
+
+    def delete_policy(self, queue: str) -> None:
+        self.api.delete(f"/policies/{self.vhost}/{queue}").raise_for_status()

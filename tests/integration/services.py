@@ -1,0 +1,87 @@
+"""The three real services as participants without a broker, for tests that hand them batches.
+
+Owns: their stores and handlers put together. Must not know: any rule of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from common.contracts import Deposit, OpenAccount, ReceiveStock
+from common.db import Database
+from common.envelope import Envelope, Reply
+from common.participant import Participant, Store
+from inventory_svc.handlers import HANDLERS as INVENTORY
+from inventory_svc.store import InventoryStore
+from payment_svc.handlers import HANDLERS as PAYMENT
+from payment_svc.store import PaymentStore
+from tests.integration.mail import command
+from tests.integration.waiting import Rows
+
+Replies = list[Reply | None]
+
+
+def payment(db: Database, store: Store[Any] | None = None) -> Participant[Any]:
+    return Participant(db, store or PaymentStore(), PAYMENT)
+
+
+def inventory(db: Database, store: Store[Any] | None = None) -> Participant[Any]:
+    return Participant(db, store or InventoryStore(), INVENTORY)
+
+
+async def handle(participant: Participant[Any], *envelopes: Envelope) -> Replies:
+    """As one batch, in this order."""
+    return await participant.handle([participant.parse(envelope) for envelope in envelopes])
+
+
+async def open_account(db: Database, customer: str, balance: int, number: int = 9000) -> None:
+    account = OpenAccount(customer=customer, currency="EUR")
+    deposit = Deposit(customer=customer, currency="EUR", amount=balance)
+    await handle(
+        payment(db),
+        command(account, UUID(int=number), reply_to=None),
+        command(deposit, UUID(int=number), reply_to=None),
+    )
+
+
+async def receive_stock(db: Database, number: int = 8000, **quantities: int) -> None:
+    commands: Sequence[Envelope] = [
+        command(ReceiveStock(sku=sku, quantity=quantity), UUID(int=number + index), reply_to=None)
+        for index, (sku, quantity) in enumerate(quantities.items())
+    ]
+    await handle(inventory(db), *commands)
+
+
+def sent(judge: Rows, schema: str) -> list[Envelope]:
+    """What waits in a service's outbox, in order."""
+    rows = judge.execute(f"select envelope from {schema}.outbox order by id".encode())
+    return [Envelope.model_validate_json(str(envelope)) for (envelope,) in rows]
+
+
+def balance(judge: Rows, customer: str) -> object:
+    rows = judge.execute("select balance from payment_svc.account where customer = %s", (customer,))
+    return rows.fetchall()[0][0]
+
+
+def transfers(judge: Rows, saga_id: UUID) -> list[object]:
+    """The kinds of the transfers of a saga, sorted."""
+    rows = judge.execute(
+        "select kind from payment_svc.transfer where saga_id = %s order by kind", (saga_id,)
+    )
+    return [kind for (kind,) in rows]
+
+
+def stock(judge: Rows, sku: str) -> tuple[object, ...]:
+    """On hand, held, dispatched."""
+    rows = judge.execute(
+        "select on_hand, held, dispatched from inventory_svc.stock where sku = %s", (sku,)
+    )
+    return rows.fetchall()[0]
+
+
+def inbox(judge: Rows, schema: str, saga_id: UUID) -> dict[str, object]:
+    """Outcome by direction; a saga's one step is meant."""
+    query = f"select direction, outcome from {schema}.inbox where saga_id = %s"
+    return {str(d): outcome for d, outcome in judge.execute(query.encode(), (saga_id,))}

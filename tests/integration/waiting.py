@@ -1,0 +1,91 @@
+"""Waiting for a condition with a deadline, never for a time; and daemons in the background.
+
+Owns: how these tests run the parts of a process. Must not know: what any part does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+
+from common.daemon import keep_running
+from common.process import Process
+
+T = TypeVar("T")
+Rows = psycopg.Connection[tuple[object, ...]]
+
+# Settings under which nothing that fails rests for long.
+FAST: dict[str, Any] = {
+    "retry_first_seconds": 0.02,
+    "retry_cap_seconds": 0.1,
+    "relay_poll_seconds": 0.05,
+    "reconcile_every_seconds": 0.05,
+    "bad_deploy_pause_seconds": 0.3,
+}
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]], what: str = "", *, within: float = 15
+) -> T:
+    """What the condition says once it is true."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        said = condition()
+        value: T = await said if inspect.isawaitable(said) else said
+        if value:
+            return value
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {within} s: {what or inspect.getsource(condition)}")
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(process: Process, *daemons: str) -> AsyncIterator[None]:
+    """All daemons of the process, or those named, until the block ends.
+
+    A defect in one of them fails the test, as it would end the process.
+    """
+    async with process.db:
+        tasks = [
+            asyncio.create_task(
+                keep_running(name, run, process.settings, process.health, process.stop), name=name
+            )
+            for name, run in process._daemons.items()
+            if not daemons or name in daemons
+        ]
+        try:
+            yield
+        finally:
+            process.stop.set()
+            process.relay.wake()
+            _, left = await asyncio.wait(tasks, timeout=5)
+            for task in left:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await process.broker.close()
+        assert [error for error in ended if error is not None] == []
+
+
+def waits_for_a_lock(admin: Rows, role: str) -> bool:
+    """Whether a session of this role stands still because another holds what it wants."""
+    rows = admin.execute(
+        "select 1 from pg_stat_activity"
+        " where datname = current_database() and usename = %s and wait_event_type = 'Lock'",
+        (role,),
+    )
+    return rows.fetchone() is not None
+
+
+def end_sessions(admin: Rows, role: str) -> int:
+    """Kill this role's backends, as a crash of the server would; how many there were."""
+    rows = admin.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and usename = %s",
+        (role,),
+    )
+    return len(rows.fetchall())
