@@ -1,0 +1,491 @@
+"""The Docker runtime: the stack of compose.yaml, as a project of its own, on free ports.
+
+Owns: making a compose model of a Plan, and what is done to its containers. A process is a
+compose service of its own, also a replica, so that it has a name of its own in logs. Must not
+know: what compose.yaml says beyond the names in it. Nothing here outlives a call but the
+tether; a stack may be brought up by one process and down by another.
+
+`python -m chaos.runtime.docker` prints deploy/roles.sql.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from chaos.runtime import (
+    EVERYTHING,
+    SERVERS,
+    Endpoints,
+    Plan,
+    ProcessStatus,
+    Progress,
+    StackError,
+    State,
+    bootstrap,
+    silent,
+)
+from chaos.runtime.ports import HOST, free_ports
+from chaos.runtime.processes import identity
+from chaos.runtime.stack import CHECKOUT, KEEP, Stack, base_directory, default_name
+
+PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
+CODE = "/checkout"  # where a replacement entry finds this checkout
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+TETHER_LABEL = "sagaproof.tether"
+
+ASK_SECONDS = 90.0  # a server may take 60 to stop
+PROBE_SECONDS = 10.0
+BUILD_SECONDS = 900.0
+UP_SECONDS = 180.0
+READY_WITHIN_SECONDS = 60.0
+DIES_WITHIN_SECONDS = 10.0
+BUSY_SECONDS = 60.0
+EXITS_AT_START = 3
+LOG_TAIL_LINES = 15
+POLL_SECONDS = 0.1
+SIGNALLED = 128  # an exit code above it: plus the signal's number
+
+Model = dict[str, Any]
+
+# Reads the pipe whose other end `up` holds. If that ends before it said "keep", so does the stack.
+TETHER_SCRIPT = """
+exec 3<&0
+{ read -r word <&3; [ "$word" = keep ] || docker compose -p "$1" down --volumes --timeout 3; } \
+  >/dev/null 2>&1 &
+"""
+
+# All that it may kill but process 1, which then ends too: what Docker puts there (`init: true`)
+# ends with its child. `docker kill` would not do: Docker does not restart what it was told to end.
+KILL_SCRIPT = "kill -9 -1"
+
+
+def engine_answers() -> bool:
+    """Is there an engine, with Compose?"""
+    try:
+        _docker("compose", "ls", "--quiet", seconds=20)
+    except StackError:
+        return False
+    return True
+
+
+def all_names() -> list[str]:
+    base = DockerStack("any").directory.parent
+    return sorted(entry.name for entry in base.iterdir()) if base.is_dir() else []
+
+
+class DockerStack(Stack):
+    """A native stack may have the same name."""
+
+    @property
+    def directory(self) -> Path:
+        base = base_directory()
+        return base.with_name(f"{base.name}-docker") / self.name
+
+
+@dataclass(frozen=True)
+class Container:
+    """What Docker says about one, at that moment."""
+
+    id: str
+    process: str
+    status: str
+    pid: int
+    restarts: int
+    exit_code: int
+    probe: tuple[str, ...]  # its own health check
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Self:
+        state, config = found["State"], found["Config"]
+        return cls(
+            id=found["Id"],
+            process=config["Labels"][SERVICE_LABEL],
+            status=state["Status"],
+            pid=state["Pid"],
+            restarts=found["RestartCount"],
+            exit_code=state["ExitCode"],
+            probe=tuple(config["Healthcheck"]["Test"][1:]),
+        )
+
+    @property
+    def state(self) -> State:
+        match self.status:
+            case "running" | "paused" | "restarting" as same:
+                return same
+        return "stopped"
+
+    @property
+    def last_exit(self) -> str | None:
+        """Docker forgets it when the container runs again."""
+        if self.state not in ("stopped", "restarting"):
+            return None
+        code = self.exit_code
+        return f"signal {code - SIGNALLED}" if code > SIGNALLED else f"status {code}"
+
+    def ready(self) -> bool:
+        """Its health check, made now."""
+        if self.status != "running":
+            return False
+        try:
+            done = _run("exec", self.id, *self.probe, seconds=PROBE_SECONDS)
+        except StackError:  # it hangs
+            return False
+        return done.returncode == 0
+
+
+class DockerRuntime:
+    """The Runtime protocol, over the docker command."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self._stack = DockerStack(name or default_name())
+        self._project = f"sagaproof-{self.name}".lower()
+        self._tether: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self._stack.name
+
+    def up(
+        self, plan: Plan = EVERYTHING, *, tethered: bool = False, progress: Progress = silent
+    ) -> Endpoints:
+        if not engine_answers():
+            raise StackError("no Docker engine with Compose answers: start it, or RUNTIME=native")
+        _sweep(progress)
+        lock = self._claim()
+        try:
+            self._hold_tether()
+            endpoints = self._start(plan, tethered, progress)
+            if not tethered:
+                self._drop_tether()
+        except BaseException:  # an interrupt too
+            self._remove(keep_logs=False)
+            raise
+        finally:
+            os.close(lock)
+        return endpoints
+
+    def down(self, *, keep_logs: bool = False) -> None:
+        self._stack.create()
+        lock = self._stack.take_within(BUSY_SECONDS)
+        if lock is None:
+            raise StackError(f"another command is busy with stack {self.name}: try again")
+        try:
+            self._remove(keep_logs=keep_logs)
+        finally:
+            os.close(lock)
+        _sweep(silent)
+
+    def endpoints(self) -> Endpoints:
+        try:
+            return self._stack.read_endpoints()
+        except FileNotFoundError:
+            raise self._not_up() from None
+
+    def status(self) -> list[ProcessStatus]:
+        containers = self._containers()
+        if not containers:
+            raise self._not_up()
+        with ThreadPoolExecutor(len(containers)) as threads:
+            answers = threads.map(Container.ready, containers)
+        return [
+            ProcessStatus(c.process, c.state, ready, c.pid or None, c.restarts, c.last_exit)
+            for c, ready in zip(containers, answers, strict=True)
+        ]
+
+    def logs(self, process: str) -> Iterator[str]:
+        yield from _log(self._container(process))
+
+    def start(self, process: str) -> None:
+        container = self._container(process)
+        if container.state == "stopped":
+            _docker("start", container.id)
+        elif container.state == "restarting":
+            _docker("restart", container.id)  # `start` says that it runs already
+
+    def stop(self, process: str) -> None:
+        _docker("stop", self._container(process).id)
+
+    def kill(self, process: str) -> None:
+        container = self._container(process)
+        if container.state == "paused":  # nothing can be run in it
+            _docker("kill", container.id)
+            _docker("start", container.id)
+            return
+        if container.state != "running":
+            raise StackError(f"{process} has no process at the moment: it is {container.state}")
+        _run("exec", container.id, "sh", "-c", KILL_SCRIPT)  # dies of it with the container
+        deadline = time.monotonic() + DIES_WITHIN_SECONDS
+        while self._container(process).pid == container.pid:
+            if time.monotonic() > deadline:
+                raise StackError(f"{process} was killed and is still there")
+            time.sleep(POLL_SECONDS)
+
+    def pause(self, process: str) -> None:
+        _docker("pause", self._container(process).id)
+
+    def resume(self, process: str) -> None:
+        _docker("unpause", self._container(process).id)
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        done = _run("exec", self._container("rabbitmq").id, "rabbitmqctl", *arguments)
+        if done.returncode != 0:
+            raise OSError(f"rabbitmqctl {arguments[:1]}: {done.stderr.strip()[-400:]}")
+        return done.stdout
+
+    # Starting
+
+    def _claim(self) -> int:
+        self._stack.create()
+        lock = self._stack.take()
+        if lock is None:
+            raise StackError(f"another command is busy with stack {self.name}: try again")
+        if self._containers():
+            os.close(lock)
+            raise StackError(
+                f"stack {self.name} is up already: `chaos down` first, or choose another --name"
+            )
+        return lock
+
+    def _start(self, plan: Plan, tethered: bool, progress: Progress) -> Endpoints:
+        stack = self._stack
+        stack.clear(keep_logs=False)
+        stack.logs.mkdir(mode=0o700)
+        stack.write_plan(plan)
+        compose_file = ("-f", str(CHECKOUT / "compose.yaml"))
+        if plan.processes:
+            progress("building the image")
+            self._compose(*compose_file, "build", "--quiet", seconds=BUILD_SECONDS)
+        base = json.loads(self._compose(*compose_file, "config", "--format", "json"))
+        model = model_of(base, plan, _owner() if tethered else None)
+        progress(f"starting {', '.join(model['services'])}")
+        self._compose(
+            "-f", "-", "up", "--detach", "--no-build", "--quiet-pull",
+            model=model, seconds=UP_SECONDS,
+        )  # fmt: skip
+        self._wait_until_ready(progress)
+        endpoints = endpoints_of(model, stack.logs)
+        stack.write_endpoints(endpoints)
+        return endpoints
+
+    def _wait_until_ready(self, progress: Progress) -> None:
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
+        told: list[str] = []
+        while waiting := [status for status in self.status() if not status.ready]:
+            for status in waiting:
+                if status.restarts >= EXITS_AT_START or time.monotonic() > deadline:
+                    tail = "\n".join([*self.logs(status.name)][-LOG_TAIL_LINES:])
+                    raise StackError(f"{status.name} does not get ready; its log ends:\n{tail}")
+            if told != (told := [status.name for status in waiting]):
+                progress(f"waiting for {', '.join(told)}")
+            time.sleep(POLL_SECONDS)
+
+    def _hold_tether(self) -> None:
+        far_end, self._tether = os.pipe()
+        try:
+            subprocess.run(
+                ["sh", "-c", TETHER_SCRIPT, "tether", self._project],
+                cwd="/", stdin=far_end, start_new_session=True, check=True,
+            )  # fmt: skip
+        finally:
+            os.close(far_end)
+
+    def _drop_tether(self) -> None:
+        if self._tether is not None:
+            os.write(self._tether, KEEP)
+            os.close(self._tether)
+            self._tether = None
+
+    # Ending
+
+    def _remove(self, *, keep_logs: bool) -> None:
+        """By the holder of the lock. The data is thrown away: servers need not tidy it."""
+        containers = self._containers()
+        if keep_logs and self._stack.logs.exists():
+            for container in containers:
+                with self._stack.log(container.process).open("w") as file:
+                    file.writelines(f"{line}\n" for line in _log(container))
+        servers = [c.id for c in containers if c.process in SERVERS]
+        services = [c.id for c in containers if c.process not in SERVERS]
+        if services:
+            _docker("stop", *services)
+        if servers:
+            _docker("rm", "--force", *servers)
+        _down(self._project)
+        self._drop_tether()
+        self._stack.remove(keep_logs=keep_logs)
+
+    # Asking
+
+    def _container(self, process: str) -> Container:
+        containers = {container.process: container for container in self._containers()}
+        if not containers:
+            raise self._not_up()
+        if process not in containers:
+            raise StackError(f"no process {process!r}: choose from {', '.join(containers)}")
+        return containers[process]
+
+    def _containers(self) -> list[Container]:
+        ids = _docker("ps", "-aq", "--filter", f"label={PROJECT_LABEL}={self._project}").split()
+        if not ids:
+            return []
+        containers = [Container.of(found) for found in json.loads(_docker("inspect", *ids))]
+        return sorted(containers, key=lambda c: (c.process not in SERVERS, c.process))
+
+    def _compose(self, *arguments: str, model: Model | None = None, seconds: float = 60) -> str:
+        environment = {**os.environ, "SAGAPROOF_IMAGE": f"sagaproof:{default_name().lower()}"}
+        return _docker(
+            "compose", "--project-name", self._project, *arguments,
+            given=json.dumps(model) if model else None, environment=environment, seconds=seconds,
+        )  # fmt: skip
+
+    def _not_up(self) -> StackError:
+        return StackError(f"stack {self.name} is not up: `chaos up` brings it up")
+
+
+def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
+    """What compose is to run: `base` is compose.yaml as `docker compose config` reads it."""
+    services: Model = {name: copy.deepcopy(base["services"][name]) for name in SERVERS}
+    for process, service in plan.processes.items():
+        services[process] = model = copy.deepcopy(base["services"][service])
+        model.pop("build", None)
+        model["pull_policy"] = "never"
+        settings = {f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()}
+        model["environment"] |= {"SAGAPROOF_PROCESS": process, **settings}
+        if service in plan.entry:
+            model["command"] = plan.entry[service].split()
+            model["working_dir"] = CODE
+            mount = {"type": "bind", "source": str(CHECKOUT), "target": CODE, "read_only": True}
+            model["volumes"] = [*model.get("volumes", ()), mount]
+    published = [port for service in services.values() for port in service.get("ports", ())]
+    for port, number in zip(published, free_ports(len(published)), strict=True):
+        port["published"] = str(number)
+    labels = {TETHER_LABEL: owner} if owner else {}
+    network = {**base["networks"]["default"], "labels": labels}
+    return {**base, "services": services, "networks": {"default": network}}
+
+
+def endpoints_of(model: Model, log_dir: Path) -> Endpoints:
+    services = model["services"]
+
+    def address(process: str, target: int) -> str:
+        ports = {port["target"]: port["published"] for port in services[process]["ports"]}
+        return f"{HOST}:{ports[target]}"
+
+    def dsn(role: str) -> str:
+        return f"postgresql://{role}:{PASSWORD}@{address('postgres', 5432)}/{bootstrap.DATABASE}"
+
+    broker = f"{services['rabbitmq']['environment']['RABBITMQ_DEFAULT_USER']}:{PASSWORD}"
+    doors = [name for name in services if name.partition("-")[0] == "door"]
+    return Endpoints(
+        superuser_dsn=dsn("postgres"),
+        judge_dsn=dsn(bootstrap.JUDGE),
+        service_dsns={role: dsn(role) for role in bootstrap.SERVICES},
+        amqp_url=f"amqp://{broker}@{address('rabbitmq', 5672)}/",
+        management_url=f"http://{broker}@{address('rabbitmq', 15672)}",
+        http_urls={door: f"http://{address(door, 8080)}" for door in doors},
+        log_dir=log_dir,
+    )
+
+
+def roles_sql() -> str:
+    """What the development stack's Postgres runs at its first start."""
+    passwords = dict.fromkeys(bootstrap.ROLES, PASSWORD)
+    statements = (*bootstrap.role_statements(passwords), *bootstrap.schema_statements())
+    head = "-- Generated: python -m chaos.runtime.docker > deploy/roles.sql\n"
+    return head + "".join(f"{statement};\n" for statement in statements)
+
+
+# Whoever holds a tethered stack is written on its network, the first that is made and the last
+# that goes: so that what he and his tether left behind can be told from what is in use.
+
+
+def _owner() -> str:
+    return f"{os.readlink('/proc/self/ns/pid')} {os.getpid()} {identity(os.getpid())}"
+
+
+def _is_gone(owner: str) -> bool:
+    """Of another machine's or container's processes we know nothing."""
+    namespace, pid, known = owner.split()
+    return namespace == os.readlink("/proc/self/ns/pid") and identity(int(pid)) != known
+
+
+def _sweep(progress: Progress) -> None:
+    """Remove the tethered stacks of those that are no more."""
+    labels = f'{{{{.Label "{PROJECT_LABEL}"}}}}\t{{{{.Label "{TETHER_LABEL}"}}}}'
+    found = _docker("network", "ls", "--filter", f"label={TETHER_LABEL}", "--format", labels)
+    for line in found.splitlines():
+        project, owner = line.split("\t")
+        if _is_gone(owner):
+            progress(f"sweeping {project}, which a crash left")
+            _down(project)
+
+
+def _down(project: str) -> None:
+    """All of a project, found by its labels: no compose file is read in /."""
+    _docker(
+        "compose", "--project-name", project, "down", "--volumes", "--timeout", "3", directory="/"
+    )
+
+
+def _log(container: Container) -> Iterator[str]:
+    with subprocess.Popen(
+        ["docker", "logs", container.id],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    ) as process:  # fmt: skip
+        yield from (line.rstrip("\n") for line in process.stdout or ())
+
+
+def _docker(
+    *arguments: str,
+    given: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: str | None = None,
+    seconds: float = ASK_SECONDS,
+) -> str:
+    """What the command prints, or StackError with what it complains of."""
+    done = _run(
+        *arguments, given=given, environment=environment, directory=directory, seconds=seconds
+    )
+    if done.returncode != 0:
+        what = " ".join(_words(arguments))
+        raise StackError(f"docker {what}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _run(
+    *arguments: str,
+    given: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: str | None = None,
+    seconds: float = ASK_SECONDS,
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["docker", *arguments],
+            input=given, env=environment, cwd=directory, timeout=seconds,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise StackError("there is no docker command: install Docker, or RUNTIME=native") from None
+    except subprocess.TimeoutExpired:
+        what = " ".join(_words(arguments))
+        raise StackError(f"docker {what}: no answer in {seconds:.0f} s") from None
+
+
+def _words(arguments: Sequence[str]) -> Sequence[str]:
+    """Enough to know which command it was."""
+    return [word for word in arguments if not word.startswith("-")][:4]
+
+
+if __name__ == "__main__":
+    print(roles_sql(), end="")

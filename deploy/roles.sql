@@ -1,0 +1,23 @@
+-- Generated: python -m chaos.runtime.docker > deploy/roles.sql
+create role orchestrator login password 'throw-away';
+create role order_svc login password 'throw-away';
+create role payment_svc login password 'throw-away';
+create role inventory_svc login password 'throw-away';
+create role judge login password 'throw-away';
+alter role orchestrator set search_path = orchestrator;
+alter role order_svc set search_path = order_svc;
+alter role payment_svc set search_path = payment_svc;
+alter role inventory_svc set search_path = inventory_svc;
+revoke all on schema public from public;
+create schema orchestrator authorization orchestrator;
+grant usage on schema orchestrator to judge;
+alter default privileges for role orchestrator in schema orchestrator grant select on tables to judge;
+create schema order_svc authorization order_svc;
+grant usage on schema order_svc to judge;
+alter default privileges for role order_svc in schema order_svc grant select on tables to judge;
+create schema payment_svc authorization payment_svc;
+grant usage on schema payment_svc to judge;
+alter default privileges for role payment_svc in schema payment_svc grant select on tables to judge;
+create schema inventory_svc authorization inventory_svc;
+grant usage on schema inventory_svc to judge;
+alter default privileges for role inventory_svc in schema inventory_svc grant select on tables to judge;
