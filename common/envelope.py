@@ -146,6 +146,7 @@ class Envelope(BaseModel):
     first_issued_at: datetime  # the same in every resend (section 6, rule 18)
     reply_to: str | None = None  # the queue that wants the reply
     in_reply_to: UUID | None = None
+    process: str | None = None  # replies only: who handled the command, for the saga log
     body: dict[str, Any] = {}
 
     @property
@@ -169,7 +170,7 @@ class Envelope(BaseModel):
             body=body.model_dump(mode="json"),
         )
 
-    def reply(self, body: Reply, *, issued_at: datetime) -> Envelope:
+    def reply(self, body: Reply, *, issued_at: datetime, process: str | None = None) -> Envelope:
         """The reply to this command; it carries the id of what it answers."""
         return Envelope(
             message_id=self.key.reply_id,
@@ -182,6 +183,7 @@ class Envelope(BaseModel):
             attempt=self.attempt,
             first_issued_at=issued_at,
             in_reply_to=self.message_id,
+            process=process,
             body=body.model_dump(mode="json"),
         )
 

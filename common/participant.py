@@ -97,12 +97,14 @@ class Participant(Generic[State]):
         handlers: Mapping[type[Command], Handler],
         *,
         on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
+        process: str | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
         self._store = store
         self._handlers = handlers
         self._on_duplicate = on_duplicate or {}
+        self._process = process
         self._wake = wake
 
     def parse(self, envelope: Envelope) -> Work:
@@ -139,7 +141,7 @@ class Participant(Generic[State]):
                 self._repeat(round_, work, verdict.row)
                 continue
             answered = self._act(state, work, verdict)
-            encoded = _encode(work, answered.reply) if answered.reply else None
+            encoded = self._encode(work, answered.reply) if answered.reply else None
             if answered.keep:
                 outcome = answered.reply.outcome if answered.reply else Outcome.DONE
                 fence.settle(work.key, Row(outcome, encoded))
@@ -167,15 +169,15 @@ class Participant(Generic[State]):
             message_id=work.envelope.message_id,
         )
         again = self._on_duplicate.get(type(work.command))
-        if again is None or row.reply is None or row.outcome is not Outcome.DONE:
+        if again is None or row.reply is None:
             round_.answer(work, None, row.reply)
             return
-        stored = _decode(row.reply)
-        reply = again(work.command, stored)
-        encoded = (
-            row.reply if reply is stored else work.envelope.reply(reply, issued_at=_now()).encode()
-        )
-        round_.answer(work, reply, encoded)
+        stored = _decode(row.reply)  # whoever asks about repeats waits for the answer, whatever it is
+        reply = again(work.command, stored) if row.outcome is Outcome.DONE else stored
+        round_.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
+
+    def _encode(self, work: Work, reply: Reply) -> str:
+        return work.envelope.reply(reply, issued_at=_now(), process=self._process).encode()
 
 
 class _Round:
@@ -202,10 +204,6 @@ def _tombstone(action: Key) -> Row:
         Fenced(), issued_at=_now()
     )
     return Row(Outcome.FENCED, reply.encode())
-
-
-def _encode(work: Work, reply: Reply) -> str:
-    return work.envelope.reply(reply, issued_at=_now()).encode()
 
 
 def _decode(encoded: str) -> Reply:

@@ -182,7 +182,12 @@ def run_participant(
         process = Process(settings, queue)
         process.announce(service, migrations)
         participant = Participant(
-            process.db, store, handlers, on_duplicate=on_duplicate, wake=process.relay.wake
+            process.db,
+            store,
+            handlers,
+            on_duplicate=on_duplicate,
+            process=settings.process,
+            wake=process.relay.wake,
         )
         process.consumer(queue, participant.parse, participant.handle)
         if responders:

@@ -170,6 +170,7 @@ class Instance:
 class Started:
     saga_id: UUID
     data: Mapping[str, Any]
+    asked_at: str | None = None  # when whoever asked for it did, for the saga log
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,8 @@ class ReplyArrived:
     outcome: Outcome
     type: str = ""
     reason: str | None = None
+    said: str | None = None  # what else it says, in words, for the saga log
+    process: str | None = None  # who handled the command, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,7 @@ class Entry:
     direction: Direction | None = None
     attempt: int | None = None
     detail: str | None = None
+    answered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +312,7 @@ def _started(
     done = {first.name: Progress(Status.DONE)} if first.at_the_door else {}
     fresh = Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
     move = _Move(definition, policy, fresh)
-    move.note("started")
+    move.note("started", detail=event.asked_at)
     move.advance()
     return move.decision()
 
@@ -348,18 +352,22 @@ class _Move:
         direction: Direction | None = None,
         attempt: int | None = None,
         detail: str | None = None,
+        answered_by: str | None = None,
     ) -> None:
-        self._log.append(Entry(entry, step, direction, attempt, detail))
+        self._log.append(Entry(entry, step, direction, attempt, detail, answered_by))
 
     # --- the four inputs of a saga under way ---
 
     def reply(self, event: ReplyArrived) -> None:
         step, progress = self._of(event.step)
-        detail = f"{event.type}: {event.reason}" if event.reason else event.type
-        if (event.step, event.direction) not in awaited(self._before):
-            self.note("ignored", event.step, event.direction, detail=detail)
+        detail = event.reason or event.type
+        if event.said:
+            detail = f"{detail} ({event.said})"
+        counts = (event.step, event.direction) in awaited(self._before)
+        entry = event.outcome.value if counts else "ignored"
+        self.note(entry, event.step, event.direction, detail=detail, answered_by=event.process)
+        if not counts:
             return
-        self.note(event.outcome.value, event.step, event.direction, detail=detail)
         self._stuck = False
         if event.direction is COMPENSATING and step.kind is not Kind.PIVOT:
             if event.outcome is not Outcome.DONE:

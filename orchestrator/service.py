@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -46,6 +47,7 @@ logger = log.get("orchestrator")
 
 SAGA_STARTED = "saga_started"
 ROOM_POLL_SECONDS = 0.25
+DETAIL_LENGTH = 300  # of what a reply said, as kept in the saga log
 LOGGED = ("turned", "timed_out", "stuck", "ignored", "completed", "compensated")
 
 
@@ -92,6 +94,8 @@ class Service:
                 envelope.outcome,
                 envelope.type,
                 str(reason) if reason else None,
+                _said(envelope.body),
+                envelope.process,
             )
             return Received(envelope, reply)
         message = envelope.message()
@@ -114,7 +118,7 @@ class Service:
                     continue
                 assert fence is not None  # noqa: S101 - there is a start in the batch
                 if isinstance(fence.admit(envelope.key, _no_tombstone), First):
-                    round_.start(envelope.saga_id, message)
+                    round_.start(envelope, message)
                     fence.settle(envelope.key, Row(Outcome.DONE, None))
                 round_.acknowledge_start(envelope)
             if fence is not None:
@@ -218,10 +222,12 @@ class _Round:
         self.outgoing: list[Outgoing] = []
         self.log: list[tuple[UUID, Entry]] = []
 
-    def start(self, saga_id: UUID, message: StartSaga) -> None:
+    def start(self, envelope: Envelope, message: StartSaga) -> None:
         """Under the newest version; it will finish under it."""
         definition = self._service._newest[message.definition]
-        self._decide(saga_id, definition, None, Started(saga_id, message.data))
+        asked_at = envelope.first_issued_at.isoformat()
+        started = Started(envelope.saga_id, message.data, asked_at)
+        self._decide(envelope.saga_id, definition, None, started)
 
     def step(self, saga_id: UUID, event: Input) -> None:
         held = self.held.get(saga_id)
@@ -284,6 +290,16 @@ class _Round:
         await store.save(tx, list(self._changed.values()))
         await store.write_log(tx, self.log, self._service._process)
         await outbox.append(tx, self.outgoing)
+
+
+def _said(body: Mapping[str, Any]) -> str | None:
+    """What a reply says besides its reason: the SKU that was short, that nothing was to undo."""
+    words = [
+        name if value is True else f"{name} {value}"
+        for name, value in body.items()
+        if name != "reason" and value is not None and value is not False
+    ]
+    return ", ".join(words)[:DETAIL_LENGTH] or None
 
 
 def _step_views(definition: Definition, instance: Instance) -> tuple[StepView, ...]:

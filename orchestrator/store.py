@@ -202,10 +202,13 @@ def _columns(instances: Sequence[Held]) -> list[list[Any]]:
 async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str) -> None:
     if entries:
         await tx.execute(
-            "insert into saga_log (saga_id, entry, step, direction, attempt, detail, process)"
-            " select saga_id, entry, step, direction, attempt, detail, %s"
-            "   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::int[], %b::text[])"
-            "   with ordinality as k (saga_id, entry, step, direction, attempt, detail, n)"
+            "insert into saga_log"
+            "       (saga_id, entry, step, direction, attempt, detail, answered_by, process)"
+            " select saga_id, entry, step, direction, attempt, detail, answered_by, %s"
+            "   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::int[], %b::text[],"
+            "               %b::text[])"
+            "   with ordinality"
+            "     as k (saga_id, entry, step, direction, attempt, detail, answered_by, n)"
             " order by n",
             (
                 process,
@@ -215,6 +218,7 @@ async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str)
                 [e.direction and e.direction.value for _, e in entries],
                 [e.attempt for _, e in entries],
                 [e.detail for _, e in entries],
+                [e.answered_by for _, e in entries],
             ),
         )
 

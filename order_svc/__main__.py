@@ -29,9 +29,14 @@ USAGE = "usage: python -m order_svc worker|door"
 
 
 def participant_of(process: Process) -> Participant[OrderBook]:
-    store = OrderStore(process.settings.start_resend_seconds)
-    wake = process.relay.wake
-    return Participant(process.db, store, HANDLERS, on_duplicate=ON_DUPLICATE, wake=wake)
+    return Participant(
+        process.db,
+        OrderStore(process.settings.start_resend_seconds),
+        HANDLERS,
+        on_duplicate=ON_DUPLICATE,
+        process=process.settings.process,
+        wake=process.relay.wake,
+    )
 
 
 async def worker(settings: Settings) -> None:

@@ -125,5 +125,5 @@ def examples() -> Iterator[Envelope]:
 
 def _travelling(key: Key, message: Message) -> Envelope:
     if isinstance(message, Reply):
-        return _travelling(key, Undo()).reply(message, issued_at=NOON)
+        return _travelling(key, Undo()).reply(message, issued_at=NOON, process="payment-2")
     return Envelope.command(key, message, issued_at=NOON, reply_to="a.queue", attempt=2)
