@@ -172,7 +172,7 @@ class Participant(Generic[State]):
         if again is None or row.reply is None:
             round_.answer(work, None, row.reply)
             return
-        stored = _decode(row.reply)  # whoever asks about repeats waits for the answer, whatever it is
+        stored = _decode(row.reply)  # a caller who waits at the door hears a fenced one as well
         reply = again(work.command, stored) if row.outcome is Outcome.DONE else stored
         round_.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
 
