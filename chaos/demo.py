@@ -117,32 +117,34 @@ class Script:
 
 
 def _on_a_stack(stage: Stage, script: Script, runtime: Runtime, *, keep: bool) -> Report:
-    stage.say(
-        f"{len(script.lines)} lines of orders, through RabbitMQ and Postgres, "
-        f"with SIGKILL to {' and to '.join(script.victims) or 'nobody'} on the way"
-    )
+    victims = " and ".join(script.victims) or "nobody"
+    stage.say(f"{len(script.lines)} lines of orders; SIGKILL to {victims} on the way")
     with stage.phase("stack up"):
         endpoints = runtime.up(tethered=not keep, progress=stage.say)
-    passed = False
+    stage.say(f"the stack is up; its door: {endpoints.door_url}/docs")
+    keep_logs = True
     try:
-        stage.say(f"the stack is up; customers find its door at {endpoints.door_url}/docs")
         report = _play(stage, script, runtime, endpoints)
-        passed = report.verdict is Verdict.PASS
+        keep_logs = report.verdict is not Verdict.PASS
         return report
+    except KeyboardInterrupt:
+        stage.say("interrupted")
+        keep_logs = False
+        raise
     finally:
-        if not passed:
-            stage.say(f"kept to look into: {endpoints.log_dir} (history.jsonl, and all logs)")
+        if keep_logs:
+            stage.say(f"logs and history.jsonl are kept: {endpoints.log_dir}")
         if keep:
             stage.say(f"stack {runtime.name} stays up, as asked; `chaos down` ends it")
         else:
             stage.say("taking the stack down")
             with stage.phase("stack down"):
-                runtime.down(keep_logs=not passed)
+                runtime.down(keep_logs=keep_logs)
 
 
 def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) -> Report:
     rows = _load(stage, script.catalogue, endpoints)
-    stage.say(f"catalogue in: {rows} products, deliveries, accounts and deposits, each answered")
+    stage.say(f"catalogue in: {rows} products, deliveries, accounts, deposits")
     foreseen = foresee(script.catalogue, script.asks)
     snapshots: list[Snapshot] = []
     standing: list[str] = []
@@ -152,7 +154,7 @@ def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) 
             last = _rest(stage, runtime, endpoints, len(foreseen.ends))
             standing += last.lines()
             snapshots.append(take_snapshot(endpoints.judge_dsn))
-    stage.say("judging: a snapshot of all four schemas, by SQL of the judge's own")
+    stage.say("judging a snapshot of all four schemas")
     case = Case(
         snapshot=snapshots[-1],
         facts=facts_of(script.catalogue, history.events),
@@ -251,7 +253,7 @@ def _is_ready(runtime: Runtime, process: str) -> bool:
 
 def _rest(stage: Stage, runtime: Runtime, endpoints: Endpoints, orders: int) -> Standing:
     """Wait until nothing moves any more."""
-    stage.say("waiting for rest: no order pending, every outbox and every queue empty, twice")
+    stage.say("waiting for rest: nothing pending, all outboxes and queues empty")
     with stage.phase("coming to rest"), stage.bar("settled", orders) as show_settled:
         standing = wait_for_quiescence(
             endpoints.judge_dsn,

@@ -138,7 +138,11 @@ def _tables(judge_dsn: str, _: RabbitmqCtl) -> Standing:
     with psycopg.connect(judge_dsn, autocommit=True) as db:
         outboxes = {schema: n for schema, n in count_outboxes(db).items() if n}
         (pending,) = db.execute(
-            "select count(*) from order_svc.customer_order where status = 'PENDING'"
+            """
+            select count(*) from order_svc.customer_order o
+            where o.status = 'PENDING' and not exists (
+              select from orchestrator.saga_instance i
+              where i.saga_id = o.order_id and i.state = 'WAITING')"""
         ).fetchone() or (0,)
         alive = db.execute(
             """
