@@ -3,9 +3,9 @@
 Owns: the definition of quiescence (design.md, section 1) and waiting for it with a
 deadline. Must not know: any code of the services.
 
-At rest means: no order PENDING, no instance alive but those parked at a gate, every
-outbox empty, and then nothing ready or unacked in any queue; and all of that a second
-time, because a message can slip from a queue to an outbox between two looks.
+At rest means: no order PENDING, no instance alive, every outbox empty, and then nothing
+ready or unacked in any queue; and all of that a second time, because a message can slip
+from a queue to an outbox between two looks.
 
 Who counts the queues? Management API and `rabbitmqctl list_queues` report a quorum queue's
 figures of up to 5 s ago; a passive declare is exact and does not see what is unacked. So
@@ -138,16 +138,12 @@ def _tables(judge_dsn: str, _: RabbitmqCtl) -> Standing:
     with psycopg.connect(judge_dsn, autocommit=True) as db:
         outboxes = {schema: n for schema, n in count_outboxes(db).items() if n}
         (pending,) = db.execute(
-            """
-            select count(*) from order_svc.customer_order o
-            where o.status = 'PENDING' and not exists (
-              select from orchestrator.saga_instance i
-              where i.saga_id = o.order_id and i.state = 'WAITING')"""
+            "select count(*) from order_svc.customer_order where status = 'PENDING'"
         ).fetchone() or (0,)
         alive = db.execute(
             """
             select saga_id, state, steps from orchestrator.saga_instance
-            where state in ('RUNNING', 'COMPENSATING') order by started_at"""
+            where ended_at is null order by started_at"""
         ).fetchall()
     return Standing(
         pending_orders=pending,

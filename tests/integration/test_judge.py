@@ -191,17 +191,3 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
     ]
     (problem,) = look_twice(dsn.replace(database, "no_such"), queues).lines()
     assert problem.startswith("cannot be counted")
-
-
-def test_a_saga_parked_at_a_gate_is_at_rest(servers: Servers, database: str, admin: Sql) -> None:
-    plant(admin, CLEAN)
-    plant(
-        admin,
-        f"""
-        update order_svc.customer_order set status = 'PENDING' where order_id = '{GOOD}';
-        update orchestrator.saga_instance
-          set state = 'WAITING', ended_at = null where saga_id = '{GOOD}';
-        """,
-    )
-    dsn = servers.dsn(database, JUDGE, PASSWORD)
-    assert not look_twice(dsn, lambda *_: '{"value": []}').anything
