@@ -1,8 +1,12 @@
-"""`python -m orchestrator`: the composition root."""
+"""`python -m orchestrator [worker]` decides; `python -m orchestrator operator` serves operators.
+
+The composition root of both.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 from common.contracts import SagaQuery
@@ -15,6 +19,7 @@ from orchestrator.saga import Policy
 from orchestrator.service import Service
 
 DEFINITIONS = (ORDER_SAGA,)
+USAGE = "usage: python -m orchestrator [worker|operator]"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -29,7 +34,7 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-async def main(settings: Settings) -> None:
+async def worker(settings: Settings) -> None:
     process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler")
     process.announce("orchestrator", MIGRATIONS)
     service = Service(
@@ -55,5 +60,26 @@ async def main(settings: Settings) -> None:
     await process.run()
 
 
+async def operator(settings: Settings) -> None:
+    from common.http import serve  # only here: a worker needs no web framework
+    from common.query import Asker
+    from orchestrator.api import make_app
+    from orchestrator.operator import sources
+
+    process = Process(settings, "queries", "http")
+    process.announce("operator", MIGRATIONS)
+    asker = Asker(process.broker, settings, process.health, process.stop)
+    definitions = {(d.name, d.version): d for d in DEFINITIONS}
+    app = make_app(sources(process, asker), definitions, process.health, settings.body_limit_bytes)
+    process.add("queries", asker.run)
+    process.add("http", lambda: serve(app, process, settings.operator_host, settings.operator_port))
+    await process.run()
+
+
 if __name__ == "__main__":
-    asyncio.run(main(prepare("orchestrator", MIGRATIONS)))
+    modes = {"worker": ("orchestrator", worker), "operator": ("operator", operator)}
+    mode = sys.argv[1] if len(sys.argv) > 1 else "worker"
+    if len(sys.argv) > 2 or mode not in modes:
+        sys.exit(USAGE)
+    name, main = modes[mode]
+    asyncio.run(main(prepare(name, MIGRATIONS)))

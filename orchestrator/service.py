@@ -24,7 +24,7 @@ from common.errors import IllegalTransition, Poison
 from common.fence import First, Row
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES, commands_of
-from orchestrator import store
+from orchestrator import reader, store
 from orchestrator.saga import (
     CompensateAsked,
     Definition,
@@ -160,7 +160,7 @@ class Service:
 
     async def view(self, query: SagaQuery) -> SagaView:
         async with self._db.transaction() as tx:
-            seen = await store.find(tx, query.saga_id)
+            seen = await reader.find(tx, query.saga_id)
         if seen is None:
             return SagaView(saga_id=query.saga_id, found=False)
         instance = seen.instance

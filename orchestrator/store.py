@@ -1,4 +1,4 @@
-"""All the orchestrator's SQL: instances and the saga log.
+"""The SQL of deciding: instances and the saga log. What only reads is in reader.py.
 
 Owns: how an instance lies in its row, and its deadlines, which only this database's clock
 judges (section 6, rule 6). Must not know: what any input means.
@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -88,10 +87,11 @@ async def lock(tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Held], floa
     rows, ((now,),) = await tx.fetch_each(
         (_LOAD, [sorted(saga_ids)]), ("select extract(epoch from clock_timestamp())::float8", ())
     )
-    return {row[0]: _held(row) for row in rows}, now
+    return {row[0]: held_of(row) for row in rows}, now
 
 
-def _held(row: tuple[Any, ...]) -> Held:
+def held_of(row: tuple[Any, ...]) -> Held:
+    """A row of the columns of _LOAD."""
     (
         saga_id,
         definition,
@@ -239,22 +239,3 @@ async def count_running(tx: Tx) -> int:
         "select count(*) from saga_instance where ended_at is null and stuck_since is null"
     )
     return int(rows[0][0])
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An instance as it stood, for reading only."""
-
-    instance: Instance
-    started_at: datetime
-    ended_at: datetime | None
-
-
-async def find(tx: Tx, saga_id: UUID) -> Seen | None:
-    rows = await tx.fetch(
-        "select saga_id, definition, version, state, data, steps, reason, compensate_asked,"
-        " pivot_passed, stuck_since is not null, started_at, ended_at"
-        " from saga_instance where saga_id = %s",
-        (saga_id,),
-    )
-    return Seen(_held(rows[0][:10]).instance, rows[0][10], rows[0][11]) if rows else None

@@ -1,0 +1,233 @@
+"""What is wrong with processes, queues and schemas, and what to do about it.
+
+Owns: looking (at the broker and at every process that answers), and turning what was seen
+into findings, each with its remedy: `diagnose()` is pure. Must not know: HTTP, SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from common.broker import Broker
+from common.contracts import ProcessQuery, ProcessView
+from common.errors import BrokerGone
+from common.query import ask_everybody
+from common.topology import KNOWN, PROCESSES, QUEUES, Queue, dead_letter_queue
+from orchestrator.reader import Standing
+
+NOT_FOUND, PRECONDITION_FAILED = 404, 406
+OVERDUE_SECONDS = 60.0
+"""A deadline is judged within a second; one that is long behind has nobody to judge it."""
+
+# Each service, and what starts a process of it.
+SERVICES: Mapping[str, str] = {
+    "orchestrator": "python -m orchestrator",
+    "operator": "python -m orchestrator operator",
+    "order": "python -m order_svc worker",
+    "door": "python -m order_svc door",
+    "payment": "python -m payment_svc",
+    "inventory": "python -m inventory_svc",
+}
+
+
+@dataclass(frozen=True)
+class QueueSeen:
+    """A queue as the broker has it; `difference` is the broker's word for what is not as we say."""
+
+    name: str
+    exists: bool
+    difference: str | None = None
+    ready: int = 0
+    consumers: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong. An error keeps sagas from going on, a warning wants a person's eye."""
+
+    severity: Literal["error", "warning"]
+    about: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything that was looked at. None: it could not be, and `problems` says why."""
+
+    processes: Sequence[ProcessView] | None
+    queues: Sequence[QueueSeen] | None
+    standing: Standing | None
+    problems: Sequence[Finding] = ()
+
+
+async def look_at_broker(
+    broker: Broker, seconds: float
+) -> tuple[Sequence[ProcessView], Sequence[QueueSeen]]:
+    """Raises BrokerGone if it cannot be reached at all."""
+    answers, queues = await asyncio.gather(
+        ask_everybody(broker, PROCESSES, ProcessQuery(), seconds), look_at_queues(broker, QUEUES)
+    )
+    processes = [answer for answer in answers if isinstance(answer, ProcessView)]
+    return sorted(processes, key=lambda p: (p.service, p.process)), queues
+
+
+async def look_at_queues(broker: Broker, queues: Sequence[Queue]) -> list[QueueSeen]:
+    return [await _look_at(broker, queue) for queue in queues]
+
+
+async def _look_at(broker: Broker, queue: Queue) -> QueueSeen:
+    """By what the broker says when it is declared once more, as every process does at start.
+
+    On a channel that may be lost: the broker closes it to refuse. What is missing is not made.
+    """
+    channel = await broker.channel()
+    seen = QueueSeen(queue.name, exists=False)
+    try:
+        depth = await channel.depth(queue.name)
+        seen = QueueSeen(queue.name, True, None, depth.ready, depth.consumers)
+        await channel.declare([queue])
+    except BrokerGone as error:
+        if error.code == PRECONDITION_FAILED:
+            return replace(seen, difference=_difference(str(error)))
+        if error.code != NOT_FOUND:
+            raise
+    finally:
+        channel.close()
+    return seen
+
+
+def _difference(refusal: str) -> str:
+    """`... inequivalent arg 'x-overflow' for queue ... received ... but current is ...'`"""
+    return refusal[refusal.find("inequivalent") :].strip("()'\" ")
+
+
+def diagnose(house: House) -> list[Finding]:
+    """What is wrong, errors first."""
+    findings = list(house.problems)
+    if house.processes is not None:
+        findings += _processes(house.processes)
+    if house.queues is not None:
+        findings += _queues(house.queues)
+    if house.standing is not None:
+        findings += _sagas(house.standing)
+    return sorted(findings, key=lambda finding: finding.severity)
+
+
+def _processes(processes: Sequence[ProcessView]) -> Iterator[Finding]:
+    answered = {process.service for process in processes}
+    for service, start in SERVICES.items():
+        if service not in answered:
+            yield Finding(
+                "error",
+                f"service {service}",
+                "no process of it answers: none runs, or none reaches the broker",
+                f"start one: {start}. If one runs, its log says what it waits for",
+            )
+    for process in processes:
+        yield from _process(process)
+    releases = {process.release for process in processes}
+    if len(releases) > 1:
+        yield Finding(
+            "warning",
+            "processes",
+            f"several releases run side by side: {', '.join(sorted(releases))}",
+            "finish the deploy: restart those of the older release",
+        )
+
+
+def _process(process: ProcessView) -> Iterator[Finding]:
+    about = f"process {process.process}"
+    for check in process.checks:
+        if check.problem is not None:
+            yield Finding(
+                "error",
+                about,
+                f"{check.name}: {check.problem}",
+                "it tries again by itself; if this stays, repair what it names, or restart it",
+            )
+    if process.applied is None:
+        yield Finding(
+            "error",
+            about,
+            "its database did not answer it",
+            "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN of this process names it",
+        )
+        return
+    if missing := [name for name in process.shipped if name not in process.applied]:
+        yield Finding(
+            "error",
+            about,
+            f"its schema lacks {', '.join(missing)}",
+            "restart it: it migrates its own schema when it starts",
+        )
+    if unknown := [name for name in process.applied if name not in process.shipped]:
+        yield Finding(
+            "warning",
+            about,
+            f"its schema has {', '.join(unknown)}, which this release does not know",
+            "it is older than its schema: restart it from the newer release",
+        )
+
+
+def _queues(queues: Sequence[QueueSeen]) -> Iterator[Finding]:
+    dead = {dead_letter_queue(name) for name in KNOWN} & KNOWN
+    for queue in queues:
+        about = f"queue {queue.name}"
+        if not queue.exists:
+            what = "it is missing"
+            if queue.name in dead:
+                what += ": dead letters have nowhere to go, and stay where they are"
+            yield Finding("error", about, what, "restart any process: each declares every queue")
+            continue
+        if queue.difference is not None:
+            yield Finding(
+                "error",
+                about,
+                f"it was declared with other arguments: {queue.difference}",
+                f"stop what consumes it, see that it is empty (it has {queue.ready} ready), then"
+                f" `rabbitmqctl delete_queue {queue.name} --if-empty` and start a process:"
+                " each declares every queue",
+            )
+        if queue.name in dead:
+            if queue.ready:
+                yield _dead_letters(about, queue)
+        elif queue.consumers == 0:
+            yield Finding(
+                "error",
+                about,
+                f"nobody consumes it; {queue.ready} wait in it",
+                f"start a process of its service: {SERVICES[queue.name.partition('.')[0]]}",
+            )
+
+
+def _dead_letters(about: str, queue: QueueSeen) -> Finding:
+    return Finding(
+        "warning",
+        about,
+        f"{queue.ready} dead letters wait in it: messages that could not be handled",
+        "read them in the broker's management page (Get messages, requeue): the header"
+        " x-sagaproof-reason says why each is there; `saga list --stuck` shows who waits for them",
+    )
+
+
+def _sagas(standing: Standing) -> Iterator[Finding]:
+    if standing.stuck:
+        yield Finding(
+            "warning",
+            "sagas",
+            f"{standing.stuck} are stuck: past their SLA, and asked for all the same",
+            "saga list --stuck, then saga show ID: what it waits for stands at the end",
+        )
+    if standing.overdue:
+        yield Finding(
+            "error",
+            "sagas",
+            f"the deadlines of {standing.overdue} passed over {OVERDUE_SECONDS:.0f} s ago"
+            " and nobody judged them",
+            "see that an orchestrator is ready: it judges none before its outbox is flushed"
+            " and its queue was seen empty",
+        )

@@ -1,0 +1,80 @@
+"""The operator's process: whom its API asks, put together.
+
+Owns: reading the orchestrator's own schema, asking the other services by query over the
+broker, and looking at the house. Must not know: HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+from uuid import UUID
+
+from common.contracts import AccountsPage, AccountsQuery, StockPage, StockQuery
+from common.envelope import Answer, Query
+from common.errors import Infrastructure
+from common.process import Process
+from common.query import Asker
+from common.topology import queries_of
+from orchestrator import doctor, reader
+from orchestrator.api import Sources
+from orchestrator.doctor import Finding
+from orchestrator.reader import Logged, Seen, Standing, Wanted
+
+A = TypeVar("A", bound=Answer)
+
+
+def sources(process: Process, asker: Asker) -> Sources:
+    db = process.db
+
+    async def find(saga_id: UUID) -> Seen | None:
+        async with db.transaction() as tx:
+            return await reader.find(tx, saga_id)
+
+    async def ids_between(low: UUID, high: UUID, limit: int) -> list[UUID]:
+        async with db.transaction() as tx:
+            return await reader.ids_between(tx, low, high, limit)
+
+    async def page(wanted: Wanted, after: Seen | None, limit: int) -> list[Seen]:
+        async with db.transaction() as tx:
+            return await reader.page(tx, wanted, after, limit)
+
+    async def timeline(saga_id: UUID, after: int, limit: int) -> list[Logged]:
+        async with db.transaction() as tx:
+            return await reader.timeline(tx, saga_id, after, limit)
+
+    async def ask(service: str, query: Query, expected: type[A]) -> A:
+        answer = await asker.ask(queries_of(service), query)
+        if not isinstance(answer, expected):
+            raise TypeError(f"{service} answered {type(answer).__name__} to {query}")
+        return answer
+
+    async def stock(query: StockQuery) -> StockPage:
+        return await ask("inventory", query, StockPage)
+
+    async def accounts(query: AccountsQuery) -> AccountsPage:
+        return await ask("payment", query, AccountsPage)
+
+    async def house() -> doctor.House:
+        return await look_at_house(process)
+
+    return Sources(find, ids_between, page, timeline, stock, accounts, house)
+
+
+async def look_at_house(process: Process) -> doctor.House:
+    """Whatever can be seen; what cannot is a finding of its own."""
+    problems: list[Finding] = []
+    processes = queues = None
+    standing: Standing | None = None
+    try:
+        seconds = process.settings.query_timeout_seconds
+        processes, queues = await doctor.look_at_broker(process.broker, seconds)
+    except Infrastructure as error:
+        remedy = "see that RabbitMQ runs and that SAGAPROOF_AMQP_URL names it"
+        problems.append(Finding("error", "broker", f"out of reach: {error}", remedy))
+    try:
+        async with process.db.transaction() as tx:
+            standing = await reader.standing(tx, doctor.OVERDUE_SECONDS)
+    except Infrastructure as error:
+        remedy = "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN names it"
+        problems.append(Finding("error", "database", f"out of reach: {error}", remedy))
+    return doctor.House(processes, queues, standing, problems)

@@ -1,0 +1,153 @@
+"""The SQL that only reads instances and their logs, for customers' questions and operators.
+
+Owns: filters, pages, and the order in which instances are listed. Must not know: how
+an instance changes (store.py), or what a page looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from common.db import Tx
+from common.envelope import Direction
+from orchestrator.saga import Entry, Instance
+from orchestrator.store import Held, held_of
+
+# In this order held_of() takes the first ten.
+_COLUMNS = """
+select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
+       stuck_since is not null, stuck_since, next_deadline, started_at, updated_at, ended_at"""
+_ONE = _COLUMNS + " from saga_instance where saga_id = %s"
+
+_WANTED = """
+   and (%(state)s::text is null or state = %(state)s)
+   and (%(awaits)s::text is null
+        or steps -> %(awaits)s ->> 'status' in ('sent', 'undoing', 'fencing'))
+   and (%(customer)s::text is null or data ->> 'customer' = %(customer)s)
+   and (%(reason)s::text is null or reason = %(reason)s)
+   and (not %(stuck)s or stuck_since is not null)
+   and (%(older_than)s::float8 is null
+        or started_at < now() - make_interval(secs => %(older_than)s))
+   and (started_at, saga_id) < (%(before)s, %(before_id)s)
+ order by started_at desc, saga_id desc limit %(limit)s"""
+
+# Newest first. Those alive are few and have no index in this order, those ended have one.
+_ALIVE = "(" + _COLUMNS + " from saga_instance where ended_at is null" + _WANTED + ")"
+_ENDED = "(" + _COLUMNS + " from saga_instance where ended_at is not null" + _WANTED + ")"
+_PAGE = _ALIVE + " union all " + _ENDED + " order by started_at desc, saga_id desc limit %(limit)s"
+_FIRST_PAGE = ("infinity", UUID(int=2**128 - 1))
+
+_TIMELINE = """
+select id, at, entry, step, direction, attempt, detail, answered_by, process from saga_log
+ where saga_id = %s and id > %s order by id limit %s"""
+
+_STANDING = """
+select count(*), count(stuck_since),
+       count(*) filter (where next_deadline < now() - make_interval(secs => %s))
+  from saga_instance where ended_at is null"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An instance as it stood, for reading only."""
+
+    held: Held
+    stuck_since: datetime | None
+    next_deadline: datetime | None
+    started_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def instance(self) -> Instance:
+        return self.held.instance
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which instances; what is None does not matter."""
+
+    state: str | None = None
+    awaits: str | None = None  # a step
+    older_than_seconds: float | None = None
+    customer: str | None = None
+    reason: str | None = None
+    stuck: bool = False
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An entry of the saga log: when, and which orchestrator wrote it."""
+
+    id: int
+    at: datetime
+    entry: Entry
+    process: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the living instances fare."""
+
+    alive: int
+    stuck: int
+    overdue: int
+
+
+async def find(tx: Tx, saga_id: UUID) -> Seen | None:
+    rows = await tx.fetch(_ONE, (saga_id,))
+    return _seen(rows[0]) if rows else None
+
+
+async def ids_between(tx: Tx, low: UUID, high: UUID, limit: int) -> list[UUID]:
+    rows = await tx.fetch(
+        "select saga_id from saga_instance where saga_id between %s and %s order by 1 limit %s",
+        (low, high, limit),
+    )
+    return [row[0] for row in rows]
+
+
+async def page(tx: Tx, wanted: Wanted, after: Seen | None, limit: int) -> list[Seen]:
+    """Newest first; `after` is the last one of the page before."""
+    before, before_id = (
+        (after.started_at, after.instance.saga_id) if after is not None else _FIRST_PAGE
+    )
+    rows = await tx.fetch(
+        _PAGE,
+        {
+            "state": wanted.state,
+            "awaits": wanted.awaits,
+            "older_than": wanted.older_than_seconds,
+            "customer": wanted.customer,
+            "reason": wanted.reason,
+            "stuck": wanted.stuck,
+            "before": before,
+            "before_id": before_id,
+            "limit": limit,
+        },
+    )
+    return [_seen(row) for row in rows]
+
+
+async def timeline(tx: Tx, saga_id: UUID, after: int, limit: int) -> list[Logged]:
+    """In the order in which it happened: an instance's row was locked when each was written."""
+    return [_logged(row) for row in await tx.fetch(_TIMELINE, (saga_id, after, limit))]
+
+
+async def standing(tx: Tx, overdue_by_seconds: float) -> Standing:
+    rows = await tx.fetch(_STANDING, (overdue_by_seconds,))
+    return Standing(*rows[0])
+
+
+def _seen(row: Sequence[Any]) -> Seen:
+    return Seen(held_of(tuple(row[:10])), *row[10:])
+
+
+def _logged(row: Sequence[Any]) -> Logged:
+    ident, at, entry, step, direction, attempt, detail, answered_by, process = row
+    way = Direction(direction) if direction else None
+    return Logged(ident, at, Entry(entry, step, way, attempt, detail, answered_by), process)

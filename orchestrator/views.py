@@ -1,0 +1,243 @@
+"""What the operator's API answers with, made from what was read.
+
+Owns: the shape of the answers. Must not know: HTTP, SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.contracts import AccountRow, ProcessView, StockRow
+from orchestrator.doctor import House, diagnose
+from orchestrator.reader import Logged, Seen
+from orchestrator.saga import Definition, Instance, Kind, timed_legs
+from orchestrator.story import tell
+
+Definitions = Mapping[tuple[str, int], Definition]
+NEXT = "pass as `after` for the next page; null: no more"
+UNKNOWN = "unknown"  # of a definition that is not deployed here
+
+
+class Awaited(BaseModel):
+    """An answer that is waited for."""
+
+    step: str
+    direction: str
+    participant: str
+    attempt: int
+    deadline: datetime = Field(description="then it is asked for again, or given up")
+
+
+class SagaRow(BaseModel):
+    """An instance as it stands."""
+
+    saga_id: UUID
+    definition: str
+    state: str
+    reason: str | None = Field(description="why it was turned back")
+    pivot_passed: bool = Field(description="from there on it only goes forward")
+    stuck_since: datetime | None
+    awaits: list[Awaited]
+    started_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+    data: dict[str, Any] = Field(description="what it was started with")
+
+    @classmethod
+    def fields_of(cls, definitions: Definitions, seen: Seen) -> dict[str, Any]:
+        instance = seen.instance
+        return {
+            "saga_id": instance.saga_id,
+            "definition": f"{instance.definition} v{instance.version}",
+            "state": instance.state,
+            "reason": instance.reason,
+            "pivot_passed": instance.pivot_passed,
+            "stuck_since": seen.stuck_since,
+            "awaits": _awaits(definition_of(definitions, instance), seen),
+            "started_at": seen.started_at,
+            "updated_at": seen.updated_at,
+            "ended_at": seen.ended_at,
+            "data": dict(instance.data),
+        }
+
+    @classmethod
+    def of(cls, definitions: Definitions, seen: Seen) -> SagaRow:
+        return cls(**cls.fields_of(definitions, seen))
+
+
+class SagaPage(BaseModel):
+    sagas: list[SagaRow]
+    next: UUID | None = Field(description=NEXT)
+
+
+class StepDetail(BaseModel):
+    """A step of an instance. Its deadline is that of the answer it waits for."""
+
+    step: str
+    kind: str
+    participant: str
+    status: str
+    attempts: int = 0
+    undo_attempts: int = 0
+    first_sent_at: datetime | None = None
+    undo_first_sent_at: datetime | None = None
+    deadline: datetime | None = None
+
+
+class SagaDetail(SagaRow):
+    compensate_asked: bool
+    pivot: str | None = Field(description="the step that is the point of no return")
+    steps: list[StepDetail]
+
+    @classmethod
+    def of(cls, definitions: Definitions, seen: Seen) -> SagaDetail:
+        definition = definition_of(definitions, seen.instance)
+        return cls(
+            **cls.fields_of(definitions, seen),
+            compensate_asked=seen.instance.compensate_asked,
+            pivot=next((s.name for s in definition.steps if s.kind is Kind.PIVOT), None),
+            steps=_steps(definition, seen),
+        )
+
+
+class TimelineEntry(BaseModel):
+    """A line of the saga log; `told` says it in words."""
+
+    id: int
+    at: datetime
+    entry: str
+    step: str | None
+    direction: str | None
+    attempt: int | None
+    detail: str | None
+    process: str = Field(description="the orchestrator that wrote it")
+    answered_by: str | None = Field(description="the process that handled the command")
+    told: str
+
+    @classmethod
+    def of(cls, definition: Definition, logged: Logged) -> TimelineEntry:
+        entry = logged.entry
+        return cls(
+            id=logged.id,
+            at=logged.at,
+            entry=entry.entry,
+            step=entry.step,
+            direction=entry.direction,
+            attempt=entry.attempt,
+            detail=entry.detail,
+            process=logged.process,
+            answered_by=entry.answered_by,
+            told=tell(definition, entry, logged.at),
+        )
+
+
+class Timeline(BaseModel):
+    saga_id: UUID
+    ended: bool = Field(description="nothing more will be decided; late answers are still noted")
+    entries: list[TimelineEntry]
+    next: int = Field(description="pass as `after` for what follows, or is written later")
+
+
+class Stock(BaseModel):
+    stock: list[StockRow]
+    next: str | None = Field(description=NEXT)
+
+
+class Accounts(BaseModel):
+    accounts: list[AccountRow]
+    next: str | None = Field(description=NEXT)
+
+
+class QueueDetail(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    name: str
+    exists: bool
+    ready: int
+    consumers: int
+
+
+class FindingDetail(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    severity: str
+    about: str
+    what: str
+    remedy: str
+
+
+class Diagnosis(BaseModel):
+    """`ok`: no finding is an error. What could not be looked at is null, and a finding."""
+
+    ok: bool
+    findings: list[FindingDetail]
+    processes: list[ProcessView] | None
+    queues: list[QueueDetail] | None
+
+    @classmethod
+    def of(cls, seen: House) -> Diagnosis:
+        findings = [FindingDetail.model_validate(finding) for finding in diagnose(seen)]
+        queues = seen.queues
+        return cls(
+            ok=all(finding.severity != "error" for finding in findings),
+            findings=findings,
+            processes=None if seen.processes is None else list(seen.processes),
+            queues=None if queues is None else [QueueDetail.model_validate(q) for q in queues],
+        )
+
+
+def definition_of(definitions: Definitions, instance: Instance) -> Definition:
+    """That under which it began; without steps if it is not deployed here."""
+    known = definitions.get((instance.definition, instance.version))
+    return known or Definition(instance.definition, instance.version, ())
+
+
+def _awaits(definition: Definition, seen: Seen) -> list[Awaited]:
+    return [
+        Awaited(
+            step=name,
+            direction=direction,
+            participant=_participant(definition, name),
+            attempt=attempt,
+            deadline=_time(seen, name, "deadline"),
+        )
+        for (name, direction), attempt in timed_legs(seen.instance).items()
+    ]
+
+
+def _steps(definition: Definition, seen: Seen) -> list[StepDetail]:
+    names = dict.fromkeys([*definition.by_name, *seen.instance.steps])
+    return [_step(definition, seen, name) for name in names]
+
+
+def _step(definition: Definition, seen: Seen, name: str) -> StepDetail:
+    known = definition.by_name.get(name)
+    kind, participant = (known.kind if known else UNKNOWN), _participant(definition, name)
+    progress = seen.instance.steps.get(name)
+    if progress is None:
+        return StepDetail(step=name, kind=kind, participant=participant, status="not_sent")
+    return StepDetail(
+        step=name,
+        kind=kind,
+        participant=participant,
+        status=progress.status,
+        attempts=progress.attempt,
+        undo_attempts=progress.undo_attempt,
+        first_sent_at=_time(seen, name, "issued"),
+        undo_first_sent_at=_time(seen, name, "undo_issued"),
+        deadline=_time(seen, name, "deadline"),
+    )
+
+
+def _participant(definition: Definition, step: str) -> str:
+    known = definition.by_name.get(step)
+    return known.participant if known else UNKNOWN
+
+
+def _time(seen: Seen, step: str, which: str) -> Any:
+    """As a time, or None where it has none."""
+    seconds = seen.held.times.get(step, {}).get(which)
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
