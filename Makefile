@@ -1,0 +1,37 @@
+# Everything a newcomer types. Each target sets up what it needs first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+bin := .venv/bin
+PYTHON ?= python3
+
+.PHONY: help setup demo test check docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: .venv/ready ## make .venv with everything in it, at the pinned versions
+
+.venv/ready: pyproject.toml constraints.txt scripts/venv
+	@PYTHON=$(PYTHON) scripts/venv
+	@touch $@
+
+demo: setup ## a stack comes up, real orders flow, processes are killed, the verdict is printed
+	@$(bin)/chaos demo
+
+test: setup ## the whole suite
+	@$(bin)/pytest
+
+check: setup ## ruff, mypy, import-linter, and that the generated pages are current
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+	@$(bin)/lint-imports
+	@$(bin)/python examples/generate.py --seed 7 --check
+	@$(bin)/python -m docs.generate --check
+
+docs: setup ## write the pages that follow from the code
+	@$(bin)/python -m docs.generate
+
+clean: ## remove what make made; stacks are ended by `chaos down --all`
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
