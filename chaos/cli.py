@@ -11,6 +11,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +20,8 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
+from chaos.catalogue import CatalogueError, load_catalogue
+from chaos.demo import demo
 from chaos.runtime import (
     SERVERS_ONLY,
     Endpoints,
@@ -29,7 +32,10 @@ from chaos.runtime import (
     choose,
     names,
 )
+from chaos.workload import parse_catalogue
 
+CATALOGUE = Path("examples/catalogue.json")
+CATALOGUE_SECONDS = 60.0
 ENDED_BY_SIGNAL = 128  # plus its number, as shells say it
 
 stderr = Console(stderr=True)
@@ -63,7 +69,14 @@ app = Chaos(
     " several can live side by side (--name).",
 )
 
-Kind = Annotated[str, typer.Option("--runtime", help="What runs it: native (processes).")]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        envvar="RUNTIME",
+        help="docker or native (processes). Default: docker where an engine answers.",
+    ),
+]
 Name = Annotated[
     str | None, typer.Option("--name", help="Which stack. Default: this checkout's own.")
 ]
@@ -88,7 +101,7 @@ def up(
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Postgres and RabbitMQ, no services.")
     ] = False,
-    runtime: Kind = "native",
+    runtime: Kind = None,
     name: Name = None,
     as_json: Json = False,
 ) -> None:
@@ -114,7 +127,7 @@ def down(
     everything: Annotated[
         bool, typer.Option("--all", help="Every stack of yours, and logs that were kept.")
     ] = False,
-    runtime: Kind = "native",
+    runtime: Kind = None,
     name: Name = None,
     keep_logs: KeepLogs = False,
 ) -> None:
@@ -126,7 +139,7 @@ def down(
 
 
 @app.command()
-def status(runtime: Kind = "native", name: Name = None, as_json: Json = False) -> None:
+def status(runtime: Kind = None, name: Name = None, as_json: Json = False) -> None:
     """Show each process and where things are. Readiness is asked of the processes now."""
     _show(choose(runtime, name), as_json=as_json)
 
@@ -135,7 +148,7 @@ def status(runtime: Kind = "native", name: Name = None, as_json: Json = False) -
 def logs(
     process: Process,
     lines: Annotated[int | None, typer.Option("-n", "--lines", help="Only the last N.")] = None,
-    runtime: Kind = "native",
+    runtime: Kind = None,
     name: Name = None,
 ) -> None:
     """Print a process's log, over all its restarts. `supervisor` is the stack's own."""
@@ -144,33 +157,67 @@ def logs(
 
 
 @app.command()
-def kill(process: Process, runtime: Kind = "native", name: Name = None) -> None:
+def kill(process: Process, runtime: Kind = None, name: Name = None) -> None:
     """SIGKILL a process. It is restarted, with backoff."""
     choose(runtime, name).kill(process)
 
 
 @app.command()
-def pause(process: Process, runtime: Kind = "native", name: Name = None) -> None:
+def pause(process: Process, runtime: Kind = None, name: Name = None) -> None:
     """SIGSTOP a process: it keeps its connections and locks, and does nothing."""
     choose(runtime, name).pause(process)
 
 
 @app.command()
-def resume(process: Process, runtime: Kind = "native", name: Name = None) -> None:
+def resume(process: Process, runtime: Kind = None, name: Name = None) -> None:
     """SIGCONT a paused process."""
     choose(runtime, name).resume(process)
 
 
 @app.command()
-def stop(process: Process, runtime: Kind = "native", name: Name = None) -> None:
+def stop(process: Process, runtime: Kind = None, name: Name = None) -> None:
     """SIGTERM a process. It stays down until `chaos start`."""
     choose(runtime, name).stop(process)
 
 
 @app.command()
-def start(process: Process, runtime: Kind = "native", name: Name = None) -> None:
+def start(process: Process, runtime: Kind = None, name: Name = None) -> None:
     """Start a stopped process, or one that waits to be restarted."""
     choose(runtime, name).start(process)
+
+
+@app.command()
+def catalogue(
+    file: Annotated[Path, typer.Argument(help="Products, stock, accounts, deposits.")] = CATALOGUE,
+    amqp_url: Annotated[
+        str | None, typer.Option(help="A broker other than the stack's, e.g. compose's.")
+    ] = None,
+    runtime: Kind = None,
+    name: Name = None,
+) -> None:
+    """Bring products, stock and accounts in, and wait for every answer.
+
+    Loading the same catalogue again changes nothing.
+    """
+    try:
+        content = parse_catalogue(file.read_text())
+        broker = amqp_url or choose(runtime, name).endpoints().amqp_url
+        rows = load_catalogue(broker, content, deadline_seconds=CATALOGUE_SECONDS)
+    except (OSError, ValueError, CatalogueError) as error:
+        raise StackError(f"{file}: {error}") from error
+    typer.echo(f"{rows} rows of {file.name} answered")
+
+
+@app.command()
+def env(runtime: Kind = None, name: Name = None) -> None:
+    """Print where the stack's APIs are, for a shell: eval "$(chaos env)"."""
+    urls = choose(runtime, name).endpoints().http_urls
+    for process in ("door", "operator"):
+        if process in urls:
+            typer.echo(f"export SAGAPROOF_{process.upper()}_URL={urls[process]}")
+
+
+app.command("demo")(demo)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
