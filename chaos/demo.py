@@ -76,7 +76,7 @@ def demo(
 
     Exits with 0 only if every invariant held and every order ended as its input allows.
     """
-    victims = VICTIMS if kill is None else tuple(kill)
+    victims = VICTIMS if kill is None else tuple(dict.fromkeys(kill))
     if unknown := set(victims) - {*Plan().processes, *SERVERS}:
         known = ", ".join((*Plan().processes, *SERVERS))
         raise typer.BadParameter(f"{unknown.pop()} is no process: choose from {known}")
@@ -167,6 +167,7 @@ def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) 
         seed=script.seed,
         began=stage.began,
         lines=len(script.lines),
+        unsendable=len(script.lines) - len(script.asks),
         wrong_lines=tuple(_wrong_lines(script, foreseen, history)),
         outcomes=tuple(
             outcome_of(run, script.asks, foreseen, reactions, snapshot)
@@ -280,7 +281,4 @@ def _wrong_lines(script: Script, foreseen: Foreseen, history: History) -> Iterat
 def _words(reaction: Answered | Refused | None) -> str:
     if reaction is None:
         return "no answer"
-    field = reaction.body.get("field")
-    return f"the door: {reaction.status} {reaction.body.get('error')}" + (
-        f", {field}" if field else ""
-    )
+    return f"the door, {reaction.status}: {reaction.body.get('field') or reaction.body['error']}"

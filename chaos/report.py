@@ -39,6 +39,7 @@ class Report:
     seed: int
     began: datetime
     lines: int
+    unsendable: int
     wrong_lines: tuple[WrongLine, ...]
     outcomes: tuple[Outcome, ...]
     changed: tuple[str, ...]  # tables that a second placing of the file changed
@@ -69,6 +70,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "as_foretold": report.as_foretold,
         "seed": report.seed,
         "lines": report.lines,
+        "unsendable": report.unsendable,
         "wrong_lines": [asdict(line) for line in report.wrong_lines],
         "placings": [
             {
@@ -104,6 +106,7 @@ def show(report: Report, console: Console) -> None:
     for outcome in report.outcomes:
         if outcome.ends:
             _print(console, _ends(outcome.ends))
+            console.print("A range: goods and money that are short go to whoever comes first.\n")
         _list(console, "These lines went as their own content rules out", outcome.deviations)
         lines = [f"line {line}" for line in outcome.unanswered]
         _list(console, "These lines were never answered", lines)
@@ -128,7 +131,8 @@ def _answers(report: Report) -> Table:
     """A column more for each time the file was placed again."""
     columns = [c for o in report.outcomes for c in (f">placed {TIMES[o.run]}", ">must be", "")]
     table = _table("What the door said", "", *columns)
-    table.add_row("lines in the file", *[str(report.lines), "", ""] * len(report.outcomes))
+    for what, count in (("lines in the file", report.lines), ("cannot be sent", report.unsendable)):
+        table.add_row(what, *[str(count), "", ""] * len(report.outcomes))
     for counts in zip(*(outcome.answers for outcome in report.outcomes), strict=True):
         table.add_row(counts[0].what, *(cell for count in counts for cell in _cells(count)))
     return table
@@ -136,8 +140,6 @@ def _answers(report: Report) -> Table:
 
 def _ends(counts: Iterable[Count]) -> Table:
     table = _table("What became of the orders", "", ">orders", ">must be", "")
-    table.caption = "a range: goods that are short and money go to whoever comes first"
-    table.caption_justify = "left"
     for count in counts:
         end = count.what if count.what == CONFIRMED else f"rejected: {count.what}"
         table.add_row(end, *_cells(count))
