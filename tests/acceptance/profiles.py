@@ -1,0 +1,43 @@
+"""Under which settings acceptance tests run the system. A stack is up for one profile at a time.
+
+Owns: the settings and replicas of each, and how a test says which it wants. Must not know: what
+any test does.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.runtime import Plan
+
+REPLICATED = ("orchestrator", "order", "payment", "inventory")
+
+PROFILES = {
+    # What a user gets; only a lost StartSaga is missed sooner.
+    "plain": Plan(settings={"start_resend_seconds": "1"}),
+    # The same, three of everything that takes messages.
+    "replicas": Plan(replicas=dict.fromkeys(REPLICATED, 3), settings={"start_resend_seconds": "1"}),
+    # design.md, section 8, the column for fault runs: silence is noticed within seconds.
+    "impatient": Plan(
+        settings={
+            "step_timeout_seconds": "0.5",
+            "step_attempts": "3",
+            "backoff_cap_seconds": "2",
+            "resend_cap_seconds": "2",
+            "stuck_after_seconds": "10",
+            "running_limit": "100",
+            "start_resend_seconds": "1",
+            "reconcile_every_seconds": "0.1",
+            "lock_timeout_seconds": "1",
+            "idle_in_transaction_seconds": "1",
+            "tcp_user_timeout_seconds": "2",
+            "heartbeat_seconds": "4",
+            "retry_cap_seconds": "1",
+        }
+    ),
+}
+
+
+def on(*profiles: str) -> pytest.MarkDecorator:
+    """The tests so marked run on a stack of each of these profiles."""
+    return pytest.mark.parametrize("stage", profiles, indirect=True, scope="session")

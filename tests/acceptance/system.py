@@ -1,0 +1,289 @@
+"""The running system as a test sees it from outside: door, queues, tables, logs, faults, verdict.
+
+Owns: one stack, and the record of all that was asked of it. Must not know: the services' code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, LiteralString, NamedTuple, TypeVar
+from uuid import UUID
+
+import httpx
+import psycopg
+
+from chaos.catalogue import load_catalogue
+from chaos.evidence import Case, Snapshot
+from chaos.history import Answered, Asked, Fault, History, Refused, Unknown
+from chaos.judge import Finding, Verdict, judge, overall
+from chaos.placer import place_orders
+from chaos.quiescence import look_twice, read_dead_letters, wait_for_quiescence
+from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
+from chaos.snapshot import take_snapshot
+from chaos.workload import Ask, Catalogue, facts_of
+from tests.acceptance.mailbox import Mailbox
+from tests.acceptance.shop import Shop, both
+
+T = TypeVar("T")
+
+WITHIN_SECONDS = 60.0
+POLL_SECONDS = 0.03
+SHOWN = 12  # last lines of a log, of those that matter
+
+
+class End(NamedTuple):
+    """What became of an order."""
+
+    status: str
+    reason: str | None = None
+
+
+CONFIRMED = End("CONFIRMED")
+
+
+def rejected(reason: str) -> End:
+    return End("REJECTED", reason)
+
+
+def until(condition: Callable[[], T | None], what: str, within: float = WITHIN_SECONDS) -> T:
+    """What the condition says once it is true."""
+    deadline = time.monotonic() + within
+    while not (said := condition()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        time.sleep(POLL_SECONDS)
+    return said
+
+
+class System:
+    def __init__(self, plan: Plan, runtime: Runtime, endpoints: Endpoints) -> None:
+        self.runtime = runtime
+        self.mail = Mailbox(endpoints.amqp_url)
+        self._plan = plan
+        self._endpoints = endpoints
+        self._catalogue = Catalogue()
+        self._history = History(endpoints.log_dir / "history.jsonl")
+        self._runs = itertools.count(1)
+
+    def close(self) -> None:
+        self._history.__exit__(None, None, None)
+
+    # --- asking: everything is recorded, so that the judge knows of it ---
+
+    def stock_up(self, shop: Shop) -> Shop:
+        """Its products, goods and accounts come in, and count from now on."""
+        self.load(shop.catalogue)
+        return shop
+
+    def load(self, catalogue: Catalogue) -> None:
+        load_catalogue(self._endpoints.amqp_url, catalogue, deadline_seconds=WITHIN_SECONDS)
+        self.expect(catalogue)
+
+    def expect(self, catalogue: Catalogue) -> None:
+        """The test has brought this in itself."""
+        self._catalogue = both(self._catalogue, catalogue)
+
+    def post(self, ask: Ask) -> httpx.Response:
+        """POST /orders, once."""
+        run = next(self._runs)
+        self._history.record(Asked(run=run, line=ask.number, key=ask.key, body=ask.body))
+        response = self._http(
+            "POST", "/orders", json=ask.body, headers=[("Idempotency-Key", ask.key)]
+        )
+        kind = Answered if response.is_success else Refused
+        if response.is_server_error:
+            self._history.record(Unknown(run=run, line=ask.number, why=response.text))
+        else:
+            told = kind(run=run, line=ask.number, status=response.status_code, body=response.json())
+            self._history.record(told)
+        return response
+
+    def place_file(self, asks: Sequence[Ask]) -> list[Answered | Refused]:
+        """In bulk, asking again until there is an answer; what was answered, in their order."""
+        run = next(self._runs)
+        asyncio.run(
+            place_orders(
+                self._endpoints.door_url,
+                asks,
+                self._history,
+                run=run,
+                deadline_seconds=WITHIN_SECONDS,
+                heard=lambda _: None,
+            )
+        )
+        answers: dict[int, Answered | Refused] = {
+            event.line: event
+            for event in self._history.events
+            if isinstance(event, Answered | Refused) and event.run == run
+        }
+        silent = [ask.key for ask in asks if ask.number not in answers]
+        assert not silent, f"the door did not answer {len(silent)} orders, among them {silent[0]}"
+        return [answers[ask.number] for ask in asks]
+
+    def place(self, asks: Sequence[Ask]) -> list[UUID]:
+        """Likewise, and all are accepted: their ids."""
+        answers = self.place_file(asks)
+        refused = [answer.body for answer in answers if isinstance(answer, Refused)]
+        assert not refused, f"{len(refused)} orders refused, among them {refused[0]}"
+        return [UUID(answer.body["order_id"]) for answer in answers]
+
+    @contextmanager
+    def placing(self, asks: Sequence[Ask]) -> Iterator[Future[list[UUID]]]:
+        """Likewise, while the block goes on."""
+        with ThreadPoolExecutor(1) as pool:
+            placed = pool.submit(self.place, asks)
+            yield placed
+            placed.result()
+
+    # --- looking ---
+
+    def get(self, path: str) -> Any:
+        return self._http("GET", path).raise_for_status().json()
+
+    def ends(self, order_ids: Iterable[UUID], within: float = WITHIN_SECONDS) -> dict[UUID, End]:
+        """What became of each order, once its saga has ended."""
+        wanted = list(order_ids)
+
+        def ended() -> dict[UUID, End] | None:
+            rows = self.rows(
+                """
+                select order_id, status, o.reason
+                from order_svc.customer_order o join orchestrator.saga_instance i
+                  on i.saga_id = o.order_id and i.ended_at is not null
+                where order_id = any(%s)""",
+                wanted,
+            )
+            return {row[0]: End(*row[1:]) for row in rows} if len(rows) == len(wanted) else None
+
+        return until(ended, f"the sagas of {len(wanted)} orders end", within)
+
+    def steps(self, saga_ids: Iterable[UUID]) -> list[dict[str, str]]:
+        """The steps of each saga that is known, with their status."""
+        rows = self.rows(
+            "select steps from orchestrator.saga_instance where saga_id = any(%s)", list(saga_ids)
+        )
+        return [{step: entry["status"] for step, entry in steps.items()} for (steps,) in rows]
+
+    def alive(self) -> list[UUID]:
+        """The sagas under way."""
+        rows = self.rows("select saga_id from orchestrator.saga_instance where ended_at is null")
+        return [saga_id for (saga_id,) in rows]
+
+    def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        """As the judge, who may only read."""
+        with psycopg.connect(self._endpoints.judge_dsn, autocommit=True) as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def snapshot(self) -> Snapshot:
+        return take_snapshot(self._endpoints.judge_dsn)
+
+    def logged(self, service: str, event: str) -> list[dict[str, Any]]:
+        """Lines of all replicas of a service, over all their restarts."""
+        return [
+            json.loads(line)
+            for process in self.replicas(service)
+            for line in self.runtime.logs(process)
+            if f'"event": "{event}"' in line
+        ]
+
+    def dead_letters(self) -> Counter[tuple[str, str]]:
+        """How many lie in which queue for which reason."""
+        letters = read_dead_letters(self._endpoints.amqp_url)
+        return Counter((letter.queue, letter.reason) for letter in letters)
+
+    def replicas(self, service: str) -> list[str]:
+        return [
+            name for name, its_service in self._plan.processes.items() if its_service == service
+        ]
+
+    # --- breaking ---
+
+    def kill(self, process: str) -> None:
+        """SIGKILL. Whatever runs it will start it again."""
+        self.runtime.kill(process)
+        self._history.record(Fault(what="SIGKILL", target=process, healed=False))
+
+    def stop(self, process: str) -> ProcessStatus:
+        """SIGTERM, and gone on return."""
+        self.runtime.stop(process)
+        self._history.record(Fault(what="SIGTERM", target=process, healed=False))
+        return self._status(process)
+
+    def start(self, process: str) -> None:
+        """At once, whatever keeps it away, and ready on return."""
+        self.runtime.start(process)
+        until(lambda: self._is_ready(process), f"{process} is ready")
+        self._history.record(Fault(what="down", target=process, healed=True))
+
+    def _status(self, process: str) -> ProcessStatus:
+        return next(status for status in self.runtime.status() if status.name == process)
+
+    def _is_ready(self, process: str) -> bool:
+        """Asked of itself; a server of the runtime, which asks all and takes longer."""
+        url = self._endpoints.http_urls.get(process)
+        if url is None:
+            return self._status(process).ready
+        try:
+            return httpx.get(f"{url}/ready", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    # --- judging ---
+
+    def verdict(self, explained: Iterable[tuple[str, str]] = ()) -> None:
+        """The whole system comes to rest and every invariant holds; of all tests so far."""
+        standing = wait_for_quiescence(
+            self._endpoints.judge_dsn, self.runtime.rabbitmqctl, deadline_seconds=WITHIN_SECONDS
+        )
+        findings = self._findings(explained, quiescent=not standing.anything)
+        whole = overall(finding.verdict for finding in findings)
+        assert whole is Verdict.PASS, "\n".join(
+            (f"verdict: {whole}", *standing.lines(), *_offences(findings))
+        )
+
+    def interim_verdict(self) -> None:
+        """What must hold at every moment holds now."""
+        findings = self._findings((), quiescent=False)
+        failed = [finding for finding in findings if finding.verdict is Verdict.FAIL]
+        assert not failed, "\n".join(_offences(failed))
+
+    def _findings(self, explained: Iterable[tuple[str, str]], *, quiescent: bool) -> list[Finding]:
+        return judge(
+            Case(
+                snapshot=self.snapshot(),
+                facts=facts_of(self._catalogue, self._history.events, explained),
+                dead_letters=read_dead_letters(self._endpoints.amqp_url),
+                quiescent=quiescent,
+            )
+        )
+
+    def account(self) -> str:
+        """What somebody wants to see who finds a test red."""
+        lines = [
+            f"{s.name}: {s.state}, {'ready' if s.ready else 'not ready'}, {s.restarts} restarts"
+            for s in self.runtime.status()
+        ]
+        lines += look_twice(self._endpoints.judge_dsn, self.runtime.rabbitmqctl).lines()
+        for process in self._plan.processes:
+            matters = [line for line in self.runtime.logs(process) if '"level": "info"' not in line]
+            lines += [f"--- {process}", *matters[-SHOWN:]]
+        return "\n".join(lines)
+
+    def _http(self, method: str, path: str, **more: Any) -> httpx.Response:
+        url = self._endpoints.door_url + path
+        return httpx.request(method, url, timeout=WITHIN_SECONDS, trust_env=False, **more)
+
+
+def _offences(findings: Iterable[Finding]) -> list[str]:
+    return [
+        line
+        for finding in findings
+        if finding.verdict is not Verdict.PASS
+        for line in (f"{finding.invariant}: {finding.verdict}", *finding.examples)
+    ]

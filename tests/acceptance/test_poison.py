@@ -1,0 +1,125 @@
+"""What can never succeed is set aside with its reason, wherever it comes, and harms nobody."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from chaos.workload import Arrival, Catalogue
+from common.contracts import (
+    ConfirmOrder,
+    DispatchStock,
+    ListProduct,
+    OpenAccount,
+    PaymentCharged,
+    ReceiveStock,
+    StartSaga,
+)
+from common.envelope import Command, Envelope, pack
+from common.topology import dead_letter_queue
+from tests.acceptance.mailbox import command
+from tests.acceptance.profiles import on
+from tests.acceptance.shop import CURRENCY, PLENTY, PRICE, Shop, shop
+from tests.acceptance.system import CONFIRMED, System, until
+
+pytestmark = on("plain")
+
+UNKNOWN_TYPE = "unknown_type"
+NEW_SKUS = ("cup", "pot")
+NEW_GOODS = (3, 4)
+NEW_CUSTOMERS = ("bob", "eve")
+
+
+def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) -> None:
+    here = system.stock_up(shop("poison", stock={"tea": 500}, accounts={"ann": PLENTY}))
+    early = system.place([here.order("ann", tea=1) for _ in range(2)])
+    system.ends(early)
+    told = neighbours(here, early)
+    arrivals = tuple(Arrival(here.sku("tea"), n, "with poison") for n in NEW_GOODS)
+    system.expect(Catalogue(stock=arrivals))
+
+    with system.placing([here.order("ann", tea=1) for _ in range(100)]) as placed:
+        for queue, (before, after) in told.items():
+            poison = poisons(queue, early[0])
+            amid = pack([before.encode(), poison[UNKNOWN_TYPE].decode()[1:-1], after.encode()])
+            system.mail.send_raw(queue, amid, *poison.values())
+
+    assert set(system.ends(placed.result()).values()) == {CONFIRMED}
+    until(lambda: were_handled(system, here, early), "what came with the poison is handled")
+    expected = Counter(
+        (dead_letter_queue(queue), reason)
+        for queue in told
+        for reason in (*poisons(queue, early[0]), UNKNOWN_TYPE)
+    )
+    until(lambda: system.dead_letters().total() >= expected.total(), "all poison is set aside")
+    assert system.dead_letters() == expected
+    assert [s.name for s in system.runtime.status() if not s.ready] == []
+    system.verdict(explained=expected)
+    for queue in told:
+        system.mail.purge(dead_letter_queue(queue))
+
+
+def poisons(queue: str, saga_id: UUID) -> dict[str, bytes]:
+    """The reason it is set aside with, and the delivery; about a saga that there is."""
+    foreign: Command = ConfirmOrder() if queue == "inventory.commands" else DispatchStock()
+    wire = json.loads(command(saga_id, "charge_payment", foreign).encode())
+    members = {
+        "unknown_command": wire,
+        UNKNOWN_TYPE: {**wire, "type": "MakeTea"},
+        "wrong_message_id": {**wire, "message_id": str(uuid4())},
+        "invalid_envelope": {k: v for k, v in wire.items() if k != "saga_id"},
+    }
+    return {
+        "not_json": b"tea, please",
+        "not_an_array": json.dumps(wire).encode(),
+        **{reason: json.dumps([member]).encode() for reason, member in members.items()},
+    }
+
+
+def neighbours(here: Shop, ended: list[UUID]) -> dict[str, list[Envelope]]:
+    """For each queue two messages whose handling can be seen."""
+    now = datetime.now(UTC)
+    products = [ListProduct(sku=here.sku(s), price=PRICE, currency=CURRENCY) for s in NEW_SKUS]
+    goods = [ReceiveStock(sku=here.sku("tea"), quantity=n) for n in NEW_GOODS]
+    accounts = [OpenAccount(customer=here.customer(c), currency=CURRENCY) for c in NEW_CUSTOMERS]
+    again = StartSaga(definition="order", data={})
+    return {
+        "order.commands": [command(uuid4(), "list_product", p) for p in products],
+        "inventory.commands": [command(uuid4(), "receive_stock", g) for g in goods],
+        "payment.commands": [command(uuid4(), "open_account", a) for a in accounts],
+        # A start that is asked for again wants to hear that the saga is known.
+        "orchestrator.commands": [
+            command(s, "start", again, reply_to="order.commands", attempt=2) for s in ended
+        ],
+        "orchestrator.replies": [
+            command(s, "charge_payment", again).reply(PaymentCharged(charge_id=s), issued_at=now)
+            for s in ended
+        ],
+    }
+
+
+def were_handled(system: System, here: Shop, ended: list[UUID]) -> bool:
+    skus = [here.sku(sku) for sku in NEW_SKUS]
+    customers = [here.customer(who) for who in NEW_CUSTOMERS]
+    seen = [
+        system.rows("select sku from order_svc.product where sku = any(%s)", skus),
+        system.rows("select customer from payment_svc.account where customer = any(%s)", customers),
+        system.rows(
+            "select at from inventory_svc.delivery where sku = %s and quantity = any(%s)",
+            here.sku("tea"),
+            list(NEW_GOODS),
+        ),
+        system.rows(
+            "select order_id from order_svc.customer_order where saga_known and order_id = any(%s)",
+            ended,
+        ),
+        system.rows(
+            """
+            select saga_id from orchestrator.saga_log
+            where entry = 'ignored' and step = 'charge_payment' and saga_id = any(%s)""",
+            ended,
+        ),
+    ]
+    return all(len(rows) == 2 for rows in seen)

@@ -1,0 +1,119 @@
+"""What is said twice happens once; what was lost is said again."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from uuid import UUID
+
+from chaos.history import Answered, Refused
+from chaos.model import foresee
+from chaos.outcome import outcome_of, what_changed
+from chaos.workload import Ask, Catalogue, parse_catalogue, parse_orders
+from tests.acceptance.profiles import on
+from tests.acceptance.shop import PLENTY, shop
+from tests.acceptance.system import CONFIRMED, System, until
+
+pytestmark = on("plain")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LINES = 300
+
+
+def test_a_command_delivered_again_charges_once_and_the_skip_is_logged(system: System) -> None:
+    here = system.stock_up(shop("again", stock={"tea": 5}, accounts={"ann": PLENTY}))
+    system.stop("payment")
+    (order_id,) = system.place([here.order("ann", tea=1)])
+    (command,) = until(lambda: system.mail.take("payment.commands"), "the charge is asked for")
+    assert (command.type, command.saga_id) == ("ChargePayment", order_id)
+
+    system.mail.send("payment.commands", [command, command])
+    system.start("payment")
+    assert system.ends([order_id]) == {order_id: CONFIRMED}
+    system.mail.send("payment.commands", [command])
+
+    skips = until(lambda: _skips(system, order_id, at_least=2), "both repeats are skipped")
+    assert {(s["step"], s["message_id"]) for s in skips} == {
+        ("charge_payment", str(command.message_id))
+    }
+    # Each repeat was given the stored reply again, and nobody waited for it any more.
+    until(lambda: len(_log(system, order_id, "ignored")) >= 2, "both replies are ignored")
+    moves = system.rows("select kind from payment_svc.transfer where saga_id = %s", order_id)
+    assert moves == [("CHARGE",)]
+    assert system.ends([order_id]) == {order_id: CONFIRMED}
+    system.verdict()
+
+
+def _skips(system: System, order_id: UUID, at_least: int) -> list[dict[str, str]] | None:
+    logged = system.logged("payment", "command.duplicate")
+    skips = [line for line in logged if line["saga_id"] == str(order_id)]
+    return skips if len(skips) >= at_least else None
+
+
+def _log(system: System, saga_id: UUID, entry: str) -> list[tuple[object, ...]]:
+    return system.rows(
+        "select step from orchestrator.saga_log where saga_id = %s and entry = %s", saga_id, entry
+    )
+
+
+def test_a_saga_whose_start_was_lost_is_asked_for_again_and_runs_once(system: System) -> None:
+    here = system.stock_up(shop("lost", stock={"tea": 50}, accounts={"ann": PLENTY}))
+    system.stop("orchestrator")
+    orders = system.place([here.order("ann", tea=1) for _ in range(5)])
+    lost = {c.saga_id for c in until(lambda: system.mail.take("orchestrator.commands"), "a start")}
+    assert lost <= set(orders)
+    asked_before = len(system.logged("order", "starter.asked_again"))
+    until(
+        lambda: len(system.logged("order", "starter.asked_again")) > asked_before,
+        "the order service asks again",
+    )
+    system.start("orchestrator")
+
+    assert set(system.ends(orders).values()) == {CONFIRMED}
+    until(lambda: _known(system, orders), "the order service has heard that the sagas are known")
+    started = system.rows(
+        "select saga_id from orchestrator.saga_log where entry = 'started' and saga_id = any(%s)",
+        orders,
+    )
+    assert sorted(saga_id for (saga_id,) in started) == sorted(orders)
+    system.verdict()
+
+
+def _known(system: System, order_ids: list[UUID]) -> bool:
+    rows = system.rows(
+        "select saga_known from order_svc.customer_order where order_id = any(%s)", order_ids
+    )
+    return all(known for (known,) in rows)
+
+
+def test_the_same_file_placed_twice_changes_nothing_but_the_count_of_repeats(
+    system: System,
+) -> None:
+    asks, catalogue = _example()
+    system.load(catalogue)
+    foreseen = foresee(catalogue, asks)
+    assert foreseen.wrong
+    assert foreseen.repeats
+    assert foreseen.conflicts
+    reactions: dict[tuple[int, int], Answered | Refused] = {}
+    snapshots = []
+    for run in (1, 2):
+        answers = system.place_file(asks)
+        reactions |= {(run, ask.number): a for ask, a in zip(asks, answers, strict=True)}
+        system.ends({UUID(a.body["order_id"]) for a in answers if isinstance(a, Answered)})
+        system.verdict()
+        snapshots.append(system.snapshot())
+    for run, snapshot in enumerate(snapshots, 1):
+        outcome = outcome_of(run, asks, foreseen, reactions, snapshot)
+        assert outcome.deviations == ()
+        misfits = [count for count in (*outcome.answers, *outcome.ends) if not count.fits]
+        assert misfits == []
+    assert what_changed(*snapshots) == []
+
+
+def _example() -> tuple[list[Ask], Catalogue]:
+    """The first lines of the example; its catalogue."""
+    with (EXAMPLES / "orders.jsonl").open(encoding="utf-8") as lines:
+        parsed = list(parse_orders(islice(lines, LINES)))
+    catalogue = parse_catalogue((EXAMPLES / "catalogue.json").read_text("utf-8"))
+    return [line for line in parsed if isinstance(line, Ask)], catalogue

@@ -1,0 +1,56 @@
+"""Two and three of everything, on the same SKUs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from chaos.workload import draw_orders
+from tests.acceptance.profiles import REPLICATED, on
+from tests.acceptance.shop import PLENTY, shop
+from tests.acceptance.system import CONFIRMED, System, rejected
+
+pytestmark = on("replicas")
+
+ORDERS = 400
+PIECES = 60
+
+
+@pytest.mark.parametrize("replicas", [3, 2])
+def test_replicas_neither_oversell_nor_deadlock_on_contended_skus(
+    system: System, replicas: int
+) -> None:
+    """Every order names several of five SKUs, in an order of its own; there is not enough."""
+    here = system.stock_up(
+        shop(
+            f"contended-{replicas}",
+            stock={f"s{n}": PIECES for n in range(5)},
+            accounts={f"c{n}": PLENTY for n in range(4)},
+        )
+    )
+    for service in REPLICATED:
+        for process in system.replicas(service)[replicas:]:
+            system.stop(process)
+    asks = draw_orders(here.catalogue, random.Random(replicas), ORDERS, here.name)
+    orders = system.place(asks)
+
+    ends = system.ends(orders)
+    assert set(ends.values()) == {CONFIRMED, rejected("out_of_stock")}
+    sold = system.rows(
+        "select on_hand, held, dispatched from inventory_svc.stock where sku = any(%s)",
+        [product.sku for product in here.catalogue.products],
+    )
+    assert all(held == 0 and on_hand + dispatched == PIECES for on_hand, held, dispatched in sold)
+    assert min(on_hand for on_hand, _, _ in sold) == 0, "nothing was contended"
+    assert _deadlocks(system) == []
+    processes = system.rows(
+        "select distinct process from orchestrator.saga_log where saga_id = any(%s)", orders
+    )
+    assert {process for (process,) in processes} == set(system.replicas("orchestrator")[:replicas])
+    system.verdict()
+
+
+def _deadlocks(system: System) -> list[str]:
+    logs = ["postgres", *(p for service in REPLICATED for p in system.replicas(service))]
+    return [line for log in logs for line in system.runtime.logs(log) if "deadlock" in line]

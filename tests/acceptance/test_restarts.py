@@ -1,0 +1,97 @@
+"""Processes and servers that end in mid-flow and come back: nothing is lost, nothing is undone."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+import pytest
+
+from chaos.runtime import SERVERS, SERVICES
+from chaos.workload import Ask
+from tests.acceptance.profiles import on
+from tests.acceptance.shop import PLENTY, shop
+from tests.acceptance.system import CONFIRMED, System, until
+
+STOP_SECONDS = 10.0
+UNDER_WAY = 10  # sagas: it is mid-flow
+
+
+def orders(system: System, name: str, count: int) -> list[Ask]:
+    """All of them can go well."""
+    here = system.stock_up(shop(name, stock={"tea": 10_000}, accounts={"ann": PLENTY}))
+    return [here.order("ann", tea=1) for _ in range(count)]
+
+
+def until_mid_flow(system: System) -> None:
+    until(lambda: len(system.alive()) >= UNDER_WAY, f"{UNDER_WAY} sagas are under way")
+
+
+@on("plain", "replicas")
+def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
+    """Or another goes on with what it began: with one of them, and with two."""
+    replicas = system.replicas("orchestrator")
+    for process in replicas[2:]:
+        system.stop(process)
+    with system.placing(orders(system, f"resume-{len(replicas)}", 300)) as placed:
+        until_mid_flow(system)
+        system.kill("orchestrator")
+        ((killed_at,),) = system.rows("select clock_timestamp()")
+        system.start("orchestrator")
+    ends = system.ends(placed.result())
+    assert set(ends.values()) == {CONFIRMED}
+
+    resumed = system.rows(
+        """
+        select b.saga_id, e.process
+        from orchestrator.saga_log b join orchestrator.saga_log e using (saga_id)
+        where b.entry = 'started' and b.process = 'orchestrator' and b.at < %s
+          and e.entry = 'completed' and e.at > %s""",
+        killed_at,
+        killed_at,
+    )
+    assert {saga_id for saga_id, _ in resumed} & set(ends), "it had no saga under way"
+    assert {process for _, process in resumed} <= set(replicas[:2])
+    for process in replicas[2:]:
+        system.start(process)
+    system.verdict()
+
+
+@on("plain")
+def test_a_process_told_to_stop_finishes_its_batch_and_loses_nothing(system: System) -> None:
+    ended: list[UUID] = []
+    for process in SERVICES:
+        with system.placing(orders(system, f"stop-{process}", 150)) as placed:
+            until_mid_flow(system)
+            began = time.monotonic()
+            stopped = system.stop(process)
+            assert time.monotonic() - began < STOP_SECONDS, process
+            assert stopped.last_exit == "status 0", process
+            system.start(process)
+        ends = system.ends(placed.result())
+        assert set(ends.values()) == {CONFIRMED}, process
+        ended += ends
+
+    # What was in hand was acked: it was not handled again, unless we asked again.
+    repeated = {
+        UUID(line["saga_id"])
+        for service in ("order", "inventory", "payment")
+        for line in system.logged(service, "command.duplicate")
+    }
+    asked_again = system.rows(
+        "select saga_id from orchestrator.saga_log where entry = 'timed_out' and saga_id = any(%s)",
+        ended,
+    )
+    assert (repeated & set(ended)) - {saga_id for (saga_id,) in asked_again} == set()
+    system.verdict()
+
+
+@on("plain")
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_server_killed_in_mid_flow_is_no_order_s_fault(system: System, server: str) -> None:
+    with system.placing(orders(system, f"server-{server}", 200)) as placed:
+        until_mid_flow(system)
+        system.kill(server)
+        system.start(server)
+    assert set(system.ends(placed.result()).values()) == {CONFIRMED}
+    system.verdict()
