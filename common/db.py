@@ -33,6 +33,8 @@ _INFRASTRUCTURE_CODES = ("25P03", "25P04", "0A000")
 def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
     """A driver error as one of ours, or itself if it is a defect of the statement."""
     state = error.sqlstate
+    if state is None and isinstance(error, psycopg.ProgrammingError | psycopg.DataError):
+        return error  # the driver would not send it; no server will ever be well enough for it
     if state is None or state[:2] in _INFRASTRUCTURE_CLASSES or state in _INFRASTRUCTURE_CODES:
         return Infrastructure(f"postgres {state or 'connection'}: {error}")
     if state[:2] == "23":
