@@ -1,0 +1,47 @@
+"""`saga`, the operator's command: places orders, shows where they are and what is wrong.
+
+It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
+sagas.py, services.py; client.py asks, output.py prints.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli import orders, sagas, services
+
+ABOUT = """
+Place orders, see where they are and why they stand still, and what is wrong.
+
+The command asks the customers' door and the operator's API over HTTP. Tell it where they are:
+
+\b
+    export SAGAPROOF_DOOR_URL=http://127.0.0.1:8080
+    export SAGAPROOF_OPERATOR_URL=http://127.0.0.1:8081
+
+For a stack that `chaos up` started: eval "$(chaos env)"
+
+Begin with `saga doctor`, and with `saga show ID` of an order that stands still.
+
+\b
+Exit codes:
+    0  yes
+    1  no: rejected, refused, not found, errors found
+    2  the command line is wrong
+    3  nobody answered: ask again
+    4  it had not ended when the wait was over
+"""
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=ABOUT
+)
+app.command("order")(orders.order)
+app.command("list")(sagas.list_)
+app.command("show")(sagas.show)
+app.command("stock")(services.stock)
+app.command("accounts")(services.accounts)
+app.command("doctor")(services.doctor)
+
+_orders = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Orders from a file.")
+_orders.command("place")(orders.place)
+app.add_typer(_orders, name="orders")

@@ -1,0 +1,105 @@
+"""Asks the two HTTP APIs.
+
+Owns: where they are, and telling a "no" from nobody being there. Must not know: what is printed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NoReturn
+
+import httpx
+import typer
+
+from orchestrator.cli.output import Exit, Output
+
+Door = Annotated[
+    str | None,
+    typer.Option("--door", envvar="SAGAPROOF_DOOR_URL", metavar="URL", help="The customers' door."),
+]
+Operator = Annotated[
+    str | None,
+    typer.Option(
+        "--operator", envvar="SAGAPROOF_OPERATOR_URL", metavar="URL", help="The operator's API."
+    ),
+]
+
+ANSWER_SECONDS = 30.0
+SERVER_ERROR = 500
+
+
+class Unanswered(Exception):
+    """Nobody is there, or nobody could answer; what was asked may or may not have been done."""
+
+
+class No(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, error: str, remedy: str, field: str | None = None) -> None:
+        super().__init__(f"{field}: {error}" if field else error)
+        self.status = status
+        self.error = error
+        self.field = field
+        self.remedy = remedy
+
+
+def connect(url: str) -> httpx.Client:
+    """No proxies: an operator's API is not asked through one unawares."""
+    return httpx.Client(base_url=url, timeout=ANSWER_SECONDS, trust_env=False)
+
+
+class Api:
+    """One of the two; `name` is door or operator."""
+
+    def __init__(self, name: str, url: str | None, output: Output) -> None:
+        if not url:
+            output.fail(
+                Exit.NO_ANSWER,
+                f"where is the {name}'s API? SAGAPROOF_{name.upper()}_URL is not set",
+                f"set it, or give --{name} URL. For a stack of `chaos up`:"
+                ' eval "$(.venv/bin/chaos env)"',
+            )
+        self.name = name
+        self.url = url
+        self.output = output
+        self._client = connect(url)
+
+    def ask(self, method: str, path: str, **request: Any) -> Any:
+        """The answer's document. Raises Unanswered or No."""
+        try:
+            response = self._client.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise Unanswered(f"no answer from the {self.name} at {self.url}: {error}") from error
+        except httpx.InvalidURL as error:
+            raise Unanswered(f"{self.url} is no URL: {error}") from error
+        try:
+            document = response.json()
+        except ValueError as error:
+            problem = (
+                f"{self.url} answered {response.status_code} and no JSON: is it the {self.name}?"
+            )
+            raise Unanswered(problem) from error
+        if response.is_success:
+            return document
+        error_, remedy = document.get("error", "unknown"), document.get("remedy", "see its log")
+        if response.status_code >= SERVER_ERROR:
+            raise Unanswered(f"the {self.name} could not answer ({error_}): {remedy}")
+        raise No(response.status_code, error_, remedy, document.get("field"))
+
+    def get(self, path: str, **parameters: object) -> Any:
+        """The answer's document; ends the command if there is none."""
+        given = {k: v for k, v in parameters.items() if v is not None and v is not False}
+        try:
+            return self.ask("GET", path, params=given)
+        except No as no:
+            self.output.fail(Exit.NO, str(no), no.remedy)
+        except Unanswered as nobody:
+            self.unanswered(nobody)
+
+    def unanswered(self, nobody: Unanswered) -> NoReturn:
+        self.output.fail(
+            Exit.NO_ANSWER,
+            str(nobody),
+            f"is it up, and is {self.url} where it is? `saga doctor` tells what else is wrong"
+            if self.name == "door"
+            else f"is it up, and is {self.url} where it is?",
+        )

@@ -1,0 +1,286 @@
+"""`saga order` and `saga orders place`: orders by the customers' door, and what becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from orchestrator.cli.client import Api, Door, No, Unanswered
+from orchestrator.cli.orders_file import Bad, Line, NotAnOrdersFile, parse_line, read
+from orchestrator.cli.output import Exit, Json, Output, age, money, words
+
+POLL_SECONDS = 0.2
+ASK_AGAIN_SECONDS = 60.0  # how long a door that does not answer is asked again, with the same keys
+BULK = 200  # orders in one request
+TOO_LARGE, CONFLICT, ACCEPTED = 413, 409, 202
+PENDING = "PENDING"
+
+
+def order(
+    customer: Annotated[str, typer.Option(help="Who orders.")],
+    line: Annotated[list[str], typer.Option(metavar="SKU=QTY", help="What; repeatable.")],
+    currency: Annotated[str, typer.Option(help="In which currency it is sold.")] = "EUR",
+    key: Annotated[
+        str | None,
+        typer.Option(help="Idempotency key: repeat it to ask again, not to order again."),
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 30,
+    door: Door = None,
+    as_json: Json = False,
+) -> None:
+    """Place one order, wait, and say how it ended.
+
+    \b
+    saga order --customer c-001 --line sku-001=2 --line sku-009=1
+    saga order --customer c-002 --line sku-005=1 --currency USD --key today-1
+    """
+    output = Output(as_json)
+    api = Api("door", door, output)
+    try:
+        lines = [parse_line(text) for text in line]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    key = key or str(uuid4())
+    try:
+        placed = _again(
+            lambda: api.ask(
+                "POST",
+                "/orders",
+                json={"customer": customer, "currency": currency, "lines": lines},
+                headers={"Idempotency-Key": key},
+            ),
+            ASK_AGAIN_SECONDS,
+        )
+    except No as no:
+        output.fail(Exit.NO, str(no), no.remedy)
+    except Unanswered as nobody:
+        remedy = f"it may or may not have been placed: repeat with --key {key}, which is safe"
+        output.fail(Exit.NO_ANSWER, str(nobody), remedy)
+    if not as_json:
+        output.say(
+            f"order {placed['order_id']} placed, {money(placed['total'], placed['currency'])}"
+        )
+    deadline = time.monotonic() + wait
+    while (view := api.get(f"/orders/{placed['order_id']}"))["status"] == PENDING:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    _say_end(output, view)
+
+
+def _say_end(output: Output, view: dict[str, Any]) -> None:
+    if output.as_json:
+        output.json(view)
+    elif view["status"] == "CONFIRMED":
+        output.line(f"CONFIRMED after {age(view['placed_at'], view['settled_at'])}", "bold green")
+    elif view["status"] == PENDING:
+        output.line(f"still PENDING after {age(view['placed_at'])}", "bold yellow")
+        output.line(f"see what it waits for: saga show {view['order_id']}")
+    else:
+        output.line(f"REJECTED: {words(view['reason'])}", "bold red")
+        output.line(f"how it went: saga show {view['order_id']}")
+    ends = {"CONFIRMED": Exit.YES, PENDING: Exit.NOT_ENDED}
+    raise typer.Exit(ends.get(view["status"], Exit.NO))
+
+
+@dataclass
+class Tally:
+    """What became of each line of a file."""
+
+    lines: int = 0
+    bad: list[Bad] = field(default_factory=list)  # by number, in the order of the file
+    repeats: int = 0
+    unplaced: list[int] = field(default_factory=list)  # the door did not answer
+    pending: list[str] = field(default_factory=list)  # order ids
+    orders: set[str] = field(default_factory=set)
+    ends: Counter[str] = field(default_factory=Counter)
+
+    def take(self, line: Line, result: dict[str, Any]) -> None:
+        if result["http_status"] != ACCEPTED:
+            problem = result["problem"]
+            place = f"{problem['field']}: " if problem.get("field") else ""
+            what = f"{words(problem['error'])}: {place}{problem['remedy']}"
+            self.bad.append(Bad(line.number, what))
+            return
+        order_id = result["order"]["order_id"]
+        if order_id in self.orders:
+            self.repeats += 1
+        else:
+            self.orders.add(order_id)
+            self.pending.append(order_id)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {
+            "lines": self.lines,
+            "orders": len(self.orders),
+            "repeats": self.repeats,
+            "ends": dict(self.ends.most_common()),
+            "pending": self.pending,
+            "bad": [{"line": bad.number, "what": bad.what} for bad in self.bad],
+            "unplaced": self.unplaced,
+        }
+
+    @property
+    def exit(self) -> Exit:
+        if self.unplaced:
+            return Exit.NO_ANSWER
+        if self.pending:
+            return Exit.NOT_ENDED
+        return Exit.NO if self.bad else Exit.YES
+
+
+def place(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines, or CSV if named .csv.")
+    ],
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the ends, after the last is placed.")
+    ] = 300,
+    door: Door = None,
+    as_json: Json = False,
+) -> None:
+    """Place every order of a file, wait, and count how they ended.
+
+    A line that is wrong is named by its number, and the rest goes on. Doing it twice is safe:
+    each line carries its idempotency key, and the same order is never placed again.
+
+    \b
+    JSONL  {"idempotency_key": "k-1", "customer": "c-001", "currency": "EUR",
+            "lines": [{"sku": "sku-001", "quantity": 2}]}
+    CSV    idempotency_key,customer,currency,lines
+           k-1,c-001,EUR,sku-001=2 sku-009=1
+
+    \b
+    saga orders place examples/orders.jsonl
+
+    Exit code 0: every line was placed and its order has ended, whichever way. 1: some lines
+    could not be placed. 3: the door did not answer for some. 4: some have not ended yet.
+    """
+    output = Output(as_json)
+    api = Api("door", door, output)
+    try:
+        lines = list(read(file))
+    except (OSError, NotAnOrdersFile) as error:
+        output.fail(Exit.NO, f"{file}: {error}", "see saga orders place --help for the two forms")
+    tally = Tally(lines=len(lines), bad=[line for line in lines if isinstance(line, Bad)])
+    with _progress(output) as progress:
+        _place_all(api, [line for line in lines if isinstance(line, Line)], tally, progress)
+        _settle_all(api, tally, time.monotonic() + wait, progress)
+    tally.bad.sort(key=lambda bad: bad.number)
+    if as_json:
+        output.json(tally.document)
+    else:
+        _report(output, tally)
+    raise typer.Exit(tally.exit)
+
+
+def _progress(output: Output) -> Progress:
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=output.err, transient=True)
+
+
+def _place_all(api: Api, lines: Sequence[Line], tally: Tally, progress: Progress) -> None:
+    task = progress.add_task("placed", total=len(lines))
+    for start in range(0, len(lines), BULK):
+        _place_some(api, lines[start : start + BULK], tally, progress, task)
+
+
+def _place_some(
+    api: Api, lines: Sequence[Line], tally: Tally, progress: Progress, task: TaskID
+) -> None:
+    """One request; its halves if that is too large. In the order of the file: of two lines with
+    one key and different content the first counts."""
+    request = {"orders": [line.order for line in lines]}
+    try:
+        answer = _again(lambda: api.ask("POST", "/orders/bulk", json=request), ASK_AGAIN_SECONDS)
+    except Unanswered as nobody:
+        api.output.say(f"lines {lines[0].number} to {lines[-1].number}: {nobody}")
+        tally.unplaced.extend(line.number for line in lines)
+    except No as no:
+        if no.status == TOO_LARGE and len(lines) > 1:
+            middle = len(lines) // 2
+            _place_some(api, lines[:middle], tally, progress, task)
+            _place_some(api, lines[middle:], tally, progress, task)
+            return
+        tally.bad.extend(Bad(line.number, f"{words(str(no))}: {no.remedy}") for line in lines)
+    else:
+        for line, result in zip(lines, answer["results"], strict=True):
+            tally.take(line, result)
+    progress.advance(task, len(lines))
+
+
+def _settle_all(api: Api, tally: Tally, deadline: float, progress: Progress) -> None:
+    """Ask for each order until it has ended."""
+    task = progress.add_task("ended", total=len(tally.pending))
+    while tally.pending:
+        waiting = []
+        for order_id in tally.pending:
+            view = _ended(api, order_id)
+            if view is None:
+                waiting.append(order_id)
+            else:
+                tally.ends[view["reason"] or view["status"].lower()] += 1
+                progress.advance(task)
+        tally.pending = waiting
+        if waiting and time.monotonic() >= deadline:
+            return
+        if waiting:
+            time.sleep(POLL_SECONDS)
+
+
+def _ended(api: Api, order_id: str) -> Any:
+    try:
+        view = api.ask("GET", f"/orders/{order_id}")
+    except (Unanswered, No):
+        return None  # it is asked again; what stays so is shown as pending
+    return None if view["status"] == PENDING else view
+
+
+def _again(ask: Callable[[], Any], seconds: float) -> Any:
+    """Ask until there is an answer; safe, for the key is the same. Raises No, Unanswered."""
+    deadline = time.monotonic() + seconds
+    for pause in _pauses():
+        try:
+            return ask()
+        except Unanswered:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+def _pauses() -> Iterator[float]:
+    pause = 0.1
+    while True:
+        yield pause
+        pause = min(2 * pause, 2.0)
+
+
+def _report(output: Output, tally: Tally) -> None:
+    for bad in tally.bad:
+        output.line(f"line {bad.number}: {bad.what}", "red")
+    if tally.bad:
+        output.line()
+    rows: list[tuple[int, str]] = [(tally.lines, "lines")]
+    if tally.bad:
+        rows.append((len(tally.bad), "of them not placed: see above"))
+    if tally.repeats:
+        rows.append((tally.repeats, "repeats: the same order with the same key, placed once"))
+    if tally.unplaced:
+        rows.append((len(tally.unplaced), "without an answer: run this again, it is safe"))
+    rows.append((len(tally.orders), "orders, and how they ended:"))
+    confirmed = tally.ends.pop("confirmed", 0)
+    rows.append((confirmed, "  confirmed"))
+    rows += [(count, f"  rejected: {words(reason)}") for reason, count in tally.ends.most_common()]
+    if tally.pending:
+        rows.append((len(tally.pending), "  still pending: saga list shows what they wait for"))
+    output.table(("#", ""), rows)

@@ -1,0 +1,92 @@
+"""Orders in a file: JSON lines, or CSV.
+
+Owns: reading them, and saying by its number what is wrong with a line. Must not know:
+what becomes of an order.
+
+    JSONL  {"idempotency_key": "k-1", "customer": "c-001", "currency": "EUR",
+            "lines": [{"sku": "sku-001", "quantity": 2}]}
+    CSV    idempotency_key,customer,currency,lines
+           k-1,c-001,EUR,sku-001=2 sku-009=1
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+COLUMNS = ("idempotency_key", "customer", "currency", "lines")
+KEY = "idempotency_key"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that holds an order; whether it is one to be had, the door says."""
+
+    number: int
+    order: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A line that was not placed."""
+
+    number: int
+    what: str
+
+
+class NotAnOrdersFile(Exception):
+    """The whole file is something else."""
+
+
+def read(path: Path) -> Iterator[Line | Bad]:
+    """By the file's name: .csv is CSV, all else JSON lines. Raises OSError, NotAnOrdersFile."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        yield from _csv(file) if path.suffix.lower() == ".csv" else _jsonl(file)
+
+
+def parse_line(text: str) -> dict[str, Any]:
+    """`sku-001=2`. Raises ValueError."""
+    sku, equals, quantity = text.partition("=")
+    if not (sku and equals and quantity.isdecimal()):
+        raise ValueError(f"{text!r}: write SKU=QUANTITY, like sku-001=2")
+    return {"sku": sku, "quantity": int(quantity)}
+
+
+def _jsonl(file: TextIO) -> Iterator[Line | Bad]:
+    for number, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            order = json.loads(text)
+        except ValueError as error:
+            column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            yield Bad(number, f"malformed JSON{column}")
+        else:
+            yield _keyed(number, order)
+
+
+def _csv(file: TextIO) -> Iterator[Line | Bad]:
+    rows = csv.DictReader(file)
+    if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
+        raise NotAnOrdersFile(f"its first line must name the columns {', '.join(missing)}")
+    for row in rows:
+        try:
+            lines = [parse_line(text) for text in (row["lines"] or "").split()]
+        except ValueError as error:
+            yield Bad(rows.line_num, str(error))
+        else:
+            given = {name: row[name] for name in COLUMNS if row[name]}
+            yield _keyed(rows.line_num, {**given, "lines": lines})
+
+
+def _keyed(number: int, order: object) -> Line | Bad:
+    if not isinstance(order, dict):
+        return Bad(number, "not a JSON object")
+    key = order.get(KEY)
+    if not isinstance(key, str) or not key:
+        return Bad(number, f"no {KEY}: without one it could not be repeated safely")
+    return Line(number, order)

@@ -1,0 +1,215 @@
+"""`saga list` and `saga show`: instances and their stories."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.client import Api, Door, No, Operator, Unanswered
+from orchestrator.cli.output import (
+    Exit,
+    Json,
+    Output,
+    age,
+    duration,
+    moment,
+    money,
+    parse_duration,
+    short,
+    words,
+)
+
+FOLLOW_SECONDS = 0.5
+PAGE = 1000
+STATES = ("RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED")
+STYLES = {
+    "refused": "red", "fenced": "red", "turned": "bold yellow", "timed_out": "yellow",
+    "stuck": "bold red", "dead_lettered": "bold red", "ignored": "dim", "sent": "",
+    "done": "green", "completed": "bold green", "compensated": "bold magenta",
+}  # fmt: skip
+
+
+def list_(
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option(metavar="STEP", help="Whose answer is awaited: charge_payment.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Begun longer ago: 90s, 5m, 2h, 1d.")
+    ] = None,
+    customer: Annotated[str | None, typer.Option(help="Of this customer.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Turned back for this reason: out_of_stock.")
+    ] = None,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those past their SLA.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")] = 50,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="The next page: the one below it says.")
+    ] = None,
+    operator: Operator = None,
+    as_json: Json = False,
+) -> None:
+    """List sagas, newest first.
+
+    \b
+    saga list --stuck
+    saga list --step charge_payment --older-than 5m
+    saga list --state COMPENSATED --reason out_of_stock
+    """
+    output = Output(as_json)
+    page = Api("operator", operator, output).get(
+        "/sagas",
+        state=state.upper() if state else None,
+        step=step,
+        older_than=parse_duration(older_than) if older_than else None,
+        customer=customer,
+        reason=reason,
+        stuck=stuck,
+        limit=limit,
+        after=after,
+    )
+    if as_json:
+        output.json(page)
+        return
+    if not page["sagas"]:
+        output.line("no such saga")
+        return
+    columns = ("saga", "state", "customer", "#begun", "#took", "reason", "waits for")
+    output.table(columns, (_row(saga) for saga in page["sagas"]))
+    if page["next"]:
+        output.say(f"more: add --after {page['next']}")
+
+
+def _row(saga: dict[str, Any]) -> tuple[object, ...]:
+    ended = saga["ended_at"]
+    return (
+        short(saga["saga_id"]),
+        f"{saga['state']} (stuck)" if saga["stuck_since"] else saga["state"],
+        saga["data"].get("customer"),
+        f"{age(saga['started_at'])} ago",
+        age(saga["started_at"], ended) if ended else "",
+        words(saga["reason"] or ""),
+        "; ".join(_awaited(each) for each in saga["awaits"]),
+    )
+
+
+def _awaited(each: dict[str, Any]) -> str:
+    what = words(each["step"])
+    if each["direction"] == "compensating":
+        what = f"the undo of {what}"
+    due = (moment(each["deadline"]) - datetime.now(UTC)).total_seconds()
+    when = f"due in {duration(due)}" if due > 0 else f"overdue for {duration(-due)}"
+    return f"{each['participant']}: {what}, attempt {each['attempt']}, {when}"
+
+
+def show(
+    saga_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The order's id, or how it begins (4 digits).")
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Stay and print what happens until it ends.")
+    ] = False,
+    operator: Operator = None,
+    door: Door = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the story of one saga: what was asked, answered, refused and undone, and by whom.
+
+    Times are seconds since the saga began. The process is the one that did it: the
+    participant that answered, else the orchestrator that decided.
+
+    \b
+    saga show 3f2a91c4
+    saga show 3f2a91c4 --follow
+    """
+    output = Output(as_json)
+    api = Api("operator", operator, output)
+    saga = _find(api, saga_id, door)
+    entries = _timeline(api, saga["saga_id"], follow=follow)
+    if not as_json:
+        _tell(api, saga, entries)
+    elif follow:
+        for entry in entries:
+            output.json(entry, indent=None)
+    else:
+        output.json({"saga": saga, "timeline": list(entries)})
+
+
+def _find(api: Api, saga_id: str, door: str | None) -> Any:
+    try:
+        return api.ask("GET", f"/sagas/{saga_id}")
+    except Unanswered as nobody:
+        api.unanswered(nobody)
+    except No as no:
+        if no.status == 404 and door and (order := _order(door, saga_id, api.output)):
+            api.output.fail(
+                Exit.NO,
+                f"order {saga_id} is {order['status']}, and its saga has not begun"
+                f" {age(order['placed_at'])} after it was placed",
+                "it begins by itself once there is room for it: ask again in a moment;"
+                " if it stays so, `saga doctor` tells what is wrong",
+            )
+        api.output.fail(Exit.NO, str(no), no.remedy)
+
+
+def _order(door: str, order_id: str, output: Output) -> Any:
+    try:
+        return Api("door", door, output).ask("GET", f"/orders/{order_id}")
+    except (No, Unanswered):
+        return None  # then there is no more to say than that there is no such saga
+
+
+def _timeline(api: Api, saga_id: str, *, follow: bool) -> Iterator[dict[str, Any]]:
+    after = 0
+    while True:
+        page = api.get(f"/sagas/{saga_id}/timeline", after=after, limit=PAGE)
+        yield from page["entries"]
+        after = page["next"]
+        if page["ended"] or (not follow and len(page["entries"]) < PAGE):
+            return
+        if len(page["entries"]) < PAGE:
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _tell(api: Api, saga: dict[str, Any], entries: Iterator[dict[str, Any]]) -> None:
+    output = api.output
+    output.line(f"saga {saga['saga_id']} ({saga['definition']})", "bold")
+    output.line(_about(saga["data"]))
+    output.line()
+    began = moment(saga["started_at"])
+    for entry in entries:
+        seconds = (moment(entry["at"]) - began).total_seconds()
+        process = entry["answered_by"] or entry["process"]
+        style = STYLES.get(entry["entry"], "")
+        output.line(f"{seconds:+9.3f}  {process:<14} {entry['told']}", style)
+    output.line()
+    for line in _standing(api.get(f"/sagas/{saga['saga_id']}")):  # as it is by now
+        output.line(line)
+
+
+def _about(data: dict[str, Any]) -> str:
+    """What it was started with; an order as one would say it."""
+    try:
+        lines = ", ".join(f"{line['quantity']} x {line['sku']}" for line in data["lines"])
+        return f"{data['customer']} orders {lines} for {money(data['total'], data['currency'])}"
+    except (KeyError, TypeError):
+        return ", ".join(f"{name} {value}" for name, value in data.items())
+
+
+def _standing(saga: dict[str, Any]) -> Iterator[str]:
+    yield ", ".join(f"{words(s['step'])}: {words(s['status'])}" for s in saga["steps"])
+    if saga["ended_at"]:
+        reason = f", {words(saga['reason'])}" if saga["reason"] else ""
+        yield f"{saga['state']} after {age(saga['started_at'], saga['ended_at'])}{reason}"
+        return
+    yield f"{saga['state']} for {age(saga['started_at'])}"
+    for each in saga["awaits"]:
+        yield f"waits for {_awaited(each)}"
+    if saga["stuck_since"]:
+        yield f"STUCK for {age(saga['stuck_since'])}: `saga doctor` tells what may be in its way"

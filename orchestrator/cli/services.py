@@ -1,0 +1,112 @@
+"""`saga stock`, `saga accounts` and `saga doctor`: what the services hold and how they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.client import Api, Operator
+from orchestrator.cli.output import Exit, Json, Output, money
+
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many.")]
+After = Annotated[
+    str | None, typer.Option(metavar="KEY", help="The next page: the one below it says.")
+]
+
+
+def stock(
+    sku: Annotated[str | None, typer.Argument(help="How the SKU begins.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+    operator: Operator = None,
+    as_json: Json = False,
+) -> None:
+    """Show where the pieces are: on hand, held by orders under way, dispatched.
+
+    \b
+    saga stock
+    saga stock sku-00
+    """
+    output = Output(as_json)
+    page = Api("operator", operator, output).get("/stock", sku=sku, limit=limit, after=after)
+    if as_json:
+        output.json(page)
+        return
+    columns = ("#on hand", "#held", "#dispatched", "#received", "sku")
+    keys = ("on_hand", "held", "dispatched", "received", "sku")
+    output.table(columns, ([row[key] for key in keys] for row in page["stock"]))
+    _more(output, page)
+
+
+def accounts(
+    customer: Annotated[str | None, typer.Argument(help="Of this customer only.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+    operator: Operator = None,
+    as_json: Json = False,
+) -> None:
+    """Show customers' accounts and what is in them.
+
+    \b
+    saga accounts
+    saga accounts c-001
+    """
+    output = Output(as_json)
+    page = Api("operator", operator, output).get(
+        "/accounts", customer=customer, limit=limit, after=after
+    )
+    if as_json:
+        output.json(page)
+        return
+    rows = (
+        (money(a["balance"], a["currency"]), a["card"], a["customer"]) for a in page["accounts"]
+    )
+    output.table(("#balance", "card", "customer"), rows)
+    _more(output, page)
+
+
+def _more(output: Output, page: dict[str, Any]) -> None:
+    if page["next"]:
+        output.say(f"more: add --after {page['next']}")
+
+
+def doctor(operator: Operator = None, as_json: Json = False) -> None:
+    """Look at every process, queue and schema; say what is wrong and what to do.
+
+    Exit code 1 if anything found is an error. Warnings do not keep sagas from going on.
+    """
+    output = Output(as_json)
+    diagnosis = Api("operator", operator, output).get("/doctor")
+    if as_json:
+        output.json(diagnosis)
+    else:
+        _report(output, diagnosis)
+    raise typer.Exit(Exit.YES if diagnosis["ok"] else Exit.NO)
+
+
+def _report(output: Output, diagnosis: dict[str, Any]) -> None:
+    processes, queues = diagnosis["processes"] or [], diagnosis["queues"] or []
+    if processes:
+        output.table(
+            ("process", "service", "release", "ready", "migrated to"),
+            (
+                (p["process"], p["service"], p["release"], "yes" if p["ready"] else "NO",
+                 (p["applied"] or ["unknown"])[-1])
+                for p in processes
+            ),
+        )  # fmt: skip
+        output.line()
+    busy = [q for q in queues if q["ready"]]
+    if busy:
+        output.table(
+            ("#ready", "#consumers", "queue"),
+            ((q["ready"], q["consumers"], q["name"]) for q in busy),
+        )
+        output.line()
+    for finding in diagnosis["findings"]:
+        style = "bold red" if finding["severity"] == "error" else "yellow"
+        output.line(f"{finding['severity']}: {finding['about']}: {finding['what']}", style)
+        output.line(f"  remedy: {finding['remedy']}")
+    if not diagnosis["findings"]:
+        output.line(f"{len(processes)} processes and {len(queues)} queues: nothing wrong", "green")
