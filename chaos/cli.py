@@ -256,7 +256,7 @@ def _show(stack: Runtime, *, as_json: bool) -> None:
     stdout.print(table)
     places = {
         "door": endpoints.http_urls.get("door", "none"),
-        "postgres": endpoints.judge_dsn,
+        "judge": endpoints.judge_dsn,
         "rabbitmq": endpoints.amqp_url,
         "management": endpoints.management_url,
         "logs": endpoints.log_dir,

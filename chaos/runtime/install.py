@@ -88,20 +88,23 @@ def _directory_of(program: str) -> Path | None:
 
 
 def _may_install() -> bool:
-    try:
-        lines = Path("/etc/os-release").read_text().splitlines()
-    except FileNotFoundError:
-        return False
-    release = {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
-    oldest = OLDEST_RELEASE.get(release.get("ID", ""))
-    version = tuple(int(part) for part in release.get("VERSION_ID", "").split(".") if part)
-    is_new_enough = oldest is not None and version >= oldest
-    return is_new_enough and os.geteuid() == 0 and shutil.which("apt-get") is not None
+    release = Path("/etc/os-release")
+    is_ours_to_do = os.geteuid() == 0 and shutil.which("apt-get") is not None
+    return is_ours_to_do and release.exists() and is_new_enough(release.read_text())
+
+
+def is_new_enough(release: str) -> bool:
+    """By the text of /etc/os-release."""
+    lines = (line.partition("=") for line in release.splitlines())
+    told = {key: value.strip('"') for key, _, value in lines}
+    oldest = OLDEST_RELEASE.get(told.get("ID", ""))
+    version = tuple(int(part) for part in told.get("VERSION_ID", "").split(".") if part.isdigit())
+    return oldest is not None and version >= oldest
 
 
 def _install(progress: Progress) -> None:
     progress(f"installing {' and '.join(PACKAGES)} with apt-get (missing here; about a minute)")
-    with _no_service_starts(), _no_cluster_of_its_own():
+    with no_service_starts(), no_cluster_of_its_own():
         for step in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
             done = subprocess.run(
                 ["apt-get", "-q", *step],
@@ -115,7 +118,7 @@ def _install(progress: Progress) -> None:
 
 
 @contextmanager
-def _no_service_starts() -> Iterator[None]:
+def no_service_starts() -> Iterator[None]:
     """Packages ask policy-rc.d whether they may start their services. One that is there already
     is its owner's: if it would say yes, we do not install."""
     if POLICY.exists():
@@ -137,7 +140,7 @@ def _no_service_starts() -> Iterator[None]:
 
 
 @contextmanager
-def _no_cluster_of_its_own() -> Iterator[None]:
+def no_cluster_of_its_own() -> Iterator[None]:
     """The package would make a database cluster that nobody asked for."""
     if CLUSTER_DEFAULTS.exists():
         yield

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from chaos.runtime import StackError, State
 from chaos.runtime.ports import is_free
@@ -66,6 +67,27 @@ class Backoff:
         pause = self._next
         self._next = min(pause * 2, self.CAP_SECONDS)
         return pause
+
+
+async def spawn(
+    spec: Spec, stack: Stack, command: Sequence[str], *, stdout: IO[bytes] | int, stderr: int
+) -> asyncio.subprocess.Process:
+    """A command as the spec's user and in its environment, on the stack's record."""
+    dropped: dict[str, Any] = {}
+    if spec.account:
+        dropped = {"user": spec.account.uid, "group": spec.account.gid, "extra_groups": []}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**spec.environment, MARK: str(stack.directory)},
+        cwd=spec.directory,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        **dropped,
+    )
+    # The sweep is gentle with what is called postgres; everything else is killed.
+    record(stack.started, spec.name if command == spec.command else "helper", process.pid)
+    return process
 
 
 class Managed:
@@ -171,22 +193,11 @@ class Managed:
     async def _run_once(self) -> int | None:
         """From its start to its end. A start that fails is an end too."""
         spec = self.spec
-        dropped: dict[str, Any] = {}
-        if spec.account:
-            uid, gid = spec.account.uid, spec.account.gid
-            dropped = {"user": uid, "group": gid, "extra_groups": []}
         try:
             with self._stack.log(spec.name).open("ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *spec.command,
-                    env={**spec.environment, MARK: str(self._stack.directory)},
-                    cwd=spec.directory,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=asyncio.subprocess.STDOUT,
-                    **dropped,
+                process = await spawn(
+                    spec, self._stack, spec.command, stdout=log, stderr=subprocess.STDOUT
                 )
-            record(self._stack.started, spec.name, process.pid)
         except OSError as error:
             self.last_exit = f"not started: {error}"
             return None

@@ -43,17 +43,6 @@ ROLE_OF = {
     "inventory": "inventory_svc",
 }
 
-# initdb belongs to the process, so that whoever ends it ends that too. Its own syncs are left
-# out: a power cut while a stack is brought up loses nothing.
-POSTGRES_SCRIPT = """
-set -e
-if [ ! -e "$PGDATA/PG_VERSION" ]; then
-  "$PROGRAMS/initdb" --username="$SUPERUSER" --pwfile="$PASSWORD_FILE" --auth=scram-sha-256 \
-    --encoding=UTF8 --no-locale --no-sync --no-instructions
-fi
-exec "$PROGRAMS/postgres" "$@"
-"""
-
 POSTGRES_SETTINGS = {
     "listen_addresses": HOST,
     "max_connections": "200",
@@ -157,22 +146,33 @@ def postgres_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets)
     return Spec(
         name="postgres",
         command=(
-            "/bin/sh", "-c", POSTGRES_SCRIPT, "postgres",
+            str(programs.postgres / "postgres"),
+            *("-D", str(home / "data")),
             *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
         ),
-        environment={
-            **_plain_environment(home),
-            "PGDATA": str(home / "data"),
-            "PROGRAMS": str(programs.postgres),
-            "PASSWORD_FILE": str(home / "password"),
-            "SUPERUSER": SUPERUSER,
-        },
+        environment=_plain_environment(home),
         directory=home,
         ports=(ports.postgres,),
         answers=partial(_postgres_answers, postgres_dsn(ports, keys)),
         account=account,
         stop_signal=signal.SIGINT,  # "fast": does not wait for its clients to leave
-    )  # fmt: skip
+    )
+
+
+def initdb_command(stack: Stack, programs: Programs) -> tuple[str, ...]:
+    """To be run before Postgres is, as it is. Its own syncs are left out: a power cut while a
+    stack is brought up loses nothing."""
+    home = stack.postgres
+    return (
+        str(programs.postgres / "initdb"),
+        f"--pgdata={home / 'data'}",
+        f"--username={SUPERUSER}",
+        f"--pwfile={home / 'password'}",
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        "--no-locale",
+        "--no-sync",
+    )
 
 
 def epmd_spec(stack: Stack, programs: Programs, ports: Ports) -> Spec:

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Coroutine
-from dataclasses import asdict
+from collections.abc import Coroutine, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,9 +28,9 @@ import psycopg
 from chaos.runtime import Plan, ProcessStatus, StackError
 from chaos.runtime import specs as how
 from chaos.runtime.bootstrap import DATABASE, role_statements, schema_statements
-from chaos.runtime.install import found
-from chaos.runtime.managed import Managed, Spec
-from chaos.runtime.processes import record
+from chaos.runtime.install import Programs, found
+from chaos.runtime.managed import Managed, Spec, spawn
+from chaos.runtime.processes import record, signal_tree
 from chaos.runtime.stack import KEEP, Stack
 
 START_ATTEMPTS = 3
@@ -43,6 +43,15 @@ RABBITMQCTL_SECONDS = 15.0
 
 class PortTakenError(StackError):
     """Between our looking and its listening, somebody took a port that a process needs."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a program ended."""
+
+    status: int
+    output: str
+    errors: str
 
 
 class Supervisor:
@@ -105,7 +114,7 @@ class Supervisor:
         self._stage = "starting Postgres and RabbitMQ"
         await _together(
             self._start_in_turn(epmd, rabbitmq),
-            self._start_postgres(postgres, how.postgres_dsn(ports, keys), keys),
+            self._start_postgres(programs, postgres, how.postgres_dsn(ports, keys), keys),
         )
         services = how.service_specs(self._plan, endpoints)
         if services:
@@ -113,7 +122,12 @@ class Supervisor:
         await _together(*(self._start_in_turn(spec) for spec in services))
         self._stack.write_endpoints(endpoints)
 
-    async def _start_postgres(self, spec: Spec, dsn: str, keys: how.Secrets) -> None:
+    async def _start_postgres(
+        self, programs: Programs, spec: Spec, dsn: str, keys: how.Secrets
+    ) -> None:
+        initdb = await self._run_beside(spec, *how.initdb_command(self._stack, programs))
+        if initdb.status != 0:
+            raise StackError(f"initdb failed: {initdb.errors.strip()}")
         await self._start_in_turn(spec)
         await asyncio.to_thread(_bootstrap, dsn, keys)
 
@@ -229,28 +243,29 @@ class Supervisor:
 
         return list(await asyncio.gather(*map(status, self._processes.values())))
 
-    async def _rabbitmqctl(self, arguments: list[str]) -> dict[str, Any]:
-        """As the node's user, who alone may read the node's cookie."""
+    async def _rabbitmqctl(self, arguments: Sequence[str]) -> dict[str, Any]:
         spec = self._process("rabbitmq").spec
-        program = str(found().rabbitmq / "rabbitmqctl")
-        account = spec.account
-        dropped: dict[str, Any] = (
-            {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
-        )
-        process = await asyncio.create_subprocess_exec(
-            program, *arguments,
-            env=spec.environment, cwd=spec.directory, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **dropped,
-        )  # fmt: skip
         try:
             async with asyncio.timeout(RABBITMQCTL_SECONDS):
-                output, errors = await process.communicate()
+                done = await self._run_beside(
+                    spec, str(found().rabbitmq / "rabbitmqctl"), *arguments
+                )
         except TimeoutError:
-            process.kill()
-            await process.wait()
-            return {"status": -1, "output": "", "errors": "no answer in time"}
-        status = process.returncode
-        return {"status": status, "output": output.decode(), "errors": errors.decode()}
+            done = Done(-1, "", "no answer in time")
+        return asdict(done)
+
+    async def _run_beside(self, spec: Spec, *command: str) -> Done:
+        """A program of a server's, as its user and in its environment, to its end or ours."""
+        process = await spawn(
+            spec, self._stack, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                signal_tree(process.pid, signal.SIGKILL)
+                await process.wait()
+        return Done(process.returncode or 0, output.decode(), errors.decode())
 
 
 async def _together(*starts: Coroutine[Any, Any, None]) -> None:

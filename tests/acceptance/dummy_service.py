@@ -1,0 +1,34 @@
+"""Stands in for a service where the runtime is tested: is ready, says what it was given, leaves
+when told. `python -m tests.acceptance.dummy_service`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import FrameType
+from typing import NoReturn
+
+
+class Ready(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing: the log is what the tests read."""
+
+
+def leave(*_: int | FrameType | None) -> NoReturn:
+    print("left when told", flush=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    given = {key: value for key, value in os.environ.items() if key.startswith("SAGAPROOF_")}
+    print(json.dumps(given), flush=True)
+    signal.signal(signal.SIGTERM, leave)
+    port = given.get("SAGAPROOF_HEALTH_PORT") or given["SAGAPROOF_DOOR_PORT"]
+    HTTPServer(("127.0.0.1", int(port)), Ready).serve_forever()
