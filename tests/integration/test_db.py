@@ -139,11 +139,12 @@ async def test_rule_13_a_server_out_of_reach_is_infrastructure(
 
 
 async def test_rule_13_an_exhausted_pool_is_infrastructure(settings: MakeSettings) -> None:
-    made = settings(ROLE, pool_size=2, connect_timeout_seconds=0.3)
-    async with Database(made) as db, db.transaction(), db.transaction():
-        with pytest.raises(Infrastructure, match="connection"):
-            async with db.transaction():
-                raise AssertionError("there is no connection left")
+    async with Database(settings(ROLE, pool_size=1, connect_timeout_seconds=0.5)) as db:
+        await eventually(lambda: is_well(db))
+        async with db.transaction():
+            with pytest.raises(Infrastructure, match="connection"):
+                async with db.transaction():
+                    raise AssertionError("there is no connection left")
 
 
 async def test_a_defective_statement_is_nobodys_fault_but_ours(settings: MakeSettings) -> None:

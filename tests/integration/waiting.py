@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import psycopg
 
@@ -29,14 +29,21 @@ FAST: dict[str, Any] = {
 }
 
 
+@overload
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], what: str = "", *, within: float = 15
-) -> T:
+    condition: Callable[[], Awaitable[T]], what: str = "", *, within: float = 15
+) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], what: str = "", *, within: float = 15) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], what: str = "", *, within: float = 15) -> Any:
     """What the condition says once it is true."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
-        said = condition()
-        value: T = await said if inspect.isawaitable(said) else said
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
         if value:
             return value
         if asyncio.get_running_loop().time() > deadline:
