@@ -30,6 +30,7 @@ from orchestrator.saga import (
 from tests.support.story import DATA, SAGA
 
 DEEPEST = 2  # where the policy of these tests gives up
+MOST = 5_000  # instances; the order saga has a few hundred
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def explore(definition: Definition, policy: Policy) -> Iterator[Transition]:
             yield transition
             if _fingerprint(transition.after) not in seen:
                 seen.add(_fingerprint(transition.after))
+                assert len(seen) < MOST, f"there is no end to it: {transition}"
                 waiting.append(transition.after)
 
 
