@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -116,7 +117,7 @@ def invalid_field(errors: Sequence[Any], error: str) -> Problem:
         return Problem(error=error, field=field or "body", remedy=f"add {field or 'a JSON body'}")
     if first["type"] == "extra_forbidden":
         return Problem(error=error, field=field, remedy=f"leave {field} out")
-    remedy = first["msg"].replace("Input should", "it should", 1)
+    remedy = re.sub(r"^\w+ should", "it should", first["msg"]).split(" after validation")[0]
     return Problem(error=error, field=field or "body", remedy=remedy)
 
 
