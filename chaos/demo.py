@@ -66,8 +66,9 @@ def demo(
         bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
     ] = False,
     runtime: Annotated[
-        str, typer.Option(envvar="RUNTIME", help="What the stack runs on.")
-    ] = "native",
+        str | None,
+        typer.Option(help="docker or native (processes). Default: docker where an engine answers."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The stack's name; by default this checkout's own.")
     ] = None,

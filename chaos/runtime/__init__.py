@@ -6,6 +6,7 @@ Owns: the names of the processes, what a stack is asked to be (`Plan`), where it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,8 @@ class Endpoints:
     service_dsns: Mapping[str, str]  # by role
     amqp_url: str
     management_url: str
-    http_urls: Mapping[str, str]  # by process: /live and /ready; the door's is the door itself
+    # By process: /live and /ready; the door's is the door itself, and on Docker the only one.
+    http_urls: Mapping[str, str]
     log_dir: Path
 
     @property
@@ -145,19 +147,24 @@ class Runtime(Protocol):
         """Standard output of rabbitmqctl on the broker's machine; OSError if it fails."""
 
 
-def choose(kind: str = "native", name: str | None = None) -> Runtime:
+def choose(kind: str | None = None, name: str | None = None) -> Runtime:
     """The runtime of that kind, for the stack of that name (default: this checkout's own)."""
-    from chaos.runtime.native import NativeRuntime  # it imports this module
-
-    if kind != "native":
-        raise StackError(f"no runtime {kind!r}: choose native")
-    return NativeRuntime(name)
+    return _runtimes(kind)[0](name)
 
 
-def names(kind: str = "native") -> list[str]:
-    """Every stack there is, be it up or what one left behind."""
-    from chaos.runtime.stack import all_names  # it imports this module
+def names(kind: str | None = None) -> list[str]:
+    """Every stack of that kind there is, be it up or what one left behind."""
+    return _runtimes(kind)[1]()
 
-    if kind != "native":
-        raise StackError(f"no runtime {kind!r}: choose native")
-    return all_names()
+
+def _runtimes(kind: str | None) -> tuple[Callable[[str | None], Runtime], Callable[[], list[str]]]:
+    """By default what the environment asks for, else Docker where an engine answers."""
+    from chaos.runtime import docker, native, stack  # they import this module
+
+    match kind or os.environ.get("RUNTIME") or ("docker" if docker.engine_answers() else "native"):
+        case "docker":
+            return docker.DockerRuntime, docker.all_names
+        case "native":
+            return native.NativeRuntime, stack.all_names
+        case other:
+            raise StackError(f"no runtime {other!r}: choose docker or native")

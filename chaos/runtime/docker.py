@@ -39,6 +39,7 @@ from chaos.runtime.stack import CHECKOUT, KEEP, Stack, base_directory, default_n
 
 PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
 CODE = "/checkout"  # where a replacement entry finds this checkout
+PROJECT_PREFIX = "sagaproof-"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 TETHER_LABEL = "sagaproof.tether"
@@ -46,8 +47,8 @@ TETHER_LABEL = "sagaproof.tether"
 ASK_SECONDS = 90.0  # a server may take 60 to stop
 PROBE_SECONDS = 10.0
 BUILD_SECONDS = 900.0
-UP_SECONDS = 180.0
-READY_WITHIN_SECONDS = 60.0
+UP_SECONDS = 300.0
+READY_WITHIN_SECONDS = 120.0
 DIES_WITHIN_SECONDS = 10.0
 BUSY_SECONDS = 60.0
 EXITS_AT_START = 3
@@ -57,11 +58,20 @@ SIGNALLED = 128  # an exit code above it: plus the signal's number
 
 Model = dict[str, Any]
 
+# All of project $1, by its labels. (`docker compose down` fails where a server is gone and a
+# service that depends on it is not.)
+REMOVE_SCRIPT = f"""
+set -e
+of="label={PROJECT_LABEL}=$1"
+docker ps --all --quiet --filter "$of" | xargs -r docker rm --force --volumes
+docker network ls --quiet --filter "$of" | xargs -r docker network rm
+docker volume ls --quiet --filter "$of" | xargs -r docker volume rm
+"""
+
 # Reads the pipe whose other end `up` holds. If that ends before it said "keep", so does the stack.
-TETHER_SCRIPT = """
+TETHER_SCRIPT = f"""
 exec 3<&0
-{ read -r word <&3; [ "$word" = keep ] || docker compose -p "$1" down --volumes --timeout 3; } \
-  >/dev/null 2>&1 &
+{{ read -r word <&3; [ "$word" = keep ] || {{ {REMOVE_SCRIPT} rm -rf "$2"; }} }} >/dev/null 2>&1 &
 """
 
 # All that it may kill but process 1, which then ends too: what Docker puts there (`init: true`)
@@ -89,7 +99,11 @@ class DockerStack(Stack):
     @property
     def directory(self) -> Path:
         base = base_directory()
-        return base.with_name(f"{base.name}-docker") / self.name
+        return base.with_name(f"{base.name}-docker") / self.name.lower()
+
+    @property
+    def project(self) -> str:
+        return f"{PROJECT_PREFIX}{self.name.lower()}"  # Compose knows no capitals
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,7 @@ class Container:
         if self.status != "running":
             return False
         try:
-            done = _run("exec", self.id, *self.probe, seconds=PROBE_SECONDS)
+            done = _run("docker", "exec", self.id, *self.probe, seconds=PROBE_SECONDS)
         except StackError:  # it hangs
             return False
         return done.returncode == 0
@@ -148,7 +162,7 @@ class DockerRuntime:
 
     def __init__(self, name: str | None = None) -> None:
         self._stack = DockerStack(name or default_name())
-        self._project = f"sagaproof-{self.name}".lower()
+        self._project = self._stack.project
         self._tether: int | None = None
 
     @property
@@ -203,7 +217,12 @@ class DockerRuntime:
         ]
 
     def logs(self, process: str) -> Iterator[str]:
-        yield from _log(self._container(process))
+        kept = self._stack.log(process)  # by `down`
+        if not kept.exists():
+            yield from _log(self._container(process))
+            return
+        with kept.open(errors="replace") as lines:
+            yield from (line.rstrip("\n") for line in lines)
 
     def start(self, process: str) -> None:
         container = self._container(process)
@@ -223,7 +242,7 @@ class DockerRuntime:
             return
         if container.state != "running":
             raise StackError(f"{process} has no process at the moment: it is {container.state}")
-        _run("exec", container.id, "sh", "-c", KILL_SCRIPT)  # dies of it with the container
+        _run("docker", "exec", container.id, "sh", "-c", KILL_SCRIPT)  # ends with the container
         deadline = time.monotonic() + DIES_WITHIN_SECONDS
         while self._container(process).pid == container.pid:
             if time.monotonic() > deadline:
@@ -237,7 +256,7 @@ class DockerRuntime:
         _docker("unpause", self._container(process).id)
 
     def rabbitmqctl(self, *arguments: str) -> str:
-        done = _run("exec", self._container("rabbitmq").id, "rabbitmqctl", *arguments)
+        done = _run("docker", "exec", self._container("rabbitmq").id, "rabbitmqctl", *arguments)
         if done.returncode != 0:
             raise OSError(f"rabbitmqctl {arguments[:1]}: {done.stderr.strip()[-400:]}")
         return done.stdout
@@ -293,7 +312,7 @@ class DockerRuntime:
         far_end, self._tether = os.pipe()
         try:
             subprocess.run(
-                ["sh", "-c", TETHER_SCRIPT, "tether", self._project],
+                ["sh", "-c", TETHER_SCRIPT, "tether", self._project, str(self._stack.directory)],
                 cwd="/", stdin=far_end, start_new_session=True, check=True,
             )  # fmt: skip
         finally:
@@ -314,13 +333,9 @@ class DockerRuntime:
             for container in containers:
                 with self._stack.log(container.process).open("w") as file:
                     file.writelines(f"{line}\n" for line in _log(container))
-        servers = [c.id for c in containers if c.process in SERVERS]
-        services = [c.id for c in containers if c.process not in SERVERS]
-        if services:
+        if services := [c.id for c in containers if c.process not in SERVERS]:
             _docker("stop", *services)
-        if servers:
-            _docker("rm", "--force", *servers)
-        _down(self._project)
+        _remove_all(self._project)
         self._drop_tether()
         self._stack.remove(keep_logs=keep_logs)
 
@@ -425,16 +440,21 @@ def _sweep(progress: Progress) -> None:
     found = _docker("network", "ls", "--filter", f"label={TETHER_LABEL}", "--format", labels)
     for line in found.splitlines():
         project, owner = line.split("\t")
-        if _is_gone(owner):
-            progress(f"sweeping {project}, which a crash left")
-            _down(project)
+        if not _is_gone(owner):
+            continue
+        progress(f"sweeping {project}, which a crash left")
+        try:
+            _remove_all(project)
+        except StackError as error:  # its tether may be at it too
+            progress(f"{project} is not swept: {error}")
+            continue
+        stack = DockerStack(project.removeprefix(PROJECT_PREFIX))
+        if stack.directory.exists():
+            stack.remove(keep_logs=False)
 
 
-def _down(project: str) -> None:
-    """All of a project, found by its labels: no compose file is read in /."""
-    _docker(
-        "compose", "--project-name", project, "down", "--volumes", "--timeout", "3", directory="/"
-    )
+def _remove_all(project: str) -> None:
+    _told("sh", "-c", REMOVE_SCRIPT, "remove", project)
 
 
 def _log(container: Container) -> Iterator[str]:
@@ -445,46 +465,37 @@ def _log(container: Container) -> Iterator[str]:
         yield from (line.rstrip("\n") for line in process.stdout or ())
 
 
-def _docker(
-    *arguments: str,
-    given: str | None = None,
-    environment: Mapping[str, str] | None = None,
-    directory: str | None = None,
-    seconds: float = ASK_SECONDS,
-) -> str:
-    """What the command prints, or StackError with what it complains of."""
-    done = _run(
-        *arguments, given=given, environment=environment, directory=directory, seconds=seconds
-    )
+def _docker(*arguments: str, **how: Any) -> str:
+    return _told("docker", *arguments, **how)
+
+
+def _told(*command: str, **how: Any) -> str:
+    """What it prints, or StackError with what it complains of."""
+    done = _run(*command, **how)
     if done.returncode != 0:
-        what = " ".join(_words(arguments))
-        raise StackError(f"docker {what}: {done.stderr.strip()[-2000:]}")
+        raise StackError(f"{_in_short(command)}: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
 def _run(
-    *arguments: str,
+    *command: str,
     given: str | None = None,
     environment: Mapping[str, str] | None = None,
-    directory: str | None = None,
     seconds: float = ASK_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["docker", *arguments],
-            input=given, env=environment, cwd=directory, timeout=seconds,
+            command, input=given, env=environment, timeout=seconds,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     except FileNotFoundError:
         raise StackError("there is no docker command: install Docker, or RUNTIME=native") from None
     except subprocess.TimeoutExpired:
-        what = " ".join(_words(arguments))
-        raise StackError(f"docker {what}: no answer in {seconds:.0f} s") from None
+        raise StackError(f"{_in_short(command)}: no answer in {seconds:.0f} s") from None
 
 
-def _words(arguments: Sequence[str]) -> Sequence[str]:
-    """Enough to know which command it was."""
-    return [word for word in arguments if not word.startswith("-")][:4]
+def _in_short(command: Sequence[str]) -> str:
+    return " ".join(word for word in command if len(word) < 40)
 
 
 if __name__ == "__main__":
