@@ -55,8 +55,9 @@ def _sent(step: Step, entry: Entry) -> str:
 def _done(step: Step, entry: Entry) -> str:
     said = words(entry.detail or "done")
     if step.kind is Kind.PIVOT:
-        late = "it was done before it was asked not to; " if entry.direction is COMPENSATING else ""
-        return f"{step.participant}: {late}{said}. No way back from here, only forward"
+        if entry.direction is COMPENSATING:
+            said = f"too late to stop it, {words(step.name)} was done"
+        return f"{step.participant}: {said}. No way back from here, only forward"
     if entry.direction is COMPENSATING and "nothing_to_undo" in said:
         return f"{step.participant}: nothing to undo, and should it still come it will be refused"
     return f"{step.participant}: {said}"

@@ -1,0 +1,130 @@
+"""What the doctor makes of what was seen: each finding, and its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from common.contracts import Check, ProcessView
+from common.topology import KNOWN, QUEUES
+from orchestrator.doctor import (
+    SERVICES,
+    Finding,
+    House,
+    QueueSeen,
+    diagnose,
+)
+from orchestrator.reader import Standing
+
+PROCESSES = [
+    ProcessView(
+        process=service,
+        service=service,
+        release="1",
+        ready=True,
+        checks=(Check(name="relay"),),
+        shipped=("common/0001", "mine/0001"),
+        applied=("common/0001", "mine/0001"),
+    )
+    for service in SERVICES
+]
+WELL = [
+    QueueSeen(queue.name, True, consumers=0 if queue.name.endswith(".dead") else 1)
+    for queue in QUEUES
+]
+HOUSE = House(PROCESSES, WELL, Standing(alive=3, stuck=0, overdue=0))
+
+
+def with_process(**changes: object) -> House:
+    """The payment process is different."""
+    changed = [
+        view.model_copy(update=changes) if view.process == "payment" else view for view in PROCESSES
+    ]
+    return replace(HOUSE, processes=changed)
+
+
+def with_queue(name: str, **changes: object) -> House:
+    assert name in KNOWN
+    queues = [replace(q, **changes) if q.name == name else q for q in WELL]  # type: ignore[arg-type]
+    return replace(HOUSE, queues=queues)
+
+
+def the_finding(house: House) -> Finding:
+    (finding,) = diagnose(house)
+    assert finding.remedy
+    return finding
+
+
+def test_a_house_in_order_has_no_findings() -> None:
+    assert diagnose(HOUSE) == []
+
+
+@pytest.mark.parametrize(
+    ("house", "severity", "about", "what", "remedy"),
+    [
+        (
+            replace(HOUSE, processes=[p for p in PROCESSES if p.service != "payment"]),
+            "error", "service payment", "no process of it answers", "python -m payment_svc",
+        ),
+        (
+            with_process(ready=False, checks=(Check(name="relay", problem="broker gone"),)),
+            "error", "process payment", "relay: broker gone", "tries again",
+        ),
+        (with_process(applied=None), "error", "process payment", "database", "Postgres"),
+        (
+            with_process(applied=("common/0001",)),
+            "error", "process payment", "lacks mine/0001", "restart it",
+        ),
+        (
+            with_process(applied=("common/0001", "mine/0001", "mine/0002")),
+            "warning", "process payment", "mine/0002", "newer release",
+        ),
+        (with_process(release="2"), "warning", "processes", "1, 2", "finish the deploy"),
+        (
+            with_queue("payment.commands", exists=False),
+            "error", "queue payment.commands", "missing", "restart any process",
+        ),
+        (
+            with_queue("payment.commands.dead", exists=False),
+            "error", "queue payment.commands.dead", "nowhere to go", "restart any process",
+        ),
+        (
+            with_queue("order.commands", difference="inequivalent arg 'x-overflow'"),
+            "error", "queue order.commands", "inequivalent arg 'x-overflow'",
+            "rabbitmqctl delete_queue order.commands --if-empty",
+        ),
+        (
+            with_queue("inventory.queries", consumers=0, ready=4),
+            "error", "queue inventory.queries", "nobody consumes it; 4 wait",
+            "python -m inventory_svc",
+        ),
+        (
+            with_queue("orchestrator.replies.dead", ready=2),
+            "warning", "queue orchestrator.replies.dead", "2 dead letters", "x-sagaproof-reason",
+        ),
+        (
+            replace(HOUSE, standing=Standing(alive=3, stuck=1, overdue=0)),
+            "warning", "sagas", "1 are stuck", "saga list --stuck",
+        ),
+        (
+            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=2)),
+            "error", "sagas", "deadlines of 2", "orchestrator is ready",
+        ),
+    ],
+)  # fmt: skip
+def test_each_finding(house: House, severity: str, about: str, what: str, remedy: str) -> None:
+    finding = the_finding(house)
+    assert (finding.severity, finding.about) == (severity, about)
+    assert what in finding.what
+    assert remedy in finding.remedy
+
+
+def test_what_could_not_be_looked_at_is_a_finding_and_nothing_else_is_made_up() -> None:
+    gone = Finding("error", "broker", "out of reach", "see that RabbitMQ runs")
+    assert diagnose(House(None, None, None, [gone])) == [gone]
+
+
+def test_errors_come_first() -> None:
+    house = replace(with_queue("payment.commands.dead", ready=1), processes=PROCESSES[1:])
+    assert [finding.severity for finding in diagnose(house)] == ["error", "warning"]
