@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 DELIVERY_LIMIT = (
     1000  # explicit and high: before RabbitMQ 4.3 every return counts (section 6, rule 14)
 )
+NEVER = 2**31 - 1  # looking at a dead letter returns it; 4.x would drop it after twenty looks
 ORCHESTRATOR_COMMANDS = "orchestrator.commands"  # StartSaga
 ORCHESTRATOR_REPLIES = "orchestrator.replies"
 ORCHESTRATOR_QUERIES = "orchestrator.queries"
@@ -62,7 +63,7 @@ def work_queue(name: str) -> tuple[Queue, Queue]:
             "x-dead-letter-strategy": "at-least-once",
         },
     )
-    return work, Queue(dead, {"x-queue-type": "quorum"})
+    return work, Queue(dead, {"x-queue-type": "quorum", "x-delivery-limit": NEVER})
 
 
 def query_queue(name: str) -> tuple[Queue]:

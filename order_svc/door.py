@@ -77,7 +77,9 @@ class Door:
         replies = await self._participant.handle([work for work, _ in batch])
         self._health.set("orders", None)
         for (_, future), reply in zip(batch, replies, strict=True):
-            if reply is not None and not future.done():
+            if reply is None:  # nobody may wait for ever, whatever went wrong
+                _fail(future, RuntimeError("this order was handled without an answer"))
+            elif not future.done():
                 future.set_result(reply)
 
 
