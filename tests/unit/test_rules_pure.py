@@ -14,6 +14,7 @@ from common.relay import MAX_DELIVERY_BYTES, pack_rows
 from common.topology import (
     DELIVERY_LIMIT,
     KNOWN,
+    NEVER,
     QUEUES,
     Queue,
     dead_letter_queue,
@@ -54,7 +55,8 @@ def test_rule_14_the_delivery_limit_is_explicit_and_high(queue: Queue) -> None:
 
 def test_dead_letter_queues_lose_nothing_themselves() -> None:
     assert {queue.name for queue in DEAD} == {dead_letter_queue(q.name) for q in WORK_QUEUES}
-    assert all(queue.arguments == {"x-queue-type": "quorum"} for queue in DEAD)
+    never = {"x-queue-type": "quorum", "x-delivery-limit": NEVER}
+    assert all(queue.arguments == never for queue in DEAD)
 
 
 # --- packing -------------------------------------------------------------------------------
