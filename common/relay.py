@@ -93,40 +93,39 @@ class Relay:
             self._settings.confirm_timeout_seconds,
         )
         gone: list[Waiting] = []
+        failed: dict[str, Fate] = {}  # by destination, which rests once however much was refused
         for group, fate in zip(packed, fates, strict=True):
-            if self._settled(group, fate):
+            if self._may_go(group, fate):
                 gone.extend(group)
+            else:
+                failed[group[0].destination] = fate
+        for destination in {row.destination for row in gone} - failed.keys():
+            self._paused.pop(destination, None)
+        for destination, fate in failed.items():
+            self._rest(destination, fate)
         return gone
 
-    def _settled(self, group: Sequence[Waiting], fate: Fate) -> bool:
-        """Whether these rows may go; if not, their destination rests for a while."""
+    def _may_go(self, group: Sequence[Waiting], fate: Fate) -> bool:
         destination = group[0].destination
-        if fate is Fate.CONFIRMED:
-            self._paused.pop(destination, None)
-            return True
         if fate is Fate.RETURNED and destination not in KNOWN:
             # A caller's private queue that is gone; asking again gives the stored reply again.
             logger.warning(
                 "relay.reply_undeliverable", destination=destination, envelopes=len(group)
             )
             return True
+        return fate is Fate.CONFIRMED
+
+    def _rest(self, destination: str, fate: Fate) -> None:
         self.flushed = False
         _, failures = self._paused.get(destination, (0.0, 0))
         pause = min(
             self._settings.retry_cap_seconds, self._settings.retry_first_seconds * 2**failures
         )
-        self._paused[destination] = (
-            asyncio.get_running_loop().time() + pause,
-            min(failures + 1, 16),
-        )
+        until = asyncio.get_running_loop().time() + pause
+        self._paused[destination] = (until, min(failures + 1, 16))
         logger.warning(
-            "relay.not_delivered",
-            destination=destination,
-            fate=fate.value,
-            envelopes=len(group),
-            pause_seconds=pause,
+            "relay.not_delivered", destination=destination, fate=fate.value, pause_seconds=pause
         )
-        return False
 
 
 def pack_rows(rows: Iterable[Waiting]) -> Iterator[list[Waiting]]:
