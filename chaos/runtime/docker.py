@@ -59,13 +59,19 @@ SIGNALLED = 128  # an exit code above it: plus the signal's number
 Model = dict[str, Any]
 
 # All of project $1, by its labels. (`docker compose down` fails where a server is gone and a
-# service that depends on it is not.)
+# service that depends on it is not.) Again, if somebody else is at it too: that is an error.
 REMOVE_SCRIPT = f"""
-set -e
 of="label={PROJECT_LABEL}=$1"
-docker ps --all --quiet --filter "$of" | xargs -r docker rm --force --volumes
-docker network ls --quiet --filter "$of" | xargs -r docker network rm
-docker volume ls --quiet --filter "$of" | xargs -r docker volume rm
+remove() {{
+  docker ps --all --quiet --filter "$of" | xargs -r docker rm --force --volumes &&
+  docker network ls --quiet --filter "$of" | xargs -r docker network rm &&
+  docker volume ls --quiet --filter "$of" | xargs -r docker volume rm
+}}
+left=30
+until remove; do
+  left=$((left - 1)); [ $left -gt 0 ] || exit 1
+  sleep 1
+done
 """
 
 # Reads the pipe whose other end `up` holds. If that ends before it said "keep", so does the stack.
@@ -443,18 +449,16 @@ def _sweep(progress: Progress) -> None:
         if not _is_gone(owner):
             continue
         progress(f"sweeping {project}, which a crash left")
-        try:
-            _remove_all(project)
-        except StackError as error:  # its tether may be at it too
-            progress(f"{project} is not swept: {error}")
-            continue
+        _remove_all(project)
         stack = DockerStack(project.removeprefix(PROJECT_PREFIX))
         if stack.directory.exists():
             stack.remove(keep_logs=False)
 
 
 def _remove_all(project: str) -> None:
-    _told("sh", "-c", REMOVE_SCRIPT, "remove", project)
+    done = _run("sh", "-c", REMOVE_SCRIPT, "remove", project)
+    if done.returncode != 0:
+        raise StackError(f"{project} cannot be removed: {done.stderr.strip()[-400:]}")
 
 
 def _log(container: Container) -> Iterator[str]:
@@ -466,14 +470,10 @@ def _log(container: Container) -> Iterator[str]:
 
 
 def _docker(*arguments: str, **how: Any) -> str:
-    return _told("docker", *arguments, **how)
-
-
-def _told(*command: str, **how: Any) -> str:
-    """What it prints, or StackError with what it complains of."""
-    done = _run(*command, **how)
+    """What the command prints, or StackError with what it complains of."""
+    done = _run("docker", *arguments, **how)
     if done.returncode != 0:
-        raise StackError(f"{_in_short(command)}: {done.stderr.strip()[-2000:]}")
+        raise StackError(f"docker {_in_short(arguments)}: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
