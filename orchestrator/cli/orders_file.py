@@ -61,7 +61,7 @@ def _jsonl(file: TextIO) -> Iterator[Line | Bad]:
         if not text.strip():
             continue
         try:
-            order = json.loads(text)
+            order = json.loads(text.strip())
         except ValueError as error:
             column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             yield Bad(number, f"malformed JSON{column}")

@@ -1,0 +1,201 @@
+"""Both HTTP APIs as they are, over things in memory, for tests of the `saga` command.
+
+Owns: what stands behind the two apps, and a transport that reaches them without a socket.
+Must not know: the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from uuid import UUID
+
+import httpx
+from fastapi import FastAPI
+
+from common.contracts import (
+    AccountRow,
+    AccountsPage,
+    AccountsQuery,
+    KeyReused,
+    OrderAccepted,
+    OrderInvalid,
+    PlaceOrder,
+    SagaQuery,
+    SagaView,
+    StockPage,
+    StockQuery,
+    StockRow,
+)
+from common.envelope import Reply, saga_id_for
+from common.errors import Infrastructure
+from common.health import Health
+from orchestrator.api import Sources
+from orchestrator.api import make_app as operator_app
+from orchestrator.doctor import House
+from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.reader import Logged, Seen, Wanted
+from orchestrator.saga import Input, Instance, Started, decide
+from orchestrator.store import Held
+from order_svc.api import OrderView, PricedLine, Reader
+from order_svc.api import make_app as door_app
+from order_svc.door import Door
+from tests.support.story import POLICY
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+BODY_LIMIT = 3000
+PRICE = 350
+
+
+@dataclass
+class Sagas:
+    """What the operator's API asks."""
+
+    house: House = field(default_factory=lambda: House([], [], None))
+    stock: list[StockRow] = field(default_factory=list)
+    accounts: list[AccountRow] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)  # as asked for
+    _seen: dict[UUID, Seen] = field(default_factory=dict)
+    _log: dict[UUID, list[Logged]] = field(default_factory=dict)
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def begin(self, saga_id: UUID, *events: Input, customer: str = "ada") -> None:
+        """A saga that has seen these events, a tenth of a second apart."""
+        data = {
+            "customer": customer, "currency": "EUR", "total": 700,
+            "lines": [{"sku": "tea", "quantity": 2}],
+        }  # fmt: skip
+        self._log[saga_id] = []
+        instance = self._decide(saga_id, None, Started(saga_id, data))
+        for event in events:
+            instance = self._decide(saga_id, instance, event)
+
+    def go_on(self, saga_id: UUID, event: Input) -> None:
+        self._decide(saga_id, self._seen[saga_id].instance, event)
+
+    def _decide(self, saga_id: UUID, instance: Instance | None, event: Input) -> Instance:
+        decision = decide(ORDER_SAGA, POLICY, instance, event)
+        at = NOON + timedelta(seconds=0.1 * len(self._log[saga_id]))
+        self._log[saga_id] += [
+            Logged(next(self._numbers), at, entry, "orchestrator-2") for entry in decision.log
+        ]
+        held = Held(decision.instance)
+        held.take(decision.instance, decision.sends, ORDER_SAGA, POLICY, at.timestamp())
+        for step in decision.instance.steps:
+            held.times.setdefault(step, {}).setdefault("deadline", at.timestamp() + 5)
+        ended = at if decision.instance.state.ended else None
+        self._seen[saga_id] = Seen(
+            held, at if decision.instance.stuck else None, None, NOON, at, ended
+        )
+        return decision.instance
+
+    def app(self) -> FastAPI:
+        sources = Sources(
+            self._find, self._ids_between, self._page, self._timeline,
+            self._stock, self._accounts, self._house,
+        )  # fmt: skip
+        definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
+        return operator_app(sources, definitions, Health(), BODY_LIMIT)
+
+    async def _find(self, saga_id: UUID) -> Seen | None:
+        return self._seen.get(saga_id)
+
+    async def _ids_between(self, low: UUID, high: UUID, limit: int) -> list[UUID]:
+        return sorted(ident for ident in self._seen if low <= ident <= high)[:limit]
+
+    async def _page(self, wanted: Wanted, after: Seen | None, limit: int) -> list[Seen]:
+        self.wanted.append(wanted)
+        seen = list(self._seen.values())
+        return seen[seen.index(after) + 1 if after else 0 :][:limit]
+
+    async def _timeline(self, saga_id: UUID, after: int, limit: int) -> list[Logged]:
+        return [logged for logged in self._log[saga_id] if logged.id > after][:limit]
+
+    async def _stock(self, query: StockQuery) -> StockPage:
+        rows = [row for row in self.stock if row.sku > (query.after or "")]
+        return StockPage(rows=tuple(rows[: query.limit]), more=len(rows) > query.limit)
+
+    async def _accounts(self, query: AccountsQuery) -> AccountsPage:
+        rows = [r for r in self.accounts if (r.customer, r.currency) > (query.after or ("", ""))]
+        return AccountsPage(rows=tuple(rows[: query.limit]), more=len(rows) > query.limit)
+
+    async def _house(self) -> House:
+        return self.house
+
+
+class Shop(Door):
+    """What the customers' API asks. Customers' names decide: `broke` is rejected, `slow` stays
+    PENDING for ever, all others are confirmed the second time they are looked at."""
+
+    def __init__(self) -> None:
+        self.placed: dict[UUID, tuple[PlaceOrder, datetime]] = {}
+        self.looked: set[UUID] = set()
+        self.outages = 0  # requests that will fail
+        self.requests = 0
+
+    async def place(self, orders: Sequence[PlaceOrder]) -> list[Reply]:
+        self.requests += 1
+        if self.outages:
+            self.outages -= 1
+            raise Infrastructure("postgres is away")
+        return [self._place(order) for order in orders]
+
+    def _place(self, order: PlaceOrder) -> Reply:
+        if order.currency != "EUR":
+            return OrderInvalid(field="currency", remedy=f"nothing is sold in {order.currency}")
+        order_id = saga_id_for(order.customer, order.idempotency_key)
+        known, _ = self.placed.setdefault(order_id, (order, NOON))
+        if known != order:
+            return KeyReused(order_id=order_id)
+        return OrderAccepted(
+            order_id=order_id, customer=order.customer, currency=order.currency,
+            lines=order.lines, total=sum(PRICE * line.quantity for line in order.lines),
+        )  # fmt: skip
+
+    def app(self) -> FastAPI:
+        async def order(order_id: UUID) -> OrderView | None:
+            return self._view(order_id) if order_id in self.placed else None
+
+        async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
+            raise NotImplementedError("the command does not list orders")
+
+        async def saga(query: SagaQuery) -> SagaView:
+            raise NotImplementedError("the command asks the operator's API")
+
+        return door_app(self, Reader(order, orders, saga), Health(), BODY_LIMIT)
+
+    def _view(self, order_id: UUID) -> OrderView:
+        order, placed_at = self.placed[order_id]
+        status = {"broke": "REJECTED", "slow": "PENDING"}.get(order.customer, "CONFIRMED")
+        if order_id not in self.looked:
+            status = "PENDING"
+        self.looked.add(order_id)
+        lines = [PricedLine(sku=o.sku, quantity=o.quantity, price=PRICE) for o in order.lines]
+        return OrderView(
+            order_id=order_id, customer=order.customer, currency=order.currency, lines=lines,
+            total=sum(line.quantity * PRICE for line in lines), status=status,
+            reason="insufficient_funds" if status == "REJECTED" else None,
+            placed_at=placed_at,
+            settled_at=None if status == "PENDING" else placed_at + timedelta(seconds=0.3),
+        )  # fmt: skip
+
+
+class InMemory(httpx.BaseTransport):
+    """To an app, without a socket."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return asyncio.run(self._ask(request))
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport) as client:
+            heard = await client.request(
+                request.method, request.url, content=request.read(), headers=request.headers
+            )
+            return httpx.Response(heard.status_code, headers=heard.headers, content=heard.content)

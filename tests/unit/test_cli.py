@@ -1,0 +1,464 @@
+"""`saga` against both APIs in memory: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from common.contracts import AccountRow, StockRow
+from common.envelope import Outcome, saga_id_for
+from orchestrator.cli import app, client, orders, sagas
+from orchestrator.doctor import Finding, House
+from orchestrator.reader import Standing
+from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, TimedOut
+from tests.support.apis import InMemory, Sagas, Shop
+
+DOOR, OPERATOR = "http://door", "http://operator"
+NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
+ORDER = ("order", "--customer", "ada", "--line", "tea=2", "--key", "k-1")
+ONE, TWO = UUID("aaaa0000-0000-5000-8000-000000000001"), UUID("aaab" + "0" * 28)
+
+RESERVED = ReplyArrived(
+    "reserve_stock", FORWARD, Outcome.DONE, "StockReserved", process="inventory-3"
+)
+DECLINED = ReplyArrived(
+    "charge_payment", FORWARD, Outcome.REFUSED, "CardDeclined", "card_declined", process="payment-2"
+)
+RELEASED = ReplyArrived("reserve_stock", COMPENSATING, Outcome.DONE, "StockReleased")
+REJECTED = ReplyArrived("create_order", COMPENSATING, Outcome.DONE, "OrderRejected")
+STORY = (RESERVED, DECLINED, RELEASED, REJECTED)
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Saga = Callable[..., Ran]
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+def house() -> Sagas:
+    return Sagas()
+
+
+@pytest.fixture
+def saga(shop: Shop, house: Sagas, monkeypatch: pytest.MonkeyPatch) -> Saga:
+    """saga("list", "--stuck"), with both URLs set."""
+    apps = {DOOR: InMemory(shop.app()), OPERATOR: InMemory(house.app())}
+
+    def connect(url: str) -> httpx.Client:
+        if url not in apps:
+            return httpx.Client(base_url=url)
+        return httpx.Client(base_url=url, transport=apps[url])
+
+    monkeypatch.setattr(client, "connect", connect)
+    for module in (orders, sagas):
+        monkeypatch.setattr(module, "time", NoTime())
+    environment = {"SAGAPROOF_DOOR_URL": DOOR, "SAGAPROOF_OPERATOR_URL": OPERATOR}
+
+    def run(*words: str, **others: str | None) -> Ran:
+        result = CliRunner(env={**environment, **others}).invoke(app, words, catch_exceptions=False)
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+class NoTime:
+    """Sleeping is the only thing that takes time, and takes none."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+# --- where the APIs are --------------------------------------------------------------------
+
+
+def test_without_urls_the_error_says_what_to_type(saga: Saga) -> None:
+    for words, name in ((("list",), "OPERATOR"), (ORDER, "DOOR")):
+        ran = saga(*words, **{f"SAGAPROOF_{name}_URL": None})
+        assert ran.code == 3
+        assert f"SAGAPROOF_{name}_URL is not set" in ran.err
+        assert 'eval "$(.venv/bin/chaos env)"' in ran.err
+
+
+def test_nobody_there_is_told_from_a_no(saga: Saga) -> None:
+    ran = saga("doctor", "--operator", NOBODY)
+    assert ran.code == 3
+    assert f"no answer from the operator at {NOBODY}" in ran.err
+    assert saga("show", str(ONE)).code == 1
+
+
+def test_errors_are_json_too_where_json_is_asked_for(saga: Saga) -> None:
+    ran = saga("show", str(ONE), "--json")
+    assert ran.code == 1
+    assert ran.out == ""
+    assert json.loads(ran.err)["remedy"].startswith(f"no saga {ONE}")
+
+
+def test_something_else_that_listens_there_is_told(
+    saga: Saga, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>"))
+    connect = lambda url: httpx.Client(base_url=url, transport=page)  # noqa: E731
+    monkeypatch.setattr(client, "connect", connect)
+    ran = saga("list")
+    assert ran.code == 3
+    assert "no JSON" in ran.err
+
+
+@pytest.mark.parametrize("command", ["", "order", "orders", "orders place", "list", "show"])
+def test_help_has_examples_and_exit_codes(saga: Saga, command: str) -> None:
+    ran = saga(*command.split(), "--help")
+    assert ran.code == 0
+    assert ("Exit codes:" in ran.out) == (command == "")
+    if command not in ("", "orders"):
+        assert f"  saga {command} " in ran.out
+
+
+# --- one order -----------------------------------------------------------------------------
+
+
+def test_an_order_is_placed_and_its_end_is_shown(saga: Saga, shop: Shop) -> None:
+    ran = saga(*ORDER)
+    assert ran.code == 0
+    assert ran.out == "CONFIRMED after 0.3s\n"
+    assert f"{saga_id_for('ada', 'k-1')} placed, 7.00 EUR" in ran.err
+    again = saga(*ORDER, "--json")
+    assert again.document["status"] == "CONFIRMED"
+    assert len(shop.placed) == 1
+
+
+def test_a_rejected_order_is_a_no_and_names_where_to_look(saga: Saga) -> None:
+    ran = saga("order", "--customer", "broke", "--line", "tea=2", "--key", "k")
+    assert ran.code == 1
+    assert "REJECTED: insufficient funds" in ran.out
+    assert f"saga show {saga_id_for('broke', 'k')}" in ran.out
+
+
+def test_an_order_that_does_not_end_is_not_waited_for_for_ever(saga: Saga) -> None:
+    ran = saga("order", "--customer", "slow", "--line", "tea=2", "--wait", "2")
+    assert ran.code == 4
+    assert "still PENDING" in ran.out
+
+
+def test_what_the_door_refuses_is_shown_with_its_remedy(saga: Saga) -> None:
+    ran = saga(*ORDER, "--currency", "XTS")
+    assert ran.code == 1
+    assert "currency: invalid_order" in ran.err
+    assert "nothing is sold in XTS" in ran.err
+
+
+def test_a_line_that_is_none_is_a_wrong_command_line(saga: Saga, shop: Shop) -> None:
+    ran = saga("order", "--customer", "ada", "--line", "tea")
+    assert ran.code == 2
+    assert "write SKU=QUANTITY" in ran.err
+    assert shop.requests == 0
+
+
+def test_an_order_is_asked_for_again_with_the_same_key_while_the_door_is_away(
+    saga: Saga, shop: Shop
+) -> None:
+    shop.outages = 3
+    assert saga(*ORDER).code == 0
+    assert (shop.requests, len(shop.placed)) == (4, 1)
+
+
+def test_an_order_without_an_answer_says_how_to_repeat_it(saga: Saga, shop: Shop) -> None:
+    shop.outages = 10_000
+    ran = saga("order", "--customer", "ada", "--line", "tea=2")
+    assert ran.code == 3
+    assert "may or may not have been placed: repeat with --key " in ran.err
+
+
+# --- orders from a file --------------------------------------------------------------------
+
+
+def order(key: str, customer: str = "ada", **changes: object) -> str:
+    lines = [{"sku": "tea", "quantity": 2}]
+    given = {"idempotency_key": key, "customer": customer, "currency": "EUR", "lines": lines}
+    return json.dumps({**given, **changes})
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+def test_a_file_is_placed_and_what_became_of_each_line_is_counted(
+    saga: Saga, tmp_path: Path
+) -> None:
+    file = write(
+        tmp_path / "orders.jsonl",
+        order("k-1"),
+        '{"idempotency_key": ',
+        order("k-2", "broke"),
+        "",
+        order("k-1"),
+        order("k-1", lines=[{"sku": "tea", "quantity": 3}]),
+        order("k-3", currency="XTS"),
+        "[1, 2]",
+        order(""),
+        order("k-4", lines=[{"sku": "tea", "quantity": 0}]),
+    )
+    ran = saga("orders", "place", file, "--json")
+    assert ran.code == 1
+    tally = ran.document
+    bad = {line["line"]: line["what"] for line in tally.pop("bad")}
+    assert tally == {
+        "lines": 9,
+        "orders": 2,
+        "repeats": 1,
+        "ends": {"confirmed": 1, "insufficient_funds": 1},
+        "pending": [],
+        "unplaced": [],
+    }
+    assert list(bad) == [2, 6, 7, 8, 9, 10]
+    assert bad[2] == "malformed JSON at column 22"
+    assert bad[6].startswith("idempotency key reused: Idempotency-Key: this key belongs to order")
+    assert bad[7] == "invalid order: currency: nothing is sold in XTS"
+    assert bad[8] == "not a JSON object"
+    assert bad[9].startswith("no idempotency_key")
+    assert bad[10].startswith("invalid order: lines[0].quantity: it should be greater")
+
+    people = saga("orders", "place", file)
+    assert people.code == 1
+    assert "line 2: malformed JSON at column 22" in people.out
+    assert "rejected: insufficient funds" in people.out
+
+
+def test_placing_a_good_file_twice_changes_nothing(saga: Saga, shop: Shop, tmp_path: Path) -> None:
+    file = write(tmp_path / "orders.jsonl", *(order(f"k-{n}") for n in range(3)))
+    first, second = (saga("orders", "place", file, "--json") for _ in range(2))
+    assert first.code == second.code == 0
+    assert first.document == second.document
+    assert len(shop.placed) == 3
+
+
+def test_csv_has_one_order_per_row(saga: Saga, shop: Shop, tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "orders.csv",
+        "idempotency_key,customer,currency,lines",
+        "k-1,ada,EUR,tea=2 cup=1",
+        "k-2,ada,EUR,tea",
+        "k-3,ada,,tea=1",
+    )
+    tally = saga("orders", "place", file, "--json").document
+    assert tally["orders"] == 1
+    assert {line["line"]: line["what"] for line in tally["bad"]} == {
+        3: "'tea': write SKU=QUANTITY, like sku-001=2",
+        4: "invalid order: currency: add currency",
+    }
+    ((placed, _),) = shop.placed.values()
+    assert [(line.sku, line.quantity) for line in placed.lines] == [("tea", 2), ("cup", 1)]
+
+
+def test_a_csv_file_without_its_columns_is_refused_whole(saga: Saga, tmp_path: Path) -> None:
+    ran = saga("orders", "place", write(tmp_path / "orders.csv", "a,b", "1,2"))
+    assert ran.code == 1
+    assert "must name the columns idempotency_key, customer, currency, lines" in ran.err
+
+
+def test_a_request_that_is_too_large_is_halved_until_one_line_is(
+    saga: Saga, shop: Shop, tmp_path: Path
+) -> None:
+    many = [{"sku": f"tea-{n:03}", "quantity": 1} for n in range(100)]
+    small = [order(f"k-{n}") for n in range(60)]
+    file = write(tmp_path / "orders.jsonl", *small[:30], order("k-x", lines=many), *small[30:])
+    tally = saga("orders", "place", file, "--json").document
+    assert tally["orders"] == 60
+    ((number, what),) = ((line["line"], line["what"]) for line in tally["bad"])
+    assert number == 31
+    assert what.startswith("body: too large")
+
+
+def test_a_door_that_is_away_for_a_while_costs_no_line(
+    saga: Saga, shop: Shop, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "orders.jsonl", *(order(f"k-{n}") for n in range(300)))
+    shop.outages = 4
+    tally = saga("orders", "place", file, "--json").document
+    assert tally["ends"] == {"confirmed": 300}
+
+
+def test_a_door_that_stays_away_names_the_lines_without_an_answer(
+    saga: Saga, shop: Shop, tmp_path: Path
+) -> None:
+    shop.outages = 10_000
+    ran = saga("orders", "place", write(tmp_path / "orders.jsonl", order("k-1")), "--json")
+    assert ran.code == 3
+    assert ran.document["unplaced"] == [1]
+
+
+def test_orders_that_do_not_end_in_time_are_named(saga: Saga, tmp_path: Path) -> None:
+    file = write(tmp_path / "orders.jsonl", order("k-1", "slow"), order("k-2"))
+    ran = saga("orders", "place", file, "--json", "--wait", "3")
+    assert ran.code == 4
+    assert ran.document["pending"] == [str(saga_id_for("slow", "k-1"))]
+    assert ran.document["ends"] == {"confirmed": 1}
+
+
+# --- sagas ---------------------------------------------------------------------------------
+
+
+def test_the_story_of_a_compensated_saga(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, *STORY)
+    ran = saga("show", str(ONE))
+    assert ran.code == 0
+    head, about, _, *story, _, steps, end = ran.out.splitlines()
+    assert head == f"saga {ONE} (order v1)"
+    assert about == "ada orders 2 x tea for 7.00 EUR"
+    assert [line.split(maxsplit=2) for line in story] == [
+        ["+0.000", "orchestrator-2", "the saga begins; create order was done at the door"],
+        ["+0.000", "orchestrator-2", "asks inventory to reserve stock"],
+        ["+0.200", "inventory-3", "inventory: stock reserved"],
+        ["+0.200", "orchestrator-2", "asks payment to charge payment"],
+        ["+0.400", "payment-2", "payment refuses: card declined"],
+        ["+0.400", "orchestrator-2", "no way forward, card declined: what was done is undone,"
+         " the last step first"],
+        ["+0.400", "orchestrator-2", "asks inventory to undo reserve stock: release stock"],
+        ["+0.700", "orchestrator-2", "inventory: stock released"],
+        ["+0.700", "orchestrator-2", "asks order to undo create order: reject order"],
+        ["+0.900", "orchestrator-2", "order: order rejected"],
+        ["+0.900", "orchestrator-2", "COMPENSATED: all that was done is undone (card declined)"],
+    ]  # fmt: skip
+    assert "charge payment: refused, dispatch stock: not sent" in steps
+    assert end == "COMPENSATED after 0.9s, card declined"
+
+
+def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, *STORY)
+    house.begin(TWO)
+    assert f"saga {ONE}" in saga("show", "aaaa").out
+    ambiguous = saga("show", "aaa")
+    assert ambiguous.code == 1
+    assert "at least the first 4" in ambiguous.err
+    house.begin(UUID(int=ONE.int + 1))
+    both = saga("show", "aaaa0000-0000")
+    assert both.code == 1
+    assert str(ONE) in both.err
+
+
+def test_show_as_json_holds_the_saga_and_its_timeline(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, *STORY)
+    document = saga("show", str(ONE), "--json").document
+    assert document["saga"]["state"] == "COMPENSATED"
+    assert document["saga"]["pivot"] == "dispatch_stock"
+    assert [e["entry"] for e in document["timeline"]][:3] == ["started", "sent", "done"]
+    assert document["timeline"][2]["answered_by"] == "inventory-3"
+
+
+def test_follow_prints_what_happens_until_the_end(
+    saga: Saga, house: Sagas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.begin(ONE)
+    later = iter(STORY)
+    sleep = "orchestrator.cli.sagas.time.sleep"
+    monkeypatch.setattr(sleep, lambda _: house.go_on(ONE, next(later)))
+    ran = saga("show", str(ONE), "--follow", "--json")
+    entries = [json.loads(line)["entry"] for line in ran.out.splitlines()]
+    assert entries[0] == "started"
+    assert entries[-1] == "compensated"
+    assert len(entries) == 11
+
+
+def test_a_living_saga_says_what_it_waits_for(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, RESERVED, TimedOut("charge_payment", FORWARD, 1))
+    out = saga("show", str(ONE)).out
+    assert "no answer from payment to charge payment, attempt 1, in time" in out
+    assert "waits for payment: charge payment, attempt 2, overdue for" in out
+
+
+def test_an_order_whose_saga_has_not_begun_is_told_from_one_that_is_not(
+    saga: Saga, shop: Shop
+) -> None:
+    saga("order", "--customer", "slow", "--line", "tea=1", "--key", "k", "--wait", "0")
+    ran = saga("show", str(saga_id_for("slow", "k")))
+    assert ran.code == 1
+    assert "is PENDING, and its saga has not begun" in ran.err
+
+
+def test_list_shows_short_ids_and_asks_for_what_is_wanted(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, *STORY)
+    house.begin(TWO, RESERVED, customer="bob")
+    ran = saga(
+        "list", "--state", "compensated", "--step", "charge_payment", "--older-than", "5m",
+        "--customer", "bob", "--reason", "card_declined", "--stuck",
+    )  # fmt: skip
+    assert ran.code == 0
+    (wanted,) = house.wanted
+    assert (wanted.state, wanted.awaits, wanted.older_than_seconds) == (
+        "COMPENSATED", "charge_payment", 300.0,
+    )  # fmt: skip
+    assert (wanted.customer, wanted.reason, wanted.stuck) == ("bob", "card_declined", True)
+    _, one, two = ran.out.splitlines()
+    assert one.split()[:3] == ["aaaa0000", "COMPENSATED", "ada"]
+    assert "card declined" in one
+    assert two.split()[:3] == ["aaab0000", "RUNNING", "bob"]
+    assert "payment: charge payment, attempt 1, overdue" in two
+
+
+def test_list_pages_and_says_how_to_go_on(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE)
+    house.begin(TWO)
+    first = saga("list", "--limit", "1")
+    assert f"--after {ONE}" in first.err
+    assert "aaab0000" in saga("list", "--limit", "1", "--after", str(ONE)).out
+    assert saga("list", "--limit", "2", "--after", str(TWO)).out == "no such saga\n"
+    assert saga("list", "--older-than", "soon").code == 2
+    assert saga("list", "--state", "LOST").code == 1
+
+
+# --- services ------------------------------------------------------------------------------
+
+
+def test_stock_and_accounts_are_paged(saga: Saga, house: Sagas) -> None:
+    house.stock = [
+        StockRow(sku=sku, on_hand=7, held=2, dispatched=1, received=10) for sku in ("cup", "tea")
+    ]
+    house.accounts = [AccountRow(customer="a/b", currency="EUR", card="good", balance=1234)]
+    stock = saga("stock", "--limit", "1")
+    assert stock.out.splitlines()[1].split() == ["7", "2", "1", "10", "cup"]
+    assert "--after cup" in stock.err
+    assert saga("stock", "--after", "cup", "--json").document["stock"][0]["sku"] == "tea"
+    accounts = saga("accounts")
+    assert accounts.out.splitlines()[1].split() == ["12.34", "EUR", "good", "a/b"]
+    assert saga("accounts", "--after", "a/b/EUR", "--json").document["accounts"] == []
+
+
+def test_a_doctor_with_an_error_exits_with_one(saga: Saga, house: Sagas) -> None:
+    house.house = House(None, None, None, [Finding("warning", "sagas", "one is stuck", "look")])
+    warned = saga("doctor")
+    assert warned.code == 0
+    assert "warning: sagas: one is stuck\n  remedy: look" in warned.out
+    house.house = House([], [], Standing(0, 0, 0))
+    ran = saga("doctor")
+    assert ran.code == 1
+    assert "error: service payment: no process of it answers" in ran.out
+    assert "remedy: start one: python -m payment_svc" in ran.out
+    assert saga("doctor", "--json").document["ok"] is False
