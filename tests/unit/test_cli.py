@@ -239,7 +239,7 @@ def test_a_file_is_placed_and_what_became_of_each_line_is_counted(
         "unplaced": [],
     }
     assert list(bad) == [2, 6, 7, 8, 9, 10]
-    assert bad[2] == "malformed JSON at column 22"
+    assert bad[2] == "malformed JSON at column 20"
     assert bad[6].startswith("idempotency key reused: Idempotency-Key: this key belongs to order")
     assert bad[7] == "invalid order: currency: nothing is sold in XTS"
     assert bad[8] == "not a JSON object"
@@ -248,7 +248,7 @@ def test_a_file_is_placed_and_what_became_of_each_line_is_counted(
 
     people = saga("orders", "place", file)
     assert people.code == 1
-    assert "line 2: malformed JSON at column 22" in people.out
+    assert "line 2: malformed JSON at column 20" in people.out
     assert "rejected: insufficient funds" in people.out
 
 
