@@ -118,7 +118,12 @@ def up(
     )
     stack = choose(runtime, name)
     with stderr.status("looking around") as spinner:
-        stack.up(SERVERS_ONLY if servers_only else plan, progress=spinner.update)
+
+        def tell(stage: str) -> None:
+            stderr.print(stage, highlight=False, soft_wrap=True)  # a spinner leaves nothing behind
+            spinner.update(stage)
+
+        stack.up(SERVERS_ONLY if servers_only else plan, progress=tell)
     _show(stack, as_json=as_json)
 
 

@@ -103,7 +103,10 @@ def is_new_enough(release: str) -> bool:
 
 
 def _install(progress: Progress) -> None:
-    progress(f"installing {' and '.join(PACKAGES)} with apt-get (missing here; about a minute)")
+    progress(
+        f"installing {' and '.join(PACKAGES)} with apt-get: missing here, takes about a minute."
+        " Their own services are not started; from the next boot on they may be (systemctl disable)"
+    )
     with no_service_starts(), no_cluster_of_its_own():
         for step in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
             done = subprocess.run(
