@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,11 @@ from chaos.runtime import Progress, StackError
 OLDEST_POSTGRES = 15
 # The first releases whose packages are new enough (RabbitMQ 3.10, Postgres 15).
 OLDEST_RELEASE = {"debian": (12,), "ubuntu": (24, 4)}
-PACKAGES = ("postgresql", "rabbitmq-server")
+PACKAGES = {
+    "PostgreSQL": "postgresql",
+    "RabbitMQ": "rabbitmq-server",
+    "Erlang's epmd": "rabbitmq-server",
+}
 POLICY = Path("/usr/sbin/policy-rc.d")
 START_DENIED = 101
 CLUSTER_DEFAULTS = Path("/etc/postgresql-common/createcluster.conf")
@@ -42,7 +46,7 @@ def programs(progress: Progress) -> Programs:
         raise StackError(
             f"missing: {', '.join(lacking)}. Install PostgreSQL {OLDEST_POSTGRES} or newer and"
             " RabbitMQ 3.10 or newer (Debian 12+, Ubuntu 24.04+: apt-get install"
-            f" {' '.join(PACKAGES)})"
+            f" {' '.join(_packages())})"
         )
     return found()
 
@@ -102,13 +106,18 @@ def is_new_enough(release: str) -> bool:
     return oldest is not None and version >= oldest
 
 
+def _packages() -> list[str]:
+    return list(dict.fromkeys(PACKAGES[name] for name in missing()))
+
+
 def _install(progress: Progress) -> None:
+    packages = _packages()
     progress(
-        f"installing {' and '.join(PACKAGES)} with apt-get: missing here, takes about a minute."
+        f"installing {' and '.join(packages)} with apt-get: missing here, takes about a minute."
         " Their own services are not started; from the next boot on they may be (systemctl disable)"
     )
-    with no_service_starts(), no_cluster_of_its_own():
-        for step in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+    with no_service_starts(packages), no_cluster_of_its_own():
+        for step in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             done = subprocess.run(
                 ["apt-get", "-q", *step],
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
@@ -121,20 +130,22 @@ def _install(progress: Progress) -> None:
 
 
 @contextmanager
-def no_service_starts() -> Iterator[None]:
+def no_service_starts(packages: Sequence[str]) -> Iterator[None]:
     """Packages ask policy-rc.d whether they may start their services. One that is there already
     is its owner's: if it would say yes, we do not install."""
     if POLICY.exists():
-        for service in PACKAGES:
+        for service in packages:
             answer = subprocess.run([POLICY, service, "start"], capture_output=True)
             if answer.returncode != START_DENIED:
                 raise StackError(
-                    f"{POLICY} here lets packages start their services; to run them side by side"
-                    f" is yours to decide: apt-get install {' '.join(PACKAGES)}"
+                    f"{POLICY} here lets packages start their services; to have them run beside"
+                    f" ours is yours to decide: apt-get install {' '.join(packages)}"
                 )
         yield
         return
-    POLICY.write_text(f"#!/bin/sh\nexit {START_DENIED}\n")
+    POLICY.write_text(
+        f"#!/bin/sh\n# Placed by `chaos up` while it installs packages.\nexit {START_DENIED}\n"
+    )
     POLICY.chmod(0o755)
     try:
         yield
