@@ -23,6 +23,7 @@ from rich.table import Table
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import demo
 from chaos.runtime import (
+    APIS,
     SERVERS_ONLY,
     Endpoints,
     Plan,
@@ -82,7 +83,7 @@ Name = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with every endpoint.")]
 Process = Annotated[
-    str, typer.Argument(help="orchestrator, order, door, payment, payment-2, postgres, rabbitmq ..")
+    str, typer.Argument(help="order, door, payment, payment-2, postgres, rabbitmq ..")
 ]
 KeepLogs = Annotated[bool, typer.Option("--keep-logs", help="Leave the logs where they are.")]
 
@@ -217,7 +218,7 @@ def catalogue(
 def env(runtime: Kind = None, name: Name = None) -> None:
     """Print where the stack's APIs are, for a shell: eval "$(chaos env)"."""
     urls = choose(runtime, name).endpoints().http_urls
-    for process in ("door", "operator"):
+    for process in APIS:
         if process in urls:
             typer.echo(f"export SAGAPROOF_{process.upper()}_URL={urls[process]}")
 
@@ -260,7 +261,7 @@ def _show(stack: Runtime, *, as_json: bool) -> None:
         )
     stdout.print(table)
     places = {
-        "door": endpoints.http_urls.get("door", "none"),
+        **{api: endpoints.http_urls.get(api, "none") for api in APIS},
         "judge": endpoints.judge_dsn,
         "rabbitmq": endpoints.amqp_url,
         "management": endpoints.management_url,

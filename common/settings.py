@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     door_port: int = Field(8080, ge=0, le=65535, description="port the door listens on")
     operator_host: str = Field("127.0.0.1", description="address the operator's API listens on")
     operator_port: int = Field(
-        8081, ge=0, le=65535, description="port the operator's API listens on"
+        8082, ge=0, le=65535, description="port the operator's API listens on"
     )
     body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body that is read")
 

@@ -19,9 +19,13 @@ SERVICES: Mapping[str, str] = {
     "orchestrator": "orchestrator",
     "order": "order_svc worker",
     "door": "order_svc door",
+    "operator": "orchestrator operator",
     "payment": "payment_svc",
     "inventory": "inventory_svc",
 }
+
+# Those that people ask, and that serve /live and /ready on the same port.
+APIS = ("door", "operator")
 
 Progress = Callable[[str], None]
 
@@ -77,7 +81,7 @@ class Endpoints:
     service_dsns: Mapping[str, str]  # by role
     amqp_url: str
     management_url: str
-    # By process: /live and /ready; the door's is the door itself, and on Docker the only one.
+    # By process: /live and /ready; those of APIS are the APIs, and on Docker the only ones.
     http_urls: Mapping[str, str]
     log_dir: Path
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from chaos.runtime import (
+    APIS,
     EVERYTHING,
     SERVERS,
     Endpoints,
@@ -406,14 +407,14 @@ def endpoints_of(model: Model, log_dir: Path) -> Endpoints:
         return f"postgresql://{role}:{PASSWORD}@{address('postgres', 5432)}/{bootstrap.DATABASE}"
 
     broker = f"{services['rabbitmq']['environment']['RABBITMQ_DEFAULT_USER']}:{PASSWORD}"
-    doors = [name for name in services if name.partition("-")[0] == "door"]
+    apis = [name for name in services if name.partition("-")[0] in APIS]
     return Endpoints(
         superuser_dsn=dsn("postgres"),
         judge_dsn=dsn(bootstrap.JUDGE),
         service_dsns={role: dsn(role) for role in bootstrap.SERVICES},
         amqp_url=f"amqp://{broker}@{address('rabbitmq', 5672)}/",
         management_url=f"http://{broker}@{address('rabbitmq', 15672)}",
-        http_urls={door: f"http://{address(door, 8080)}" for door in doors},
+        http_urls={api: f"http://{address(api, 8080)}" for api in apis},
         log_dir=log_dir,
     )
 

@@ -25,7 +25,7 @@ import pika
 import pika.exceptions
 import psycopg
 
-from chaos.runtime import SERVICES, Endpoints, Plan, bootstrap
+from chaos.runtime import APIS, SERVICES, Endpoints, Plan, bootstrap
 from chaos.runtime.install import Programs
 from chaos.runtime.managed import Account, Spec
 from chaos.runtime.ports import HOST, free_ports
@@ -39,6 +39,7 @@ ROLE_OF = {
     "orchestrator": "orchestrator",
     "order": "order_svc",
     "door": "order_svc",
+    "operator": "orchestrator",
     "payment": "payment_svc",
     "inventory": "inventory_svc",
 }
@@ -245,8 +246,9 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str) -> Spec:
     service = plan.processes[name]
     url = endpoints.http_urls[name]
     port = urlsplit(url).port or 0
-    if service == "door":  # serves /live and /ready on its own port
-        http = {"SAGAPROOF_DOOR_HOST": HOST, "SAGAPROOF_DOOR_PORT": str(port)}
+    if service in APIS:
+        api = f"SAGAPROOF_{service.upper()}"
+        http = {f"{api}_HOST": HOST, f"{api}_PORT": str(port)}
     else:
         http = {"SAGAPROOF_HEALTH_PORT": str(port)}
     return Spec(

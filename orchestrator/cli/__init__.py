@@ -17,7 +17,7 @@ The command asks the customers' door and the operator's API over HTTP. Tell it w
 
 \b
     export SAGAPROOF_DOOR_URL=http://127.0.0.1:8080
-    export SAGAPROOF_OPERATOR_URL=http://127.0.0.1:8081
+    export SAGAPROOF_OPERATOR_URL=http://127.0.0.1:8082
 
 For a stack that `chaos up` started: eval "$(chaos env)"
 

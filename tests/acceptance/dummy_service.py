@@ -30,5 +30,5 @@ if __name__ == "__main__":
     given = {key: value for key, value in os.environ.items() if key.startswith("SAGAPROOF_")}
     print(json.dumps(given), flush=True)
     signal.signal(signal.SIGTERM, leave)
-    port = given.get("SAGAPROOF_HEALTH_PORT") or given["SAGAPROOF_DOOR_PORT"]
-    HTTPServer(("127.0.0.1", int(port)), Ready).serve_forever()
+    (port,) = (int(value) for key, value in given.items() if key.endswith("_PORT"))
+    HTTPServer(("127.0.0.1", port), Ready).serve_forever()

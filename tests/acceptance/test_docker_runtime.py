@@ -94,7 +94,7 @@ def other() -> Iterator[DockerRuntime]:
 def test_everything_is_ready_and_was_given_what_it_needs(stack: DockerRuntime) -> None:
     statuses = stack.status()
     assert [status.name for status in statuses] == [
-        "postgres", "rabbitmq", "door", "orchestrator", "order", "payment", "payment-2",
+        "postgres", "rabbitmq", "door", "operator", "orchestrator", "order", "payment", "payment-2",
     ]  # fmt: skip
     assert all(status.ready and status.state == "running" for status in statuses)
     given = json.loads(next(stack.logs("payment-2")))
@@ -208,7 +208,7 @@ def test_what_is_up_is_not_brought_up_again(stack: DockerRuntime) -> None:
 
 def test_an_up_that_fails_says_why_and_leaves_nothing(other: DockerRuntime) -> None:
     plan = Plan(
-        replicas=dict.fromkeys(("orchestrator", "order", "door", "inventory"), 0),
+        replicas={**SERVERS_ONLY.replicas, "payment": 1},
         entry={"payment": "tests.acceptance.no_such_module"},
     )
     with pytest.raises(StackError, match=r"No module named .*no_such_module"):
@@ -254,7 +254,7 @@ def test_what_a_crash_left_is_swept_and_what_is_in_use_is_not(other: DockerRunti
 @pytest.fixture
 def compose() -> Iterator[Mapping[str, str]]:
     """The environment of a development stack of the test's own."""
-    names = ("DOOR", "POSTGRES", "AMQP", "MANAGEMENT")
+    names = ("DOOR", "OPERATOR", "POSTGRES", "AMQP", "MANAGEMENT")
     ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     environment = {f"SAGAPROOF_HOST_PORT_{name}": port for name, port in ports.items()}
     environment |= {"COMPOSE_PROJECT_NAME": name_for("compose"), "SAGAPROOF_IMAGE": IMAGE}
@@ -269,9 +269,9 @@ def test_compose_alone_gives_a_stack_that_scales_and_keeps_its_data(
     docker("compose", "up", "--build", "--detach", "--wait", *scale, **compose)
     running = docker("compose", "ps", "--format", "{{.Service}} {{.Health}}", **compose)
     assert sorted(running.splitlines()) == [
-        "door healthy", "inventory healthy", "orchestrator healthy", "orchestrator healthy",
-        "order healthy", "order healthy", "payment healthy", "payment healthy", "payment healthy",
-        "postgres healthy", "rabbitmq healthy",
+        "door healthy", "inventory healthy", "operator healthy",
+        "orchestrator healthy", "orchestrator healthy", "order healthy", "order healthy",
+        "payment healthy", "payment healthy", "payment healthy", "postgres healthy", "rabbitmq healthy",
     ]  # fmt: skip
     door = f"http://127.0.0.1:{compose['SAGAPROOF_HOST_PORT_DOOR']}"
     assert httpx.get(f"{door}/ready").json()["ready"] is True

@@ -108,7 +108,7 @@ def other() -> Iterator[NativeRuntime]:
 
 def test_everything_is_ready_and_was_given_what_it_needs(stack: NativeRuntime) -> None:
     statuses = stack.status()
-    services = {"orchestrator", "order", "door", "payment", "payment-2", "inventory"}
+    services = {*SERVICES, "payment-2"}
     assert {status.name for status in statuses} == services | {"postgres", "rabbitmq", "epmd"}
     assert all(status.ready and status.state == "running" for status in statuses)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from chaos.runtime import SERVERS, SERVICES, Plan
+from chaos.runtime import APIS, SERVERS, SERVICES, Plan
 from chaos.runtime.bootstrap import SERVICES as ROLES
 from chaos.runtime.docker import PASSWORD, TETHER_LABEL, endpoints_of, model_of, roles_sql
 from common.process import STOP_WITHIN_SECONDS
@@ -36,7 +36,8 @@ BASE: dict[str, Any] = {
         },
     },
 }
-BASE["services"]["door"]["ports"] = [{"target": 8080, "published": "15080"}]
+for number, name in enumerate(APIS, start=15080):
+    BASE["services"][name]["ports"] = [{"target": 8080, "published": str(number)}]
 
 
 def test_every_process_is_a_service_and_nothing_else_is() -> None:
@@ -55,7 +56,7 @@ def test_what_is_published_is_bound_to_the_loopback_address_on_unusual_ports() -
     numbers = [int(port[1]) for ports in published.values() for port in ports if port]
     assert len(numbers) == sum(map(len, published.values())) == len(set(numbers))
     assert not USUAL.intersection(numbers)
-    assert {name for name, ports in published.items() if ports} == {*SERVERS, "door"}
+    assert {name for name, ports in published.items() if ports} == {*SERVERS, *APIS}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -118,9 +119,9 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     assert model["networks"]["default"]["labels"] == {TETHER_LABEL: "somebody"}
 
     endpoints = endpoints_of(model, Path("logs"))
-    assert set(endpoints.http_urls) == {"door", "door-2"}
+    assert set(endpoints.http_urls) == {"door", "door-2", "operator"}
     ports = [port["published"] for s in services.values() for port in s.get("ports", ())]
-    assert len(set(ports)) == len(ports) == 5
+    assert len(set(ports)) == len(ports) == 6
     assert endpoints.door_url.endswith(services["door"]["ports"][0]["published"])
 
 
