@@ -17,6 +17,7 @@ from tests.acceptance.profiles import PROFILES
 from tests.acceptance.system import System
 from tests.servers import chosen
 
+LONGEST_SECONDS = 240  # of a test that brings a stack up, on a machine that does much else
 FAILED = pytest.StashKey[bool]()
 
 
@@ -75,3 +76,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("acceptance")
+            item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))

