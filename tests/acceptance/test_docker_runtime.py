@@ -271,7 +271,8 @@ def test_compose_alone_gives_a_stack_that_scales_and_keeps_its_data(
     assert sorted(running.splitlines()) == [
         "door healthy", "inventory healthy", "operator healthy",
         "orchestrator healthy", "orchestrator healthy", "order healthy", "order healthy",
-        "payment healthy", "payment healthy", "payment healthy", "postgres healthy", "rabbitmq healthy",
+        "payment healthy", "payment healthy", "payment healthy",
+        "postgres healthy", "rabbitmq healthy",
     ]  # fmt: skip
     door = f"http://127.0.0.1:{compose['SAGAPROOF_HOST_PORT_DOOR']}"
     assert httpx.get(f"{door}/ready").json()["ready"] is True
