@@ -255,7 +255,8 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str) -> Spec:
         name=name,
         command=(sys.executable, "-m", *plan.entry.get(service, SERVICES[service]).split()),
         environment={
-            **os.environ,
+            # What a service is set to, the plan says, and nothing of the caller's.
+            **{key: value for key, value in os.environ.items() if not key.startswith("SAGAPROOF_")},
             "PYTHONUNBUFFERED": "1",
             "SAGAPROOF_PROCESS": name,
             "SAGAPROOF_POSTGRES_DSN": endpoints.service_dsns[ROLE_OF[service]],

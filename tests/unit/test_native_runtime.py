@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chaos import cli
-from chaos.runtime import SERVERS_ONLY, Endpoints, Plan, StackError, install
+from chaos.runtime import SERVERS_ONLY, Endpoints, Plan, StackError, bootstrap, install
 from chaos.runtime.managed import Backoff
 from chaos.runtime.native import NativeRuntime
 from chaos.runtime.ports import free_ports, is_free
@@ -28,6 +28,7 @@ from chaos.runtime.processes import (
     signal_tree,
     sweep,
 )
+from chaos.runtime.specs import service_specs
 from chaos.runtime.stack import CHECKOUT, Stack, all_names, default_name
 
 PARENT_AND_CHILD = "sleep 60 & echo $!; wait"
@@ -81,6 +82,20 @@ def test_a_plan_for_what_does_not_exist_is_refused(wrong: dict[str, dict[str, ob
 def test_a_stack_without_a_door_says_so() -> None:
     with pytest.raises(StackError, match="no door"):
         _ = Endpoints("", "", {}, "", "", {}, Path()).door_url
+
+
+def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGAPROOF_HEALTH_PORT", "1")
+    monkeypatch.setenv("SAGAPROOF_STEP_ATTEMPTS", "1")
+    plan = Plan(settings={"step_attempts": "7"})
+    endpoints = Endpoints(
+        "", "", dict.fromkeys(bootstrap.SERVICES, "dsn"), "", "",
+        dict.fromkeys(plan.processes, "http://127.0.0.1:2"), Path(),
+    )  # fmt: skip
+    given = {spec.name: spec.environment for spec in service_specs(plan, endpoints)}
+    assert {settings["SAGAPROOF_STEP_ATTEMPTS"] for settings in given.values()} == {"7"}
+    assert "SAGAPROOF_HEALTH_PORT" not in given["door"]
+    assert given["payment"]["SAGAPROOF_HEALTH_PORT"] == "2"
 
 
 # Backoff
