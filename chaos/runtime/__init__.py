@@ -81,8 +81,7 @@ class Endpoints:
     service_dsns: Mapping[str, str]  # by role
     amqp_url: str
     management_url: str
-    # By process: /live and /ready; those of APIS are the APIs, and on Docker the only ones.
-    http_urls: Mapping[str, str]
+    http_urls: Mapping[str, str]  # by process: /live and /ready; those of APIS are the APIs
     log_dir: Path
 
     @property

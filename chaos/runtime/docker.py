@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
+import psycopg
+
 from chaos.runtime import (
     APIS,
     EVERYTHING,
@@ -39,6 +42,8 @@ from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, KEEP, Stack, base_directory, default_name
 
 PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
+POSTGRES_PORT, AMQP_PORT, MANAGEMENT_PORT = 5432, 5672, 15672  # inside the containers
+API_PORT, HEALTH_PORT = 8080, 8081
 CODE = "/checkout"  # where a replacement entry finds this checkout
 PROJECT_PREFIX = "sagaproof-"
 PROJECT_LABEL = "com.docker.compose.project"
@@ -46,7 +51,7 @@ SERVICE_LABEL = "com.docker.compose.service"
 TETHER_LABEL = "sagaproof.tether"
 
 ASK_SECONDS = 90.0  # a server may take 60 to stop
-PROBE_SECONDS = 10.0
+PROBE_SECONDS = 2.0
 BUILD_SECONDS = 900.0
 UP_SECONDS = 300.0
 READY_WITHIN_SECONDS = 120.0
@@ -54,7 +59,7 @@ DIES_WITHIN_SECONDS = 10.0
 BUSY_SECONDS = 60.0
 EXITS_AT_START = 3
 LOG_TAIL_LINES = 15
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 SIGNALLED = 128  # an exit code above it: plus the signal's number
 
 Model = dict[str, Any]
@@ -123,19 +128,17 @@ class Container:
     pid: int
     restarts: int
     exit_code: int
-    probe: tuple[str, ...]  # its own health check
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Self:
-        state, config = found["State"], found["Config"]
+        state = found["State"]
         return cls(
             id=found["Id"],
-            process=config["Labels"][SERVICE_LABEL],
+            process=found["Config"]["Labels"][SERVICE_LABEL],
             status=state["Status"],
             pid=state["Pid"],
             restarts=found["RestartCount"],
             exit_code=state["ExitCode"],
-            probe=tuple(config["Healthcheck"]["Test"][1:]),
         )
 
     @property
@@ -153,15 +156,15 @@ class Container:
         code = self.exit_code
         return f"signal {code - SIGNALLED}" if code > SIGNALLED else f"status {code}"
 
-    def ready(self) -> bool:
-        """Its health check, made now."""
+    def ready(self, endpoints: Endpoints) -> bool:
         if self.status != "running":
             return False
-        try:
-            done = _run("docker", "exec", self.id, *self.probe, seconds=PROBE_SECONDS)
-        except StackError:  # it hangs
-            return False
-        return done.returncode == 0
+        if self.process == "postgres":
+            return _postgres_answers(endpoints.judge_dsn)
+        if self.process == "rabbitmq":
+            listens = f"/api/health/checks/port-listener/{AMQP_PORT}"
+            return _answers(endpoints.management_url + listens)
+        return _answers(endpoints.http_urls[self.process] + "/ready")
 
 
 class DockerRuntime:
@@ -213,11 +216,9 @@ class DockerRuntime:
             raise self._not_up() from None
 
     def status(self) -> list[ProcessStatus]:
-        containers = self._containers()
-        if not containers:
-            raise self._not_up()
-        with ThreadPoolExecutor(len(containers)) as threads:
-            answers = threads.map(Container.ready, containers)
+        endpoints, containers = self.endpoints(), self._containers()
+        with ThreadPoolExecutor(len(containers) or 1) as threads:
+            answers = threads.map(lambda c: c.ready(endpoints), containers)
         return [
             ProcessStatus(c.process, c.state, ready, c.pid or None, c.restarts, c.last_exit)
             for c, ready in zip(containers, answers, strict=True)
@@ -298,9 +299,9 @@ class DockerRuntime:
             "-f", "-", "up", "--detach", "--no-build", "--quiet-pull",
             model=model, seconds=UP_SECONDS,
         )  # fmt: skip
-        self._wait_until_ready(progress)
-        endpoints = endpoints_of(model, stack.logs)
+        endpoints = endpoints_of(model, plan, stack.logs)
         stack.write_endpoints(endpoints)
+        self._wait_until_ready(progress)
         return endpoints
 
     def _wait_until_ready(self, progress: Progress) -> None:
@@ -388,6 +389,8 @@ def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
             model["working_dir"] = CODE
             mount = {"type": "bind", "source": str(CHECKOUT), "target": CODE, "read_only": True}
             model["volumes"] = [*model.get("volumes", ()), mount]
+        if service not in APIS:  # compose.yaml publishes those already
+            model["ports"] = [{"host_ip": HOST, "target": HEALTH_PORT, "protocol": "tcp"}]
     published = [port for service in services.values() for port in service.get("ports", ())]
     for port, number in zip(published, free_ports(len(published)), strict=True):
         port["published"] = str(number)
@@ -396,7 +399,7 @@ def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
     return {**base, "services": services, "networks": {"default": network}}
 
 
-def endpoints_of(model: Model, log_dir: Path) -> Endpoints:
+def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
     services = model["services"]
 
     def address(process: str, target: int) -> str:
@@ -404,17 +407,20 @@ def endpoints_of(model: Model, log_dir: Path) -> Endpoints:
         return f"{HOST}:{ports[target]}"
 
     def dsn(role: str) -> str:
-        return f"postgresql://{role}:{PASSWORD}@{address('postgres', 5432)}/{bootstrap.DATABASE}"
+        return f"postgresql://{role}:{PASSWORD}@{postgres}/{bootstrap.DATABASE}"
 
+    postgres = address("postgres", POSTGRES_PORT)
     broker = f"{services['rabbitmq']['environment']['RABBITMQ_DEFAULT_USER']}:{PASSWORD}"
-    apis = [name for name in services if name.partition("-")[0] in APIS]
     return Endpoints(
         superuser_dsn=dsn("postgres"),
         judge_dsn=dsn(bootstrap.JUDGE),
         service_dsns={role: dsn(role) for role in bootstrap.SERVICES},
-        amqp_url=f"amqp://{broker}@{address('rabbitmq', 5672)}/",
-        management_url=f"http://{broker}@{address('rabbitmq', 15672)}",
-        http_urls={api: f"http://{address(api, 8080)}" for api in apis},
+        amqp_url=f"amqp://{broker}@{address('rabbitmq', AMQP_PORT)}/",
+        management_url=f"http://{broker}@{address('rabbitmq', MANAGEMENT_PORT)}",
+        http_urls={
+            process: f"http://{address(process, API_PORT if service in APIS else HEALTH_PORT)}"
+            for process, service in plan.processes.items()
+        },
         log_dir=log_dir,
     )
 
@@ -460,6 +466,21 @@ def _remove_all(project: str) -> None:
     done = _run("sh", "-c", REMOVE_SCRIPT, "remove", project)
     if done.returncode != 0:
         raise StackError(f"{project} cannot be removed: {done.stderr.strip()[-400:]}")
+
+
+def _postgres_answers(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn, connect_timeout=int(PROBE_SECONDS)).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def _log(container: Container) -> Iterator[str]:

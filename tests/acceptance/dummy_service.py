@@ -31,4 +31,4 @@ if __name__ == "__main__":
     print(json.dumps(given), flush=True)
     signal.signal(signal.SIGTERM, leave)
     (port,) = (int(value) for key, value in given.items() if key.endswith("_PORT"))
-    HTTPServer(("127.0.0.1", port), Ready).serve_forever()
+    HTTPServer((given.get("SAGAPROOF_HEALTH_HOST", "127.0.0.1"), port), Ready).serve_forever()

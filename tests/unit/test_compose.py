@@ -118,10 +118,10 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     }
     assert model["networks"]["default"]["labels"] == {TETHER_LABEL: "somebody"}
 
-    endpoints = endpoints_of(model, Path("logs"))
-    assert set(endpoints.http_urls) == {"door", "door-2", "operator"}
+    endpoints = endpoints_of(model, plan, Path("logs"))
+    assert set(endpoints.http_urls) == set(plan.processes)
     ports = [port["published"] for s in services.values() for port in s.get("ports", ())]
-    assert len(set(ports)) == len(ports) == 6
+    assert len(set(ports)) == len(ports) == 3 + len(plan.processes)
     assert endpoints.door_url.endswith(services["door"]["ports"][0]["published"])
 
 
