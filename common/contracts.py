@@ -18,7 +18,10 @@ from pydantic import Field, StringConstraints
 from common.envelope import Answer, Command, Done, Message, Query, Refusal, Undo
 
 Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+# No control characters: Postgres has no NUL, and the others only ever hide something.
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Quantity = Annotated[int, Field(ge=1, le=1_000_000)]
 Minor = Annotated[int, Field(ge=0, le=10**15)]

@@ -149,7 +149,7 @@ def _placing(app: FastAPI, door: Door) -> None:
     @app.post("/orders", status_code=202, responses=problems(400, 409, 413, 422, 503))
     async def place(
         order: OrderRequest,
-        idempotency_key: Annotated[str, Header(min_length=1, max_length=128)],
+        idempotency_key: Annotated[Name, Header()],
     ) -> Placed:
         """Place an order. The same key and body again: the same order, the same answer."""
         (reply,) = await door.place([order.command(idempotency_key)])
@@ -209,7 +209,7 @@ def _failed(key: str | None, status: int, problem: Problem) -> BulkResult:
 def _reading(app: FastAPI, reader: Reader) -> None:
     @app.get("/orders", responses=problems(422, 503))
     async def orders(
-        customer: Annotated[str, Query(min_length=1, max_length=128)],
+        customer: Annotated[Name, Query()],
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         after: UUID | None = None,
     ) -> OrderPage:
