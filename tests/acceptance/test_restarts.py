@@ -14,7 +14,7 @@ from tests.acceptance.shop import PLENTY, shop
 from tests.acceptance.system import CONFIRMED, System, until
 
 STOP_SECONDS = 10.0
-UNDER_WAY = 10  # sagas: it is mid-flow
+UNDER_WAY = 20  # sagas: it is mid-flow
 
 
 def orders(system: System, name: str, count: int) -> list[Ask]:
@@ -33,10 +33,15 @@ def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
     replicas = system.replicas("orchestrator")
     for process in replicas[2:]:
         system.stop(process)
-    with system.placing(orders(system, f"resume-{len(replicas)}", 300)) as placed:
+    asks = orders(system, f"resume-{len(replicas)}", 300)
+    for process in system.replicas("payment"):
+        system.runtime.pause(process)  # so that sagas stand where they can be found under way
+    with system.placing(asks) as placed:
         until_mid_flow(system)
         system.kill("orchestrator")
         ((killed_at,),) = system.rows("select clock_timestamp()")
+        for process in system.replicas("payment"):
+            system.runtime.resume(process)
         system.start("orchestrator")
     ends = system.ends(placed.result())
     assert set(ends.values()) == {CONFIRMED}
