@@ -365,11 +365,15 @@ class Consumer:
         """Nothing is waiting here."""
         return not self._waiting
 
-    async def take(self) -> Delivery:
-        """The next delivery; waits for one. Raises BrokerGone."""
+    async def arrival(self) -> None:
+        """Return once a delivery is waiting. Raises BrokerGone."""
         self.channel.check()  # what a broken channel left here will be delivered again
         while not self._waiting:
             await self.channel.wait(lambda waiter: setattr(self, "_arrived", waiter))
+
+    async def take(self) -> Delivery:
+        """The next delivery; waits for one. Raises BrokerGone."""
+        await self.arrival()
         return self._waiting.popleft()
 
     def take_waiting(self) -> Delivery | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +28,7 @@ logger = log.get("consumer")
 
 T = TypeVar("T")
 BAD_DEPLOY_WINDOW_SECONDS = 60.0
+LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,12 @@ class BatchConsumer(Generic[T]):
             self.drained = await consumer.channel.ready_count(self._queue) == 0 and consumer.idle
         if self._room is not None:
             await unless(self._stop, self._room())
-        first = consumer.take_waiting() or await unless(self._stop, consumer.take())
+        if consumer.idle:
+            # A replica may have emptied what was not empty when we came: then nothing arrives here.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self.drained else LOOK_AGAIN_SECONDS):
+                    await unless(self._stop, consumer.arrival())
+        first = consumer.take_waiting()
         if first is not None:
             await self.process(consumer.channel, self._fill(consumer, first))
 

@@ -7,7 +7,7 @@ Must not know: who handles what.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,6 +111,8 @@ class Mail:
     async def take(self, queue: str) -> list[Delivery]:
         """What lies in the queue, and is gone from it now."""
         count = await self.ready(queue)
+        if not count:
+            return []
         channel = await self._broker.channel()
         consumer = await channel.consume(queue, 1000)
         async with asyncio.timeout(10):
@@ -120,17 +122,31 @@ class Mail:
         return deliveries
 
     async def envelopes(self, queue: str) -> list[Envelope]:
-        """The same, unpacked; all of it must be readable."""
-        members = [
-            member for delivery in await self.take(queue) for member in unpack(delivery.body)
-        ]
-        assert not [member for member in members if isinstance(member, Unreadable)]
-        return [member for member in members if isinstance(member, Envelope)]
+        """What lies in the queue, unpacked; all of it must be readable."""
+        return _readable(await self.take(queue))
 
-    async def dead(self, queue: str) -> list[tuple[str, bytes]]:
-        """Reason and body of every dead letter of this queue, now taken."""
-        letters = await self.take(dead_letter_queue(queue))
-        return [(str(letter.headers.get("x-sagaproof-reason")), letter.body) for letter in letters]
+    async def await_envelopes(self, queue: str, count: int) -> list[Envelope]:
+        """The same, as it comes, until there are as many."""
+        found: list[Envelope] = []
+        async with asyncio.timeout(15):
+            while len(found) < count:
+                found += await self.envelopes(queue)
+        return found
+
+    async def dead(self, queue: str, count: int = 0) -> list[tuple[str, bytes]]:
+        """Reason and body of every dead letter of this queue, now taken; waits for as many."""
+        found: list[Delivery] = []
+        async with asyncio.timeout(15):
+            found += await self.take(dead_letter_queue(queue))
+            while len(found) < count:
+                found += await self.take(dead_letter_queue(queue))
+        return [(str(letter.headers.get("x-sagaproof-reason")), letter.body) for letter in found]
+
+
+def _readable(deliveries: Sequence[Delivery]) -> list[Envelope]:
+    members = [member for delivery in deliveries for member in unpack(delivery.body)]
+    assert not [member for member in members if isinstance(member, Unreadable)]
+    return [member for member in members if isinstance(member, Envelope)]
 
 
 @asynccontextmanager

@@ -47,8 +47,12 @@ async def eventually(condition: Callable[[], Any], what: str = "", *, within: fl
         if value:
             return value
         if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {within} s: {what or inspect.getsource(condition)}")
+            raise AssertionError(f"not within {within} s: {what or _source(condition)}")
         await asyncio.sleep(0.01)
+
+
+def _source(condition: Callable[[], Any]) -> str:
+    return inspect.getsource(condition) if inspect.isfunction(condition) else repr(condition)
 
 
 @asynccontextmanager
