@@ -7,14 +7,15 @@ envelopes. Must not know: any business message, any server, any clock.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from common.errors import Poison
@@ -130,6 +131,10 @@ class Answer(Message):
     """The answer to a query."""
 
 
+# At most 255 bytes, which is what AMQP carries as a queue's name; and an index must hold a step.
+Word = Annotated[str, StringConstraints(max_length=63)]
+
+
 class Envelope(BaseModel):
     """One message and what every reader of it needs to know."""
 
@@ -137,14 +142,14 @@ class Envelope(BaseModel):
 
     message_id: UUID
     saga_id: UUID
-    step: str
+    step: Word
     direction: Direction
-    type: str
+    type: Word
     version: int = 1
     outcome: Outcome | None = None  # replies only
     attempt: int = 1
     first_issued_at: datetime  # the same in every resend (section 6, rule 18)
-    reply_to: str | None = None  # the queue that wants the reply
+    reply_to: Word | None = None  # the queue that wants the reply
     in_reply_to: UUID | None = None
     process: str | None = None  # replies only: who handled the command, for the saga log
     body: dict[str, Any] = {}
@@ -211,6 +216,9 @@ class Unreadable:
 
 
 _DELIVERY = TypeAdapter(list[Envelope])
+# Postgres has no text with a NUL character, so nothing that holds one can be kept.
+_LOOKS_LIKE_NUL = rb"\u0000"
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # its backslash not escaped itself
 
 
 def pack(encoded: Iterable[str]) -> bytes:
@@ -223,6 +231,8 @@ def unpack(body: bytes) -> Sequence[Envelope | Unreadable]:
     try:
         envelopes = _DELIVERY.validate_json(body)
     except ValidationError:
+        return _unpack_one_by_one(body)
+    if _LOOKS_LIKE_NUL in body:
         return _unpack_one_by_one(body)
     return [_checked(e) for e in envelopes]
 
@@ -241,6 +251,8 @@ def _one(member: Any) -> Envelope | Unreadable:
     raw = TypeAdapter(Any).dump_json(member)
     if not isinstance(member, dict):
         return Unreadable(raw, "invalid_envelope", "an envelope is a JSON object")
+    if _NUL.search(raw):
+        return Unreadable(raw, "invalid_envelope", "it holds a NUL character")
     try:
         if member.get("message_id") is None:  # a missing id is recomputed (section 6, rule 11)
             key = Key(
