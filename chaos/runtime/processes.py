@@ -59,7 +59,7 @@ def recorded(file: Path) -> list[Started]:
 
 def sweep(directory: Path, record_file: Path) -> None:
     """End whatever a stack still runs. For the holder of its lock."""
-    left = {process.pid: process for process in (*recorded(record_file), *_marked(directory))}
+    left = {process.pid: process for process in (*_marked(directory), *recorded(record_file))}
     postgres = [process for process in left.values() if process.name == "postgres"]
     for process in postgres:
         # Immediate shutdown. Killed, it would leave its shared memory behind.

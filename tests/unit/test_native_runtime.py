@@ -238,6 +238,20 @@ def test_the_sweep_ends_what_there_was_no_time_to_record(tmp_path: Path) -> None
     assert unrecorded.wait() == -signal.SIGKILL
 
 
+def test_the_sweep_lets_postgres_give_back_its_shared_memory(tmp_path: Path) -> None:
+    """Marked as well as recorded; the record says what it is."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "trap 'exit 7' QUIT; sleep 60 & echo ready; wait"],
+        env={**os.environ, MARK: str(tmp_path)},
+        stdout=subprocess.PIPE,
+    ) as postgres:
+        assert postgres.stdout is not None
+        postgres.stdout.readline()
+        record(tmp_path / "started", "postgres", postgres.pid)
+        sweep(tmp_path, tmp_path / "started")
+        assert postgres.wait() == 7
+
+
 def test_the_sweep_spares_a_stranger_with_a_reused_pid(
     tmp_path: Path, parent: subprocess.Popen[str]
 ) -> None:
