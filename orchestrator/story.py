@@ -71,14 +71,14 @@ def _fenced(step: Step, entry: Entry) -> str:
 
 def _timed_out(step: Step, entry: Entry) -> str:
     return (
-        f"no answer from {step.participant} to {_asked(step, entry)}, attempt {entry.attempt},"
-        " in time: done or not, it is not known"
+        f"no answer from {step.participant} in time (attempt {entry.attempt}):"
+        f" {_asked(step, entry)} may or may not have been done"
     )
 
 
 def _ignored(step: Step, entry: Entry) -> str:
-    what = words(entry.detail or "an answer")
-    return f"{what}, about {_asked(step, entry)}: nobody waits for it any more, ignored"
+    what = words(entry.detail or f"an answer to {_asked(step, entry)}")
+    return f"{step.participant}: {what}. Nobody waits for that any more: noted and ignored"
 
 
 def _started(definition: Definition, entry: Entry, at: datetime) -> str:

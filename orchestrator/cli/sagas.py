@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -133,7 +134,7 @@ def show(
     saga = _find(api, saga_id, door)
     entries = _timeline(api, saga["saga_id"], follow=follow)
     if not as_json:
-        _tell(api, saga, entries)
+        _tell(api, saga, entries if follow else _counted(entries))
     elif follow:
         for entry in entries:
             output.json(entry, indent=None)
@@ -177,11 +178,19 @@ def _timeline(api: Api, saga_id: str, *, follow: bool) -> Iterator[dict[str, Any
             time.sleep(FOLLOW_SECONDS)
 
 
+def _counted(entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same answer many times in a row, as after an outage, is one entry."""
+    for (_, told, _), same in groupby(entries, lambda e: (e["entry"], e["told"], e["answered_by"])):
+        first, *others = same
+        yield {**first, "told": f"{told} ({len(others) + 1} times)"} if others else first
+
+
 def _tell(api: Api, saga: dict[str, Any], entries: Iterator[dict[str, Any]]) -> None:
     output = api.output
     output.line(f"saga {saga['saga_id']} ({saga['definition']})", "bold")
     output.line(_about(saga["data"]))
     output.line()
+    output.line(f"{'seconds':>9}  {'process':<14} what happened", "dim")
     began = moment(saga["started_at"])
     for entry in entries:
         seconds = (moment(entry["at"]) - began).total_seconds()

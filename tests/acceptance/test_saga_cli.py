@@ -122,7 +122,7 @@ def test_following_a_saga_whose_payment_is_silent(system: System) -> None:
         story, _ = following.communicate(timeout=WITHIN_SECONDS)
     assert following.returncode == 0
     said = [
-        "no answer from payment to charge payment, attempt 1, in time",
+        "no answer from payment in time (attempt 1): charge payment may or may not",
         "asks payment again (attempt 2) to charge payment",
         "no way forward, charge payment timed out",
         "asks payment to undo charge payment: refund payment",

@@ -330,7 +330,8 @@ def test_the_story_of_a_compensated_saga(saga: Saga, house: Sagas) -> None:
     house.begin(ONE, *STORY)
     ran = saga("show", str(ONE))
     assert ran.code == 0
-    head, about, _, *story, _, steps, end = ran.out.splitlines()
+    head, about, _, columns, *story, _, steps, end = ran.out.splitlines()
+    assert columns.split(maxsplit=2) == ["seconds", "process", "what happened"]
     assert head == f"saga {ONE} (order v1)"
     assert about == "ada orders 2 x tea for 7.00 EUR"
     assert [line.split(maxsplit=2) for line in story] == [
@@ -387,10 +388,18 @@ def test_follow_prints_what_happens_until_the_end(
     assert len(entries) == 11
 
 
+def test_the_same_answer_many_times_is_one_line(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, RESERVED, RESERVED, RESERVED, RESERVED, DECLINED)
+    out = saga("show", str(ONE)).out
+    (line,) = (line for line in out.splitlines() if "ignored" in line)
+    assert line.endswith("noted and ignored (3 times)")
+    assert "3 times" not in saga("show", str(ONE), "--json").out
+
+
 def test_a_living_saga_says_what_it_waits_for(saga: Saga, house: Sagas) -> None:
     house.begin(ONE, RESERVED, TimedOut("charge_payment", FORWARD, 1))
     out = saga("show", str(ONE)).out
-    assert "no answer from payment to charge payment, attempt 1, in time" in out
+    assert "no answer from payment in time (attempt 1)" in out
     assert "waits for payment: charge payment, attempt 2, overdue for" in out
 
 

@@ -68,8 +68,8 @@ def test_the_start_says_how_long_the_order_had_waited() -> None:
         ),
         (
             Entry("timed_out", "charge_payment", FORWARD, 1),
-            "no answer from payment to charge payment, attempt 1, in time: done or not,"
-            " it is not known",
+            "no answer from payment in time (attempt 1):"
+            " charge payment may or may not have been done",
         ),
         (
             Entry("sent", "dispatch_stock", COMPENSATING, 1),
@@ -91,7 +91,7 @@ def test_the_start_says_how_long_the_order_had_waited() -> None:
         ),
         (
             Entry("ignored", "charge_payment", FORWARD, None, "PaymentCharged"),
-            "payment charged, about charge payment: nobody waits for it any more, ignored",
+            "payment: payment charged. Nobody waits for that any more: noted and ignored",
         ),
     ],
     ids=lambda value: value.entry if isinstance(value, Entry) else "",
