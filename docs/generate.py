@@ -3,7 +3,8 @@
     python -m docs.generate            write them
     python -m docs.generate --check    exit 1 and name the pages that differ
 
-Owns: docs/order-saga.md, from the definition and from exploring decide() itself.
+Owns: docs/order-saga.md, from the definition and from exploring decide() itself;
+docs/configuration.md, from the settings class.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
 from common.envelope import Direction, Message, Outcome, Refusal
+from common.settings import Settings
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import Definition, Input, Kind, Policy, ReplyArrived, TimedOut
 from tests.support.explore import explore
@@ -130,7 +134,38 @@ def _cause(event: Input, definition: Definition) -> str:
     ]
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"order-saga.md": order_saga}
+def configuration() -> str:
+    return "\n".join(
+        [
+            "# Configuration",
+            "",
+            GENERATED,
+            "Every process reads its settings from the environment when it starts, and ends with",
+            "the name of what is missing or wrong. Times are in seconds, as their names say.",
+            "",
+            "The two that hold secrets have no default. Each may also be a file:",
+            "`SAGAPROOF_POSTGRES_DSN_FILE` names one that holds the value.",
+            "",
+            "| variable | default | what it is |",
+            "|---|---|---|",
+            *(_setting(name, field) for name, field in Settings.model_fields.items()),
+            "",
+            "The `saga` command reads where the two APIs are: `SAGAPROOF_DOOR_URL` and",
+            "`SAGAPROOF_OPERATOR_URL`, unless its options `--door` and `--operator` say so.",
+            "",
+        ]
+    )
+
+
+def _setting(name: str, field: FieldInfo) -> str:
+    default = "*required*" if field.is_required() else f"`{field.default}`".replace("``", "")
+    return f"| `SAGAPROOF_{name.upper()}` | {default} | {field.description} |"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "order-saga.md": order_saga,
+    "configuration.md": configuration,
+}
 
 
 def main(check: bool) -> int:
