@@ -175,8 +175,8 @@ def _services(app: FastAPI, sources: Sources) -> None:
 
 
 REMEDIES = {
-    Infrastructure: "the operator's database did not answer: ask again; GET /doctor says more",
-    NoAnswer: "the service that knows did not answer in time: ask again; GET /doctor says more",
+    Infrastructure: "the operator's database did not answer: see GET /doctor (saga doctor)",
+    NoAnswer: "the service that knows did not answer in time: see GET /doctor (saga doctor)",
 }
 
 

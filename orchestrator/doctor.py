@@ -7,6 +7,7 @@ into findings, each with its remedy: `diagnose()` is pure. Must not know: HTTP, 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -101,8 +102,9 @@ async def _look_at(broker: Broker, queue: Queue) -> QueueSeen:
 
 
 def _difference(refusal: str) -> str:
-    """`... inequivalent arg 'x-overflow' for queue ... received ... but current is ...'`"""
-    return refusal[refusal.find("inequivalent") :].strip("()'\" ")
+    """From `inequivalent arg 'x-overflow' for queue` to what it is and what it should be."""
+    match = re.search("inequivalent.*'", refusal)
+    return match[0] if match else refusal
 
 
 def diagnose(house: House) -> list[Finding]:

@@ -101,6 +101,8 @@ class Service:
         message = envelope.message()
         if not isinstance(message, StartSaga):
             raise Poison("unknown_command", f"{envelope.type} is no input of the orchestrator")
+        if envelope.direction is not Direction.FORWARD:
+            raise Poison("wrong_direction", "a saga is not started backwards")
         if message.definition not in self._newest:
             raise Poison("unknown_definition", f"no saga is called {message.definition}")
         return Received(envelope, message)
@@ -227,7 +229,7 @@ class _Round:
         definition = self._service._newest[message.definition]
         asked_at = envelope.first_issued_at.isoformat()
         started = Started(envelope.saga_id, message.data, asked_at)
-        self._decide(envelope.saga_id, definition, None, started)
+        self._decide(envelope.saga_id, definition, self.held.get(envelope.saga_id), started)
 
     def step(self, saga_id: UUID, event: Input) -> None:
         held = self.held.get(saga_id)

@@ -5,7 +5,7 @@ Owns: where they are, and telling a "no" from nobody being there. Must not know:
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -29,6 +29,10 @@ SERVER_ERROR = 500
 
 class Unanswered(Exception):
     """Nobody is there, or nobody could answer; what was asked may or may not have been done."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 class No(Exception):
@@ -68,21 +72,19 @@ class Api:
         try:
             response = self._client.request(method, path, **request)
         except httpx.TransportError as error:
-            raise Unanswered(f"no answer from the {self.name} at {self.url}: {error}") from error
+            raise self._nobody(f"no answer from the {self.name} at {self.url}: {error}") from error
         except httpx.InvalidURL as error:
-            raise Unanswered(f"{self.url} is no URL: {error}") from error
+            raise self._nobody(f"{self.url} is no URL: {error}") from error
         try:
             document = response.json()
         except ValueError as error:
-            problem = (
-                f"{self.url} answered {response.status_code} and no JSON: is it the {self.name}?"
-            )
-            raise Unanswered(problem) from error
+            what = f"{self.url} answered {response.status_code}, and no JSON"
+            raise self._nobody(what) from error
         if response.is_success:
             return document
         error_, remedy = document.get("error", "unknown"), document.get("remedy", "see its log")
         if response.status_code >= SERVER_ERROR:
-            raise Unanswered(f"the {self.name} could not answer ({error_}): {remedy}")
+            raise Unanswered(f"the {self.name} could not answer: {error_}", remedy)
         raise No(response.status_code, error_, remedy, document.get("field"))
 
     def get(self, path: str, **parameters: object) -> Any:
@@ -93,13 +95,7 @@ class Api:
         except No as no:
             self.output.fail(Exit.NO, str(no), no.remedy)
         except Unanswered as nobody:
-            self.unanswered(nobody)
+            self.output.fail(Exit.NO_ANSWER, str(nobody), nobody.remedy)
 
-    def unanswered(self, nobody: Unanswered) -> NoReturn:
-        self.output.fail(
-            Exit.NO_ANSWER,
-            str(nobody),
-            f"is it up, and is {self.url} where it is? `saga doctor` tells what else is wrong"
-            if self.name == "door"
-            else f"is it up, and is {self.url} where it is?",
-        )
+    def _nobody(self, what: str) -> Unanswered:
+        return Unanswered(what, f"is the {self.name}'s API up, and is it at {self.url}?")

@@ -146,7 +146,7 @@ def _find(api: Api, saga_id: str, door: str | None) -> Any:
     try:
         return api.ask("GET", f"/sagas/{saga_id}")
     except Unanswered as nobody:
-        api.unanswered(nobody)
+        api.output.fail(Exit.NO_ANSWER, str(nobody), nobody.remedy)
     except No as no:
         if no.status == 404 and door and (order := _order(door, saga_id, api.output)):
             api.output.fail(
