@@ -80,8 +80,8 @@ def test_a_delivery_goes_to_one_queue() -> None:
 
 def test_a_delivery_is_not_too_large_unless_one_envelope_is() -> None:
     half, whole = MAX_DELIVERY_BYTES // 2, MAX_DELIVERY_BYTES
-    waiting = rows("a", half, half, 1, whole + 1, 1)
-    assert [[row.id for row in d] for d in pack_rows(waiting)] == [[0, 1], [2], [3], [4]]
+    waiting = rows("a", half, half, half, half, whole + 1, 1)
+    assert [[row.id for row in d] for d in pack_rows(waiting)] == [[0, 1], [2, 3], [4], [5]]
 
 
 @settings(max_examples=100, derandomize=True, deadline=None, database=None)
