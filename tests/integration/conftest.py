@@ -27,6 +27,15 @@ _numbers = itertools.count(1)
 
 MakeSettings = Callable[..., Settings]
 
+# Time limits that a busy machine does not run into; a test about one of them sets its own.
+UNHURRIED = {
+    "connect_timeout_seconds": 30,
+    "statement_timeout_seconds": 60,
+    "lock_timeout_seconds": 30,
+    "idle_in_transaction_seconds": 30,
+    "confirm_timeout_seconds": 30,
+}
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
@@ -84,7 +93,8 @@ def settings(servers: Servers, database: str, vhost: str) -> MakeSettings:
     """settings("payment_svc", step_timeout_seconds=0.5) for a process of that role."""
 
     def make(role: str, **overrides: object) -> Settings:
-        return _settings(servers, database, vhost, role).model_copy(update=overrides)
+        made = _settings(servers, database, vhost, role)
+        return made.model_copy(update={**UNHURRIED, **overrides})
 
     return make
 

@@ -353,10 +353,12 @@ async def test_rule_13_a_database_out_of_reach_holds_the_batch(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **FAST, connect_timeout_seconds=0.5)
-    async with mail(made) as post, Proxy(made.postgres_dsn) as proxy:
+    async with Database(settings(ROLE)) as db:
+        await open_account(db, "ada", 1000)
+    async with mail(settings(ROLE)) as post, Proxy(made.postgres_dsn) as proxy:
         process = paying(by(made, postgres=proxy))
         async with running(process):
-            await open_account(process.db, "ada", 1000)
+            await eventually(lambda: process.health.ready)
             proxy.cut()
             await post.send(QUEUE, *(charge(saga(n)) for n in range(1, 11)))
             await eventually(lambda: "postgres" in reports(process.health, QUEUE))

@@ -16,7 +16,7 @@ from common.db import Database, Tx, migrate
 from common.errors import Infrastructure, SagaproofError
 from common.settings import Settings
 from tests.integration.conftest import MakeSettings
-from tests.integration.waiting import Rows, end_sessions, eventually, waits_for_a_lock
+from tests.integration.waiting import Rows, end_sessions, eventually, lock_waits
 
 ROLE = "payment_svc"
 Act = Callable[[Tx], Awaitable[object]]
@@ -227,7 +227,7 @@ async def test_each_statement_of_a_round_trip_has_a_snapshot_of_its_own(
         with admin.transaction():
             admin.execute("insert into payment_svc.thing (id, note) values (3, 'theirs')")
             reading = asyncio.create_task(wait_and_read())
-            await eventually(lambda: waits_for_a_lock(admin, ROLE))
+            await eventually(lambda: lock_waits(admin, ROLE))
         assert await reading == [("theirs",)]
 
 

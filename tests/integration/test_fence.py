@@ -38,7 +38,7 @@ from tests.integration.services import (
     stock,
     transfers,
 )
-from tests.integration.waiting import Rows, eventually, waits_for_a_lock
+from tests.integration.waiting import Rows, eventually, lock_waits
 
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 NOTHING = PaymentRefunded(nothing_to_undo=True)
@@ -169,7 +169,7 @@ class Overlap:
     async def hold(self) -> None:
         if self._wanted:
             self._wanted = False
-            await eventually(lambda: waits_for_a_lock(self._admin, self._role))
+            await eventually(lambda: lock_waits(self._admin, self._role))
 
 
 class OverlappingPayment(PaymentStore):

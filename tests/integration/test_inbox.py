@@ -16,7 +16,7 @@ from common.envelope import Direction, Key, Outcome
 from common.fence import Duplicate, First, Row
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga
-from tests.integration.waiting import Rows, eventually, waits_for_a_lock
+from tests.integration.waiting import Rows, eventually, lock_waits
 
 ACTION = Key(saga(1), "charge_payment", Direction.FORWARD)
 UNDO = ACTION._replace(direction=Direction.COMPENSATING)
@@ -98,7 +98,7 @@ async def test_rule_10_a_claim_of_an_uncommitted_row_waits_and_then_reads_it(
     async with db.transaction() as tx:
         fence = await inbox.claim(tx, [ACTION])
         undo = asyncio.create_task(peek(db, UNDO))
-        await eventually(lambda: waits_for_a_lock(admin, "payment_svc"))
+        await eventually(lambda: lock_waits(admin, "payment_svc"))
         assert isinstance(fence.admit(ACTION, no_tombstone), First)
         fence.settle(ACTION, DONE)
         await inbox.keep(tx, fence)
@@ -112,7 +112,7 @@ async def test_rule_10_a_claim_that_was_rolled_back_is_free_again(
         async with db.transaction() as tx:
             await inbox.claim(tx, [ACTION])
             waiting.set()
-            await eventually(lambda: waits_for_a_lock(admin, "payment_svc"))
+            await eventually(lambda: lock_waits(admin, "payment_svc"))
             raise RolledBack
 
     waiting = asyncio.Event()

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, overload
 
 import psycopg
+import pytest
 
 from common.daemon import keep_running
 from common.process import Process
+from common.settings import Settings
 
 T = TypeVar("T")
 Rows = psycopg.Connection[tuple[object, ...]]
@@ -82,14 +84,31 @@ async def running(process: Process, *daemons: str) -> AsyncIterator[None]:
         assert [error for error in ended if error is not None] == []
 
 
-def waits_for_a_lock(admin: Rows, role: str) -> bool:
-    """Whether a session of this role stands still because another holds what it wants."""
+async def wired(
+    monkeypatch: pytest.MonkeyPatch,
+    composition_root: Callable[[Settings], Awaitable[None]],
+    settings: Settings,
+) -> Process:
+    """A process as its own composition root puts it together, but not run."""
+    put_together: list[Process] = []
+
+    async def not_run(process: Process) -> None:
+        put_together.append(process)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "run", not_run)
+        await composition_root(settings)
+    return put_together[0]
+
+
+def lock_waits(admin: Rows, role: str) -> int:
+    """How many sessions of this role stand still because another holds what they want."""
     rows = admin.execute(
         "select 1 from pg_stat_activity"
         " where datname = current_database() and usename = %s and wait_event_type = 'Lock'",
         (role,),
     )
-    return rows.fetchone() is not None
+    return len(rows.fetchall())
 
 
 def end_sessions(admin: Rows, role: str) -> int:
