@@ -37,7 +37,10 @@ _WANTED = """
 
 # Newest first. Those alive are few and have no index in this order, those ended have one.
 _ALIVE = "(" + _COLUMNS + " from saga_instance where ended_at is null" + _WANTED + ")"
-_ENDED = "(" + _COLUMNS + " from saga_instance where ended_at is not null" + _WANTED + ")"
+_ENDED = (
+    "(" + _COLUMNS + " from saga_instance where ended_at is not null"
+    " and not %(stuck)s and %(awaits)s::text is null" + _WANTED + ")"
+)
 _PAGE = _ALIVE + " union all " + _ENDED + " order by started_at desc, saga_id desc limit %(limit)s"
 _FIRST_PAGE = ("infinity", UUID(int=2**128 - 1))
 
