@@ -59,8 +59,8 @@ class Api:
             output.fail(
                 Exit.NO_ANSWER,
                 f"where is the {name}'s API? SAGAPROOF_{name.upper()}_URL is not set",
-                f"set it, or give --{name} URL. For a stack of `chaos up`:"
-                ' eval "$(.venv/bin/chaos env)"',
+                f'set it, or give --{name} URL. For a stack of `chaos up`: eval "$(.venv/bin/chaos'
+                ' env)"; for `docker compose up` the head of compose.yaml names the ports',
             )
         self.name = name
         self.url = url

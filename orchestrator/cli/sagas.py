@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -26,7 +27,6 @@ from orchestrator.cli.output import (
 
 FOLLOW_SECONDS = 0.5
 PAGE = 1000
-STATES = ("RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED")
 STYLES = {
     "refused": "red", "fenced": "red", "turned": "bold yellow", "timed_out": "yellow",
     "stuck": "bold red", "dead_lettered": "bold red", "ignored": "dim", "sent": "",
@@ -34,9 +34,18 @@ STYLES = {
 }  # fmt: skip
 
 
+class State(StrEnum):
+    """As the API names them; an option that can be completed."""
+
+    RUNNING = "RUNNING"
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+
+
 def list_(
     state: Annotated[
-        str | None, typer.Option(metavar="STATE", help=f"One of {', '.join(STATES)}.")
+        State | None, typer.Option(case_sensitive=False, help="Only in this state.")
     ] = None,
     step: Annotated[
         str | None, typer.Option(metavar="STEP", help="Whose answer is awaited: charge_payment.")
@@ -66,7 +75,7 @@ def list_(
     output = Output(as_json)
     page = Api("operator", operator, output).get(
         "/sagas",
-        state=state.upper() if state else None,
+        state=state,
         step=step,
         older_than=parse_duration(older_than) if older_than else None,
         customer=customer,

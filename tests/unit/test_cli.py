@@ -18,7 +18,7 @@ from common.envelope import Outcome, saga_id_for
 from orchestrator.cli import app, client, orders, sagas
 from orchestrator.doctor import Finding, House
 from orchestrator.reader import Standing
-from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, TimedOut
+from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
 from tests.support.apis import InMemory, Sagas, Shop
 
 DOOR, OPERATOR = "http://door", "http://operator"
@@ -440,7 +440,8 @@ def test_list_pages_and_says_how_to_go_on(saga: Saga, house: Sagas) -> None:
     assert "aaab0000" in saga("list", "--limit", "1", "--after", str(ONE)).out
     assert saga("list", "--limit", "2", "--after", str(TWO)).out == "no such saga\n"
     assert saga("list", "--older-than", "soon").code == 2
-    assert saga("list", "--state", "LOST").code == 1
+    assert saga("list", "--state", "LOST").code == 2
+    assert [*map(str, sagas.State)] == [*map(str, State)]
 
 
 # --- services ------------------------------------------------------------------------------
