@@ -6,11 +6,13 @@ import os
 
 import pytest
 
-from tests.servers import chosen
+from tests.servers import chosen, chosen_for_stacks
 
 
 def pytest_report_header() -> str:
-    return f"servers: {chosen()} (RUNTIME=docker|native chooses)"
+    return (
+        f"servers: {chosen()}; whole stacks: {chosen_for_stacks()} (RUNTIME=docker|native chooses)"
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

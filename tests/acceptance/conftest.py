@@ -15,7 +15,7 @@ import pytest
 from chaos.runtime import Runtime, choose
 from tests.acceptance.profiles import PROFILES
 from tests.acceptance.system import System
-from tests.servers import chosen
+from tests.servers import chosen_for_stacks
 
 LONGEST_SECONDS = 240  # of a test that brings a stack up, on a machine that does much else
 FAILED = pytest.StashKey[bool]()
@@ -26,7 +26,7 @@ class Stage:
 
     def __init__(self, profile: str) -> None:
         self._plan = PROFILES[profile]
-        self._runtime: Runtime = choose(chosen(), f"acceptance-{os.getpid()}-{profile}")
+        self._runtime: Runtime = choose(chosen_for_stacks(), f"acceptance-{os.getpid()}-{profile}")
         self._system: System | None = None
 
     def system(self) -> System:
