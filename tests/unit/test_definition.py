@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from common.contracts import ConfirmOrder, DispatchStock, RejectOrder, ReleaseStock, ReserveStock
+from common.contracts import (
+    ChargePayment,
+    ConfirmOrder,
+    DispatchStock,
+    RefundPayment,
+    RejectOrder,
+    ReleaseStock,
+    ReserveStock,
+)
 from common.errors import DefinitionError
 from common.topology import KNOWN, commands_of
 from orchestrator.order_saga import ORDER_SAGA
@@ -67,12 +75,12 @@ def test_a_contradiction_is_told_with_its_remedy(steps: tuple[Step, ...], advice
 
 
 def test_the_order_saga_is_the_table_of_the_design() -> None:
-    assert [(s.name, s.kind.value, s.participant) for s in ORDER_SAGA.steps] == [
-        ("create_order", "compensatable", "order"),
-        ("reserve_stock", "compensatable", "inventory"),
-        ("charge_payment", "compensatable", "payment"),
-        ("dispatch_stock", "pivot", "inventory"),
-        ("confirm_order", "retriable", "order"),
+    assert [(s.name, s.kind.value, s.participant, s.command, s.undo) for s in ORDER_SAGA.steps] == [
+        ("create_order", "compensatable", "order", None, RejectOrder),
+        ("reserve_stock", "compensatable", "inventory", ReserveStock, ReleaseStock),
+        ("charge_payment", "compensatable", "payment", ChargePayment, RefundPayment),
+        ("dispatch_stock", "pivot", "inventory", DispatchStock, None),
+        ("confirm_order", "retriable", "order", ConfirmOrder, None),
     ]
     assert [s.name for s in ORDER_SAGA.steps if s.at_the_door] == ["create_order"]
 
