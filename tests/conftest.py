@@ -9,7 +9,6 @@ import pytest
 
 from tests.servers import chosen, chosen_for_stacks
 
-
 # What runs in the background of a shell is born deaf to these, and so are its children: the
 # stacks and shells that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
