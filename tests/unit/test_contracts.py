@@ -105,6 +105,8 @@ def test_regenerating_refuses_a_new_field_that_old_senders_do_not_fill() -> None
     [
         {"customer": ""},
         {"customer": "a" * 129},
+        {"customer": "a\x1fb"},  # what separates customer and key in a saga's id
+        {"idempotency_key": "a\x1fb"},
         {"idempotency_key": ""},
         {"currency": "eur"},
         {"currency": "EURO"},
