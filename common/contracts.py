@@ -18,6 +18,7 @@ from pydantic import Field, StringConstraints
 from common.envelope import Answer, Command, Done, Message, Query, Refusal, Undo
 
 Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+SkuPrefix = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")]
 # No control characters: Postgres has no NUL, and the others only ever hide something.
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -221,8 +222,8 @@ Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 class StockQuery(Query):
     """A page of the stock by SKU: those that begin with `prefix`, from behind `after` on."""
 
-    prefix: str = ""
-    after: str | None = None
+    prefix: SkuPrefix = ""
+    after: Sku | None = None
     limit: Limit = 100
 
 
@@ -244,8 +245,8 @@ class StockPage(Answer):
 class AccountsQuery(Query):
     """A page of accounts by customer and currency, from behind `after` on."""
 
-    customer: str | None = None
-    after: tuple[str, str] | None = None
+    customer: Name | None = None
+    after: tuple[Name, Currency] | None = None
     limit: Limit = 100
 
 

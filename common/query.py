@@ -73,8 +73,8 @@ class Asker:
             self._health.set("queries", None)
             while (delivery := await unless(self._stop, consumer.take())) is not None:
                 waiting = self._open.get(delivery.correlation_id or "")
-                message = _Body.model_validate_json(delivery.body).message()
-                if waiting is not None and not waiting.done() and isinstance(message, Answer):
+                message = _answer(delivery.body)
+                if waiting is not None and not waiting.done() and message is not None:
                     waiting.set_result(message)
         finally:
             self._channel = None
@@ -131,6 +131,16 @@ async def ask_everybody(
         return answers
     finally:
         channel.close()
+
+
+def _answer(body: bytes) -> Answer | None:
+    """None for what cannot be read, as from a newer version: its question goes unanswered."""
+    try:
+        message = _Body.model_validate_json(body).message()
+    except (ValueError, Poison):
+        logger.exception("answer.unreadable")
+        return None
+    return message if isinstance(message, Answer) else None
 
 
 class Answerer:
@@ -192,4 +202,7 @@ class Answerer:
             except Infrastructure as error:
                 logger.warning("query.held", queue=self._name, error=str(error))
                 await backoff.pause()
+            except Exception:  # a question, which has no effect, must not end who has work to do
+                logger.exception("query.failed", queue=self._name, type=type(query).__name__)
+                return None
         return None

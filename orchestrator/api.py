@@ -14,7 +14,16 @@ from uuid import UUID
 
 from fastapi import FastAPI, Path, Query
 
-from common.contracts import MAX_PAGE, AccountsPage, AccountsQuery, StockPage, StockQuery
+from common.contracts import (
+    MAX_PAGE,
+    AccountsPage,
+    AccountsQuery,
+    Name,
+    Sku,
+    SkuPrefix,
+    StockPage,
+    StockQuery,
+)
 from common.errors import Infrastructure, NoAnswer
 from common.health import Health
 from common.http import Problem, Refused, invalid_field, new_app, problems
@@ -36,6 +45,8 @@ from orchestrator.views import (
 
 SHORTEST_PREFIX = 4  # hexadecimal digits of an id
 NAMED = 5  # ids named when a prefix fits several
+LONGEST = 1e9  # seconds, some thirty years
+ACCOUNT_KEY = r"^[^\x00-\x1f\x7f]{1,128}/[A-Z]{3}$"
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="how many at most")]
 SagaId = Annotated[str, Path(description="an id, or enough of its beginning to be the only one")]
@@ -75,10 +86,10 @@ def _sagas(app: FastAPI, sources: Sources, definitions: Definitions) -> None:
     @app.get("/sagas", responses=problems(404, 422, 503))
     async def sagas(
         state: State | None = None,
-        step: Annotated[str | None, Query(description="whose answer is awaited")] = None,
-        older_than: Annotated[float | None, Query(ge=0, description="seconds")] = None,
-        customer: str | None = None,
-        reason: Annotated[str | None, Query(description="why it was turned back")] = None,
+        step: Annotated[Name | None, Query(description="whose answer is awaited")] = None,
+        older_than: Annotated[float | None, Query(ge=0, le=LONGEST, description="seconds")] = None,
+        customer: Name | None = None,
+        reason: Annotated[Name | None, Query(description="why it was turned back")] = None,
         stuck: Annotated[bool, Query(description="only those past their SLA")] = False,
         limit: Limit = 100,
         after: UUID | None = None,
@@ -100,7 +111,7 @@ def _sagas(app: FastAPI, sources: Sources, definitions: Definitions) -> None:
     @app.get("/sagas/{saga_id}/timeline", responses=problems(404, 409, 422, 503))
     async def timeline(
         saga_id: SagaId,
-        after: Annotated[int, Query(ge=0, description="the last entry that is known")] = 0,
+        after: Annotated[int, Query(ge=0, lt=2**63, description="the last entry you have")] = 0,
         limit: Limit = MAX_PAGE,
     ) -> Timeline:
         """What happened to it, in order. To follow it, ask again with `after`."""
@@ -145,9 +156,9 @@ async def _named(sources: Sources, text: str) -> Seen:
 def _services(app: FastAPI, sources: Sources) -> None:
     @app.get("/stock", responses=problems(422, 503))
     async def stock(
-        sku: Annotated[str, Query(max_length=64, description="how it begins")] = "",
+        sku: Annotated[SkuPrefix, Query(description="how it begins")] = "",
         limit: Limit = 100,
-        after: str | None = None,
+        after: Sku | None = None,
     ) -> Stock:
         """Where the pieces are, by SKU, as the inventory answers."""
         page = await sources.stock(StockQuery(prefix=sku, after=after, limit=limit))
@@ -156,9 +167,9 @@ def _services(app: FastAPI, sources: Sources) -> None:
 
     @app.get("/accounts", responses=problems(422, 503))
     async def accounts(
-        customer: str | None = None,
+        customer: Name | None = None,
         limit: Limit = 100,
-        after: Annotated[str | None, Query(pattern=".+/[A-Z]{3}$")] = None,
+        after: Annotated[str | None, Query(pattern=ACCOUNT_KEY)] = None,
     ) -> Accounts:
         """Customers' accounts, as the payment service answers."""
         name, _, currency = (after or "").rpartition("/")

@@ -19,7 +19,6 @@ from common.contracts import CardDeclined, ListProduct
 from common.db import Database, Tx
 from common.envelope import Direction, Envelope, Key
 from common.errors import Infrastructure
-from common.health import Health
 from common.participant import Work
 from common.process import Process
 from common.settings import Settings
@@ -38,7 +37,7 @@ from tests.integration.mail import (
     saga,
 )
 from tests.integration.services import balance, open_account, payment, transfers
-from tests.integration.waiting import FAST, Rows, end_sessions, eventually, running
+from tests.integration.waiting import FAST, Rows, end_sessions, eventually, reports, running
 from tests.integration.wire import Proxy, by
 
 ROLE = "payment_svc"
@@ -82,11 +81,6 @@ def paying(settings: Settings, store: PaymentStore | None = None) -> Process:
     participant = payment(process.db, store)
     process.consumer(QUEUE, participant.parse, participant.handle)
     return process
-
-
-def reports(health: Health, check: str) -> str:
-    checks: Any = health.report()["checks"]
-    return str(checks[check])
 
 
 def sagas_charged(judge: Rows) -> list[int]:
@@ -291,7 +285,7 @@ async def test_rule_13_the_same_error_on_several_messages_is_a_bad_deploy(
     async with mail(made) as post:
         async with running(process):
             await post.send(QUEUE, *(charge(saga(n)) for n in range(1, 9)))
-            await eventually(lambda: "bad deploy" in reports(process.health, QUEUE))
+            await eventually(lambda: "bad deploy" in reports(process, QUEUE))
             assert not process.health.ready
             assert await post.dead(QUEUE) == []
             await eventually(lambda: post.ready(QUEUE))  # given back, and not taken again
@@ -313,7 +307,7 @@ async def test_a_bad_deploy_looks_again_after_a_pause(settings: MakeSettings) ->
     consumer_of(process, service)
     async with mail(made) as post, running(process):
         await post.send(QUEUE, *(charge(saga(n)) for n in range(1, 5)))
-        await eventually(lambda: "bad deploy" in reports(process.health, QUEUE))
+        await eventually(lambda: "bad deploy" in reports(process, QUEUE))
         service.faults.clear()  # what it depended on is well again
         await eventually(lambda: sorted(set(service.handled)) == [1, 2, 3, 4])
         await eventually(lambda: process.health.ready)
@@ -361,7 +355,7 @@ async def test_rule_13_a_database_out_of_reach_holds_the_batch(
             await eventually(lambda: process.health.ready)
             proxy.cut()
             await post.send(QUEUE, *(charge(saga(n)) for n in range(1, 11)))
-            await eventually(lambda: "postgres" in reports(process.health, QUEUE))
+            await eventually(lambda: "postgres" in reports(process, QUEUE))
             assert await post.dead(QUEUE) == []
             assert sagas_charged(judge) == []
             proxy.mend()
@@ -542,8 +536,8 @@ async def test_a_queue_declared_otherwise_is_reported_and_waited_for(
     service, process = Service(), Process(made, QUEUE)
     consumer_of(process, service)
     async with running(process):
-        await eventually(lambda: "PRECONDITION_FAILED" in reports(process.health, QUEUE))
-        assert QUEUE in reports(process.health, QUEUE)
+        await eventually(lambda: "PRECONDITION_FAILED" in reports(process, QUEUE))
+        assert QUEUE in reports(process, QUEUE)
         assert not process.health.ready
         management.delete_queue(QUEUE)
         await eventually(lambda: process.health.ready)

@@ -84,6 +84,12 @@ async def running(process: Process, *daemons: str) -> AsyncIterator[None]:
         assert [error for error in ended if error is not None] == []
 
 
+def reports(process: Process, check: str) -> str:
+    """What a process's /ready says of one of its checks."""
+    checks: Any = process.health.report()["checks"]
+    return str(checks.get(check))
+
+
 async def wired(
     monkeypatch: pytest.MonkeyPatch,
     composition_root: Callable[[Settings], Awaitable[None]],
