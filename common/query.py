@@ -124,9 +124,9 @@ async def ask_everybody(
         async with asyncio.timeout(seconds):
             await channel.publish([publication], seconds)
             while True:
-                message = _Body.model_validate_json((await consumer.take()).body).message()
-                if isinstance(message, Answer):
-                    answers.append(message)
+                answer = _answer((await consumer.take()).body)
+                if answer is not None:
+                    answers.append(answer)
     except TimeoutError:
         return answers
     finally:
