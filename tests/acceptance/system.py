@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, LiteralString, NamedTuple, TypeVar
+from typing import Any, LiteralString, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import httpx
@@ -21,7 +21,7 @@ import psycopg
 
 from chaos.catalogue import load_catalogue
 from chaos.evidence import Case, Snapshot
-from chaos.history import Answered, Asked, Fault, History, Refused, Unknown
+from chaos.history import Answered, Asked, Fault, History, Refused
 from chaos.judge import Finding, Verdict, judge, overall
 from chaos.placer import place_orders
 from chaos.quiescence import look_twice, read_dead_letters, wait_for_quiescence
@@ -32,6 +32,7 @@ from tests.acceptance.mailbox import Mailbox
 from tests.acceptance.shop import Shop, both
 
 T = TypeVar("T")
+Session: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.03
@@ -86,7 +87,7 @@ class System:
         self.expect(catalogue)
 
     def expect(self, catalogue: Catalogue) -> None:
-        """The test has brought this in itself."""
+        """This comes in by the test's own hand, and counts from now on."""
         self._catalogue = both(self._catalogue, catalogue)
 
     def post(self, ask: Ask) -> httpx.Response:
@@ -96,12 +97,10 @@ class System:
         response = self._http(
             "POST", "/orders", json=ask.body, headers=[("Idempotency-Key", ask.key)]
         )
-        kind = Answered if response.is_success else Refused
-        if response.is_server_error:
-            self._history.record(Unknown(run=run, line=ask.number, why=response.text))
-        else:
-            told = kind(run=run, line=ask.number, status=response.status_code, body=response.json())
-            self._history.record(told)
+        assert not response.is_server_error, response.text
+        told = Answered if response.is_success else Refused
+        status, body = response.status_code, response.json()
+        self._history.record(told(run=run, line=ask.number, status=status, body=body))
         return response
 
     def place_file(self, asks: Sequence[Ask]) -> list[Answered | Refused]:
@@ -184,6 +183,13 @@ class System:
         with psycopg.connect(self._endpoints.judge_dsn, autocommit=True) as connection:
             return connection.execute(query, parameters).fetchall()
 
+    @contextmanager
+    def session(self, role: str) -> Iterator[Session]:
+        """A transaction of one of the services' roles, rolled back at the end."""
+        with psycopg.connect(self._endpoints.service_dsns[role]) as connection:
+            yield connection
+            connection.rollback()
+
     def snapshot(self) -> Snapshot:
         return take_snapshot(self._endpoints.judge_dsn)
 
@@ -222,13 +228,13 @@ class System:
     def start(self, process: str) -> None:
         """At once, whatever keeps it away, and ready on return."""
         self.runtime.start(process)
-        until(lambda: self._is_ready(process), f"{process} is ready")
+        until(lambda: self.is_ready(process), f"{process} is ready")
         self._history.record(Fault(what="down", target=process, healed=True))
 
     def _status(self, process: str) -> ProcessStatus:
         return next(status for status in self.runtime.status() if status.name == process)
 
-    def _is_ready(self, process: str) -> bool:
+    def is_ready(self, process: str) -> bool:
         """Asked of itself; a server of the runtime, which asks all and takes longer."""
         url = self._endpoints.http_urls.get(process)
         if url is None:

@@ -26,7 +26,7 @@ from tests.acceptance.system import CONFIRMED, System, until
 
 pytestmark = on("plain")
 
-UNKNOWN_TYPE = "unknown_type"
+AMID = ("unknown_type", "wrong_message_id")  # also in the middle of what is right
 NEW_SKUS = ("cup", "pot")
 NEW_GOODS = (3, 4)
 NEW_CUSTOMERS = ("bob", "eve")
@@ -43,7 +43,8 @@ def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) ->
     with system.placing([here.order("ann", tea=1) for _ in range(100)]) as placed:
         for queue, (before, after) in told.items():
             poison = poisons(queue, early[0])
-            amid = pack([before.encode(), poison[UNKNOWN_TYPE].decode()[1:-1], after.encode()])
+            bad = [poison[reason].decode()[1:-1] for reason in AMID]
+            amid = pack([before.encode(), *bad, after.encode()])
             system.mail.send_raw(queue, amid, *poison.values())
 
     assert set(system.ends(placed.result()).values()) == {CONFIRMED}
@@ -51,7 +52,7 @@ def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) ->
     expected = Counter(
         (dead_letter_queue(queue), reason)
         for queue in told
-        for reason in (*poisons(queue, early[0]), UNKNOWN_TYPE)
+        for reason in (*poisons(queue, early[0]), *AMID)
     )
     until(lambda: system.dead_letters().total() >= expected.total(), "all poison is set aside")
     assert system.dead_letters() == expected
@@ -67,7 +68,7 @@ def poisons(queue: str, saga_id: UUID) -> dict[str, bytes]:
     wire = json.loads(command(saga_id, "charge_payment", foreign).encode())
     members = {
         "unknown_command": wire,
-        UNKNOWN_TYPE: {**wire, "type": "MakeTea"},
+        "unknown_type": {**wire, "type": "MakeTea"},
         "wrong_message_id": {**wire, "message_id": str(uuid4())},
         "invalid_envelope": {k: v for k, v in wire.items() if k != "saga_id"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,7 @@ from chaos.runtime import SERVERS
 from chaos.workload import Ask
 from tests.acceptance.profiles import IN_THE_FLOW, on
 from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import CONFIRMED, System, until
+from tests.acceptance.system import CONFIRMED, Session, System, until
 
 STOP_SECONDS = 10.0
 UNDER_WAY = 20  # sagas: it is mid-flow
@@ -63,7 +64,7 @@ def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
 
 
 @on("plain")
-def test_a_process_told_to_stop_finishes_its_batch_and_loses_nothing(system: System) -> None:
+def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System) -> None:
     ended: list[UUID] = []
     for process in IN_THE_FLOW:
         with system.placing(orders(system, f"stop-{process}", 150)) as placed:
@@ -93,6 +94,47 @@ def test_a_process_told_to_stop_finishes_its_batch_and_loses_nothing(system: Sys
 
 
 @on("plain")
+def test_a_process_told_to_stop_commits_what_it_has_in_hand(system: System) -> None:
+    asks = orders(system, "finishes", 50)
+    with ThreadPoolExecutor(1) as pool:
+        with system.session("payment_svc") as session:
+            session.execute("select from account where customer = 'finishes.ann' for update")
+            placed = system.place(asks)
+            until(lambda: _waits_for_a_lock(session), "payment is in the middle of a transaction")
+            stopping = pool.submit(system.stop, "payment")
+            until(lambda: not system.is_ready("payment"), "payment was told to stop")
+        assert stopping.result().last_exit == "status 0"
+    assert system.rows("select from payment_svc.transfer where saga_id = any(%s)", placed)
+    system.start("payment")
+    assert set(system.ends(placed).values()) == {CONFIRMED}
+    system.verdict()
+
+
+@on("replicas")
+def test_what_a_killed_process_had_in_hand_is_handled_by_whoever_is_next(system: System) -> None:
+    """An ack comes after the commit: all of payment dies inside its transactions."""
+    asks = orders(system, "in-hand", 50)
+    with system.session("payment_svc") as session:
+        session.execute("select from account where customer = 'in-hand.ann' for update")
+        placed = system.place(asks)
+        until(lambda: _waits_for_a_lock(session), "payment is in the middle of a transaction")
+        for process in system.replicas("payment"):
+            system.kill(process)
+    for process in system.replicas("payment"):
+        system.start(process)
+    assert set(system.ends(placed).values()) == {CONFIRMED}
+    system.verdict()
+
+
+def _waits_for_a_lock(session: Session) -> bool:
+    """Whether another session of the same role stands still."""
+    found = session.execute(
+        "select from pg_stat_activity where usename = current_user and wait_event_type = 'Lock'"
+    )
+    return found.fetchone() is not None
+
+
+@on("replicas")
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_server_killed_in_mid_flow_is_no_order_s_fault(system: System, server: str) -> None:
     with system.placing(orders(system, f"server-{server}", 200)) as placed:
