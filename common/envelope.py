@@ -232,9 +232,9 @@ def unpack(body: bytes) -> Sequence[Envelope | Unreadable]:
         envelopes = _DELIVERY.validate_json(body)
     except ValidationError:
         return _unpack_one_by_one(body)
-    if _LOOKS_LIKE_NUL in body:
+    if _LOOKS_LIKE_NUL in body or any(e.message_id != _expected_id(e) for e in envelopes):
         return _unpack_one_by_one(body)
-    return [_checked(e) for e in envelopes]
+    return envelopes
 
 
 def _unpack_one_by_one(body: bytes) -> Sequence[Envelope | Unreadable]:
@@ -260,7 +260,7 @@ def _one(member: Any) -> Envelope | Unreadable:
             )
             reply = member.get("outcome") is not None
             member = {**member, "message_id": key.reply_id if reply else key.command_id}
-        return _checked(Envelope.model_validate(member))
+        return _checked(Envelope.model_validate(member), raw)
     except KeyError as error:
         return Unreadable(raw, "invalid_envelope", f"{error.args[0]} is missing")
     except ValidationError as error:
@@ -269,13 +269,18 @@ def _one(member: Any) -> Envelope | Unreadable:
         return Unreadable(raw, "invalid_envelope", str(error))
 
 
-def _checked(envelope: Envelope) -> Envelope | Unreadable:
-    key = envelope.key
-    expected = key.command_id if envelope.outcome is None else key.reply_id
-    if envelope.message_id == expected:
+def _checked(envelope: Envelope, raw: bytes) -> Envelope | Unreadable:
+    if envelope.message_id == _expected_id(envelope):
         return envelope
-    detail = f"message_id {envelope.message_id} is not the id of {key.step} {key.direction}"
-    return Unreadable(envelope.encode().encode(), "wrong_message_id", detail)
+    detail = (
+        f"message_id {envelope.message_id} is not the id of {envelope.step} {envelope.direction}"
+    )
+    return Unreadable(raw, "wrong_message_id", detail)
+
+
+def _expected_id(envelope: Envelope) -> UUID:
+    key = envelope.key
+    return key.command_id if envelope.outcome is None else key.reply_id
 
 
 def _brief(error: ValidationError) -> str:

@@ -25,7 +25,8 @@ from common.topology import KNOWN
 
 logger = log.get("relay")
 
-MAX_DELIVERY_BYTES = 262_144  # far below every broker's limit, so that packing cannot make poison
+# At most four bytes each: far below every broker's limit, so that packing cannot make poison.
+MAX_DELIVERY_CHARACTERS = 262_144
 
 
 class Relay:
@@ -135,7 +136,7 @@ def pack_rows(rows: Iterable[Waiting]) -> Iterator[list[Waiting]]:
         size = 0
         for row in group:
             if packed and (
-                len(packed) == MAX_PACKED or size + len(row.envelope) > MAX_DELIVERY_BYTES
+                len(packed) == MAX_PACKED or size + len(row.envelope) > MAX_DELIVERY_CHARACTERS
             ):
                 yield packed
                 packed, size = [], 0

@@ -509,11 +509,10 @@ async def test_rule_16_a_consumer_whose_queue_was_deleted_declares_it_and_goes_o
     made = settings(ROLE, **FAST)
     service, process = Service(), Process(made, QUEUE)
     consumer_of(process, service)
-    async with running(process):
+    async with mail(made) as post, running(process):  # who only sends declares nothing again
         await eventually(lambda: process.health.ready)
         management.delete_queue(QUEUE)
-        async with mail(made) as post:
-            await eventually(lambda: post_and_see(post, service))
+        await eventually(lambda: post_and_see(post, service))
         await eventually(lambda: process.health.ready)
 
 

@@ -162,6 +162,12 @@ def test_rule_11_another_message_id_is_unreadable() -> None:
         assert read.reason == "wrong_message_id"
 
 
+def test_rule_11_what_is_set_aside_for_its_id_keeps_all_it_said() -> None:
+    read = read_one(wire(CHARGE, message_id=str(SAGA), hint="from a newer release"))
+    assert isinstance(read, Unreadable)
+    assert json.loads(read.raw)["hint"] == "from a newer release"
+
+
 def test_rule_11_another_message_id_is_found_beside_a_member_that_is_no_envelope() -> None:
     _, read = unpack(json.dumps([7, wire(CHARGE, message_id=str(SAGA))]).encode())
     assert isinstance(read, Unreadable)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.envelope import MAX_PACKED
 from common.outbox import Waiting
-from common.relay import MAX_DELIVERY_BYTES, pack_rows
+from common.relay import MAX_DELIVERY_CHARACTERS, pack_rows
 from common.topology import (
     DELIVERY_LIMIT,
     KNOWN,
@@ -79,7 +79,7 @@ def test_a_delivery_goes_to_one_queue() -> None:
 
 
 def test_a_delivery_is_not_too_large_unless_one_envelope_is() -> None:
-    half, whole = MAX_DELIVERY_BYTES // 2, MAX_DELIVERY_BYTES
+    half, whole = MAX_DELIVERY_CHARACTERS // 2, MAX_DELIVERY_CHARACTERS
     waiting = rows("a", half, half, half, half, whole + 1, 1)
     assert [[row.id for row in d] for d in pack_rows(waiting)] == [[0, 1], [2, 3], [4], [5]]
 
@@ -95,4 +95,6 @@ def test_packing_keeps_every_row_once_and_in_order(waiting: list[tuple[str, int]
     for delivery in deliveries:
         assert 1 <= len(delivery) <= MAX_PACKED
         assert len(list(groupby(delivery, key=lambda row: row.destination))) == 1
-        assert len(delivery) == 1 or sum(len(r.envelope) for r in delivery) <= MAX_DELIVERY_BYTES
+        assert (
+            len(delivery) == 1 or sum(len(r.envelope) for r in delivery) <= MAX_DELIVERY_CHARACTERS
+        )
