@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from chaos.runtime import Runtime, choose
+from chaos.system import System
 from tests.acceptance.profiles import PROFILES
-from tests.acceptance.system import System
 from tests.servers import chosen_for_stacks
 
 LONGEST_SECONDS = 240  # of a test that brings a stack up, on a machine that does much else

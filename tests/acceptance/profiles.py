@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.runtime import Plan
+from chaos.system import FAULT_SETTINGS
 
 CONSUMERS = ("orchestrator", "order", "payment", "inventory")
 IN_THE_FLOW = (*CONSUMERS, "door")
@@ -23,25 +24,8 @@ PROFILES = {
         replicas={**NOT_NEEDED, **dict.fromkeys(CONSUMERS, 3)},
         settings={"step_timeout_seconds": "600", "start_resend_seconds": "600"},
     ),
-    # design.md, section 8, the column for fault runs: silence is noticed within seconds. Here
-    # operators look, too.
-    "impatient": Plan(
-        settings={
-            "step_timeout_seconds": "0.5",
-            "step_attempts": "3",
-            "backoff_cap_seconds": "2",
-            "resend_cap_seconds": "2",
-            "stuck_after_seconds": "10",
-            "running_limit": "100",
-            "start_resend_seconds": "1",
-            "reconcile_every_seconds": "0.1",
-            "lock_timeout_seconds": "1",
-            "idle_in_transaction_seconds": "1",
-            "tcp_user_timeout_seconds": "2",
-            "heartbeat_seconds": "4",
-            "retry_cap_seconds": "1",
-        },
-    ),
+    # Silence is noticed within seconds. Here operators look, too.
+    "impatient": Plan(settings=FAULT_SETTINGS),
 }
 
 

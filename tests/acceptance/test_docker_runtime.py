@@ -20,7 +20,7 @@ from chaos.runtime.docker import PROJECT_LABEL, TETHER_LABEL, DockerRuntime, Doc
 from chaos.runtime.ports import free_ports
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, default_name
-from tests.acceptance.system import until
+from chaos.system import until
 from tests.servers import chosen
 
 pytestmark = [

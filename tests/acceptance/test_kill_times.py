@@ -8,11 +8,11 @@ from statistics import median
 
 import pytest
 
+from chaos.shop import PLENTY, shop
+from chaos.system import System
 from chaos.workload import Ask
 from tests.acceptance.conftest import Stage
 from tests.acceptance.profiles import IN_THE_FLOW, on
-from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import System
 
 pytestmark = on("impatient")
 

@@ -7,6 +7,9 @@ from collections import Counter
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from chaos.mailbox import command
+from chaos.shop import CURRENCY, PLENTY, PRICE, Shop, shop
+from chaos.system import CONFIRMED, System, until
 from chaos.workload import Arrival, Catalogue
 from common.contracts import (
     ConfirmOrder,
@@ -19,10 +22,7 @@ from common.contracts import (
 )
 from common.envelope import Command, Envelope, pack
 from common.topology import dead_letter_queue
-from tests.acceptance.mailbox import command
 from tests.acceptance.profiles import on
-from tests.acceptance.shop import CURRENCY, PLENTY, PRICE, Shop, shop
-from tests.acceptance.system import CONFIRMED, System, until
 
 pytestmark = on("plain")
 

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from chaos.mailbox import command
+from chaos.shop import PLENTY, Shop, shop
+from chaos.system import CONFIRMED, System, rejected, until
 from common.contracts import ReleaseStock
-from tests.acceptance.mailbox import command
 from tests.acceptance.profiles import on
-from tests.acceptance.shop import PLENTY, Shop, shop
-from tests.acceptance.system import CONFIRMED, System, rejected, until
 
 pytestmark = on("plain")
 

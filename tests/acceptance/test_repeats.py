@@ -9,10 +9,10 @@ from uuid import UUID
 from chaos.history import Answered, Refused
 from chaos.model import foresee
 from chaos.outcome import outcome_of, what_changed
+from chaos.shop import PLENTY, shop
+from chaos.system import CONFIRMED, System, until
 from chaos.workload import Ask, Catalogue, parse_catalogue, parse_orders
 from tests.acceptance.profiles import on
-from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import CONFIRMED, System, until
 
 pytestmark = on("plain")
 

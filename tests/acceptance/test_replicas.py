@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from chaos.shop import PLENTY, shop
+from chaos.system import CONFIRMED, System, rejected
 from chaos.workload import draw_orders
 from tests.acceptance.profiles import CONSUMERS, on
-from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import CONFIRMED, System, rejected
 
 pytestmark = on("replicas")
 

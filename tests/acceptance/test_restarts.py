@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 
 from chaos.runtime import SERVERS
+from chaos.shop import PLENTY, shop
+from chaos.system import CONFIRMED, Session, System, until
 from chaos.workload import Ask
 from tests.acceptance.profiles import IN_THE_FLOW, on
-from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import CONFIRMED, Session, System, until
 
 STOP_SECONDS = 10.0
 UNDER_WAY = 20  # sagas: it is mid-flow

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from chaos.shop import PLENTY, shop
+from chaos.system import CONFIRMED, WITHIN_SECONDS, System, rejected, until
 from chaos.workload import Ask
 from tests.acceptance.profiles import on
-from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import CONFIRMED, WITHIN_SECONDS, System, rejected, until
 
 pytestmark = on("impatient")
 

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 
+from chaos.shop import PLENTY, shop
+from chaos.system import CONFIRMED, End, System, rejected, until
 from common.contracts import RefundPayment
 from tests.acceptance.profiles import on
-from tests.acceptance.shop import PLENTY, shop
-from tests.acceptance.system import CONFIRMED, End, System, rejected, until
 
 pytestmark = on("impatient")
 

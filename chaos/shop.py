@@ -1,4 +1,4 @@
-"""A test's own SKUs and customers, so that tests can share a stack. Pure.
+"""An experiment's own SKUs and customers, so that many can share a stack. Pure.
 
 Owns: their names, and orders made of them. Everything costs 100 cents.
 """

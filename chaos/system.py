@@ -1,4 +1,4 @@
-"""The running system as a test sees it from outside: door, queues, tables, logs, faults, verdict.
+"""The running system as an experiment sees it: door, queues, tables, logs, faults, verdict.
 
 Owns: one stack, and the record of all that was asked of it. Must not know: the services' code.
 """
@@ -23,20 +23,41 @@ from chaos.catalogue import load_catalogue
 from chaos.evidence import Case, Snapshot
 from chaos.history import Answered, Asked, Fault, History, Refused
 from chaos.judge import Finding, Verdict, judge, overall
+from chaos.mailbox import Mailbox
 from chaos.placer import place_orders
 from chaos.quiescence import look_twice, read_dead_letters, wait_for_quiescence
 from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
+from chaos.shop import Shop, both
 from chaos.snapshot import take_snapshot
 from chaos.workload import Ask, Catalogue, facts_of
-from tests.acceptance.mailbox import Mailbox
-from tests.acceptance.shop import Shop, both
 
 T = TypeVar("T")
 Session: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
+# design.md, section 8, the column for fault runs: silence is noticed within seconds.
+FAULT_SETTINGS = {
+    "step_timeout_seconds": "0.5",
+    "step_attempts": "3",
+    "backoff_cap_seconds": "2",
+    "resend_cap_seconds": "2",
+    "stuck_after_seconds": "10",
+    "running_limit": "100",
+    "start_resend_seconds": "1",
+    "reconcile_every_seconds": "0.1",
+    "lock_timeout_seconds": "1",
+    "idle_in_transaction_seconds": "1",
+    "tcp_user_timeout_seconds": "2",
+    "heartbeat_seconds": "4",
+    "retry_cap_seconds": "1",
+}
+
 WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.03
 SHOWN = 12  # last lines of a log, of those that matter
+
+
+class ExperimentError(Exception):
+    """What the experiment asked for, waited for or must find was not there."""
 
 
 class End(NamedTuple):
@@ -57,7 +78,8 @@ def until(condition: Callable[[], T | None], what: str, within: float = WITHIN_S
     """What the condition says once it is true."""
     deadline = time.monotonic() + within
     while not (said := condition()):
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        if time.monotonic() > deadline:
+            raise ExperimentError(f"not within {within} s: {what}")
         time.sleep(POLL_SECONDS)
     return said
 
@@ -87,7 +109,7 @@ class System:
         self.expect(catalogue)
 
     def expect(self, catalogue: Catalogue) -> None:
-        """This comes in by the test's own hand, and counts from now on."""
+        """This comes in by the experiment's own hand, and counts from now on."""
         self._catalogue = both(self._catalogue, catalogue)
 
     def post(self, ask: Ask) -> httpx.Response:
@@ -97,7 +119,8 @@ class System:
         response = self._http(
             "POST", "/orders", json=ask.body, headers=[("Idempotency-Key", ask.key)]
         )
-        assert not response.is_server_error, response.text
+        if response.is_server_error:
+            raise ExperimentError(response.text)
         told = Answered if response.is_success else Refused
         status, body = response.status_code, response.json()
         self._history.record(told(run=run, line=ask.number, status=status, body=body))
@@ -122,14 +145,16 @@ class System:
             if isinstance(event, Answered | Refused) and event.run == run
         }
         silent = [ask.key for ask in asks if ask.number not in answers]
-        assert not silent, f"the door did not answer {len(silent)} orders, among them {silent[0]}"
+        if silent:
+            raise ExperimentError(f"no answer to {len(silent)} orders, among them {silent[0]}")
         return [answers[ask.number] for ask in asks]
 
     def place(self, asks: Sequence[Ask]) -> list[UUID]:
         """Likewise, and all are accepted: their ids."""
         answers = self.place_file(asks)
         refused = [answer.body for answer in answers if isinstance(answer, Refused)]
-        assert not refused, f"{len(refused)} orders refused, among them {refused[0]}"
+        if refused:
+            raise ExperimentError(f"{len(refused)} orders refused, among them {refused[0]}")
         return [UUID(answer.body["order_id"]) for answer in answers]
 
     @contextmanager
@@ -253,15 +278,16 @@ class System:
         )
         findings = self._findings(explained, quiescent=not standing.anything)
         whole = overall(finding.verdict for finding in findings)
-        assert whole is Verdict.PASS, "\n".join(
-            (f"verdict: {whole}", *standing.lines(), *_offences(findings))
-        )
+        if whole is not Verdict.PASS:
+            lines = (f"verdict: {whole}", *standing.lines(), *_offences(findings))
+            raise ExperimentError("\n".join(lines))
 
     def interim_verdict(self) -> None:
         """What must hold at every moment holds now."""
         findings = self._findings((), quiescent=False)
         failed = [finding for finding in findings if finding.verdict is Verdict.FAIL]
-        assert not failed, "\n".join(_offences(failed))
+        if failed:
+            raise ExperimentError("\n".join(_offences(failed)))
 
     def _findings(self, explained: Iterable[tuple[str, str]], *, quiescent: bool) -> list[Finding]:
         return judge(

@@ -1,6 +1,6 @@
 """A hand in the broker's queues: what a slow, repeating or reordering network would do.
 
-Owns: putting messages in and taking them out, on a connection of the test's own. Must not
+Owns: putting messages in and taking them out, on a connection of its own. Must not
 know: who handles what.
 """
 
@@ -47,7 +47,8 @@ class Mailbox:
         with self._channel() as channel:
             while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
                 members = unpack(got[2])
-                assert not [member for member in members if isinstance(member, Unreadable)]
+                if any(isinstance(member, Unreadable) for member in members):
+                    raise ValueError(f"{queue} holds what is no envelope: {got[2][:200]!r}")
                 taken.extend(member for member in members if isinstance(member, Envelope))
         return taken
 
