@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test check docs clean
+.PHONY: help setup demo test matrix check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: setup ## a stack comes up, real orders flow, processes are killed, the ver
 
 test: setup ## the whole suite
 	@$(bin)/pytest
+
+matrix: setup ## every process dies at every failpoint with every step in hand (20 minutes)
+	@$(bin)/chaos matrix
 
 check: setup ## ruff, mypy, import-linter, and that the generated pages are current
 	@$(bin)/ruff check .

@@ -1,4 +1,4 @@
-"""Brings products, stock and accounts into being, by idempotent commands over the broker.
+"""Brings products, stock, accounts (and orders) into being, by idempotent commands.
 
 Owns: which command each row of a catalogue becomes, and waiting for every reply. Must not
 know: how a service handles them. Loading the same catalogue again changes nothing: a
@@ -8,16 +8,17 @@ row's saga id is made from the row, so its command is the same message.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
-from chaos.workload import Catalogue
-from common.contracts import Deposit, ListProduct, OpenAccount, ReceiveStock
+from chaos.workload import Ask, Catalogue
+from common.contracts import Deposit, ListProduct, OpenAccount, PlaceOrder, ReceiveStock
 from common.envelope import (
     MAX_PACKED,
     ORDERS,
@@ -28,6 +29,7 @@ from common.envelope import (
     Outcome,
     Unreadable,
     pack,
+    saga_id_for,
     unpack,
 )
 from common.topology import commands_of
@@ -52,18 +54,42 @@ def load_catalogue(amqp_url: str, catalogue: Catalogue, *, deadline_seconds: flo
     deadline = time.monotonic() + deadline_seconds
     now = datetime.now(UTC)
     phases = (list(_rows(catalogue, now)), list(_deposits(catalogue, now)))
-    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
-    try:
+    with _connected(amqp_url) as channel:
+        return sum(1 for rows in phases for _ in _answered(channel, rows, deadline))
+
+
+def place_by_command(
+    amqp_url: str, asks: Sequence[Ask], *, deadline_seconds: float
+) -> list[dict[str, Any]]:
+    """What the order service said to each. Raises CatalogueError."""
+    deadline = time.monotonic() + deadline_seconds
+    rows = [_order(ask) for ask in asks]
+    with _connected(amqp_url) as channel:
+        said = {row.envelope.message_id: body for row, body in _answered(channel, rows, deadline)}
+    return [said[row.envelope.message_id] for row in rows]
+
+
+def _order(ask: Ask) -> Row:
+    order = PlaceOrder.model_validate({**ask.body, "idempotency_key": ask.key})
+    saga_id = saga_id_for(order.customer, order.idempotency_key)
+    key = Key(saga_id, "create_order", Direction.FORWARD)
+    envelope = Envelope.command(key, order, issued_at=datetime.now(UTC), reply_to=REPLIES)
+    return Row(commands_of("order"), envelope)
+
+
+@contextmanager
+def _connected(amqp_url: str) -> Iterator[BlockingChannel]:
+    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
         channel.queue_declare(REPLIES, durable=True)
-        return sum(1 for rows in phases for _ in _answered(channel, rows, deadline))
-    finally:
-        connection.close()
+        yield channel
 
 
-def _answered(channel: BlockingChannel, rows: list[Row], deadline: float) -> Iterator[Row]:
-    """Each row once its command is done; what stays unanswered is sent again."""
+def _answered(
+    channel: BlockingChannel, rows: list[Row], deadline: float
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Each row once its command is done, with the answer; what stays unanswered is sent again."""
     waiting = {row.envelope.message_id: row for row in rows}
     while waiting:
         if time.monotonic() > deadline:
@@ -79,7 +105,7 @@ def _answered(channel: BlockingChannel, rows: list[Row], deadline: float) -> Ite
             if reply.outcome is not Outcome.DONE:
                 asked, reason = row.envelope, reply.body.get("reason")
                 raise CatalogueError(f"{asked.type} {asked.body} is {reply.outcome}: {reason}")
-            yield row
+            yield row, reply.body
             if not waiting:
                 break
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import demo
+from chaos.matrix_command import matrix
 from chaos.runtime import (
     APIS,
     SERVERS_ONLY,
@@ -224,6 +225,7 @@ def env(runtime: Kind = None, name: Name = None) -> None:
 
 
 app.command("demo")(demo)
+app.command("matrix")(matrix)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

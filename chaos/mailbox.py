@@ -14,7 +14,7 @@ from uuid import UUID
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
-from common.envelope import Command, Direction, Envelope, Key, Undo, Unreadable, pack, unpack
+from common.envelope import Command, Direction, Envelope, Fence, Key, Undo, Unreadable, pack, unpack
 
 
 def command(
@@ -24,6 +24,13 @@ def command(
     key = Key(saga_id, step, direction)
     now = datetime.now(UTC)
     return Envelope.command(key, body, issued_at=now, reply_to=reply_to, attempt=attempt)
+
+
+def nonsense(key: Key) -> Envelope:
+    """An envelope in good order, whose type nobody knows."""
+    return Envelope.command(key, Fence(), issued_at=datetime.now(UTC), reply_to=None).model_copy(
+        update={"type": "Nonsense"}
+    )
 
 
 class Mailbox:

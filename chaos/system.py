@@ -19,7 +19,7 @@ from uuid import UUID
 import httpx
 import psycopg
 
-from chaos.catalogue import load_catalogue
+from chaos.catalogue import load_catalogue, place_by_command
 from chaos.evidence import Case, Snapshot
 from chaos.history import Answered, Asked, Fault, History, Refused
 from chaos.judge import Finding, Verdict, judge, overall
@@ -157,6 +157,16 @@ class System:
             raise ExperimentError(f"{len(refused)} orders refused, among them {refused[0]}")
         return [UUID(answer.body["order_id"]) for answer in answers]
 
+    def place_by_command(self, asks: Sequence[Ask]) -> list[UUID]:
+        """PlaceOrder on `order.commands`, sent again until it is answered; all are accepted."""
+        run = next(self._runs)
+        for ask in asks:
+            self._history.record(Asked(run=run, line=ask.number, key=ask.key, body=ask.body))
+        answers = place_by_command(self._endpoints.amqp_url, asks, deadline_seconds=WITHIN_SECONDS)
+        for ask, body in zip(asks, answers, strict=True):
+            self._history.record(Answered(run=run, line=ask.number, status=202, body=body))
+        return [UUID(body["order_id"]) for body in answers]
+
     @contextmanager
     def placing(self, asks: Sequence[Ask]) -> Iterator[Future[list[UUID]]]:
         """Likewise, while the block goes on."""
@@ -255,6 +265,13 @@ class System:
         self.runtime.start(process)
         until(lambda: self.is_ready(process), f"{process} is ready")
         self._history.record(Fault(what="down", target=process, healed=True))
+
+    def hurry(self, process: str) -> None:
+        """Whatever died is started again at once, not after a pause."""
+        self.runtime.start(process)
+
+    def deaths(self, process: str) -> int:
+        return self._status(process).restarts
 
     def _status(self, process: str) -> ProcessStatus:
         return next(status for status in self.runtime.status() if status.name == process)

@@ -230,11 +230,18 @@ class Channel:
     # --- publishing ---
 
     async def publish(
-        self, publications: Sequence[Publication], timeout_seconds: float
+        self,
+        publications: Sequence[Publication],
+        timeout_seconds: float,
+        sent: Callable[[], None] = lambda: None,
     ) -> list[Fate]:
-        """Publish persistently and mandatorily; the fate of each. Raises BrokerGone."""
+        """Publish persistently and mandatorily; the fate of each. Raises BrokerGone.
+
+        `sent` is called between publishing and waiting for the confirms.
+        """
         self.check()
         futures = [self._send(publication) for publication in publications]
+        sent()
         _, silent = await asyncio.wait(futures, timeout=timeout_seconds)
         for future in silent:
             future.cancel()  # a confirm that comes later finds nobody waiting

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from common import log
+from common import failpoints, log
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
 from common.daemon import Backoff, unless
 from common.db import Database
 from common.envelope import Envelope, Key, Unreadable, pack, unpack
 from common.errors import BadDeploy, BrokerGone, Infrastructure, Poison
+from common.failpoints import Point
 from common.health import Health
 from common.settings import Settings
 from common.topology import QUEUES, dead_letter_queue
@@ -125,7 +126,9 @@ class BatchConsumer(Generic[T]):
             await self._together(channel, together)
         for readable in alone:
             await self._alone(channel, readable)
+        failpoints.reach(Point.BATCH_BEFORE_ACK, _keys(batch))
         channel.ack([delivery.tag for delivery, _ in batch])
+        failpoints.reach(Point.BATCH_AFTER_ACK, _keys(batch))
 
     async def _read(self, channel: Channel, member: Envelope | Unreadable) -> Readable[T] | None:
         if isinstance(member, Unreadable):
@@ -235,6 +238,8 @@ class BatchConsumer(Generic[T]):
                 " do update set tries = t.tries + 1 returning tries",
                 (*envelope.key, envelope.outcome is not None),
             )
+            failpoints.reach(Point.TRIES_BEFORE_COMMIT, [envelope.key])
+        failpoints.reach(Point.TRIES_AFTER_COMMIT, [envelope.key])
         return int(rows[0][0])
 
     async def _forget_tries(self, envelope: Envelope) -> None:
@@ -253,12 +258,23 @@ class BatchConsumer(Generic[T]):
         }
         body = raw if reason in ("not_json", "not_an_array") else pack([raw.decode()])
         publication = Publication(dead_letter_queue(self._queue), body, headers)
-        (fate,) = await channel.publish([publication], self._settings.confirm_timeout_seconds)
+        keys = [m.key for m in unpack(body) if isinstance(m, Envelope)]
+        failpoints.reach(Point.DEAD_LETTER_BEFORE_PUBLISH, keys)
+        (fate,) = await channel.publish(
+            [publication],
+            self._settings.confirm_timeout_seconds,
+            sent=lambda: failpoints.reach(Point.DEAD_LETTER_AFTER_PUBLISH, keys),
+        )
+        failpoints.reach(Point.DEAD_LETTER_AFTER_CONFIRM, keys)
         if fate is not Fate.CONFIRMED:
             raise BrokerGone(f"dead letter for {publication.queue} was {fate.value}")
         logger.error(
             "envelope.dead_lettered", queue=self._queue, reason=reason, detail=detail[:300]
         )
+
+
+def _keys(batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]) -> Iterator[Key]:
+    return (m.key for _, members in batch for m in members if isinstance(m, Envelope))
 
 
 def _suspicious(delivery: Delivery) -> bool:

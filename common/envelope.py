@@ -221,6 +221,11 @@ _LOOKS_LIKE_NUL = rb"\u0000"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # its backslash not escaped itself
 
 
+def key_of(encoded: str) -> Key:
+    """Whose message an encoded envelope is."""
+    return Envelope.model_validate_json(encoded).key
+
+
 def pack(encoded: Iterable[str]) -> bytes:
     """Encoded envelopes to one delivery's body."""
     return ("[" + ",".join(encoded) + "]").encode()

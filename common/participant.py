@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from common import inbox, log, outbox
+from common import failpoints, inbox, log, outbox
 from common.db import Database, Tx
 from common.envelope import (
     Command,
@@ -30,6 +30,7 @@ from common.envelope import (
     Undo,
 )
 from common.errors import Poison
+from common.failpoints import Point
 from common.fence import Duplicate, First, Row
 from common.outbox import Outgoing
 
@@ -127,6 +128,8 @@ class Participant(Generic[State]):
         async with self._db.transaction() as tx:
             round_ = await self._decide(tx, batch)
             await outbox.append(tx, round_.outgoing)
+            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
+        failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
         if round_.outgoing:
             self._wake()
         return round_.replies

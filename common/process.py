@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from common import log
+from common import failpoints, log
 from common.broker import Broker
 from common.consumer import BatchConsumer
 from common.contracts import Check, ProcessQuery, ProcessView
@@ -156,6 +156,7 @@ def prepare(service: str, migrations: Path, settings: Settings | None = None) ->
     if not settings.process:
         settings = settings.model_copy(update={"process": service})
     log.configure(settings.process, settings.log_level)
+    failpoints.watch(settings.failpoint_dir, settings.process)
     applied = migrate(settings, COMMON_MIGRATIONS, migrations)
     if applied:
         logger.info("schema.migrated", migrations=applied)

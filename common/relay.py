@@ -13,11 +13,12 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from common import log, outbox
+from common import failpoints, log, outbox
 from common.broker import Broker, Channel, Fate, Publication
 from common.daemon import wait_for
 from common.db import Database
-from common.envelope import MAX_PACKED, pack
+from common.envelope import MAX_PACKED, Key, key_of, pack
+from common.failpoints import Point
 from common.health import Health
 from common.outbox import Waiting
 from common.settings import Settings
@@ -79,19 +80,23 @@ class Relay:
             if rows:
                 gone = await self._publish(channel, rows)
                 await outbox.remove(tx, gone)
+                failpoints.reach(Point.RELAY_AFTER_CONFIRM, _keys(gone))
         if not rows:
             self.flushed = self.flushed or not paused
             return 0
+        failpoints.reach(Point.RELAY_AFTER_COMMIT, _keys(gone))
         return len(gone)
 
     async def _publish(self, channel: Channel, rows: Sequence[Waiting]) -> list[Waiting]:
         packed = list(pack_rows(rows))
+        failpoints.reach(Point.RELAY_BEFORE_PUBLISH, _keys(rows))
         fates = await channel.publish(
             [
                 Publication(group[0].destination, pack(r.envelope for r in group))
                 for group in packed
             ],
             self._settings.confirm_timeout_seconds,
+            sent=lambda: failpoints.reach(Point.RELAY_AFTER_PUBLISH, _keys(rows)),
         )
         gone: list[Waiting] = []
         failed: dict[str, Fate] = {}  # by destination, which rests once however much was refused
@@ -127,6 +132,10 @@ class Relay:
         logger.warning(
             "relay.not_delivered", destination=destination, fate=fate.value, pause_seconds=pause
         )
+
+
+def _keys(rows: Iterable[Waiting]) -> Iterator[Key]:
+    return (key_of(row.envelope) for row in rows)
 
 
 def pack_rows(rows: Iterable[Waiting]) -> Iterator[list[Waiting]]:

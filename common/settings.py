@@ -103,6 +103,9 @@ class Settings(BaseSettings):
         5, gt=0, description="unacknowledged bytes end a connection, to both servers"
     )
     heartbeat_seconds: int = Field(30, ge=2, description="AMQP heartbeat")
+    failpoint_dir: Path | None = Field(
+        None, description="where failpoints are armed, for chaos runs; unset: nowhere"
+    )
     retry_first_seconds: float = Field(
         0.1, gt=0, description="first pause after a server failed us, doubling"
     )

@@ -7,7 +7,7 @@ through `_step()`; there is no second path. Must not know: SQL, the broker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,12 +15,13 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from common import inbox, log, outbox
+from common import failpoints, inbox, log, outbox
 from common.contracts import SagaQuery, SagaStarted, SagaView, StartSaga, StepView
 from common.daemon import wait_for
 from common.db import Database, Tx
 from common.envelope import Direction, Envelope, Key, Outcome
 from common.errors import IllegalTransition, Poison
+from common.failpoints import Point
 from common.fence import First, Row
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES, commands_of
@@ -126,6 +127,8 @@ class Service:
             if fence is not None:
                 await inbox.keep(tx, fence)
             await round_.save(tx)
+            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (r.envelope.key for r in batch))
+        failpoints.reach(Point.BATCH_AFTER_COMMIT, (r.envelope.key for r in batch))
         self._room -= len(starts)
         self._sent(round_)
 
@@ -148,6 +151,8 @@ class Service:
             round_ = await self._open(tx, saga_ids)
             passed = sum(round_.judge(saga_id) for saga_id in saga_ids)
             await round_.save(tx)
+            failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, round_.timed_out())
+        failpoints.reach(Point.RECONCILER_AFTER_COMMIT, round_.timed_out())
         self._sent(round_)
         return passed
 
@@ -279,6 +284,12 @@ class _Round:
             attempt=send.attempt,
         )
         return Outgoing(commands_of(definition.by_name[send.step].participant), envelope)
+
+    def timed_out(self) -> Iterator[Key]:
+        """What was silent for too long, in this round."""
+        for saga_id, entry in self.log:
+            if entry.entry == "timed_out" and entry.step and entry.direction:
+                yield Key(saga_id, entry.step, entry.direction)
 
     def acknowledge_start(self, start: Envelope) -> None:
         """Only a re-sent start wants to hear that the saga is known (rule 8)."""

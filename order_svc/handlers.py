@@ -45,6 +45,10 @@ def place_order(book: OrderBook, work: Work) -> Answered:
     return Answered(accepted, also=(start_saga(order),))
 
 
+def start_key(order: PlacedOrder) -> Key:
+    return Key(order.order_id, "start", Direction.FORWARD)
+
+
 def start_saga(order: PlacedOrder) -> Outgoing:
     """The same message however often it is sent; only a repeat wants to hear SagaStarted."""
     data: dict[str, object] = {
@@ -55,7 +59,7 @@ def start_saga(order: PlacedOrder) -> Outgoing:
         "total": order.total,
     }
     start = Envelope.command(
-        Key(order.order_id, "start", Direction.FORWARD),
+        start_key(order),
         StartSaga(definition="order", data=data),
         issued_at=order.placed_at,
         reply_to=commands_of("order") if order.attempt > 1 else None,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from common import log, outbox
+from common import failpoints, log, outbox
 from common.daemon import wait_for
 from common.db import Database
+from common.failpoints import Point
 from common.health import Health
 from common.settings import Settings
-from order_svc.handlers import start_saga
+from order_svc.handlers import start_key, start_saga
 from order_svc.store import OrderStore
 
 logger = log.get("starter")
@@ -53,6 +54,8 @@ class Starter:
         async with self._db.transaction() as tx:
             overdue = await self._store.overdue_starts(tx, BATCH)
             await outbox.append(tx, [start_saga(order) for order in overdue])
+            failpoints.reach(Point.STARTER_BEFORE_COMMIT, map(start_key, overdue))
+        failpoints.reach(Point.STARTER_AFTER_COMMIT, map(start_key, overdue))
         if overdue:
             logger.info("starter.asked_again", orders=len(overdue))
             self._wake()

@@ -69,11 +69,13 @@ class Watched:
         self._before = before
         self.published: list[Publication] = []
 
-    async def publish(self, publications: Sequence[Publication], within: float) -> list[Fate]:
+    async def publish(
+        self, publications: Sequence[Publication], within: float, sent: Callable[[], None]
+    ) -> list[Fate]:
         self.published += publications
         if self._before is not None:
             await self._before.wait()
-        fates = await self._channel.publish(publications, within)
+        fates = await self._channel.publish(publications, within, sent)
         self._after()
         return fates
 

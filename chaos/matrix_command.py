@@ -1,0 +1,145 @@
+"""`chaos matrix`: the crash matrix at the terminal.
+
+Owns: which cells are run, what is shown of them, and the file with the result. Must not know:
+how a cell is run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from chaos.cells import Cell, combinations, covering, possible
+from chaos.matrix import Run, matrix_on, sample
+from chaos.provenance import provenance
+from chaos.runtime import choose
+from chaos.stage import Stage
+from common.failpoints import Point
+
+RESULT = Path("build/matrix.json")
+
+
+class Extent(StrEnum):
+    ALL = "all"
+    COVERING = "covering"
+    """Every failpoint and every leg at least once."""
+
+
+def matrix(
+    extent: Annotated[
+        Extent,
+        typer.Argument(help="all cells, or a few that meet every failpoint and every leg."),
+    ] = Extent.ALL,
+    seed: Annotated[int, typer.Option(help="Chooses covering and repeated cells.")] = 7,
+    repeat: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="The share of cells that die twice more, message in hand."),
+    ] = 0.1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Cells whose name contains this, e.g. payment; may be repeated."),
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Only say which cells there are, and which cannot be.")
+    ] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="The stack's name.")] = "matrix",
+) -> None:
+    """Kill each process at every failpoint, with every step in hand, and judge each time.
+
+    Runs on native processes: a failpoint is armed by a file. All cells take about twenty minutes.
+    Exits with 0 only if every cell was reached and every invariant held after each.
+    """
+    cells = [c for c in possible() if not only or all(word in str(c) for word in only)]
+    if extent is Extent.COVERING:
+        cells = covering(cells, random.Random(seed))
+    if not cells:
+        raise typer.BadParameter(f"no cell is called {only}: see chaos matrix --list")
+    if list_:
+        _show_cells(cells, as_json=json_)
+        return
+    stage = Stage(Console(stderr=json_, highlight=False))
+    began = time.monotonic()
+    runs = _run(stage, cells, sample(cells, repeat, seed), name)
+    failed = [run for run in runs if run.problem]
+    result = {
+        **provenance(["chaos", "matrix", extent, "--seed", str(seed), "--repeat", str(repeat)]),
+        "seed": seed,
+        "combinations": len(list(combinations())),
+        "possible": len(possible()),
+        "run": len(runs),
+        "passed": len(runs) - len(failed),
+        "kills": sum(run.kills for run in runs),
+        "seconds": round(time.monotonic() - began, 1),
+        "unreachable": _reasons(),
+        "cells": [_row(run) for run in runs],
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    for run in failed:
+        stage.say(f"FAILED {run.cell}: {run.problem}")
+    stage.say(
+        f"{len(runs) - len(failed)} of {len(runs)} cells, {result['kills']} kills; "
+        f"{result['possible']} of {result['combinations']} combinations are possible; "
+        f"see {RESULT}"
+    )
+    if json_:
+        print(json.dumps(result, indent=1))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run(stage: Stage, cells: Sequence[Cell], repeated: frozenset[Cell], name: str) -> list[Run]:
+    runs: list[Run] = []
+    with (
+        stage.bar("cells", len(cells)) as show,
+        matrix_on(choose("native", name), stage.say) as matrix,
+    ):
+        for run in matrix.run(cells, repeated):
+            runs.append(run)
+            show(len(runs), str(run.cell))
+            if run.problem:
+                stage.say(f"{run.cell}: {run.problem}")
+    return runs
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {
+        "process": run.cell.process,
+        "point": run.cell.point,
+        "step": run.cell.leg.step,
+        "direction": run.cell.leg.direction,
+        "kills": run.kills,
+        "seconds": round(run.seconds, 2),
+        "problem": run.problem,
+    }
+
+
+def _reasons() -> dict[str, int]:
+    """Why combinations cannot be, and how many."""
+    return dict(Counter(c.impossible for c in combinations() if c.impossible).most_common())
+
+
+def _show_cells(cells: Sequence[Cell], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"cells": [str(c) for c in cells], "unreachable": _reasons()}, indent=1))
+        return
+    table = Table("failpoint", "cells", title=f"{len(cells)} cells")
+    for point in Point:
+        table.add_row(point, str(sum(cell.point is point for cell in cells)))
+    reasons = Table("cannot be, because", "combinations")
+    for reason, count in _reasons().items():
+        reasons.add_row(reason, str(count))
+    for each in (table, reasons):
+        Console().print(each)

@@ -1,0 +1,221 @@
+"""How to bring a process to a cell of the crash matrix: which orders, and whose silence.
+
+Owns: for each leg the shortest way for sagas to pass it, and to stand still at it. Must not
+know: what happens to the process there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID, uuid4
+
+from chaos.cells import (
+    CHARGE,
+    CONFIRM,
+    CREATE,
+    DISPATCH,
+    FENCE,
+    OWNER,
+    REFUND,
+    REJECT,
+    RELEASE,
+    RESERVE,
+    START,
+    Cell,
+    Leg,
+)
+from chaos.mailbox import nonsense
+from chaos.shop import PLENTY, Shop, shop
+from chaos.system import System, until
+from chaos.workload import Ask
+from common.envelope import Key
+from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
+
+ORDERS = 3  # through every cell
+UNKNOWN = "unknown_type"  # why a nonsense is set aside
+
+Fired = Callable[[], object]
+"""Waits until the failpoint has acted and its process is back."""
+
+
+def new_shop(system: System, name: str) -> Shop:
+    """Eve's card is declined."""
+    return system.stock_up(
+        shop(name, stock={"tea": 50}, accounts={"ann": PLENTY, "eve": PLENTY}, declined=["eve"])
+    )
+
+
+def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
+    """Orders pass the cell; on return its failpoint has acted and everybody is up again."""
+    kind = cell.point.partition(".")[0]
+    if kind == "dead_letter":
+        system.mail.send(_queue(cell), [nonsense(Key(uuid4(), *cell.leg))])
+        fired()
+    elif kind == "starter":
+        _unheard_start(system, here, fired)
+    elif kind == "reconciler":
+        _SILENT[cell.leg](system, here, fired, cell)
+    else:
+        _PASSING[cell.leg](system, here, fired, cell)
+
+
+def dead_letters(cell: Cell) -> tuple[str, str] | None:
+    """What the cell leaves in which dead-letter queue, and why."""
+    if not cell.point.startswith("dead_letter."):
+        return None
+    return dead_letter_queue(_queue(cell)), UNKNOWN
+
+
+def _queue(cell: Cell) -> str:
+    if cell.process == "orchestrator" and cell.leg != START:
+        return ORCHESTRATOR_REPLIES
+    return commands_of(cell.process)
+
+
+# --- passing a leg -------------------------------------------------------------------------
+
+Road = Callable[[System, Shop, Fired, Cell], None]
+
+
+def _plain(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
+    _place(system, cell, _orders(here, "ann"))
+    fired()
+
+
+def _declined(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
+    _place(system, cell, _orders(here, "eve"))
+    fired()
+
+
+def _unknown_charge(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
+    """Payment is away for longer than all attempts, and finds charge and refund when it returns."""
+    system.stop("payment")
+    orders = system.place(_orders(here, "ann"))
+    _until(system, orders, "charge_payment", "undoing")
+    if cell.process == "payment":
+        system.start("payment")
+        fired()
+    else:
+        _start_when(system, "payment", fired, now=cell.point.startswith("relay."))
+
+
+def _silent_pivot(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
+    """Inventory is away for longer than all attempts, and finds pivot and fence when it returns."""
+    orders = _to_the_pivot(system, here)
+    until(lambda: all(_fenced_or_back(s) for s in system.steps(orders)), "the fence is out")
+    if cell.process == "inventory":
+        system.start("inventory")
+        fired()
+    else:
+        _start_when(system, "inventory", fired, now=cell.point.startswith("relay."))
+
+
+def _start_when(system: System, process: str, fired: Fired, *, now: bool) -> None:
+    """The orchestrator's relay acts on the command, everything else of it on the reply."""
+    if now:
+        fired()
+        system.start(process)
+    else:
+        system.start(process)
+        fired()
+
+
+def _to_the_pivot(system: System, here: Shop) -> list[UUID]:
+    """Orders whose stock is reserved, and whose inventory is then away."""
+    system.runtime.pause("payment")
+    orders = system.place(_orders(here, "ann"))
+    until(lambda: all("charge_payment" in s for s in system.steps(orders)), "stock is reserved")
+    system.stop("inventory")
+    system.runtime.resume("payment")
+    return orders
+
+
+def _fenced_or_back(steps: Mapping[str, str]) -> bool:
+    """Or the charge was too slow for this machine, and is undone."""
+    return steps.get("dispatch_stock") == "fencing" or steps.get("reserve_stock") == "undoing"
+
+
+_PASSING: dict[Leg, Road] = {
+    START: _plain,
+    CREATE: _plain,
+    RESERVE: _plain,
+    CHARGE: _plain,
+    DISPATCH: _plain,
+    CONFIRM: _plain,
+    RELEASE: _declined,
+    REJECT: _declined,
+    REFUND: _unknown_charge,
+    FENCE: _silent_pivot,
+}
+
+
+# --- standing still at a leg ---------------------------------------------------------------
+
+
+def _owner_away(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
+    owner = OWNER[cell.leg.step]
+    system.stop(owner)
+    system.place(_orders(here, "eve" if cell.leg == REJECT else "ann"))
+    fired()
+    system.start(owner)
+
+
+def _release_unanswered(system: System, here: Shop, fired: Fired, _: Cell) -> None:
+    system.runtime.pause("payment")
+    orders = system.place(_orders(here, "eve"))
+    until(lambda: all("charge_payment" in s for s in system.steps(orders)), "stock is reserved")
+    system.stop("inventory")
+    system.runtime.resume("payment")
+    fired()
+    system.start("inventory")
+
+
+def _refund_unanswered(system: System, here: Shop, fired: Fired, _: Cell) -> None:
+    system.stop("payment")
+    system.place(_orders(here, "ann"))
+    fired()
+    system.start("payment")
+
+
+def _pivot_unanswered(system: System, here: Shop, fired: Fired, _: Cell) -> None:
+    _to_the_pivot(system, here)
+    fired()
+    system.start("inventory")
+
+
+_SILENT: dict[Leg, Road] = {
+    RESERVE: _owner_away,
+    CHARGE: _owner_away,
+    CONFIRM: _owner_away,
+    REJECT: _owner_away,
+    RELEASE: _release_unanswered,
+    REFUND: _refund_unanswered,
+    DISPATCH: _pivot_unanswered,
+    FENCE: _pivot_unanswered,
+}
+
+
+def _unheard_start(system: System, here: Shop, fired: Fired) -> None:
+    """Nobody hears StartSaga until the order service asks again."""
+    system.stop("orchestrator")
+    system.place(_orders(here, "ann"))
+    fired()
+    system.start("orchestrator")
+
+
+def _orders(here: Shop, who: str) -> list[Ask]:
+    return [here.order(who, tea=1) for _ in range(ORDERS)]
+
+
+def _place(system: System, cell: Cell, asks: Sequence[Ask]) -> None:
+    if cell.by_command:
+        system.place_by_command(asks)
+    else:
+        system.place(asks)
+
+
+def _until(system: System, orders: list[UUID], step: str, status: str) -> None:
+    until(
+        lambda: all(s.get(step) == status for s in system.steps(orders)),
+        f"{step} is {status} in {len(orders)} sagas",
+    )

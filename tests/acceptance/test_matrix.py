@@ -1,0 +1,25 @@
+"""The crash matrix, as much of it as meets every failpoint and every leg. All: `make matrix`."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from chaos.cells import covering, possible
+from chaos.matrix import matrix_on, sample
+from chaos.runtime import choose
+from chaos.runtime.install import missing
+
+SEED = 7
+
+
+@pytest.mark.skipif(bool(missing()), reason="a failpoint is armed by a file: native servers only")
+@pytest.mark.timeout(600)
+def test_death_at_every_failpoint_and_with_every_step_in_hand() -> None:
+    cells = covering(possible(), random.Random(SEED))
+    runtime = choose("native", f"matrix-{os.getpid()}")
+    with matrix_on(runtime, print) as matrix:
+        problems = [run for run in matrix.run(cells, sample(cells, 0.3, SEED)) if run.problem]
+    assert problems == []
