@@ -76,6 +76,14 @@ class Cell:
         return _RULES[self.point.partition(".")[0]](self.process, self.leg)
 
     @property
+    def repeatable(self) -> bool:
+        """Whether what it had in hand when it died comes back to this very process."""
+        if self.point in (Point.BATCH_AFTER_ACK, Point.RELAY_AFTER_COMMIT):
+            return False  # it is through with it
+        # The door and the worker relay what the other left behind.
+        return not (self.point.startswith("relay.") and self.process in ("door", "order"))
+
+    @property
     def by_command(self) -> bool:
         """Whether the orders must come as commands: the door's own do not pass here."""
         return self.process == "order" and self.leg in (CREATE, START)

@@ -124,7 +124,8 @@ def armings(cell: Cell, kills: int) -> list[Arming]:
 
 def sample(cells: Sequence[Cell], fraction: float, seed: int) -> frozenset[Cell]:
     """Those that are killed again and again with the same message in hand."""
-    return frozenset(random.Random(seed).sample(list(cells), round(fraction * len(cells))))
+    suited = [cell for cell in cells if cell.repeatable]
+    return frozenset(random.Random(seed).sample(suited, round(fraction * len(suited))))
 
 
 @contextmanager

@@ -289,6 +289,27 @@ async def test_rule_10_replicas_with_the_same_sagas_never_deadlock(
             await race(replicas, one, other)
 
 
+async def test_rule_10_replicas_that_wait_for_the_same_goods_lock_them_in_one_order(
+    settings: MakeSettings, admin: Rows
+) -> None:
+    """Both are held up in the middle of their SKUs: in any other order each would hold what the
+    other wants, and the deadlock would raise Infrastructure."""
+    skus = [f"sku-{n:02}" for n in range(40)]
+    made = settings("inventory_svc")
+    async with Database(made) as db_1, Database(made) as db_2:
+        await receive_stock(db_1, **dict.fromkeys(skus, 100))
+        with admin.transaction():
+            admin.execute("select from inventory_svc.stock where sku = 'sku-20' for update")
+            one, other = (
+                asyncio.create_task(
+                    handle(inventory(db), reserve(saga(n), *((s, 1) for s in named)))
+                )
+                for n, (db, named) in enumerate([(db_1, skus), (db_2, skus[::-1])], 1)
+            )
+            await eventually(lambda: lock_waits(admin, "inventory_svc") == 2)
+        await asyncio.gather(one, other)
+
+
 async def test_contended_skus_neither_oversell_nor_deadlock(
     settings: MakeSettings, judge: Rows
 ) -> None:
