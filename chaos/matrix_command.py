@@ -43,7 +43,7 @@ def matrix(
     seed: Annotated[int, typer.Option(help="Chooses covering and repeated cells.")] = 7,
     repeat: Annotated[
         float,
-        typer.Option(min=0, max=1, help="The share of cells that die twice more, with what was in hand."),
+        typer.Option(min=0, max=1, help="The share of cells that die twice more."),
     ] = 0.1,
     only: Annotated[
         list[str] | None,
