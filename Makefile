@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test matrix check docs clean
+.PHONY: help setup demo test matrix bench check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,6 +24,13 @@ test: setup ## the whole suite
 
 matrix: setup ## every process dies at every failpoint with every step in hand (20 minutes)
 	@$(bin)/chaos matrix
+
+bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (6 minutes, alone)
+	@$(bin)/chaos bench
+
+.venv/bench: .venv/ready
+	@$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
 
 check: setup ## ruff, mypy, import-linter, and that the generated pages are current
 	@$(bin)/ruff check .

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
+from chaos.bench.command import bench
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import demo
 from chaos.matrix_command import matrix
@@ -226,6 +227,7 @@ def env(runtime: Kind = None, name: Name = None) -> None:
 
 app.command("demo")(demo)
 app.command("matrix")(matrix)
+app.command("bench")(bench)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -43,12 +43,14 @@ class Plan:
     """What a stack is to be: one process of each service, unless told otherwise.
 
     `replicas` counts processes of a service, 0 for none. `settings` go to every service
-    process: {"step_timeout_seconds": "0.5"}. `entry` replaces what `python -m` runs.
+    process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
+    replaces what `python -m` runs.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     entry: Mapping[str, str] = field(default_factory=dict)
+    postgres: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for service in (*self.replicas, *self.entry):

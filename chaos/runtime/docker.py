@@ -184,6 +184,8 @@ class DockerRuntime:
     ) -> Endpoints:
         if not engine_answers():
             raise StackError("no Docker engine with Compose answers: start it, or RUNTIME=native")
+        if plan.postgres:
+            raise StackError("settings of Postgres are for native stacks: RUNTIME=native")
         _sweep(progress)
         lock = self._claim()
         try:

@@ -135,12 +135,15 @@ def postgres_dsn(ports: Ports, keys: Secrets) -> str:
     return f"postgresql://{SUPERUSER}:{keys.superuser}@{HOST}:{ports.postgres}/postgres"
 
 
-def postgres_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets) -> Spec:
+def postgres_spec(
+    stack: Stack, programs: Programs, ports: Ports, keys: Secrets, settings: Mapping[str, str]
+) -> Spec:
     account = _account("postgres")
     home = stack.postgres
     _make_home(home, account, {"password": keys.superuser})
     settings = {
         **POSTGRES_SETTINGS,
+        **settings,
         "port": str(ports.postgres),
         "unix_socket_directories": str(home),
     }

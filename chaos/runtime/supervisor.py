@@ -107,7 +107,7 @@ class Supervisor:
         programs, keys = found(), how.Secrets.fresh()
         ports = how.Ports.free(self._plan.processes)
         endpoints = how.endpoints_of(self._stack, ports, keys)
-        postgres = how.postgres_spec(self._stack, programs, ports, keys)
+        postgres = how.postgres_spec(self._stack, programs, ports, keys, self._plan.postgres)
         rabbitmq = how.rabbitmq_spec(self._stack, programs, ports, keys)
         epmd = how.epmd_spec(self._stack, programs, ports)
 

@@ -1,0 +1,157 @@
+"""Our side: orders as PlaceOrder commands, so many in flight, each replaced when its saga ends.
+
+Owns: the closed loop and what is read off it. Must not know: how the services work. An order's
+time runs from before it is published until its end is seen committed in the orchestrator's
+schema, both by this process's clock; the looking adds up to `LOOK_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from uuid import UUID
+
+import pika
+import psycopg
+from pika.adapters.blocking_connection import BlockingChannel
+
+from chaos.bench import meter
+from chaos.bench.figures import Measured
+from chaos.bench.workload import CURRENCY, Order
+from chaos.runtime import Endpoints
+from common.contracts import Line, PlaceOrder
+from common.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
+from common.topology import commands_of
+
+# How often it is looked for ends, by sagas in flight: a look must cost little beside the work.
+LOOK_SECONDS = {1: 0.001, 20: 0.004}
+LOOK_SELDOM_SECONDS = 0.05
+STUCK_SECONDS = 60.0
+WARM_UP, RAMP = 0.5, 0.2  # shares of the measured time, before it; then all is under way
+
+_ENDED = """
+select saga_id, state from orchestrator.saga_instance
+ where saga_id = any(%b::uuid[]) and ended_at is not null"""
+
+
+class NotConfirmedError(Exception):
+    """An order did not end as every order of a bench must."""
+
+
+@dataclass
+class Loop:
+    """One closed loop. `ended` holds (when, latency) of every saga seen to end, in seconds."""
+
+    channel: BlockingChannel
+    db: psycopg.Connection[tuple[object, ...]]
+    orders: Iterator[Order]
+    look_seconds: float
+    flying: dict[UUID, float] = field(default_factory=dict)
+    ended: list[tuple[float, float]] = field(default_factory=list)
+    looks: int = 0
+
+    def launch(self, count: int) -> None:
+        """So many more orders, packed as the relay would."""
+        commands = [_command(order) for order in islice(self.orders, count)]
+        for first in range(0, len(commands), MAX_PACKED):
+            envelopes = commands[first : first + MAX_PACKED]
+            now = time.monotonic()
+            self.flying.update((envelope.saga_id, now) for envelope in envelopes)
+            self.channel.basic_publish(
+                "",
+                commands_of("order"),
+                pack(e.encode() for e in envelopes),
+                pika.BasicProperties(content_type="application/json", delivery_mode=2),
+            )
+
+    def look(self) -> int:
+        """How many have ended since the last look."""
+        rows = self.db.execute(_ENDED, [list(self.flying)]).fetchall()
+        self.looks += 1
+        now = time.monotonic()
+        for saga_id, state in rows:
+            assert isinstance(saga_id, UUID)  # noqa: S101 - for the type checker
+            if state != "COMPLETED":
+                raise NotConfirmedError(f"saga {saga_id} ended {state}")
+            self.ended.append((now, now - self.flying.pop(saga_id)))
+        return len(rows)
+
+    def run(self, seconds: float) -> None:
+        """Keep as many in flight as there are, for so long."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            self.launch(self.look())
+            self.channel.connection.process_data_events(0)
+            time.sleep(max(0.0, self.look_seconds - (time.monotonic() - now)))
+
+    def land(self) -> None:
+        """Wait for the last of them."""
+        until = time.monotonic() + STUCK_SECONDS
+        while self.flying:
+            if time.monotonic() > until:
+                raise NotConfirmedError(f"{len(self.flying)} sagas do not end")
+            self.look()
+            time.sleep(self.look_seconds)
+
+
+def measure(
+    endpoints: Endpoints,
+    processes: Mapping[str, int],
+    orders: Iterator[Order],
+    in_flight: int,
+    seconds: float,
+) -> Measured:
+    """Over `seconds`, after a warm-up. `processes` are whose CPU time is read: name to pid."""
+    with _loop(endpoints, orders, in_flight) as loop:
+        loop.launch(in_flight)
+        loop.run(seconds * WARM_UP)
+        loop.land()
+        meter.settle()
+        warm, looks = len(loop.ended), loop.looks
+        before = _read(endpoints, processes)
+        loop.launch(in_flight)
+        loop.run(seconds * RAMP)
+        began = time.monotonic()
+        loop.run(seconds)
+        over = time.monotonic()
+        loop.land()
+        cpu, looks = meter.cpu_seconds(processes), loop.looks - looks
+        meter.settle()
+        after = replace(_read(endpoints, processes), cpu=cpu)
+    steady = [latency for at, latency in loop.ended if began <= at <= over]
+    spent = meter.cost(before, after, len(loop.ended) - warm, own_commits=looks)
+    return Measured(len(steady), over - began, steady, asdict(spent))
+
+
+@contextmanager
+def _loop(endpoints: Endpoints, orders: Iterator[Order], in_flight: int) -> Iterator[Loop]:
+    with (
+        pika.BlockingConnection(pika.URLParameters(endpoints.amqp_url)) as connection,
+        psycopg.connect(endpoints.judge_dsn, autocommit=True) as db,
+    ):
+        look = LOOK_SECONDS.get(in_flight, LOOK_SELDOM_SECONDS)
+        yield Loop(connection.channel(), db, orders, look)
+
+
+def _read(endpoints: Endpoints, processes: Mapping[str, int]) -> meter.Reading:
+    database = endpoints.superuser_dsn.rpartition("/")[2]
+    return meter.Reading(
+        cpu=meter.cpu_seconds(processes),
+        commits=meter.commits(endpoints.superuser_dsn, database),
+        envelopes=meter.envelopes(endpoints.superuser_dsn),
+        deliveries=meter.deliveries(endpoints.management_url),
+    )
+
+
+def _command(order: Order) -> Envelope:
+    lines = tuple(Line(sku=sku, quantity=quantity) for sku, quantity in order.lines)
+    body = PlaceOrder(
+        customer=order.customer, idempotency_key=order.key, currency=CURRENCY, lines=lines
+    )
+    saga_id = saga_id_for(order.customer, order.key)
+    key = Key(saga_id, "create_order", Direction.FORWARD)
+    return Envelope.command(key, body, issued_at=datetime.now(UTC), reply_to=None)
