@@ -96,7 +96,9 @@ class Matrix:
     def _up(self) -> System:
         if self._system is None:
             self._say("bringing a stack up")
-            plan = Plan(settings={**FAULT_SETTINGS, "failpoint_dir": str(self._armory)})
+            # No operator: its relay would send what a dead orchestrator left behind.
+            settings = {**FAULT_SETTINGS, "failpoint_dir": str(self._armory)}
+            plan = Plan(replicas={"operator": 0}, settings=settings)
             self._system = System(plan, self._runtime, self._runtime.up(plan, tethered=True))
         return self._system
 
