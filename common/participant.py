@@ -135,8 +135,10 @@ class Participant(Generic[State]):
         return round_.replies
 
     async def _decide(self, tx: Tx, batch: Sequence[Work]) -> _Round:
-        fence = await inbox.claim(tx, [work.key for work in batch])
+        claim = inbox.Claim(tx, [work.key for work in batch])
         state = await self._store.load(tx, batch)
+        await tx.sync()  # nothing is left to run, unless the store had nothing to load
+        fence = claim.fence()
         round_ = _Round()
         for work in batch:
             verdict = fence.admit(work.key, _tombstone)

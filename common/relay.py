@@ -56,7 +56,7 @@ class Relay:
         try:
             while not self._stop.is_set():
                 self._wanted.clear()
-                if not await self.run_once(channel):
+                if await self.run_once(channel) < self._settings.relay_rows:
                     await wait_for(self._wanted, self._poll_seconds())
         finally:
             self.flushed = False
