@@ -81,6 +81,10 @@ class Tx:
         self._asked.append(asked := Asked(sql, params))
         return asked
 
+    async def plan_by_values(self) -> None:
+        """In this transaction, for queries whose conditions may or may not be there."""
+        await self.execute("select set_config('plan_cache_mode', 'force_custom_plan', true)")
+
     async def fetch(self, sql: LiteralString, params: Params = ()) -> list[tuple[Any, ...]]:
         """Run a query and all that is queued before it."""
         asked = self.ask(sql, params)
@@ -157,9 +161,10 @@ class Database:
             raise translate(error) from error
 
 
-# Every statement of ours goes by an index. A plan is kept by its session, though, and one made
-# while a table was small and never analyzed reads all of it for every message, for hours.
-_PLANS = "-c enable_seqscan=off -c jit=off"
+# Every statement of ours goes by an index, whatever its values: planned once in a session, by a
+# server that is not to think better of it. Left alone it plans anew each time, which took a third
+# of its time; and a plan made while a table was small reads all of it for every message, for hours.
+_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
 
 
 def connect_options(settings: Settings) -> dict[str, Any]:

@@ -25,13 +25,12 @@ from common.envelope import (
     Key,
     Message,
     Outcome,
-    PivotDone,
     Reply,
     Undo,
 )
 from common.errors import Poison
 from common.failpoints import Point
-from common.fence import Duplicate, First, Row
+from common.fence import Duplicate, First, Row, fence_answer
 from common.outbox import Outgoing
 
 logger = log.get("participant")
@@ -158,7 +157,7 @@ class Participant(Generic[State]):
 
     def _act(self, state: State, work: Work, verdict: First) -> Answered:
         if isinstance(work.command, Fence):
-            return Answered(_fence_answer(verdict.action))
+            return Answered(fence_answer(verdict.action))
         answered = self._handlers[type(work.command)](state, work)
         return answered if isinstance(answered, Answered) else Answered(answered)
 
@@ -196,11 +195,6 @@ class _Round:
         self.replies.append(reply)
         if encoded is not None and work.envelope.reply_to is not None:
             self.outgoing.append(Outgoing(work.envelope.reply_to, encoded))
-
-
-def _fence_answer(action: Row | None) -> Reply:
-    """Told apart by the action's own row: the pivot is never guessed (design.md, 5.6)."""
-    return PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()
 
 
 def _tombstone(action: Key) -> Row:
