@@ -479,7 +479,7 @@ class _Move:
         """Its outcome is unknown: undo it like a step that was done; the pivot is never guessed."""
         if step.kind is Kind.PIVOT:
             self._reason = reason
-            self._send(step, COMPENSATING)
+            self._send(step, COMPENSATING)  # the barrier: nothing turns until it is answered
         else:
             self._steps[step.name] = replace(progress, status=Status.UNKNOWN)
             self._turn(reason)
@@ -492,8 +492,6 @@ class _Move:
 
     def _compensate(self) -> None:
         """Backward, in reverse order: the next undo that nothing holds up, or the end."""
-        if any(progress.status is Status.FENCING for progress in self._steps.values()):
-            return  # the barrier
         for step in reversed(self._definition.steps):
             progress = self._steps.get(step.name)
             if progress is None or progress.status in SETTLED_WITHOUT_EFFECT:

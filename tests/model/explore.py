@@ -32,6 +32,7 @@ class Explored:
 
 def explore() -> Explored:
     """Everything there is, or up to the first violation."""
+    model.forget()
     return _Search().run()
 
 
@@ -80,7 +81,7 @@ class _Search:
 
     def _without_an_end(self) -> int | None:
         """The first state from which nothing leads to an end."""
-        ended = [n for n, world in enumerate(self._worlds) if world.ended]
+        ended = [n for n, world in enumerate(self._worlds) if model.ended(world)]
         reaching, waiting = bytearray(len(self._worlds)), deque(ended)
         for number in ended:
             reaching[number] = 1
@@ -104,7 +105,7 @@ class _Search:
             states=len(self._worlds),
             transitions=self._transitions,
             depth=max(self._depths),
-            ends=sum(world.ended for world in self._worlds),
+            ends=sum(model.ended(world) for world in self._worlds),
             seconds=round(time.monotonic() - self._began, 1),
             wrong=wrong,
             trace=trace,

@@ -8,10 +8,11 @@ delivered at any later time, and again and again, until it is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from itertools import product
+from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from common import fence
@@ -47,6 +48,7 @@ DOOR = STEPS[0]
 PIVOT = next(name for name, kind in KINDS.items() if kind is Kind.PIVOT)
 CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock"})
 
+T = TypeVar("T")
 Leg = tuple[str, Direction]
 Reply = tuple[str, Direction, Outcome]
 
@@ -64,21 +66,63 @@ class Local(NamedTuple):
     undone: int = 0
 
 
-class World(NamedTuple):
-    """All there is: the instance (words and clocks left out), the participants, the network."""
+class Standing(NamedTuple):
+    """The instance, without words and clocks."""
 
     state: State
     progress: tuple[Progress | None, ...]
     asked: bool  # somebody wants it compensated
     passed: bool  # the pivot
-    locals: tuple[Local, ...]
-    commands: frozenset[Leg]
-    replies: frozenset[Reply]
 
-    @property
-    def ended(self) -> bool:
-        return self.state.ended
 
+class World(NamedTuple):
+    """All there is: the instance, the participants, and what is in flight.
+
+    Standing and locals are numbers of `Numbered` things, and what is in flight is a bit for each
+    message there can be: there are many worlds.
+    """
+
+    standing: int
+    locals: tuple[int, ...]
+    commands: int
+    replies: int
+
+
+class Numbered(Generic[T]):
+    """Gives each thing a number, and the thing back for the number."""
+
+    def __init__(self, things: Iterable[T] = ()) -> None:
+        self._numbers: dict[T, int] = {}
+        self._things: list[T] = []
+        for thing in things:
+            self(thing)
+
+    def __call__(self, thing: T) -> int:
+        if thing not in self._numbers:
+            self._numbers[thing] = len(self._things)
+            self._things.append(thing)
+        return self._numbers[thing]
+
+    def __getitem__(self, number: int) -> T:
+        return self._things[number]
+
+    def bits(self, things: Iterable[T]) -> int:
+        bits = 0
+        for thing in things:
+            bits |= 1 << self(thing)
+        return bits
+
+    def of(self, bits: int) -> Iterator[T]:
+        while bits:
+            lowest = bits & -bits
+            yield self._things[lowest.bit_length() - 1]
+            bits ^= lowest
+
+
+LEGS: Numbered[Leg] = Numbered(product(STEPS, Direction))
+REPLIES: Numbered[Reply] = Numbered((*leg, o) for leg in product(STEPS, Direction) for o in Outcome)
+STANDINGS: Numbered[Standing] = Numbered()
+LOCALS: Numbered[Local] = Numbered()
 
 Move = tuple[str, World]
 
@@ -87,83 +131,92 @@ def first() -> World:
     """The order was placed at the door, whose inbox row says so (section 6, rule 5)."""
     decision = saga.decide(ORDER_SAGA, POLICY, None, Started(SAGA, {}))
     placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
-    world = World(
-        State.RUNNING,
-        (None,) * len(STEPS),
-        asked=False,
-        passed=False,
-        locals=(placed, *(Local() for _ in STEPS[1:])),
-        commands=frozenset(),
-        replies=frozenset(),
-    )
-    return _decided(world, (_abstract(decision.instance), decision.sends))
+    locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in STEPS[1:]))))
+    sent = LEGS.bits((send.step, send.direction) for send in decision.sends)
+    return World(STANDINGS(_standing(decision.instance)), locals_, sent, 0)
 
 
 def moves(world: World) -> Iterator[Move]:
-    """Everything that can happen next, in words, and what comes of it. Raises Violation."""
-    for leg in sorted(world.commands):
-        yield from _delivered(world, leg)
-        yield f"{_words(leg)} becomes a dead letter", _told(world, DeadLettered(*leg, "poison"))
-        yield f"{_words(leg)} is lost", world._replace(commands=world.commands - {leg})
-    for reply in sorted(world.replies):
-        yield f"the reply {_words(reply)} arrives", _told(world, ReplyArrived(*reply))
-        dead = DeadLettered(*reply[:2], "poison", reply=True)
-        yield f"the reply {_words(reply)} becomes a dead letter", _told(world, dead)
-        yield f"the reply {_words(reply)} is lost", world._replace(replies=world.replies - {reply})
-    for leg, attempt in saga.timed_legs(_instance(world)).items():
-        yield f"{_words(leg)} is silent for too long", _told(world, TimedOut(*leg, attempt))
-    yield "an operator asks for compensation", _told(world, CompensateAsked("ops", "asked"))
+    """Everything that can happen next and changes something, in words, and what comes of it.
+
+    Raises Violation.
+    """
+    standing, locals_, commands, replies = world
+    for leg in LEGS.of(commands):
+        number = STEPS.index(leg[0])
+        for words, local, reply in _handled(locals_[number], leg):
+            after = (*locals_[:number], local, *locals_[number + 1 :])
+            yield words, World(standing, after, commands, replies | reply)
+        yield f"{_words(leg)} is lost", world._replace(commands=commands - LEGS.bits([leg]))
+        for decided in _dead(standing, leg):
+            yield _on(world, decided)
+    for reply_ in REPLIES.of(replies):
+        left = replies - REPLIES.bits([reply_])
+        yield f"the reply {_words(reply_)} is lost", world._replace(replies=left)
+        for decided in _heard(standing, reply_):
+            yield _on(world, decided)
+    for decided in _unasked(standing):
+        yield _on(world, decided)
+
+
+def ended(world: World) -> bool:
+    return STANDINGS[world.standing].state.ended
 
 
 # --- the orchestrator ----------------------------------------------------------------------
 
-
-def _told(world: World, event: Input) -> World:
-    """The real decide(), on an input that really can come."""
-    decided = _decide(*world[:4], event)
-    return world if decided is None else _decided(world, decided)
+Decided = tuple[str, int, int]  # in words, the standing, what is sent
 
 
-class _Abstract(NamedTuple):
-    state: State
-    progress: tuple[Progress | None, ...]
-    asked: bool
-    passed: bool
-
-
-_Decided = tuple[_Abstract, tuple[Send, ...]]
-
-
-def _decided(world: World, decided: _Decided) -> World:
-    after, sends = decided
-    for send in sends:
-        _may_be_sent(after, send)
-    commands = world.commands | {(send.step, send.direction) for send in sends}
-    return World(*after, world.locals, commands, world.replies)
+def _on(world: World, decided: Decided) -> Move:
+    words, standing, sent = decided
+    return words, World(standing, world.locals, world.commands | sent, world.replies)
 
 
 @cache
-def _decide(
-    state: State,
-    progress: tuple[Progress | None, ...],
-    asked: bool,
-    passed: bool,
-    event: Input,
-) -> _Decided | None:
-    """None: refused, and nothing has changed."""
-    instance = _of(state, progress, asked, passed)
+def _dead(standing: int, leg: Leg) -> list[Decided]:
+    return _told(standing, f"{_words(leg)} becomes a dead letter", DeadLettered(*leg, "poison"))
+
+
+@cache
+def _heard(standing: int, reply: Reply) -> list[Decided]:
+    dead = DeadLettered(*reply[:2], "poison", reply=True)
+    return [
+        *_told(standing, f"the reply {_words(reply)} arrives", ReplyArrived(*reply)),
+        *_told(standing, f"the reply {_words(reply)} becomes a dead letter", dead),
+    ]
+
+
+@cache
+def _unasked(standing: int) -> list[Decided]:
+    """Silence, and an operator."""
+    instance = _instance(STANDINGS[standing])
+    found = _told(standing, "an operator asks for compensation", CompensateAsked("ops", "asked"))
+    for leg, attempt in saga.timed_legs(instance).items():
+        found += _told(standing, f"{_words(leg)} is silent for too long", TimedOut(*leg, attempt))
+    return found
+
+
+def _told(standing: int, words: str, event: Input) -> list[Decided]:
+    """What the real decide() makes of an input that really can come, if it changes anything."""
+    before = STANDINGS[standing]
+    over = before.passed or before.state.ended
     try:
-        decision = saga.decide(ORDER_SAGA, POLICY, instance, event)
+        decision = saga.decide(ORDER_SAGA, POLICY, _instance(before), event)
     except IllegalTransition as refused:
-        if isinstance(event, CompensateAsked) and (passed or state.ended):
-            return None
-        raise Violation(f"decide() cannot take what can come: {refused}") from refused
-    if isinstance(event, CompensateAsked) and (passed or state.ended):
+        if isinstance(event, CompensateAsked) and over:
+            return []
+        raise Violation(f"{words}, and decide() cannot take it: {refused}") from refused
+    if isinstance(event, CompensateAsked) and over:
         raise Violation("compensation is granted past the pivot or after the end")
-    return _abstract(decision.instance), decision.sends
+    after = _standing(decision.instance)
+    for send in decision.sends:
+        _may_be_sent(after, send)
+    sent = LEGS.bits((send.step, send.direction) for send in decision.sends)
+    return [] if after == before and not sent else [(words, STANDINGS(after), sent)]
 
 
-def _may_be_sent(after: _Abstract, send: Send) -> None:
+def _may_be_sent(after: Standing, send: Send) -> None:
     """What may be asked of whom, as seen from the decision that asks it."""
     status = {
         name: p.status for name, p in zip(STEPS, after.progress, strict=True) if p is not None
@@ -177,26 +230,22 @@ def _may_be_sent(after: _Abstract, send: Send) -> None:
             raise Violation("the customer is told before everything else is undone")
 
 
-def _instance(world: World) -> Instance:
-    return _of(*world[:4])
-
-
-@cache
-def _of(state: State, progress: tuple[Progress | None, ...], asked: bool, passed: bool) -> Instance:
+def _instance(standing: Standing) -> Instance:
+    state, progress, asked, passed = standing
     steps = {name: p for name, p in zip(STEPS, progress, strict=True) if p is not None}
     return Instance(SAGA, "order", 1, {}, state, steps, compensate_asked=asked, pivot_passed=passed)
 
 
-def _abstract(instance: Instance) -> _Abstract:
-    return _Abstract(
+def _standing(instance: Instance) -> Standing:
+    return Standing(
         instance.state,
-        tuple(_saturated(name, instance.steps.get(name)) for name in STEPS),
+        tuple(_saturated(instance.steps.get(name)) for name in STEPS),
         instance.compensate_asked,
         instance.pivot_passed,
     )
 
 
-def _saturated(name: str, progress: Progress | None) -> Progress | None:
+def _saturated(progress: Progress | None) -> Progress | None:
     """Attempts without end are told apart up to MANY; those that are over, not at all."""
     if progress is None:
         return None
@@ -208,50 +257,49 @@ def _saturated(name: str, progress: Progress | None) -> Progress | None:
 
 # --- the participants ----------------------------------------------------------------------
 
-
-def _delivered(world: World, leg: Leg) -> Iterator[Move]:
-    """A command reaches its participant, which may have a choice."""
-    number = STEPS.index(leg[0])
-    for words, after, outcome in _handled(world.locals[number], leg):
-        local = (*world.locals[:number], after, *world.locals[number + 1 :])
-        replies = world.replies if outcome is None else world.replies | {(*leg, outcome)}
-        yield f"{_words(leg)} is delivered: {words}", world._replace(locals=local, replies=replies)
+Handled = tuple[str, int, int]  # in words, the participant after it, its reply
 
 
 @cache
-def _handled(local: Local, leg: Leg) -> tuple[tuple[str, Local, Outcome | None], ...]:
-    """The real fence over the two rows, and an honest participant behind it."""
-    step, direction = leg
+def _handled(number: int, leg: Leg) -> list[Handled]:
+    """A command reaches its participant: the real fence over its two inbox rows, and an honest
+    participant behind it, which may have a choice."""
+    local, (step, direction) = LOCALS[number], leg
     action, undo = Key(SAGA, step, FORWARD), Key(SAGA, step, COMPENSATING)
     key = action if direction is FORWARD else undo
     known = {k: row for k, row in ((action, local.action), (undo, local.undo)) if row is not None}
     wanted = fence.claims([key])
-    rows = {k: row for k, row in known.items() if k in wanted}
-    gate = fence.Fence(claimed=[k for k in wanted if k not in known], known=rows)
-    verdict = gate.admit(key, _tombstone)
-    if isinstance(verdict, Duplicate):
-        again = verdict.row.outcome if verdict.row.reply is not None else None
-        return (("it is known", local, again),)
-    if direction is COMPENSATING:
-        did = verdict.action is not None and verdict.action.outcome is Outcome.DONE
-        outcome = fence.fence_answer(verdict.action).outcome if step == PIVOT else Outcome.DONE
+    gate = fence.Fence([k for k in wanted if k not in known], known)
+
+    def answered(words: str, outcome: Outcome | None, changed: Local = local) -> Handled:
+        settled = gate.settled()
+        after = changed._replace(
+            action=settled.get(action, local.action), undo=settled.get(undo, local.undo)
+        )
+        reply = REPLIES.bits([(*leg, outcome)]) if outcome else 0
+        return f"{_words(leg)} is delivered: {words}", LOCALS(after), reply
+
+    def settled_as(outcome: Outcome, words: str, changed: Local = local) -> Handled:
         gate.settle(key, Row(outcome, "said"))
-        undone = local.undone + (did and step != PIVOT)
-        words = ("undone" if did else "nothing to undo") if step != PIVOT else f"{outcome}"
-        return ((words, _kept(local._replace(undone=undone), gate, action, undo), outcome),)
-    gate.settle(key, Row(Outcome.DONE, "said"))
-    done = ("done", _kept(local._replace(acted=local.acted + 1), gate, action, undo), Outcome.DONE)
-    if step not in CAN_REFUSE:
-        return (done,)
-    gate.settle(key, Row(Outcome.REFUSED, "said"))
-    return done, ("refused", _kept(local, gate, action, undo), Outcome.REFUSED)
+        return answered(words, outcome, changed)
 
-
-def _kept(local: Local, gate: fence.Fence, action: Key, undo: Key) -> Local:
-    settled: Mapping[Key, Row] = gate.settled()
-    return local._replace(
-        action=settled.get(action, local.action), undo=settled.get(undo, local.undo)
-    )
+    try:
+        verdict = gate.admit(key, _tombstone)
+    except AssertionError as refused:
+        raise Violation(f"the fence cannot tell about {_words(leg)}: {refused}") from refused
+    if isinstance(verdict, Duplicate):
+        stored = verdict.row
+        return [answered("it is known", stored.outcome if stored.reply is not None else None)]
+    if direction is FORWARD:
+        refused = [settled_as(Outcome.REFUSED, "refused")] if step in CAN_REFUSE else []
+        acted = local._replace(acted=local.acted + 1)
+        return [settled_as(Outcome.DONE, "done", acted), *refused]
+    if step == PIVOT:
+        outcome = fence.fence_answer(verdict.action).outcome
+        return [settled_as(outcome, f"the pivot is {outcome}")]
+    if verdict.action is not None and verdict.action.outcome is Outcome.DONE:
+        return [settled_as(Outcome.DONE, "undone", local._replace(undone=local.undone + 1))]
+    return [settled_as(Outcome.DONE, "nothing to undo")]
 
 
 def _tombstone(_: Key) -> Row:
@@ -263,31 +311,35 @@ def _tombstone(_: Key) -> Row:
 
 def check(world: World) -> None:
     """Raises Violation for a state that must not be."""
-    for name, local in zip(STEPS, world.locals, strict=True):
-        if local.acted > 1 or local.undone > 1:
-            raise Violation(f"{name} was done {local.acted} times and undone {local.undone} times")
-        if local.undone > local.acted:
-            raise Violation(f"{name} was undone and never done")
-    acted = {name for name, local in zip(STEPS, world.locals, strict=True) if local.acted}
-    undone = {name for name, local in zip(STEPS, world.locals, strict=True) if local.undone}
+    wrong = _wrong(STANDINGS[world.standing].state, world.locals)
+    if wrong:
+        raise Violation(wrong)
+
+
+@cache
+def _wrong(state: State, numbers: tuple[int, ...]) -> str | None:
+    locals_ = [LOCALS[number] for number in numbers]
+    for name, local in zip(STEPS, locals_, strict=True):
+        if local.acted > 1 or local.undone > local.acted:
+            return f"{name} was done {local.acted} times and undone {local.undone} times"
+    acted = {name for name, local in zip(STEPS, locals_, strict=True) if local.acted}
+    undone = {name for name, local in zip(STEPS, locals_, strict=True) if local.undone}
     if PIVOT in acted and undone:
-        raise Violation(f"goods have left, and {', '.join(sorted(undone))} is undone")
-    if world.state is State.COMPLETED and (acted != set(STEPS) or undone):
-        raise Violation("COMPLETED, and not every step has its effect")
-    if world.state is State.COMPENSATED and acted - undone:
-        raise Violation(f"COMPENSATED, and {', '.join(sorted(acted - undone))} has its effect")
+        return f"goods have left, and {', '.join(sorted(undone))} is undone"
+    if state is State.COMPLETED and acted != set(STEPS):
+        return f"COMPLETED without {', '.join(sorted(set(STEPS) - acted))}"
+    if state is State.COMPENSATED and acted != undone:
+        return f"COMPENSATED, and {', '.join(sorted(acted - undone))} has its effect"
+    return None
 
 
 def forget() -> None:
     """What was worked out with guards that are now others."""
-    for cached in (_decide, _of, _handled):
+    for cached in (_dead, _heard, _unasked, _handled, _wrong):
         cached.cache_clear()
 
 
-def _words(about: tuple[object, ...]) -> str:
-    step, direction, *outcome = (str(part) for part in about)
-    name = step if direction == FORWARD else f"the {'fence' if step == PIVOT else 'undo'} of {step}"
-    return f"{name}: {outcome[0]}" if outcome else name
-
-
-Check = Callable[[World], None]
+def _words(about: Leg | Reply) -> str:
+    step, direction, *outcome = about
+    name = step if direction is FORWARD else f"the {'fence' if step == PIVOT else 'undo'} of {step}"
+    return f"{name}, {outcome[0]}," if outcome else name

@@ -269,19 +269,6 @@ def test_rule_01_the_pivot_is_not_asked_again_once_its_fence_was_sent() -> None:
     )
 
 
-def test_rule_01_the_barrier_holds_even_where_no_way_leads() -> None:
-    """A second line of defence: one that was written by hand, or by a bug."""
-    steps = {
-        "create_order": Progress(Status.DONE),
-        "reserve_stock": Progress(Status.DONE),
-        "charge_payment": Progress(Status.UNDOING, 1, 1),
-        "dispatch_stock": Progress(Status.FENCING, 1, 1),
-    }
-    impossible = Instance(SAGA, "order", 1, DATA, State.COMPENSATING, steps)
-    reply = ReplyArrived("charge_payment", COMPENSATING, Outcome.DONE)
-    assert decide(ORDER_SAGA, POLICY, impossible, reply).sends == ()
-
-
 def test_the_fence_cannot_be_refused() -> None:
     story = given(ORDER_SAGA).awaiting("dispatch_stock").asked_to_compensate()
     event = ReplyArrived("dispatch_stock", COMPENSATING, Outcome.REFUSED)

@@ -1,0 +1,91 @@
+"""The guards of decide() and of the fence, each with the way to take it out of the real module.
+
+Owns: the table. A guard is taken out by changing its source, so that one which has moved or is
+gone fails here instead of being tested no more. Must not know: what the model finds then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from common import fence
+from orchestrator import saga
+
+
+@dataclass(frozen=True)
+class Guard:
+    """`owner.function` with each text of `changes` replaced by the other."""
+
+    name: str
+    owner: Any
+    function: str
+    changes: Mapping[str, str]
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        whole = getattr(self.owner, self.function)
+        source = textwrap.dedent(inspect.getsource(whole))
+        for there, broken in self.changes.items():
+            if source.count(there) != 1:
+                raise LookupError(f"guard {self.name!r} is not in {self.function}() as it was")
+            source = source.replace(there, broken)
+        space = dict(whole.__globals__)
+        exec(compile(source, self.name, "exec"), space)
+        changed = space[self.function]
+        assert isinstance(changed, FunctionType)
+        # Its module's own names, so that it calls what everybody else calls.
+        changed = FunctionType(changed.__code__, whole.__globals__, whole.__name__)
+        changed.__defaults__, changed.__kwdefaults__ = whole.__defaults__, whole.__kwdefaults__
+        setattr(self.owner, self.function, changed)
+        try:
+            yield
+        finally:
+            setattr(self.owner, self.function, whole)
+
+
+_FENCE_ANSWER = "PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()"
+GUARDS = (
+    Guard("while the pivot is unknown nothing turns", saga._Move, "_give_up", {
+        "self._send(step, COMPENSATING)": "self._send(step, COMPENSATING); self._turn(reason)"}),
+    Guard("the pivot is never guessed: given up, it is fenced", saga._Move, "_give_up", {
+        "step.kind is Kind.PIVOT": "False"}),
+    Guard("a silent step is unknown, not failed", saga._Move, "_give_up", {
+        "status=Status.UNKNOWN": "status=Status.REFUSED"}),
+    Guard("a pivot that was done after all is passed", saga._Move, "_done", {
+        "step.kind is Kind.PIVOT": "False"}),
+    Guard("past the pivot nobody is granted compensation", saga._Move, "compensate_asked", {
+        "if self._pivot_passed:": "if False:"}),
+    Guard("a retriable step is never given up", saga, "is_capped", {
+        "direction is FORWARD and step.kind is not Kind.RETRIABLE": "direction is FORWARD"}),
+    Guard("only awaited replies count", saga._Move, "reply", {
+        "(event.step, event.direction) in awaited(self._before)": "True"}),
+    Guard("a refusal turns the saga", saga._Move, "_not_done", {
+        'self._turn(refused or self._reason or f"{step.name}_{status.value}")': "self.advance()"}),
+    Guard("compensated means every step settled", saga._Move, "_compensate", {
+        "if self._all_settled():": "if True:"}),
+    Guard("the customer is told last", saga._Move, "_compensate", {
+        "not step.at_the_door or self._all_settled(but=step.name)": "True"}),
+    Guard("what is silent is asked for again", saga._Move, "timed_out", {
+        "self._send(step, event.direction)": "pass"}),
+    Guard("what is known is not done again", fence.Fence, "admit", {
+        "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
+    Guard("a late action is refused", fence.Fence, "admit", {
+        "if row is not None:": "if row is not None and row.outcome is not Outcome.FENCED:",
+        "if key not in self._claimed:": "if False:"}),
+    Guard("an undo claims its action as well", fence, "claims", {
+        "if key.direction is Direction.COMPENSATING:": "if False:"}),
+    Guard("an undo leaves a tombstone", fence.Fence, "admit", {
+        "self._known[key.action] = tombstone(key.action)": "return First()"}),
+    Guard("a repeat hears the stored reply", fence.Fence, "settle", {
+        "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
+    Guard("a fence says so if the pivot was done", fence, "fence_answer", {
+        _FENCE_ANSWER: "Fenced()"}),
+    Guard("a fence says so if the pivot was not done", fence, "fence_answer", {
+        _FENCE_ANSWER: "PivotDone()"}),
+)  # fmt: skip
