@@ -51,18 +51,18 @@ class _Search:
         model.check(self._worlds[0])
         waiting = deque([0])
         while waiting:
-            number = waiting.popleft()
+            last = number = waiting.popleft()
             try:
                 for words, after in model.moves(self._worlds[number]):
                     self._transitions += 1
                     known = self._numbers.get(after)
                     if known is None:
-                        known = self._meet(after, number, words)
+                        last = known = self._meet(after, number, words)
                         model.check(after)
+                        last = number
                         waiting.append(known)
                     self._before[known].append(number)
             except Violation as violation:
-                last = number if self._from[-1][0] != number else len(self._worlds) - 1
                 return self._explored(str(violation), self._trace(last))
         stuck = self._without_an_end()
         if stuck is None:

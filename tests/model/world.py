@@ -291,9 +291,9 @@ def _handled(number: int, leg: Leg) -> list[Handled]:
         stored = verdict.row
         return [answered("it is known", stored.outcome if stored.reply is not None else None)]
     if direction is FORWARD:
-        refused = [settled_as(Outcome.REFUSED, "refused")] if step in CAN_REFUSE else []
+        no = [settled_as(Outcome.REFUSED, "refused")] if step in CAN_REFUSE else []
         acted = local._replace(acted=local.acted + 1)
-        return [settled_as(Outcome.DONE, "done", acted), *refused]
+        return [settled_as(Outcome.DONE, "done", acted), *no]
     if step == PIVOT:
         outcome = fence.fence_answer(verdict.action).outcome
         return [settled_as(outcome, f"the pivot is {outcome}")]
