@@ -364,8 +364,7 @@ class Consumer:
                 returns, headers, properties.reply_to, properties.correlation_id,
             )
         )  # fmt: skip
-        if self._arrived is not None:
-            _resolve(self._arrived, None)
+        self.wake()
 
     @property
     def idle(self) -> bool:
@@ -373,14 +372,21 @@ class Consumer:
         return not self._waiting
 
     async def arrival(self) -> None:
-        """Return once a delivery is waiting. Raises BrokerGone."""
+        """Return once a delivery is waiting, or when woken. Raises BrokerGone."""
         self.channel.check()  # what a broken channel left here will be delivered again
-        while not self._waiting:
+        if not self._waiting:
             await self.channel.wait(lambda waiter: setattr(self, "_arrived", waiter))
+
+    def wake(self) -> None:
+        """Whoever waits for an arrival waits no longer."""
+        if self._arrived is not None:
+            _resolve(self._arrived, None)
 
     async def take(self) -> Delivery:
         """The next delivery; waits for one. Raises BrokerGone."""
         await self.arrival()
+        while not self._waiting:
+            await self.arrival()
         return self._waiting.popleft()
 
     def take_waiting(self) -> Delivery | None:

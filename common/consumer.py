@@ -73,14 +73,17 @@ class BatchConsumer(Generic[T]):
 
     async def run(self) -> None:
         channel = await self._broker.channel()
+        stopping = asyncio.create_task(self._stop.wait())
         try:
             await channel.declare(QUEUES)
             consumer = await channel.consume(self._queue, self._settings.prefetch_deliveries)
+            stopping.add_done_callback(lambda _: consumer.wake())
             self._health.set(self._queue, None)
             while not self._stop.is_set():
                 await self._next_batch(consumer)
         finally:
             self.drained = False
+            stopping.cancel()
             channel.close()
 
     async def _next_batch(self, consumer: Consumer) -> None:
@@ -92,7 +95,7 @@ class BatchConsumer(Generic[T]):
             # A replica may have emptied what was not empty when we came: then nothing arrives here.
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if self.drained else LOOK_AGAIN_SECONDS):
-                    await unless(self._stop, consumer.arrival())
+                    await consumer.arrival()
         first = consumer.take_waiting()
         if first is not None:
             await self.process(consumer.channel, self._fill(consumer, first))

@@ -25,6 +25,7 @@ WATCHED = ("orchestrator", "order", "inventory", "payment")
 SHOWN = 12
 SAMPLES_PER_SECOND = 200
 IN_FLIGHT = 1000
+_WAITING = ("selectors.py", "concurrent/futures/thread.py")
 
 _STATEMENTS = """
 select calls, total_exec_time, query from pg_stat_statements
@@ -94,7 +95,7 @@ def by_package(lines: Iterable[str]) -> Counter[str]:
     for line in lines:
         stack, _, count = line.rpartition(" ")
         files = [frame.rpartition("(")[2].partition(":")[0] for frame in stack.split(";")]
-        if "selectors.py" not in files[-1]:  # waiting
+        if files[-1] not in _WAITING:
             seen[_package(files[-1])] += int(count)
     return seen
 

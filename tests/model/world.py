@@ -269,7 +269,8 @@ def _handled(number: int, leg: Leg) -> list[Handled]:
     key = action if direction is FORWARD else undo
     known = {k: row for k, row in ((action, local.action), (undo, local.undo)) if row is not None}
     wanted = fence.claims([key])
-    gate = fence.Fence([k for k in wanted if k not in known], known)
+    rows = {k: row for k, row in known.items() if k in wanted}
+    gate = fence.Fence([k for k in wanted if k not in known], rows)
 
     def answered(words: str, outcome: Outcome | None, changed: Local = local) -> Handled:
         settled = gate.settled()
