@@ -271,6 +271,19 @@ class DockerRuntime:
     def resume(self, process: str) -> None:
         _docker("unpause", self._container(process).id)
 
+    def disconnect(self, process: str) -> None:
+        """Off its network, also from outside, until it is connected again."""
+        _docker("network", "disconnect", self._network, self._container(process).id)
+
+    def connect(self, process: str) -> None:
+        container = self._container(process)
+        _docker("network", "connect", "--alias", process, self._network, container.id)
+
+    @property
+    def _network(self) -> str:
+        of_it = ("--filter", f"label={PROJECT_LABEL}={self._project}", "--format", "{{.Name}}")
+        return _docker("network", "ls", *of_it).strip()
+
     def rabbitmqctl(self, *arguments: str) -> str:
         done = _run("docker", "exec", self._container("rabbitmq").id, "rabbitmqctl", *arguments)
         if done.returncode != 0:
