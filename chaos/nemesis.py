@@ -101,12 +101,12 @@ class KillRepeatedly(Nemesis):
     says = "SIGKILL to {target}, {times} times, each time as soon as it is ready again"
 
     def inject(self, system: System) -> None:
-        for _ in range(self.times - 1):
-            system.runtime.kill(self.target)
-            revive(system, self.target)
         system.runtime.kill(self.target)
 
     def heal(self, system: System) -> None:
+        for _ in range(self.times - 1):
+            revive(system, self.target)
+            system.runtime.kill(self.target)
         revive(system, self.target)
 
 
@@ -119,12 +119,12 @@ class KillInRecovery(Nemesis):
 
     def inject(self, system: System) -> None:
         system.runtime.kill(self.target)
+
+    def heal(self, system: System) -> None:
         for _ in range(self.times):
             system.runtime.start(self.target)
             until(lambda: system.is_running(self.target), "it runs again", AGAIN_SECONDS)
             system.runtime.kill(self.target)
-
-    def heal(self, system: System) -> None:
         revive(system, self.target)
 
 

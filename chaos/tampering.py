@@ -23,7 +23,7 @@ FLOOD = 500
 
 
 @dataclass
-class _Tampering(Nemesis):
+class Tampering(Nemesis):
     """The consumer is away while its queue fills; before it returns, the queue is changed.
     `target` is a process whose queue is `queue`."""
 
@@ -46,7 +46,7 @@ class _Tampering(Nemesis):
 
 
 @dataclass
-class Duplicate(_Tampering):
+class Duplicate(Tampering):
     says = "every message that waits for {target} comes three times"
 
     def changed(self, taken: Sequence[Envelope]) -> list[Envelope]:
@@ -54,7 +54,7 @@ class Duplicate(_Tampering):
 
 
 @dataclass
-class Reorder(_Tampering):
+class Reorder(Tampering):
     says = "the messages that wait for {target} come in another order"
 
     def changed(self, taken: Sequence[Envelope]) -> list[Envelope]:
@@ -62,7 +62,7 @@ class Reorder(_Tampering):
 
 
 @dataclass
-class DelayPastUndo(_Tampering):
+class DelayPastUndo(Tampering):
     says = "every command that waits for {target} is delayed past its undo"
 
     def changed(self, taken: Sequence[Envelope]) -> list[Envelope]:
@@ -70,11 +70,25 @@ class DelayPastUndo(_Tampering):
 
 
 @dataclass
-class Lose(_Tampering):
+class Lose(Tampering):
     says = "every command forward that waits for {target} is lost"
 
     def changed(self, taken: Sequence[Envelope]) -> list[Envelope]:
         return [envelope for envelope in taken if envelope.direction is Direction.COMPENSATING]
+
+
+@dataclass
+class Poisoned(Tampering):
+    """Of a type that nobody knows."""
+
+    says = "every command that waits for {target} is garbled"
+
+    def changed(self, taken: Sequence[Envelope]) -> list[Envelope]:
+        return [envelope.model_copy(update={"type": "Garbled"}) for envelope in taken]
+
+    @property
+    def explained(self) -> frozenset[tuple[str, str]]:
+        return frozenset({(dead_letter_queue(commands_of(self.target)), "unknown_type")})
 
 
 @dataclass
@@ -107,31 +121,37 @@ class Requeue(Nemesis):
         return self.target.split(",")
 
 
+@dataclass
 class Poison(Nemesis):
     """`target` is a queue. Healed once all of it is set aside."""
 
     says = "poison of every kind on {target}, a megabyte of junk among it"
+    _wanted: Counter[tuple[str, str]] = field(default_factory=Counter, init=False, repr=False)
 
     def inject(self, system: System) -> None:
-        self._poison(system, assorted(self.target, uuid4()))
-
-    def _poison(self, system: System, deliveries: Sequence[tuple[str, bytes]]) -> None:
+        deliveries = self._deliveries()
         dead = dead_letter_queue(self.target)
-        wanted = Counter((dead, reason) for reason, _ in deliveries) + system.dead_letters()
+        self._wanted = Counter((dead, reason) for reason, _ in deliveries) + system.dead_letters()
         system.mail.send_raw(self.target, *(body for _, body in deliveries))
-        until(lambda: system.dead_letters() >= wanted, f"all poison on {self.target} is set aside")
 
     def heal(self, system: System) -> None:
-        pass
+        until(
+            lambda: system.dead_letters() >= self._wanted,
+            f"all poison on {self.target} is set aside",
+        )
+
+    def _deliveries(self) -> list[tuple[str, bytes]]:
+        return assorted(self.target, uuid4())
 
     @property
     def explained(self) -> frozenset[tuple[str, str]]:
         dead = dead_letter_queue(self.target)
-        return frozenset((dead, reason) for reason, _ in assorted(self.target, uuid4()))
+        return frozenset((dead, reason) for reason, _ in self._deliveries())
 
 
+@dataclass
 class PoisonFlood(Poison):
     says = f"{FLOOD} deliveries of junk on {{target}}"
 
-    def inject(self, system: System) -> None:
-        self._poison(system, [(NOT_JSON, b"tea, please")] * FLOOD)
+    def _deliveries(self) -> list[tuple[str, bytes]]:
+        return [(NOT_JSON, b"tea, please")] * FLOOD
