@@ -36,6 +36,7 @@ from chaos.runtime import (
     choose,
     names,
 )
+from chaos.storm_command import storm
 from chaos.workload import parse_catalogue
 
 CATALOGUE = Path("examples/catalogue.json")
@@ -229,6 +230,7 @@ def env(runtime: Kind = None, name: Name = None) -> None:
 app.command("demo")(demo)
 app.command("list")(list_scenarios)
 app.command("run")(run)
+app.command("storm")(storm)
 app.command("report")(report)
 app.command("matrix")(matrix)
 app.command("bench")(bench)

@@ -133,17 +133,7 @@ class Runner:
             scene.began_at,
         )
         began = time.monotonic()
-        try:
-            scenario.play(scene)
-        except (ExperimentError, StackError, CatalogueError, OSError, ValueError) as error:
-            result.problems.append(str(error) or repr(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
-            result.problems.append(f"the scenario crashed: {error!r}")
-        session.explained |= scene.explained
-        try:
-            judge_scene(scene, session.explained, result)
-        except Exception as error:  # noqa: BLE001 - nothing was proved
-            result.problems.append(f"it could not be judged: {error!r}")
+        conclude(session, scene, result, lambda: scenario.play(scene))
         result.seconds = round(time.monotonic() - began, 1)
         if result.verdict is not Verdict.PASS:
             self._say(f"{scenario.name} failed: what comes next gets a new stack")
@@ -164,6 +154,21 @@ class Runner:
             runtime = choose(self._kind, self._name)
             self._session = Session(runtime, profile, directory, self._say)
         return self._session
+
+
+def conclude(session: Session, scene: Scene, result: Result, play: Callable[[], None]) -> None:
+    """Play it to its end, whatever that is, and judge. A failure is a problem of the result."""
+    try:
+        play()
+    except (ExperimentError, StackError, CatalogueError, OSError, ValueError) as error:
+        result.problems.append(str(error) or repr(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
+        result.problems.append(f"the scenario crashed: {error!r}")
+    session.explained |= scene.explained
+    try:
+        judge_scene(scene, session.explained, result)
+    except Exception as error:  # noqa: BLE001 - nothing was proved
+        result.problems.append(f"it could not be judged: {error!r}")
 
 
 def judge_scene(scene: Scene, explained: set[tuple[str, str]], result: Result) -> None:
