@@ -36,7 +36,16 @@ from chaos.nemesis import (
 from chaos.scene import GIVEN_UP, Scene
 from chaos.shop import PLENTY, Shop
 from chaos.system import CONFIRMED, rejected
-from chaos.tampering import Duplicate, Poison, PoisonFlood, Reorder, Requeue
+from chaos.tampering import (
+    DelayPastUndo,
+    Duplicate,
+    Lose,
+    Poison,
+    Poisoned,
+    PoisonFlood,
+    Reorder,
+    Requeue,
+)
 from chaos.workload import Ask
 
 SERVICES = ("orchestrator", "order", "payment", "inventory")
@@ -71,6 +80,9 @@ FAULTS: Sequence[Draw] = (
     lambda d: Slow(d.choice(SERVICES), d.choice(SERVERS)),
     lambda d: Duplicate(_participant(d), d.randrange(1000)),
     lambda d: Reorder(_participant(d), d.randrange(1000)),
+    lambda d: DelayPastUndo(_participant(d), d.randrange(1000)),
+    lambda d: Lose(_participant(d), d.randrange(1000)),
+    lambda d: Poisoned(_participant(d), d.randrange(1000)),
     lambda d: Requeue("order,inventory,payment,orchestrator", d.randrange(1000)),
     lambda d: Poison(f"{_participant(d)}.commands"),
     lambda d: PoisonFlood(f"{_participant(d)}.commands"),
