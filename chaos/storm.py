@@ -112,7 +112,7 @@ class Storm:
         """The number of faults; all are healed, and every order placed is known to the scene."""
         dice, struck = self.scene.dice, 0
         here = self.scene.shop(
-            stock={"tea": 10_000_000, "rare": 1},
+            stock={"tea": 1_000_000, "rare": 1},
             accounts={"ann": PLENTY, "eve": PLENTY},
             declined=["eve"],
         )

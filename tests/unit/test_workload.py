@@ -318,14 +318,13 @@ def test_a_history_is_whole_whoever_writes_at_once(tmp_path: Path) -> None:
     """Python's text files are not: one mixes up what threads write together."""
     path = tmp_path / "history.jsonl"
     with History(path) as history, ThreadPoolExecutor(4) as pool:
-        for n in range(4):
-            pool.submit(
-                lambda who: [
-                    history.record(Fault(what="x" * 200, target=who, healed=False))
-                    for _ in range(2000)
-                ],
-                str(n),
-            )
+
+        def write(who: str) -> None:
+            for _ in range(2000):
+                history.record(Fault(what="x" * 200, target=who, healed=False))
+
+        for _ in pool.map(write, "abcd"):
+            pass
     assert len(list(read_history(path))) == len(history.events) == 8000
 
 
