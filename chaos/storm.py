@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import psycopg
+
 from chaos.nemesis import (
     CloseConnections,
     CutLine,
@@ -52,6 +54,8 @@ SERVICES = ("orchestrator", "order", "payment", "inventory")
 ROLES = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
 SERVERS = ("postgres", "rabbitmq")
 PER_ROUND = 25  # orders
+MOST_PENDING = 300  # orders; while nothing ends, nothing new begins
+LOOK_AGAIN_SECONDS = 0.1
 CALM_SECONDS = (0.2, 2.0)
 HELD_SECONDS = (0.2, 6.0)
 
@@ -128,6 +132,16 @@ class Storm:
         self.scene.expect(self.placed, *ENDS)
         return struck
 
+    def _pending(self) -> int:
+        """Orders under way; as many as can be while that cannot be asked."""
+        try:
+            ((pending,),) = self.scene.system.rows(
+                "select count(*) from order_svc.customer_order where status = 'PENDING'"
+            )
+        except psycopg.OperationalError:
+            return MOST_PENDING
+        return int(pending)
+
     @contextmanager
     def _flowing(self, here: Shop) -> Iterator[Future[None]]:
         """Orders go in, one lot after another, while the block goes on."""
@@ -135,7 +149,10 @@ class Storm:
 
         def flow() -> None:
             while not enough.is_set():
-                self.placed += self.scene.system.place(_lot(here))
+                if self._pending() < MOST_PENDING:
+                    self.placed += self.scene.system.place(_lot(here))
+                else:
+                    enough.wait(LOOK_AGAIN_SECONDS)
 
         with ThreadPoolExecutor(1) as pool:
             flowing = pool.submit(flow)
