@@ -41,6 +41,11 @@ class Nemesis(ABC):
         return type(self).__name__
 
     @property
+    def where(self) -> str:
+        """Whom it hits, so that it can be told from every other of its kind."""
+        return self.target
+
+    @property
     def sentence(self) -> str:
         return self.says.format(**vars(self))
 
@@ -63,14 +68,14 @@ def struck(system: System, *faults: Nemesis) -> Iterator[None]:
     broken: list[Nemesis] = []
     try:
         for fault in faults:
-            system.record(fault.name, fault.target, healed=False)
+            system.record(fault.name, fault.where, healed=False)
             broken.append(fault)
             fault.inject(system)
         yield
     finally:
         for fault in broken:
             fault.heal(system)
-            system.record(fault.name, fault.target, healed=True)
+            system.record(fault.name, fault.where, healed=True)
 
 
 # --- processes and servers -----------------------------------------------------------------
@@ -226,6 +231,10 @@ class _Line(Nemesis):
     mode: ClassVar[Mode]
     delay_seconds: ClassVar[float] = 0.0
 
+    @property
+    def where(self) -> str:
+        return line_name(self.target, self.server)
+
     def inject(self, system: System) -> None:
         self._turn(system, self.mode, self.delay_seconds)
 
@@ -236,8 +245,7 @@ class _Line(Nemesis):
     def _turn(self, system: System, mode: Mode, delay_seconds: float) -> None:
         if system.endpoints.proxy is None:
             raise ExperimentError(f"{self.name} needs a stack with a proxy")
-        line = line_name(self.target, self.server)
-        ask(system.endpoints.proxy, turn={line: mode}, delay_seconds=delay_seconds)
+        ask(system.endpoints.proxy, turn={self.where: mode}, delay_seconds=delay_seconds)
 
 
 @dataclass

@@ -112,9 +112,9 @@ class Storm:
     say: Callable[[str], None]
     placed: list[UUID] = field(default_factory=list)
 
-    def blow(self) -> int:
-        """The number of faults; all are healed, and every order placed is known to the scene."""
-        dice, struck = self.scene.dice, 0
+    def blow(self) -> None:
+        """On return all is healed, and every order placed is known to the scene."""
+        dice = self.scene.dice
         here = self.scene.shop(
             stock={"tea": 1_000_000, "rare": 1},
             accounts={"ann": PLENTY, "eve": PLENTY},
@@ -127,10 +127,8 @@ class Storm:
                 self.say(f"{len(self.placed)} orders placed; {fault.sentence}, {seconds:.1f} s")
                 with self.scene.struck(fault):
                     hold(seconds)
-                struck += 1
                 hold(dice.uniform(*CALM_SECONDS))
         self.scene.expect(self.placed, *ENDS)
-        return struck
 
     def _pending(self) -> int:
         """Orders under way; as many as can be while that cannot be asked."""

@@ -6,6 +6,7 @@ Owns: what is shown of it. Must not know: what strikes.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -70,8 +71,10 @@ def _blow(session: Session, kind: str, minutes: float, seed: int, stage: Stage) 
     began = time.monotonic()
 
     def play() -> None:
-        struck = blowing.blow()
-        result.fault = f"{struck} faults, drawn by the dice"
+        blowing.blow()
+        kinds = Counter(fault.name for fault in scene.faults)
+        drawn = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        result.fault = f"{len(scene.faults)} faults, drawn by the dice: {drawn}"
 
     conclude(session, scene, result, play)
     result.seconds = round(time.monotonic() - began, 1)

@@ -30,7 +30,7 @@ HERE = (
     "cut-payment-postgres",
     "unconfirmed-orchestrator",
 )
-IN_CONTAINERS = ("kill-orchestrator", "kill-payment", "kill-inventory")
+IN_CONTAINERS = ("kill-orchestrator", "kill-payment", "kill-inventory", "off-the-network")
 
 
 def _runner(kind: str, folder: Path) -> Iterator[Runner]:
