@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -22,7 +23,7 @@ from common.settings import Settings
 logger = log.get("db")
 
 Params = Sequence[Any] | Mapping[str, Any]
-Statement = tuple[LiteralString, Params]
+Write = tuple[LiteralString, Sequence[Any]]
 
 # Whose fault (section 6, rule 13): connection, rollback, resources, intervention, system, and the
 # codes that rule 12's own time limits and a migration under a cached plan raise.
@@ -42,10 +43,22 @@ def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
     return error
 
 
+@dataclass
+class Asked:
+    """The rows of a query; there once its transaction has synced."""
+
+    sql: LiteralString
+    params: Params
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+
+
 class Tx:
     """One open transaction. A process stopped inside an unsynced pipeline holds its row locks, and
-    no time limit of the server frees them (section 6, rule 12). So `fetch` syncs before Python
+    no time limit of the server frees them (section 6, rule 12). So `sync` comes before Python
     thinks, and `execute` only queues: all writes leave together, with the commit right behind.
+
+    They leave as one statement, since each costs a system call here and a wake-up there. So the
+    writes of one transaction never touch the same row.
 
     Rows are passed as arrays, one per column, in binary (`%b`): as text the driver escapes
     every element in Python, which took forty percent of the orchestrator's time.
@@ -56,32 +69,58 @@ class Tx:
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline
-        self._queued: list[Statement] = []
+        self._writes: list[Write] = []
+        self._asked: list[Asked] = []
 
-    async def execute(self, sql: LiteralString, params: Params = ()) -> None:
-        """Queue a statement. Its error surfaces at the next fetch or at the commit."""
-        self._queued.append((sql, params))
+    async def execute(self, sql: LiteralString, params: Sequence[Any] = ()) -> None:
+        """Queue a write. Its error surfaces at the next sync or at the commit."""
+        self._writes.append((sql, params))
+
+    def ask(self, sql: LiteralString, params: Params = ()) -> Asked:
+        """Queue a query: it sees what those before it did, and has its rows after the next sync."""
+        self._asked.append(asked := Asked(sql, params))
+        return asked
+
+    async def plan_by_values(self) -> None:
+        """In this transaction, for queries whose conditions may or may not be there."""
+        await self.execute("select set_config('plan_cache_mode', 'force_custom_plan', true)")
 
     async def fetch(self, sql: LiteralString, params: Params = ()) -> list[tuple[Any, ...]]:
-        """Run a statement and all that is queued before it."""
-        (rows,) = await self.fetch_each((sql, params))
-        return rows
+        """Run a query and all that is queued before it."""
+        asked = self.ask(sql, params)
+        await self.sync()
+        return asked.rows
 
-    async def fetch_each(self, *statements: Statement) -> list[list[tuple[Any, ...]]]:
-        """Run several statements, each with a snapshot of its own, in one round trip."""
-        cursors = await self._send(*statements)
+    async def sync(self) -> None:
+        """Run all that is queued in one round trip: the writes, then each query by itself."""
+        if not (self._writes or self._asked):
+            return
+        asked, self._asked = self._asked, []
+        await self._send_writes()
+        cursors = [await self._connection.execute(a.sql, a.params) for a in asked]
         await self._pipeline.sync()
-        return [await cursor.fetchall() for cursor in cursors]
+        for one, cursor in zip(asked, cursors, strict=True):
+            if cursor.description is not None:
+                one.rows = await cursor.fetchall()
 
     async def commit(self) -> None:
         """Send what is queued, and the commit; the pipeline's end syncs."""
-        await self._send(("commit", ()))
+        await self._send_writes()
+        await self._connection.execute("commit")
 
-    async def _send(self, *statements: Statement) -> list[psycopg.AsyncCursor[Any]]:
-        queued, self._queued = self._queued, []
-        for sql, params in queued:
-            await self._connection.execute(sql, params)
-        return [await self._connection.execute(sql, params) for sql, params in statements]
+    async def _send_writes(self) -> None:
+        if self._writes:
+            await self._connection.execute(*joined(self._writes))
+            self._writes = []
+
+
+def joined(writes: Sequence[Write]) -> Write:
+    """Several writes as one statement."""
+    *before, (last, _) = writes
+    if not before:
+        return writes[0]
+    named = ", ".join(f"w{n} as ({sql})" for n, (sql, _) in enumerate(before))
+    return f"with {named} {last}", [value for _, params in writes for value in params]
 
 
 class Database:
@@ -122,6 +161,12 @@ class Database:
             raise translate(error) from error
 
 
+# Every statement of ours goes by an index, whatever its values: planned once in a session, by a
+# server that is not to think better of it. Left alone it plans anew each time, which took a third
+# of its time; and a plan made while a table was small reads all of it for every message, for hours.
+_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
+
+
 def connect_options(settings: Settings) -> dict[str, Any]:
     """Every session's time limits, all below the step timeouts (section 6, rule 12)."""
     limits = {
@@ -131,7 +176,9 @@ def connect_options(settings: Settings) -> dict[str, Any]:
         "tcp_user_timeout": settings.tcp_user_timeout_seconds,
     }
     return {
-        "options": " ".join(f"-c {name}={round(value * 1000)}" for name, value in limits.items()),
+        "options": " ".join(
+            [_PLANS, *(f"-c {name}={round(value * 1000)}" for name, value in limits.items())]
+        ),
         "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
         "tcp_user_timeout": round(settings.tcp_user_timeout_seconds * 1000),
         # Who only waits for an answer has no bytes unacknowledged: probes make some, and so a

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from common.envelope import Direction, Key, Outcome
+from common.envelope import Direction, Fenced, Key, Outcome, PivotDone, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,11 @@ def claims(keys: Iterable[Key]) -> list[Key]:
     return sorted(wanted)
 
 
+def fence_answer(action: Row | None) -> Reply:
+    """Told apart by the action's own row: the pivot is never guessed (design.md, 5.6)."""
+    return PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()
+
+
 class Fence:
     """One batch's view of the inbox, kept up to date in memory while the batch is decided."""
 
@@ -71,6 +76,8 @@ class Fence:
         if key.direction is Direction.FORWARD:
             return First()
         if key.action not in self._known:
+            if key.action not in self._claimed:
+                raise AssertionError(f"{key.action} is neither claimed nor known: evidence is gone")
             self._known[key.action] = tombstone(key.action)
         return First(action=self._known[key.action])
 

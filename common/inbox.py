@@ -6,6 +6,7 @@ Owns: the SQL of claiming and settling. The rules are fence.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from common.db import Tx
 from common.envelope import Direction, Key, Outcome
@@ -42,17 +43,29 @@ def _columns(keys: Sequence[Key]) -> list[list[object]]:
     return [[k.saga_id for k in keys], [k.step for k in keys], [k.direction.value for k in keys]]
 
 
-async def claim(tx: Tx, keys: Sequence[Key]) -> Fence:
-    """Claim all the batch needs; waits for other transactions that hold one of the same rows."""
-    columns = _columns(claims(keys))
-    claimed, known = await tx.fetch_each((_CLAIM, columns), (_READ, columns))
-    return Fence(
-        claimed=[Key(saga_id, step, Direction(direction)) for saga_id, step, direction in claimed],
-        known={
-            Key(saga_id, step, Direction(direction)): Row(Outcome(outcome), reply)
-            for saga_id, step, direction, outcome, reply in known
-        },
-    )
+class Claim:
+    """Claims all the batch needs at the transaction's next sync, which waits for others that hold
+    one of the same rows. What is locked after it, in the same round trip, is locked in that order.
+    """
+
+    def __init__(self, tx: Tx, keys: Sequence[Key]) -> None:
+        columns = _columns(claims(keys))
+        self._claimed = tx.ask(_CLAIM, columns)
+        self._known = tx.ask(_READ, columns)
+
+    def fence(self) -> Fence:
+        """After that sync."""
+        return Fence(
+            claimed=[_key(*row) for row in self._claimed.rows],
+            known={
+                _key(*key): Row(Outcome(outcome), reply)
+                for *key, outcome, reply in self._known.rows
+            },
+        )
+
+
+def _key(saga_id: UUID, step: str, direction: str) -> Key:
+    return Key(saga_id, step, Direction(direction))
 
 
 async def keep(tx: Tx, fence: Fence) -> None:

@@ -35,7 +35,8 @@ async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
         )
 
 
-# The recursion hops from destination to destination along the primary key.
+# The recursion hops from destination to destination along the primary key. `patience` is how long
+# the transaction may then be idle, while the relay waits for the broker.
 _TAKE = """
 with recursive destinations as (
   (select destination from outbox order by destination limit 1)
@@ -44,7 +45,8 @@ with recursive destinations as (
     from destinations d where d.destination is not null
 )
 select o.destination, o.id, o.envelope
-  from destinations d
+  from (select set_config('idle_in_transaction_session_timeout', %(patience)s, true)) patience
+ cross join destinations d
  cross join lateral (
    select destination, id, envelope from outbox
     where destination = d.destination order by id limit %(rows)s for update skip locked
@@ -52,9 +54,12 @@ select o.destination, o.id, o.envelope
  where d.destination is not null and d.destination <> all(%(paused)b::text[])"""
 
 
-async def take(tx: Tx, rows: int, paused: Collection[str]) -> list[Waiting]:
+async def take(
+    tx: Tx, rows: int, paused: Collection[str], patience_seconds: float
+) -> list[Waiting]:
     """Lock up to `rows` oldest rows of each destination that is not paused."""
-    found = await tx.fetch(_TAKE, {"rows": rows, "paused": list(paused)})
+    patience = str(round(patience_seconds * 1000))
+    found = await tx.fetch(_TAKE, {"rows": rows, "paused": list(paused), "patience": patience})
     return [Waiting(*row) for row in found]
 
 

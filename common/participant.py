@@ -25,13 +25,12 @@ from common.envelope import (
     Key,
     Message,
     Outcome,
-    PivotDone,
     Reply,
     Undo,
 )
 from common.errors import Poison
 from common.failpoints import Point
-from common.fence import Duplicate, First, Row
+from common.fence import Duplicate, First, Row, fence_answer
 from common.outbox import Outgoing
 
 logger = log.get("participant")
@@ -135,8 +134,10 @@ class Participant(Generic[State]):
         return round_.replies
 
     async def _decide(self, tx: Tx, batch: Sequence[Work]) -> _Round:
-        fence = await inbox.claim(tx, [work.key for work in batch])
+        claim = inbox.Claim(tx, [work.key for work in batch])
         state = await self._store.load(tx, batch)
+        await tx.sync()  # nothing is left to run, unless the store had nothing to load
+        fence = claim.fence()
         round_ = _Round()
         for work in batch:
             verdict = fence.admit(work.key, _tombstone)
@@ -156,7 +157,7 @@ class Participant(Generic[State]):
 
     def _act(self, state: State, work: Work, verdict: First) -> Answered:
         if isinstance(work.command, Fence):
-            return Answered(_fence_answer(verdict.action))
+            return Answered(fence_answer(verdict.action))
         answered = self._handlers[type(work.command)](state, work)
         return answered if isinstance(answered, Answered) else Answered(answered)
 
@@ -194,11 +195,6 @@ class _Round:
         self.replies.append(reply)
         if encoded is not None and work.envelope.reply_to is not None:
             self.outgoing.append(Outgoing(work.envelope.reply_to, encoded))
-
-
-def _fence_answer(action: Row | None) -> Reply:
-    """Told apart by the action's own row: the pivot is never guessed (design.md, 5.6)."""
-    return PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()
 
 
 def _tombstone(action: Key) -> Row:

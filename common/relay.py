@@ -56,7 +56,7 @@ class Relay:
         try:
             while not self._stop.is_set():
                 self._wanted.clear()
-                if not await self.run_once(channel):
+                if await self.run_once(channel) < self._settings.relay_rows:
                     await wait_for(self._wanted, self._poll_seconds())
         finally:
             self.flushed = False
@@ -72,11 +72,8 @@ class Relay:
         paused = [destination for destination, (until, _) in self._paused.items() if until > now]
         async with self._db.transaction() as tx:
             # Longer than the wait for confirms below; other relays skip what we hold meanwhile.
-            limit = round(self._settings.confirm_timeout_seconds * 1000) + 1000
-            await tx.execute(
-                "select set_config('idle_in_transaction_session_timeout', %s, true)", (str(limit),)
-            )
-            rows = await outbox.take(tx, self._settings.relay_rows, paused)
+            patience = self._settings.confirm_timeout_seconds + 1
+            rows = await outbox.take(tx, self._settings.relay_rows, paused, patience)
             if rows:
                 gone = await self._publish(channel, rows)
                 await outbox.remove(tx, gone)

@@ -142,6 +142,7 @@ class InventoryStore:
             )
 
     async def stock_page(self, tx: Tx, query: StockQuery) -> StockPage:
+        await tx.plan_by_values()
         found = await tx.fetch(
             _PAGE, {"after": query.after, "prefix": query.prefix, "limit": query.limit + 1}
         )

@@ -119,6 +119,7 @@ async def page(tx: Tx, wanted: Wanted, after: Seen | None, limit: int) -> list[S
     before, before_id = (
         (after.started_at, after.instance.saga_id) if after is not None else _FIRST_PAGE
     )
+    await tx.plan_by_values()
     rows = await tx.fetch(
         _PAGE,
         {

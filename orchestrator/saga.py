@@ -115,11 +115,19 @@ class Definition:
         self._check()
 
     def _check(self) -> None:
+        if not self.steps:
+            raise DefinitionError(f"{self.name}: no steps; a saga has at least one")
         if len(self.by_name) != len(self.steps):
             raise DefinitionError(f"{self.name}: a step name is used twice; give each step its own")
         if [step.kind for step in self.steps].count(Kind.PIVOT) > 1:
             raise DefinitionError(
                 f"{self.name}: two pivots; only one step can be the point of no return"
+            )
+        kinds = {step.kind for step in self.steps}
+        if Kind.RETRIABLE in kinds and Kind.PIVOT not in kinds:
+            raise DefinitionError(
+                f"{self.name}: retriable steps without a pivot; a step that cannot be undone comes"
+                " after the point of no return, so say which step that is"
             )
         order = [list(Kind).index(step.kind) for step in self.steps]
         if order != sorted(order):
@@ -134,8 +142,10 @@ class Definition:
                 raise DefinitionError(
                     f"{where}: a step needs a command unless it is done at the door"
                 )
-            if step.at_the_door and number:
-                raise DefinitionError(f"{where}: only the first step can be done at the door")
+            if step.at_the_door and (number or step.kind is not Kind.COMPENSATABLE):
+                raise DefinitionError(
+                    f"{where}: only the first step can be done at the door, and must have an undo"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +206,12 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
+    """A command or, if `reply`, what a participant answered to it."""
+
     step: str
     direction: Direction
     reason: str
+    reply: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +354,7 @@ class _Move:
             reason=self._reason,
             compensate_asked=self._compensate_asked,
             pivot_passed=self._pivot_passed,
-            stuck=self._stuck and not self._state.ended,
+            stuck=self._stuck,
         )
         return Decision(after, tuple(self._sends), tuple(self._log))
 
@@ -429,7 +442,7 @@ class _Move:
         self.note("dead_lettered", event.step, event.direction, detail=event.reason)
         if (event.step, event.direction) not in timed_legs(self._before):
             return
-        if is_capped(step, event.direction):
+        if is_capped(step, event.direction) and not event.reply:
             self._give_up(step, progress, f"{step.name}_dead_lettered")
         elif not self._stuck:  # its deadline goes on running and sends it again
             self._stuck = True

@@ -112,8 +112,9 @@ class Service:
         """Starts and replies, in the order they came. Raises Poison for an unknown saga."""
         starts = {r.envelope.key: r.envelope for r in batch if isinstance(r.message, StartSaga)}
         async with self._db.transaction() as tx:
-            fence = await inbox.claim(tx, list(starts)) if starts else None
+            claim = inbox.Claim(tx, list(starts)) if starts else None
             round_ = await self._open(tx, [r.envelope.saga_id for r in batch])
+            fence = claim.fence() if claim else None
             for received in batch:
                 envelope, message = received.envelope, received.message
                 if isinstance(message, ReplyArrived):

@@ -84,10 +84,10 @@ select saga_id, definition, version, state, data, steps, reason, compensate_aske
 async def lock(tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Held], float]:
     """The instances, each row locked in the order of ids until the transaction ends (rule 7),
     and what time it is since."""
-    rows, ((now,),) = await tx.fetch_each(
-        (_LOAD, [sorted(saga_ids)]), ("select extract(epoch from clock_timestamp())::float8", ())
-    )
-    return {row[0]: held_of(row) for row in rows}, now
+    instances = tx.ask(_LOAD, [sorted(saga_ids)])
+    clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
+    await tx.sync()
+    return {row[0]: held_of(row) for row in instances.rows}, clock.rows[0][0]
 
 
 def held_of(row: tuple[Any, ...]) -> Held:

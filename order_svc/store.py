@@ -123,16 +123,16 @@ class OrderStore:
                     pass
                 case _:
                     order_ids.add(work.saga_id)
-        [(now, known)], products, orders = await tx.fetch_each(
-            (_NOW_AND_CURRENCIES, (list(currencies),)),
-            (_PRODUCTS, (list(skus),)),
-            (_ORDERS, (list(order_ids),)),
-        )
+        standing = tx.ask(_NOW_AND_CURRENCIES, (list(currencies),))
+        products = tx.ask(_PRODUCTS, (list(skus),))
+        orders = tx.ask(_ORDERS, (list(order_ids),))
+        await tx.sync()
+        [(now, known)] = standing.rows
         return OrderBook(
             now,
             currencies=set(known),
-            products={sku: Product(price, currency) for sku, price, currency in products},
-            orders={row[0]: Standing(Status(row[1]), row[2], row[3]) for row in orders},
+            products={sku: Product(price, currency) for sku, price, currency in products.rows},
+            orders={row[0]: Standing(Status(row[1]), row[2], row[3]) for row in orders.rows},
         )
 
     async def save(self, tx: Tx, state: OrderBook) -> None:

@@ -126,6 +126,7 @@ class PaymentStore:
 
     async def accounts_page(self, tx: Tx, query: AccountsQuery) -> AccountsPage:
         after, after_currency = query.after or (None, None)
+        await tx.plan_by_values()
         found = await tx.fetch(
             _PAGE,
             {

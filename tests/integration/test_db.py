@@ -27,7 +27,7 @@ TABLE = "create table thing (id int primary key, note text)"
 
 async def make_things(db: Database) -> None:
     async with db.transaction() as tx:
-        await tx.execute(TABLE)
+        await tx.fetch(TABLE)
         await tx.execute("insert into thing (id) values (1), (2)")
 
 
@@ -235,17 +235,30 @@ async def test_each_statement_of_a_round_trip_has_a_snapshot_of_its_own(
 
         async def wait_and_read() -> object:
             async with db.transaction() as tx:
-                _, read = await tx.fetch_each(
-                    ("insert into thing (id) values (3) on conflict do nothing returning id", ()),
-                    ("select note from thing where id = 3", ()),
-                )
-                return read
+                tx.ask("insert into thing (id) values (3) on conflict do nothing returning id")
+                read = tx.ask("select note from thing where id = 3")
+                await tx.sync()
+                return read.rows
 
         with admin.transaction():
             admin.execute("insert into payment_svc.thing (id, note) values (3, 'theirs')")
             reading = asyncio.create_task(wait_and_read())
             await eventually(lambda: lock_waits(admin, ROLE))
         assert await reading == [("theirs",)]
+
+
+async def test_the_writes_of_a_transaction_leave_as_one_statement_in_their_order(
+    settings: MakeSettings,
+) -> None:
+    async with Database(settings(ROLE)) as db:
+        await make_things(db)
+        async with db.transaction() as tx:
+            await tx.execute("insert into thing select * from unnest(%b::int[])", ([3, 4],))
+            await tx.execute("update thing set note = %s where id = %s", ("changed", 1))
+            await tx.execute("delete from thing where id = %s", (2,))
+        async with db.transaction() as tx:
+            rows = await tx.fetch("select id, note from thing order by id")
+    assert rows == [(1, "changed"), (3, None), (4, None)]
 
 
 # --- migrations ----------------------------------------------------------------------------

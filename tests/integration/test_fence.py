@@ -177,6 +177,7 @@ class OverlappingPayment(PaymentStore):
         self._overlap = overlap
 
     async def load(self, tx: Tx, batch: Sequence[Work]) -> Any:
+        await tx.sync()  # the claims
         await self._overlap.hold()
         return await super().load(tx, batch)
 
@@ -186,6 +187,7 @@ class OverlappingInventory(InventoryStore):
         self._overlap = overlap
 
     async def load(self, tx: Tx, batch: Sequence[Work]) -> Any:
+        await tx.sync()  # the claims
         await self._overlap.hold()
         return await super().load(tx, batch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from common import inbox
-from common.db import Database
+from common.db import Database, Tx
 from common.envelope import Direction, Key, Outcome
-from common.fence import Duplicate, First, Row
+from common.fence import Duplicate, Fence, First, Row
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga
 from tests.integration.waiting import Rows, eventually, lock_waits
@@ -40,10 +40,16 @@ def no_tombstone(key: Key) -> Row:
     raise AssertionError(f"no tombstone is to be laid for {key}")
 
 
+async def claim(tx: Tx, keys: Sequence[Key]) -> Fence:
+    claiming = inbox.Claim(tx, keys)
+    await tx.sync()
+    return claiming.fence()
+
+
 async def settle(db: Database, key: Key, row: Row = DONE) -> None:
     """One transaction that handles the command."""
     async with db.transaction() as tx:
-        fence = await inbox.claim(tx, [key])
+        fence = await claim(tx, [key])
         assert isinstance(fence.admit(key, tombstone), First)
         fence.settle(key, row)
         await inbox.keep(tx, fence)
@@ -57,7 +63,7 @@ async def peek(db: Database, key: Key) -> First | Duplicate:
     """What the inbox says to a command, which then is not handled."""
     with suppress(RolledBack):
         async with db.transaction() as tx:
-            verdict = (await inbox.claim(tx, [key])).admit(key, tombstone)
+            verdict = (await claim(tx, [key])).admit(key, tombstone)
             raise RolledBack
     return verdict
 
@@ -96,7 +102,7 @@ async def test_rule_10_a_claim_of_an_uncommitted_row_waits_and_then_reads_it(
 ) -> None:
     """A claim-and-read in a single statement saw nothing beside an uncommitted action."""
     async with db.transaction() as tx:
-        fence = await inbox.claim(tx, [ACTION])
+        fence = await claim(tx, [ACTION])
         undo = asyncio.create_task(peek(db, UNDO))
         await eventually(lambda: lock_waits(admin, "payment_svc"))
         assert isinstance(fence.admit(ACTION, no_tombstone), First)
@@ -110,7 +116,7 @@ async def test_rule_10_a_claim_that_was_rolled_back_is_free_again(
 ) -> None:
     async def act_and_fail() -> None:
         async with db.transaction() as tx:
-            await inbox.claim(tx, [ACTION])
+            await claim(tx, [ACTION])
             waiting.set()
             await eventually(lambda: lock_waits(admin, "payment_svc"))
             raise RolledBack
@@ -125,7 +131,7 @@ async def test_rule_10_a_claim_that_was_rolled_back_is_free_again(
 
 async def test_a_claim_is_given_back_if_nothing_is_kept(db: Database, judge: Rows) -> None:
     async with db.transaction() as tx:
-        fence = await inbox.claim(tx, [ACTION, ACTION._replace(saga_id=saga(2))])
+        fence = await claim(tx, [ACTION, ACTION._replace(saga_id=saga(2))])
         fence.settle(ACTION, DONE)
         await inbox.keep(tx, fence)
     assert judge.execute("select saga_id from payment_svc.inbox").fetchall() == [(saga(1),)]
@@ -136,7 +142,7 @@ async def test_a_batch_is_claimed_once_however_often_it_names_a_key(
     db: Database, judge: Rows
 ) -> None:
     async with db.transaction() as tx:
-        fence = await inbox.claim(tx, [ACTION, UNDO, ACTION, UNDO])
+        fence = await claim(tx, [ACTION, UNDO, ACTION, UNDO])
         assert isinstance(fence.admit(UNDO, tombstone), First)
         fence.settle(UNDO, DONE)
         assert fence.admit(ACTION, no_tombstone) == Duplicate(TOMBSTONE)

@@ -278,7 +278,7 @@ async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
 
     async def touched(db: Database, paused: Sequence[str]) -> tuple[list[str], int]:
         async with db.transaction() as tx:
-            taken = await outbox.take(tx, 100, paused)
+            taken = await outbox.take(tx, 100, paused, 5)
             ((rows,),) = await tx.fetch(
                 "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables"
                 " where relname = 'outbox' and schemaname = current_schema()"

@@ -133,6 +133,9 @@ class Story:
     def dead(self, step: str, direction: Direction = FORWARD) -> Self:
         return self.when(DeadLettered(step, direction, "poison"))
 
+    def reply_dead(self, step: str, direction: Direction = FORWARD) -> Self:
+        return self.when(DeadLettered(step, direction, "poison", reply=True))
+
     def asked_to_compensate(self, reason: str = "customer_called") -> Self:
         return self.when(CompensateAsked("ops", reason))
 

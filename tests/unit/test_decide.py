@@ -341,6 +341,18 @@ def test_rule_08_a_dead_forward_command_is_unknown_and_undone() -> None:
     )
 
 
+def test_rule_08_a_dead_reply_condemns_nothing_it_is_asked_for_again() -> None:
+    (
+        given(ORDER_SAGA)
+        .awaiting("charge_payment")
+        .reply_dead("charge_payment")
+        .expect_nothing()
+        .expect_state(State.RUNNING, stuck=True)
+        .silent("charge_payment")
+        .expect(ask("charge_payment", 2))
+    )
+
+
 def test_rule_08_a_dead_pivot_is_fenced() -> None:
     (
         given(ORDER_SAGA)

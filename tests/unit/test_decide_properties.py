@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from common.envelope import Key, Outcome
 from common.errors import IllegalTransition
-from common.fence import Duplicate, Fence, Row, claims
-from common.participant import _fence_answer
+from common.fence import Duplicate, Fence, Row, claims, fence_answer
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import (
     COMPENSATING,
@@ -83,7 +82,7 @@ class Participant:
     def _act(self, key: Key, action: Row | None) -> Outcome:
         if key.direction is COMPENSATING:
             if key.step == PIVOT:
-                return _fence_answer(action).outcome
+                return fence_answer(action).outcome
             if action is not None and action.outcome is Outcome.DONE:
                 self._effects[key.step] -= 1
             return Outcome.DONE

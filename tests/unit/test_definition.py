@@ -44,7 +44,7 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
         ),
         ((PIVOT, FIRST), "t: order the steps compensatable, pivot, retriable"),
         ((FIRST, LAST, PIVOT), "t: order the steps compensatable, pivot, retriable"),
-        ((LAST, FIRST), "t: order the steps compensatable, pivot, retriable"),
+        ((LAST, PIVOT, FIRST), "t: order the steps compensatable, pivot, retriable"),
         (
             (replace(FIRST, undo=None),),
             "t.first: a compensatable step needs an undo, any other must have none",
@@ -65,7 +65,20 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
             (replace(DOOR, command=ReserveStock),),
             "t.door: a step needs a command unless it is done at the door",
         ),
-        ((FIRST, DOOR), "t.door: only the first step can be done at the door"),
+        (
+            (FIRST, DOOR),
+            "t.door: only the first step can be done at the door, and must have an undo",
+        ),
+        (
+            (replace(PIVOT, command=None, at_the_door=True),),
+            "t.pivot: only the first step can be done at the door, and must have an undo",
+        ),
+        ((), "t: no steps; a saga has at least one"),
+        (
+            (FIRST, LAST),
+            "t: retriable steps without a pivot; a step that cannot be undone comes after the point"
+            " of no return, so say which step that is",
+        ),
     ],
 )
 def test_a_contradiction_is_told_with_its_remedy(steps: tuple[Step, ...], advice: str) -> None:

@@ -8,8 +8,7 @@ from uuid import UUID
 import pytest
 
 from common.envelope import Direction, Key, Outcome, PivotDone, Reply
-from common.fence import Duplicate, Fence, First, Row, claims
-from common.participant import _fence_answer
+from common.fence import Duplicate, Fence, First, Row, claims, fence_answer
 
 ACTION = Key(UUID(int=1), "charge_payment", Direction.FORWARD)
 UNDO = Key(UUID(int=1), "charge_payment", Direction.COMPENSATING)
@@ -160,6 +159,13 @@ def test_rule_01_a_fence_tells_what_became_of_the_pivot(
 ) -> None:
     verdict = batch(UNDO, inbox=inbox).admit(UNDO, lay)
     assert isinstance(verdict, First)
-    reply: Reply = _fence_answer(verdict.action)
+    reply: Reply = fence_answer(verdict.action)
     assert reply.outcome is answer
     assert isinstance(reply, PivotDone) is (answer is Outcome.DONE)
+
+
+def test_an_undo_whose_action_left_no_evidence_is_not_decided() -> None:
+    """Laid without a claim, the tombstone would not be kept, and a late action would act."""
+    fence = Fence(claimed=[UNDO], known={})
+    with pytest.raises(AssertionError, match="evidence is gone"):
+        fence.admit(UNDO, lay)
