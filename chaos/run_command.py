@@ -74,8 +74,8 @@ def run(
 
     Each has its own verdict, over everything its stack has seen so far; scenarios with the same
     settings share a stack, and after a failure the next gets a new one. Everything is kept in
-    build/runs/<time>-<seed>: report, history, logs, tables, verdict. All take about six minutes
-    native, ten on Docker. Exits with 0 only if all passed.
+    build/runs/<time>-<seed>: report, history, logs, tables, verdict. All take about five minutes
+    native, eight on Docker. Exits with 0 only if all passed.
     """
     kind = kind_of(runtime)
     chosen = _chosen(names, kind)
