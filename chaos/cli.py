@@ -24,6 +24,7 @@ from chaos.bench.command import bench
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import demo
 from chaos.matrix_command import matrix
+from chaos.run_command import list_scenarios, report, run
 from chaos.runtime import (
     APIS,
     SERVERS_ONLY,
@@ -35,6 +36,7 @@ from chaos.runtime import (
     choose,
     names,
 )
+from chaos.storm_command import storm
 from chaos.workload import parse_catalogue
 
 CATALOGUE = Path("examples/catalogue.json")
@@ -226,6 +228,10 @@ def env(runtime: Kind = None, name: Name = None) -> None:
 
 
 app.command("demo")(demo)
+app.command("list")(list_scenarios)
+app.command("run")(run)
+app.command("storm")(storm)
+app.command("report")(report)
 app.command("matrix")(matrix)
 app.command("bench")(bench)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -94,11 +95,14 @@ class History:
         self.path = path
         self.events: list[Event] = []
         self._file = path.open("a", encoding="utf-8")
+        self._lock = Lock()  # orders go in on one thread while another breaks things
 
     def record(self, event: Event) -> None:
-        self.events.append(event)
         row = {"kind": type(event).__name__, **asdict(event), "at": event.at.isoformat()}
-        self._file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        line = json.dumps(row, separators=(",", ":")) + "\n"
+        with self._lock:
+            self.events.append(event)
+            self._file.write(line)
 
     def __enter__(self) -> Self:
         return self

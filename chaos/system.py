@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -22,10 +23,10 @@ import psycopg
 from chaos.catalogue import load_catalogue, place_by_command
 from chaos.evidence import Case, Snapshot
 from chaos.history import Answered, Asked, Fault, History, Refused
-from chaos.judge import Finding, Verdict, judge, overall
+from chaos.judge import Finding, Tally, Verdict, judge, overall, tally
 from chaos.mailbox import Mailbox
 from chaos.placer import place_orders
-from chaos.quiescence import look_twice, read_dead_letters, wait_for_quiescence
+from chaos.quiescence import Standing, look_twice, read_dead_letters, wait_for_quiescence
 from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
 from chaos.shop import Shop, both
 from chaos.snapshot import take_snapshot
@@ -74,6 +75,23 @@ def rejected(reason: str) -> End:
     return End("REJECTED", reason)
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict over everything a stack has seen."""
+
+    standing: Standing
+    findings: tuple[Finding, ...]
+    tally: Tally
+
+    @property
+    def verdict(self) -> Verdict:
+        return overall(finding.verdict for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """What is wrong, for a person."""
+        return [f"verdict: {self.verdict}", *self.standing.lines(), *_offences(self.findings)]
+
+
 def until(condition: Callable[[], T | None], what: str, within: float = WITHIN_SECONDS) -> T:
     """What the condition says once it is true."""
     deadline = time.monotonic() + within
@@ -88,11 +106,12 @@ class System:
     def __init__(self, plan: Plan, runtime: Runtime, endpoints: Endpoints) -> None:
         self.runtime = runtime
         self.mail = Mailbox(endpoints.amqp_url)
+        self.endpoints = endpoints
         self._plan = plan
-        self._endpoints = endpoints
         self._catalogue = Catalogue()
         self._history = History(endpoints.log_dir / "history.jsonl")
         self._runs = itertools.count(1)
+        self._standing = Standing(problem="nobody has looked yet")
 
     def close(self) -> None:
         self._history.__exit__(None, None, None)
@@ -105,7 +124,7 @@ class System:
         return shop
 
     def load(self, catalogue: Catalogue) -> None:
-        load_catalogue(self._endpoints.amqp_url, catalogue, deadline_seconds=WITHIN_SECONDS)
+        load_catalogue(self.endpoints.amqp_url, catalogue, deadline_seconds=WITHIN_SECONDS)
         self.expect(catalogue)
 
     def expect(self, catalogue: Catalogue) -> None:
@@ -131,7 +150,7 @@ class System:
         run = next(self._runs)
         asyncio.run(
             place_orders(
-                self._endpoints.door_url,
+                self.endpoints.door_url,
                 asks,
                 self._history,
                 run=run,
@@ -162,7 +181,7 @@ class System:
         run = next(self._runs)
         for ask in asks:
             self._history.record(Asked(run=run, line=ask.number, key=ask.key, body=ask.body))
-        answers = place_by_command(self._endpoints.amqp_url, asks, deadline_seconds=WITHIN_SECONDS)
+        answers = place_by_command(self.endpoints.amqp_url, asks, deadline_seconds=WITHIN_SECONDS)
         for ask, body in zip(asks, answers, strict=True):
             self._history.record(Answered(run=run, line=ask.number, status=202, body=body))
         return [UUID(body["order_id"]) for body in answers]
@@ -215,18 +234,18 @@ class System:
 
     def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """As the judge, who may only read."""
-        with psycopg.connect(self._endpoints.judge_dsn, autocommit=True) as connection:
+        with psycopg.connect(self.endpoints.judge_dsn, autocommit=True) as connection:
             return connection.execute(query, parameters).fetchall()
 
     @contextmanager
     def session(self, role: str) -> Iterator[Session]:
         """A transaction of one of the services' roles, rolled back at the end."""
-        with psycopg.connect(self._endpoints.service_dsns[role]) as connection:
+        with psycopg.connect(self.endpoints.service_dsns[role]) as connection:
             yield connection
             connection.rollback()
 
     def snapshot(self) -> Snapshot:
-        return take_snapshot(self._endpoints.judge_dsn)
+        return take_snapshot(self.endpoints.judge_dsn)
 
     def logged(self, service: str, event: str) -> list[dict[str, Any]]:
         """Lines of all replicas of a service, over all their restarts."""
@@ -239,7 +258,7 @@ class System:
 
     def dead_letters(self) -> Counter[tuple[str, str]]:
         """How many lie in which queue for which reason."""
-        letters = read_dead_letters(self._endpoints.amqp_url)
+        letters = read_dead_letters(self.endpoints.amqp_url)
         return Counter((letter.queue, letter.reason) for letter in letters)
 
     def replicas(self, service: str) -> list[str]:
@@ -247,24 +266,35 @@ class System:
             name for name, its_service in self._plan.processes.items() if its_service == service
         ]
 
+    @property
+    def processes(self) -> list[str]:
+        """The services' processes, by name."""
+        return list(self._plan.processes)
+
     # --- breaking ---
+
+    def record(self, what: str, target: str, *, healed: bool) -> Fault:
+        """A fault, at the moment it begins or is over."""
+        fault = Fault(what=what, target=target, healed=healed)
+        self._history.record(fault)
+        return fault
 
     def kill(self, process: str) -> None:
         """SIGKILL. Whatever runs it will start it again."""
         self.runtime.kill(process)
-        self._history.record(Fault(what="SIGKILL", target=process, healed=False))
+        self.record("SIGKILL", process, healed=False)
 
     def stop(self, process: str) -> ProcessStatus:
         """SIGTERM, and gone on return."""
         self.runtime.stop(process)
-        self._history.record(Fault(what="SIGTERM", target=process, healed=False))
+        self.record("SIGTERM", process, healed=False)
         return self._status(process)
 
     def start(self, process: str) -> None:
         """At once, whatever keeps it away, and ready on return."""
         self.runtime.start(process)
         until(lambda: self.is_ready(process), f"{process} is ready")
-        self._history.record(Fault(what="down", target=process, healed=True))
+        self.record("down", process, healed=True)
 
     def hurry(self, process: str) -> None:
         """Whatever died is started again at once, not after a pause."""
@@ -276,9 +306,12 @@ class System:
     def _status(self, process: str) -> ProcessStatus:
         return next(status for status in self.runtime.status() if status.name == process)
 
+    def is_running(self, process: str) -> bool:
+        return self._status(process).state == "running"
+
     def is_ready(self, process: str) -> bool:
         """Asked of itself; a server of the runtime, which asks all and takes longer."""
-        url = self._endpoints.http_urls.get(process)
+        url = self.endpoints.http_urls.get(process)
         if url is None:
             return self._status(process).ready
         try:
@@ -290,30 +323,36 @@ class System:
 
     def verdict(self, explained: Iterable[tuple[str, str]] = ()) -> None:
         """The whole system comes to rest and every invariant holds; of all tests so far."""
-        standing = wait_for_quiescence(
-            self._endpoints.judge_dsn, self.runtime.rabbitmqctl, deadline_seconds=WITHIN_SECONDS
+        self.rest()
+        judgement = self.judgement(explained)
+        if judgement.verdict is not Verdict.PASS:
+            raise ExperimentError("\n".join(judgement.lines()))
+
+    def rest(self, within: float = WITHIN_SECONDS) -> None:
+        """Until nothing moves any more, or the time is up; the judgement says which."""
+        self._standing = wait_for_quiescence(
+            self.endpoints.judge_dsn, self.runtime.rabbitmqctl, deadline_seconds=within
         )
-        findings = self._findings(explained, quiescent=not standing.anything)
-        whole = overall(finding.verdict for finding in findings)
-        if whole is not Verdict.PASS:
-            lines = (f"verdict: {whole}", *standing.lines(), *_offences(findings))
-            raise ExperimentError("\n".join(lines))
+
+    def judgement(self, explained: Iterable[tuple[str, str]] = ()) -> Judgement:
+        """Of everything so far, after `rest`."""
+        case = self._case(explained, quiescent=not self._standing.anything)
+        findings = judge(case)
+        return Judgement(self._standing, tuple(findings), tally(case, findings))
 
     def interim_verdict(self) -> None:
         """What must hold at every moment holds now."""
-        findings = self._findings((), quiescent=False)
+        findings = judge(self._case((), quiescent=False))
         failed = [finding for finding in findings if finding.verdict is Verdict.FAIL]
         if failed:
             raise ExperimentError("\n".join(_offences(failed)))
 
-    def _findings(self, explained: Iterable[tuple[str, str]], *, quiescent: bool) -> list[Finding]:
-        return judge(
-            Case(
-                snapshot=self.snapshot(),
-                facts=facts_of(self._catalogue, self._history.events, explained),
-                dead_letters=read_dead_letters(self._endpoints.amqp_url),
-                quiescent=quiescent,
-            )
+    def _case(self, explained: Iterable[tuple[str, str]], *, quiescent: bool) -> Case:
+        return Case(
+            snapshot=self.snapshot(),
+            facts=facts_of(self._catalogue, self._history.events, explained),
+            dead_letters=read_dead_letters(self.endpoints.amqp_url),
+            quiescent=quiescent,
         )
 
     def account(self) -> str:
@@ -322,14 +361,14 @@ class System:
             f"{s.name}: {s.state}, {'ready' if s.ready else 'not ready'}, {s.restarts} restarts"
             for s in self.runtime.status()
         ]
-        lines += look_twice(self._endpoints.judge_dsn, self.runtime.rabbitmqctl).lines()
+        lines += look_twice(self.endpoints.judge_dsn, self.runtime.rabbitmqctl).lines()
         for process in self._plan.processes:
             matters = [line for line in self.runtime.logs(process) if '"level": "info"' not in line]
             lines += [f"--- {process}", *matters[-SHOWN:]]
         return "\n".join(lines)
 
     def _http(self, method: str, path: str, **more: Any) -> httpx.Response:
-        url = self._endpoints.door_url + path
+        url = self.endpoints.door_url + path
         return httpx.request(method, url, timeout=WITHIN_SECONDS, trust_env=False, **more)
 
 

@@ -181,6 +181,10 @@ def connect_options(settings: Settings) -> dict[str, Any]:
         ),
         "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
         "tcp_user_timeout": round(settings.tcp_user_timeout_seconds * 1000),
+        # Who only waits for an answer has no bytes unacknowledged: probes make some, and so a
+        # server that is cut off is noticed by whoever waits for it (by default: in two hours).
+        "keepalives_idle": max(1, round(settings.tcp_user_timeout_seconds / 2)),
+        "keepalives_interval": max(1, round(settings.tcp_user_timeout_seconds / 4)),
         "application_name": settings.process or "sagaproof",
     }
 

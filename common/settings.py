@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         3, gt=0, description="Postgres idle_in_transaction_session_timeout; likewise"
     )
     tcp_user_timeout_seconds: float = Field(
-        5, gt=0, description="unacknowledged bytes end a connection, to both servers"
+        5, gt=0, description="unacknowledged bytes or probes end a connection, to both servers"
     )
     heartbeat_seconds: int = Field(30, ge=2, description="AMQP heartbeat")
     failpoint_dir: Path | None = Field(

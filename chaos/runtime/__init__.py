@@ -44,13 +44,15 @@ class Plan:
 
     `replicas` counts processes of a service, 0 for none. `settings` go to every service
     process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
-    replaces what `python -m` runs.
+    replaces what `python -m` runs. `proxied`: every process reaches each server by a line of its
+    own through a proxy (chaos/proxy.py), which is the stack's process `proxy`.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     entry: Mapping[str, str] = field(default_factory=dict)
     postgres: Mapping[str, str] = field(default_factory=dict)
+    proxied: bool = False
 
     def __post_init__(self) -> None:
         for service in (*self.replicas, *self.entry):
@@ -85,6 +87,7 @@ class Endpoints:
     management_url: str
     http_urls: Mapping[str, str]  # by process: /live and /ready; those of APIS are the APIs
     log_dir: Path
+    proxy: tuple[str, int] | None = None  # where it is told what to do; None: nothing is proxied
 
     @property
     def door_url(self) -> str:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import httpx
 import psycopg
 
+from chaos import proxy
 from chaos.runtime import (
     APIS,
     EVERYTHING,
@@ -44,7 +45,10 @@ from chaos.runtime.stack import CHECKOUT, KEEP, Stack, base_directory, default_n
 PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
 POSTGRES_PORT, AMQP_PORT, MANAGEMENT_PORT = 5432, 5672, 15672  # inside the containers
 API_PORT, HEALTH_PORT = 8080, 8081
-CODE = "/checkout"  # where a replacement entry finds this checkout
+PROXY, PROXY_PORT = "proxy", 7000  # its lines listen on the ports above
+ANYWHERE = "0.0.0.0"  # noqa: S104  inside a container
+CODE = "/checkout"  # where a replacement entry and the proxy find this checkout
+MOUNT = {"type": "bind", "source": str(CHECKOUT), "target": CODE, "read_only": True}
 PROJECT_PREFIX = "sagaproof-"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -164,6 +168,8 @@ class Container:
         if self.process == "rabbitmq":
             listens = f"/api/health/checks/port-listener/{AMQP_PORT}"
             return _answers(endpoints.management_url + listens)
+        if self.process == PROXY:
+            return endpoints.proxy is not None and proxy.answers(endpoints.proxy)
         return _answers(endpoints.http_urls[self.process] + "/ready")
 
 
@@ -264,6 +270,19 @@ class DockerRuntime:
 
     def resume(self, process: str) -> None:
         _docker("unpause", self._container(process).id)
+
+    def disconnect(self, process: str) -> None:
+        """Off its network, also from outside, until it is connected again."""
+        _docker("network", "disconnect", self._network, self._container(process).id)
+
+    def connect(self, process: str) -> None:
+        container = self._container(process)
+        _docker("network", "connect", "--alias", process, self._network, container.id)
+
+    @property
+    def _network(self) -> str:
+        of_it = ("--filter", f"label={PROJECT_LABEL}={self._project}", "--format", "{{.Name}}")
+        return _docker("network", "ls", *of_it).strip()
 
     def rabbitmqctl(self, *arguments: str) -> str:
         done = _run("docker", "exec", self._container("rabbitmq").id, "rabbitmqctl", *arguments)
@@ -380,6 +399,9 @@ class DockerRuntime:
 def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
     """What compose is to run: `base` is compose.yaml as `docker compose config` reads it."""
     services: Model = {name: copy.deepcopy(base["services"][name]) for name in SERVERS}
+    lines = _lines(plan)
+    if plan.proxied:
+        services[PROXY] = _proxy_model(base["services"]["payment"], lines)
     for process, service in plan.processes.items():
         services[process] = model = copy.deepcopy(base["services"][service])
         model.pop("build", None)
@@ -389,8 +411,9 @@ def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
         if service in plan.entry:
             model["command"] = plan.entry[service].split()
             model["working_dir"] = CODE
-            mount = {"type": "bind", "source": str(CHECKOUT), "target": CODE, "read_only": True}
-            model["volumes"] = [*model.get("volumes", ()), mount]
+            model["volumes"] = [*model.get("volumes", ()), MOUNT]
+        if plan.proxied:
+            _lead_through_the_proxy(model["environment"], process, lines)
         if service not in APIS:  # compose.yaml publishes those already
             model["ports"] = [{"host_ip": HOST, "target": HEALTH_PORT, "protocol": "tcp"}]
     published = [port for service in services.values() for port in service.get("ports", ())]
@@ -399,6 +422,42 @@ def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
     labels = {TETHER_LABEL: owner} if owner else {}
     network = {**base["networks"]["default"], "labels": labels}
     return {**base, "services": services, "networks": {"default": network}}
+
+
+def _lines(plan: Plan) -> dict[str, proxy.LineSpec]:
+    """On ports of the proxy's container."""
+    names = [(process, server) for process in plan.processes for server in SERVERS]
+    ports = {"postgres": POSTGRES_PORT, "rabbitmq": AMQP_PORT}
+    return {
+        (name := proxy.line_name(process, server)): proxy.LineSpec(
+            name, ANYWHERE, PROXY_PORT + number, server, ports[server]
+        )
+        for number, (process, server) in enumerate(names, 1)
+    }
+
+
+def _proxy_model(service: Model, lines: Mapping[str, proxy.LineSpec]) -> Model:
+    """Of the services' image, which lacks chaos itself."""
+    model = copy.deepcopy(service)
+    model.pop("build", None)
+    return model | {
+        "pull_policy": "never",
+        "command": [*proxy.command_line((ANYWHERE, PROXY_PORT), [*lines.values()])],
+        "working_dir": CODE,
+        "volumes": [MOUNT],
+        "environment": {},
+        "healthcheck": {"disable": True},
+        "ports": [{"host_ip": HOST, "target": PROXY_PORT, "protocol": "tcp"}],
+    }
+
+
+def _lead_through_the_proxy(
+    environment: Model, process: str, lines: Mapping[str, proxy.LineSpec]
+) -> None:
+    for key, server in (("SAGAPROOF_POSTGRES_DSN", "postgres"), ("SAGAPROOF_AMQP_URL", "rabbitmq")):
+        line = lines[proxy.line_name(process, server)]
+        there = f"@{server}:{line.to_port}/"
+        environment[key] = environment[key].replace(there, f"@{PROXY}:{line.port}/")
 
 
 def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
@@ -424,6 +483,7 @@ def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
             for process, service in plan.processes.items()
         },
         log_dir=log_dir,
+        proxy=(HOST, int(address(PROXY, PROXY_PORT).rpartition(":")[2])) if plan.proxied else None,
     )
 
 

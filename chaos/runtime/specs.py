@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,9 @@ import pika
 import pika.exceptions
 import psycopg
 
-from chaos.runtime import APIS, SERVICES, Endpoints, Plan, bootstrap
+from chaos import proxy
+from chaos.proxy import line_name
+from chaos.runtime import APIS, SERVERS, SERVICES, Endpoints, Plan, bootstrap
 from chaos.runtime.install import Programs
 from chaos.runtime.managed import Account, Spec
 from chaos.runtime.ports import HOST, free_ports
@@ -104,14 +106,21 @@ class Ports:
     distribution: int
     epmd: int
     http: Mapping[str, int]
+    lines: Mapping[str, int]  # of the proxy
+    proxy: int | None  # where it is told what to do
 
     @classmethod
-    def free(cls, processes: Iterable[str]) -> Self:
-        names = list(processes)
-        postgres, amqp, management, distribution, epmd, *http = free_ports(5 + len(names))
+    def free(cls, plan: Plan) -> Self:
+        names = list(plan.processes)
+        lines = [line_name(name, s) for name in names for s in SERVERS] if plan.proxied else []
+        first = free_ports(6 + len(names) + len(lines))
+        postgres, amqp, management, distribution, epmd, proxy, *others = first
+        http, way = others[: len(names)], others[len(names) :]
         return cls(
-            postgres, amqp, management, distribution, epmd, dict(zip(names, http, strict=True))
-        )
+            postgres, amqp, management, distribution, epmd,
+            dict(zip(names, http, strict=True)), dict(zip(lines, way, strict=True)),
+            proxy if plan.proxied else None,
+        )  # fmt: skip
 
 
 def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
@@ -127,6 +136,7 @@ def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
         management_url=f"http://{broker}:{ports.management}",
         http_urls={name: f"http://{HOST}:{port}" for name, port in ports.http.items()},
         log_dir=stack.logs,
+        proxy=(HOST, ports.proxy) if ports.proxy else None,
     )
 
 
@@ -241,12 +251,39 @@ def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets)
     )
 
 
-def service_specs(plan: Plan, endpoints: Endpoints) -> list[Spec]:
-    return [_service_spec(plan, endpoints, name) for name in plan.processes]
+def proxy_spec(stack: Stack, ports: Ports) -> Spec | None:
+    """None where nothing is proxied."""
+    if ports.proxy is None:
+        return None
+    to = {"postgres": ports.postgres, "rabbitmq": ports.amqp}
+    lines = [
+        proxy.LineSpec(name, HOST, port, HOST, to[name.rpartition(">")[2]])
+        for name, port in ports.lines.items()
+    ]
+    control = (HOST, ports.proxy)
+    return Spec(
+        name="proxy",
+        command=(sys.executable, "-m", *proxy.command_line(control, lines)),
+        environment=_plain_environment(stack.directory),
+        directory=CHECKOUT,
+        ports=(ports.proxy, *ports.lines.values()),
+        answers=partial(proxy.answers, control),
+    )
 
 
-def _service_spec(plan: Plan, endpoints: Endpoints, name: str) -> Spec:
+def service_specs(
+    plan: Plan, endpoints: Endpoints, lines: Mapping[str, int] | None = None
+) -> list[Spec]:
+    return [_service_spec(plan, endpoints, name, lines or {}) for name in plan.processes]
+
+
+def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[str, int]) -> Spec:
     service = plan.processes[name]
+
+    def by_its_line(url: str, server: str) -> str:
+        port = lines.get(line_name(name, server))
+        return url.replace(f":{urlsplit(url).port}/", f":{port}/") if port else url
+
     url = endpoints.http_urls[name]
     port = urlsplit(url).port or 0
     if service in APIS:
@@ -262,8 +299,10 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str) -> Spec:
             **{key: value for key, value in os.environ.items() if not key.startswith("SAGAPROOF_")},
             "PYTHONUNBUFFERED": "1",
             "SAGAPROOF_PROCESS": name,
-            "SAGAPROOF_POSTGRES_DSN": endpoints.service_dsns[ROLE_OF[service]],
-            "SAGAPROOF_AMQP_URL": endpoints.amqp_url,
+            "SAGAPROOF_POSTGRES_DSN": by_its_line(
+                endpoints.service_dsns[ROLE_OF[service]], "postgres"
+            ),
+            "SAGAPROOF_AMQP_URL": by_its_line(endpoints.amqp_url, "rabbitmq"),
             **http,
             **{f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()},
         },

@@ -105,7 +105,7 @@ class Supervisor:
 
     async def _start_on_free_ports(self) -> None:
         programs, keys = found(), how.Secrets.fresh()
-        ports = how.Ports.free(self._plan.processes)
+        ports = how.Ports.free(self._plan)
         endpoints = how.endpoints_of(self._stack, ports, keys)
         postgres = how.postgres_spec(self._stack, programs, ports, keys, self._plan.postgres)
         rabbitmq = how.rabbitmq_spec(self._stack, programs, ports, keys)
@@ -116,7 +116,9 @@ class Supervisor:
             self._start_in_turn(epmd, rabbitmq),
             self._start_postgres(programs, postgres, how.postgres_dsn(ports, keys), keys),
         )
-        services = how.service_specs(self._plan, endpoints)
+        if proxy := how.proxy_spec(self._stack, ports):
+            await self._start_in_turn(proxy)
+        services = how.service_specs(self._plan, endpoints, ports.lines)
         if services:
             self._stage = f"starting {', '.join(spec.name for spec in services)}"
         await _together(*(self._start_in_turn(spec) for spec in services))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from chaos.mailbox import command
+from chaos.poison import poisons
 from chaos.shop import CURRENCY, PLENTY, PRICE, Shop, shop
 from chaos.system import CONFIRMED, System, until
 from chaos.workload import Arrival, Catalogue
 from common.contracts import (
-    ConfirmOrder,
-    DispatchStock,
     ListProduct,
     OpenAccount,
     PaymentCharged,
     ReceiveStock,
     StartSaga,
 )
-from common.envelope import Command, Envelope, pack
+from common.envelope import Envelope, pack
 from common.topology import dead_letter_queue
 from tests.acceptance.profiles import on
 
@@ -60,23 +58,6 @@ def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) ->
     system.verdict(explained=expected)
     for queue in told:
         system.mail.purge(dead_letter_queue(queue))
-
-
-def poisons(queue: str, saga_id: UUID) -> dict[str, bytes]:
-    """The reason it is set aside with, and the delivery; about a saga that there is."""
-    foreign: Command = ConfirmOrder() if queue == "inventory.commands" else DispatchStock()
-    wire = json.loads(command(saga_id, "charge_payment", foreign).encode())
-    members = {
-        "unknown_command": wire,
-        "unknown_type": {**wire, "type": "MakeTea"},
-        "wrong_message_id": {**wire, "message_id": str(uuid4())},
-        "invalid_envelope": {k: v for k, v in wire.items() if k != "saga_id"},
-    }
-    return {
-        "not_json": b"tea, please",
-        "not_an_array": json.dumps(wire).encode(),
-        **{reason: json.dumps([member]).encode() for reason, member in members.items()},
-    }
 
 
 def neighbours(here: Shop, ended: list[UUID]) -> dict[str, list[Envelope]]:

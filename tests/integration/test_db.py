@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from chaos.runtime.bootstrap import SERVICES
-from common.db import Database, Tx, migrate
+from common.db import Database, Tx, connect_options, migrate
 from common.errors import Infrastructure, SagaproofError
 from common.settings import Settings
 from tests.integration.conftest import MakeSettings
@@ -136,6 +138,21 @@ async def test_rule_13_a_server_out_of_reach_is_infrastructure(
                 raise AssertionError("there is no transaction")
     with pytest.raises(Infrastructure, match="connection"):
         migrate(made)
+
+
+async def test_rule_12_whoever_only_waits_notices_that_the_server_is_cut_off(
+    settings: MakeSettings,
+) -> None:
+    """Bytes unacknowledged are there only if probes are sent. (That they are noticed takes a
+    network to cut: the scenario off-the-network.)"""
+    options = connect_options(settings(ROLE, tcp_user_timeout_seconds=4))
+    dsn = settings(ROLE).postgres_dsn.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(dsn, **options) as connection:
+        with socket.socket(fileno=os.dup(connection.fileno())) as line:
+            assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 2
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 1
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
 
 
 async def test_rule_13_an_exhausted_pool_is_infrastructure(settings: MakeSettings) -> None:

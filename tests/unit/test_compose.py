@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,29 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
 
 def test_a_stack_that_is_to_stay_names_nobody_who_holds_it() -> None:
     assert model_of(BASE, Plan(), None)["networks"]["default"]["labels"] == {}
+
+
+def test_a_proxied_plan_leads_every_process_by_a_line_of_its_own() -> None:
+    base = copy.deepcopy(BASE)
+    for name in SERVICES:
+        base["services"][name]["environment"] = {
+            "SAGAPROOF_POSTGRES_DSN": "postgresql://role:pw@postgres:5432/sagaproof",
+            "SAGAPROOF_AMQP_URL": "amqp://user:pw@rabbitmq:5672/",
+        }
+    plan = Plan(proxied=True)
+    model = model_of(base, plan, None)
+    given = {
+        (name, url)
+        for name in plan.processes
+        for key, url in model["services"][name]["environment"].items()
+        if key in ("SAGAPROOF_POSTGRES_DSN", "SAGAPROOF_AMQP_URL")
+    }
+    ports = [re.search(r"@proxy:(\d+)/", url) for _, url in given]
+    assert all(ports)
+    assert len({port[1] for port in ports if port}) == 2 * len(plan.processes)
+    proxy = model["services"]["proxy"]
+    lines = json.loads(proxy["command"][1])["lines"]
+    assert {line[0]: tuple(line[3:]) for line in lines}["payment>rabbitmq"] == ("rabbitmq", 5672)
+    endpoints = endpoints_of(model, plan, Path("logs"))
+    assert endpoints.proxy == ("127.0.0.1", int(proxy["ports"][0]["published"]))
+    assert endpoints_of(model_of(BASE, Plan(), None), Plan(), Path("logs")).proxy is None

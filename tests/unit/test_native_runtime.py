@@ -28,7 +28,7 @@ from chaos.runtime.processes import (
     signal_tree,
     sweep,
 )
-from chaos.runtime.specs import service_specs
+from chaos.runtime.specs import Ports, Secrets, endpoints_of, proxy_spec, service_specs
 from chaos.runtime.stack import CHECKOUT, Stack, all_names, default_name
 
 PARENT_AND_CHILD = "sleep 60 & echo $!; wait"
@@ -96,6 +96,22 @@ def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert {settings["SAGAPROOF_STEP_ATTEMPTS"] for settings in given.values()} == {"7"}
     assert "SAGAPROOF_HEALTH_PORT" not in given["door"]
     assert given["payment"]["SAGAPROOF_HEALTH_PORT"] == "2"
+
+
+def test_a_proxied_process_is_given_its_own_lines() -> None:
+    plan = Plan(proxied=True)
+    ports = Ports.free(plan)
+    stack = Stack("s")
+    endpoints = endpoints_of(stack, ports, Secrets.fresh())
+    proxy = proxy_spec(stack, ports)
+    assert proxy is not None
+    assert endpoints.proxy == ("127.0.0.1", ports.proxy)
+    specs = {spec.name: spec.environment for spec in service_specs(plan, endpoints, ports.lines)}
+    line = ports.lines["payment>postgres"]
+    assert f":{line}/" in specs["payment"]["SAGAPROOF_POSTGRES_DSN"]
+    assert f":{line}/" not in specs["inventory"]["SAGAPROOF_POSTGRES_DSN"]
+    assert set(ports.lines.values()) < set(proxy.ports)
+    assert proxy_spec(stack, Ports.free(Plan())) is None
 
 
 # Backoff

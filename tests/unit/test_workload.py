@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -311,6 +312,20 @@ def test_a_conflict_refuses_the_body_and_not_the_key() -> None:
     facts = facts_of(CATALOGUE, [*cut_off, asked(2, "k", tea=2), refused(2, 409)])
     assert facts.refused == frozenset()
     assert facts.unknown == {("ann", "k")}
+
+
+def test_a_history_is_whole_whoever_writes_at_once(tmp_path: Path) -> None:
+    """Python's text files are not: one mixes up what threads write together."""
+    path = tmp_path / "history.jsonl"
+    with History(path) as history, ThreadPoolExecutor(4) as pool:
+
+        def write(who: str) -> None:
+            for _ in range(2000):
+                history.record(Fault(what="x" * 200, target=who, healed=False))
+
+        for _ in pool.map(write, "abcd"):
+            pass
+    assert len(list(read_history(path))) == len(history.events) == 8000
 
 
 def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -1,0 +1,312 @@
+"""Scenarios with a plot: a refusal at each step, messages tampered with, and long silences.
+
+Owns: bringing sagas to the point where it matters, and what must come of it. Must not know: how
+a fault is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from chaos.nemesis import Nemesis, Unreachable
+from chaos.scene import Scenario, Scene, in_words
+from chaos.shop import PLENTY
+from chaos.system import CONFIRMED, End, ExperimentError, rejected, until
+from chaos.tampering import DelayPastUndo, Duplicate, Lose, Poisoned, Reorder, Requeue, Tampering
+
+FEW = 8
+FAILURES = 5  # of a compensation that then works
+CHARGE_UNKNOWN = rejected("charge_payment_timed_out")
+FENCED = rejected("dispatch_stock_timed_out")
+RESERVE_UNKNOWN = rejected("reserve_stock_timed_out")
+TOO_SLOW = (CHARGE_UNKNOWN, RESERVE_UNKNOWN)
+"""On a machine with much else to do a step may be given up before the plot begins."""
+
+
+# --- refusals ------------------------------------------------------------------------------
+
+
+def _refusal(reason: str, says: str, who: str, sku: str) -> Scenario:
+    def play(scene: Scene) -> None:
+        here = scene.shop(
+            stock={"plenty": 10 * FEW, "rare": 1},
+            unstocked=["promised"],
+            accounts={"rich": PLENTY, "poor": 199, "declined": PLENTY},
+            declined=["declined"],
+        )
+        asks = [here.order(who, **{"plenty": 2, sku: 2}) for _ in range(FEW)]
+        scene.expect(scene.system.place(asks), rejected(reason))
+
+    name = reason.replace("_", "-")
+    return Scenario(name, says, "none", f"rejected: {reason}", play, "patient", orders=FEW)
+
+
+REFUSALS = (
+    _refusal("out_of_stock", "Inventory has too few.", "rich", "rare"),
+    _refusal("not_stocked", "Inventory never had it.", "rich", "promised"),
+    _refusal(
+        "card_declined", "The card is declined; the goods are released.", "declined", "plenty"
+    ),
+    _refusal("insufficient_funds", "The money does not suffice.", "poor", "plenty"),
+    _refusal("unknown_account", "Payment does not know the customer.", "stranger", "plenty"),
+)
+
+
+# --- messages ------------------------------------------------------------------------------
+
+
+def _tampered(
+    name: str, says: str, make: Callable[[Scene], Tampering], step: str, *ends: End
+) -> Scenario:
+    """The commands of a step wait for their participant, and are changed before it returns."""
+
+    def play(scene: Scene) -> None:
+        fault, asks = make(scene), scene.good()
+        with scene.struck(fault):
+            orders = scene.system.place(asks)
+            scene.until_asked(orders, step)
+        scene.under_way = len(orders)
+        if not fault.moved:
+            raise ExperimentError("there was no message to tamper with")
+        scene.expect(orders, *ends)
+
+    fault = make(Scene(system=None, name=name, seed=0, count=0))  # type: ignore[arg-type]
+    return Scenario(name, says, fault.sentence, in_words(ends), play, "patient", orders=50)
+
+
+def _requeue(scene: Scene) -> None:
+    fault = _everything(scene)
+    asks = scene.good()
+    with scene.system.placing(asks) as placed:
+        until(lambda: len(scene.system.alive()) >= len(asks) // 4, "sagas are under way")
+        with scene.struck(fault):
+            pass
+    if not fault.moved:
+        raise ExperimentError("all queues were empty")
+    scene.expect(placed.result(), CONFIRMED)
+
+
+def _everything(scene: Scene | None) -> Requeue:
+    return Requeue("order,inventory,payment,orchestrator", scene.seed if scene else 0)
+
+
+MESSAGES = (
+    _tampered(
+        "duplicate-charge",
+        "Every charge comes three times; each customer is charged once.",
+        lambda scene: Duplicate("payment", scene.seed),
+        "charge_payment",
+        CONFIRMED,
+    ),
+    _tampered(
+        "duplicate-reserve",
+        "Every reservation comes three times; the goods are held once.",
+        lambda scene: Duplicate("inventory", scene.seed),
+        "reserve_stock",
+        CONFIRMED,
+    ),
+    _tampered(
+        "reordered",
+        "Inventory's commands come in another order.",
+        lambda scene: Reorder("inventory", scene.seed),
+        "reserve_stock",
+        CONFIRMED,
+    ),
+    _tampered(
+        "poisoned-charge",
+        "Every charge is garbled on its way and set aside; the one sent again charges.",
+        lambda scene: Poisoned("payment", scene.seed),
+        "charge_payment",
+        CONFIRMED,
+    ),
+    Scenario(
+        "requeue-shuffled",
+        "All queues are drained in mid-flow; everything is put back in another order.",
+        _everything(None).sentence,
+        in_words([CONFIRMED]),
+        _requeue,
+        "patient",
+    ),
+)
+
+
+# --- silence -------------------------------------------------------------------------------
+
+
+def _charge_given_up(scene: Scene, fault: Nemesis) -> list[UUID]:
+    """Payment is away until every charge is given up: the undo that nobody confirms holds up the
+    customer's answer, and nothing else."""
+    asks = scene.good()
+    with scene.struck(fault):
+        orders = scene.system.place(asks)
+        scene.until_steps(
+            orders,
+            lambda s: (s.get("charge_payment"), s.get("reserve_stock")) == ("undoing", "undone"),
+            "every charge is given up and the stock released",
+        )
+        pending = scene.system.rows(
+            "select distinct status from order_svc.customer_order where order_id = any(%s)", orders
+        )
+        if pending != [("PENDING",)]:
+            raise ExperimentError(f"a customer was told before all is undone: {pending}")
+    scene.under_way = len(orders)
+    scene.expect(orders, CHARGE_UNKNOWN)
+    scene.system.ends(orders)
+    return orders
+
+
+def _moves(scene: Scene, orders: Sequence[UUID]) -> list[str]:
+    rows = scene.system.rows(
+        "select kind from payment_svc.transfer where saga_id = any(%s) order by kind", orders
+    )
+    return [kind for (kind,) in rows]
+
+
+def _unreachable(scene: Scene) -> None:
+    """The charge is found first when payment returns: it succeeds after its timeout."""
+    orders = _charge_given_up(scene, Unreachable("payment"))
+    moves = _moves(scene, orders)
+    if moves != ["CHARGE"] * len(orders) + ["REFUND"] * len(orders):
+        raise ExperimentError(f"not every charge was made and refunded: {moves}")
+
+
+def _late(scene: Scene) -> None:
+    """The undo comes first: the charge finds its tombstone."""
+    orders = _charge_given_up(scene, DelayPastUndo("payment", scene.seed))
+    if moves := _moves(scene, orders):
+        raise ExperimentError(f"a charge that came after its undo had an effect: {moves}")
+    fenced = {UUID(line["saga_id"]) for line in scene.system.logged("payment", "command.fenced")}
+    if not fenced >= set(orders):
+        raise ExperimentError("not every late charge is logged as fenced")
+
+
+def _nothing(_: Sequence[UUID]) -> None:
+    pass
+
+
+def _silent_pivot(
+    scene: Scene,
+    fault: Nemesis,
+    end: End,
+    meanwhile: Callable[[Sequence[UUID]], object] = _nothing,
+) -> list[UUID]:
+    """Inventory is away from before the goods are to leave until the fence is out."""
+    system, asks = scene.system, scene.good()
+    system.runtime.pause("payment")
+    try:
+        orders = system.place(asks)
+        scene.until_asked(orders, "charge_payment")
+    except ExperimentError:
+        system.runtime.resume("payment")
+        raise
+    with scene.struck(fault):
+        system.runtime.resume("payment")
+        scene.until_steps(orders, _stands_still, "the fence is out")
+        fencing = [o for o, s in zip(orders, system.steps(orders), strict=True) if _fencing(s)]
+        for steps in filter(_fencing, system.steps(orders)):  # the barrier
+            if (steps["charge_payment"], steps["reserve_stock"]) != ("done", "done"):
+                raise ExperimentError(f"something was undone before the fence's answer: {steps}")
+        meanwhile(fencing)
+    scene.under_way = len(orders)
+    scene.expect(orders, end, *TOO_SLOW)
+    scene.must_be_seen.add(end)
+    return fencing
+
+
+def _fencing(steps: dict[str, str]) -> bool:
+    return steps.get("dispatch_stock") == "fencing"
+
+
+def _stands_still(steps: dict[str, str]) -> bool:
+    """The fence is out; or the charge was too slow for this machine, and is undone."""
+    return _fencing(steps) or steps.get("reserve_stock") == "undoing"
+
+
+def _pivot_done(scene: Scene) -> None:
+    _silent_pivot(scene, Unreachable("inventory"), CONFIRMED)
+
+
+def _pivot_lost(scene: Scene) -> None:
+    _silent_pivot(scene, Lose("inventory", scene.seed), FENCED)
+
+
+def _failing_refund(scene: Scene) -> None:
+    """A row that payment needs is locked: each try fails, until it is let go."""
+    system = scene.system
+    with system.session("payment_svc") as session:
+        fencing = _silent_pivot(
+            scene,
+            Lose("inventory", scene.seed),
+            FENCED,
+            lambda _: session.execute(
+                "select from account where customer = %s for update", (f"{scene.name}.ann",)
+            ),
+        )
+        before = len(system.logged("payment", "batch.held"))
+        scene.until_steps(
+            fencing,
+            lambda s: s["charge_payment"] == "undoing" and s["reserve_stock"] == "undone",
+            "the stock is released while the refund fails",
+        )
+        until(
+            lambda: len(system.logged("payment", "batch.held")) >= before + FAILURES,
+            f"the refund has failed {FAILURES} times",
+        )
+        told = system.rows(
+            "select count(*) from order_svc.customer_order"
+            " where status <> 'PENDING' and order_id = any(%s)",
+            fencing,
+        )
+        if told != [(0,)]:
+            raise ExperimentError(f"{told} customers were told before the refund")
+
+
+SILENCE = (
+    Scenario(
+        "payment-unreachable",
+        "Payment is away for longer than all attempts; the late charge is made and refunded.",
+        Unreachable("payment").sentence,
+        in_words([CHARGE_UNKNOWN]),
+        _unreachable,
+        "impatient",
+        orders=FEW,
+    ),
+    Scenario(
+        "charge-after-its-undo",
+        "As before, and the charge comes after its undo: it is refused and charges nobody.",
+        DelayPastUndo("payment", 0).sentence,
+        in_words([CHARGE_UNKNOWN]),
+        _late,
+        "impatient",
+        orders=FEW,
+    ),
+    Scenario(
+        "silent-pivot-done",
+        "Nobody hears whether the goods have left; they have, before the fence: forward.",
+        Unreachable("inventory").sentence,
+        in_words([CONFIRMED]),
+        _pivot_done,
+        "impatient",
+        orders=FEW,
+    ),
+    Scenario(
+        "silent-pivot-lost",
+        "Nobody hears whether the goods have left; the fence comes first: all is undone.",
+        Lose("inventory", 0).sentence,
+        in_words([FENCED]),
+        _pivot_lost,
+        "impatient",
+        orders=FEW,
+    ),
+    Scenario(
+        "failing-refund",
+        f"A refund fails {FAILURES} times; the release behind it is not held up, and the customer"
+        " is told last.",
+        f"{Lose('inventory', 0).sentence}; a lock on the customer's account",
+        in_words([FENCED]),
+        _failing_refund,
+        "impatient",
+        orders=FEW,
+    ),
+)

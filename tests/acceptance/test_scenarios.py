@@ -1,0 +1,68 @@
+"""A representative part of the table of scenarios, played as `chaos run` plays it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.judge import Verdict
+from chaos.runner import Runner
+from chaos.scenarios import SCENARIOS
+from tests.servers import chosen, chosen_for_stacks
+
+SEED = 7
+ORDERS = 60
+
+# By profile, so that a stack is brought up for each but once.
+HERE = (
+    "requeue-shuffled",
+    "poisoned-charge",
+    "kill-payment-repeatedly",
+    "backends-killed",
+    "payment-unreachable",
+    "charge-after-its-undo",
+    "silent-pivot-done",
+    "silent-pivot-lost",
+    "failing-refund",
+    "cut-payment-postgres",
+    "unconfirmed-orchestrator",
+)
+IN_CONTAINERS = ("kill-orchestrator", "kill-payment", "kill-inventory", "off-the-network")
+
+
+def _runner(kind: str, folder: Path) -> Iterator[Runner]:
+    name = f"scenarios-{os.getpid()}-{kind}"
+    runner = Runner(kind, folder, seed=SEED, orders=ORDERS, say=print, name=name)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    yield from _runner(chosen_for_stacks(), tmp_path_factory.mktemp("scenarios"))
+
+
+@pytest.fixture(scope="module")
+def in_containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    yield from _runner("docker", tmp_path_factory.mktemp("scenarios-docker"))
+
+
+def passes(runner: Runner, name: str) -> None:
+    result = runner.play(SCENARIOS[name])
+    assert result.problems == []
+    assert result.verdict is Verdict.PASS
+    assert result.under_way, "the fault hit nothing"
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_scenario(here: Runner, name: str) -> None:
+    passes(here, name)
+
+
+@pytest.mark.skipif(chosen() != "docker", reason="no Docker engine, or RUNTIME=native")
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_a_container_is_killed(in_containers: Runner, name: str) -> None:
+    passes(in_containers, name)
