@@ -167,9 +167,9 @@ def names(kind: str | None = None) -> list[str]:
 
 def _runtimes(kind: str | None) -> tuple[Callable[[str | None], Runtime], Callable[[], list[str]]]:
     """By default what the environment asks for, else Docker where an engine answers."""
-    from chaos.runtime import docker, native, stack  # they import this module
+    from chaos.runtime import docker, engine, native, stack  # they import this module
 
-    match kind or os.environ.get("RUNTIME") or ("docker" if docker.engine_answers() else "native"):
+    match kind or os.environ.get("RUNTIME") or ("docker" if engine.engine_answers() else "native"):
         case "docker":
             return docker.DockerRuntime, docker.all_names
         case "native":

@@ -16,7 +16,9 @@ import psycopg
 import pytest
 
 from chaos.runtime import SERVERS, SERVERS_ONLY, SERVICES, Plan, ProcessStatus, StackError
-from chaos.runtime.docker import PROJECT_LABEL, TETHER_LABEL, DockerRuntime, DockerStack
+from chaos.runtime.compose import TETHER_LABEL
+from chaos.runtime.docker import DockerRuntime, DockerStack
+from chaos.runtime.engine import PROJECT_LABEL
 from chaos.runtime.ports import free_ports
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, default_name

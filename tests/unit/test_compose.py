@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from chaos.runtime import APIS, SERVERS, SERVICES, Plan
 from chaos.runtime.bootstrap import SERVICES as ROLES
-from chaos.runtime.docker import PASSWORD, TETHER_LABEL, endpoints_of, model_of, roles_sql
+from chaos.runtime.compose import PASSWORD, TETHER_LABEL, endpoints_of, model_of, roles_sql
 from common.process import STOP_WITHIN_SECONDS
 
 ROOT = Path(__file__).parents[2]
