@@ -273,7 +273,7 @@ def _orders(snapshot: Path) -> list[tuple[datetime, float, bool]]:
 
 
 def _faults(directory: Path) -> list[tuple[datetime, datetime, str]]:
-    """Each with its healing. Those that began together are one."""
+    """Each with its healing. Those that overlap are one."""
     history = directory / "logs" / "history.jsonl"
     if not history.exists():
         return []
@@ -285,4 +285,11 @@ def _faults(directory: Path) -> list[tuple[datetime, datetime, str]]:
         elif isinstance(event, Fault) and (since := begun.pop((event.what, event.target), None)):
             took = (event.at - since).total_seconds()
             found.append((since, event.at, f"{event.what} {event.target}, {took:.1f} s"))
-    return sorted(found)
+    merged: list[tuple[datetime, datetime, str]] = []
+    for begun_at, ended_at, says in sorted(found):
+        if merged and begun_at < merged[-1][1]:
+            first, last, said = merged.pop()
+            merged.append((first, max(last, ended_at), f"{said}; {says}"))
+        else:
+            merged.append((begun_at, ended_at, says))
+    return merged
