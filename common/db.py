@@ -82,8 +82,10 @@ class Tx:
         return asked
 
     async def plan_by_values(self) -> None:
-        """In this transaction, for queries whose conditions may or may not be there."""
-        await self.execute("select set_config('plan_cache_mode', 'force_custom_plan', true)")
+        """From here on: for a query whose conditions may or may not be there."""
+        await self._connection.execute(
+            "select set_config('plan_cache_mode', 'force_custom_plan', true)"
+        )
 
     async def fetch(self, sql: LiteralString, params: Params = ()) -> list[tuple[Any, ...]]:
         """Run a query and all that is queued before it."""
@@ -161,9 +163,10 @@ class Database:
             raise translate(error) from error
 
 
-# Every statement of ours goes by an index, whatever its values: planned once in a session, by a
-# server that is not to think better of it. Left alone it plans anew each time, which took a third
-# of its time; and a plan made while a table was small reads all of it for every message, for hours.
+# Every statement of ours goes by an index, whatever its values: planned once in a session, since
+# planning each anew took a third of the server's time. A plan made while a table was small would
+# read all of it for every message. So each list of rows names their keys once more, `= any`:
+# whichever of the two a plan begins with, it looks at no other rows.
 _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
 
 

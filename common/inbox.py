@@ -26,17 +26,19 @@ _READ = """
 select i.saga_id, i.step, i.direction, i.outcome, i.reply
   from unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
   join inbox i using (saga_id, step, direction)
- where i.outcome <> 'claimed'"""
+ where i.outcome <> 'claimed' and i.saga_id = any(%b::uuid[])"""
 
 _SETTLE = """
 update inbox i set outcome = k.outcome, reply = k.reply
   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[])
     as k (saga_id, step, direction, outcome, reply)
- where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)"""
+ where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)
+   and i.saga_id = any(%b::uuid[])"""
 
 _GIVE_BACK = """
 delete from inbox i using unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
- where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)"""
+ where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)
+   and i.saga_id = any(%b::uuid[])"""
 
 
 def _columns(keys: Sequence[Key]) -> list[list[object]]:
@@ -51,7 +53,7 @@ class Claim:
     def __init__(self, tx: Tx, keys: Sequence[Key]) -> None:
         columns = _columns(claims(keys))
         self._claimed = tx.ask(_CLAIM, columns)
-        self._known = tx.ask(_READ, columns)
+        self._known = tx.ask(_READ, [*columns, columns[0]])
 
     def fence(self) -> Fence:
         """After that sync."""
@@ -77,7 +79,8 @@ async def keep(tx: Tx, fence: Fence) -> None:
             *_columns(list(settled)),
             [r.outcome.value for r in rows],
             [r.reply for r in rows],
+            [key.saga_id for key in settled],
         ]
         await tx.execute(_SETTLE, columns)
     if back := fence.given_back():
-        await tx.execute(_GIVE_BACK, _columns(back))
+        await tx.execute(_GIVE_BACK, [*_columns(back), [key.saga_id for key in back]])

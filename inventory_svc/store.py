@@ -51,7 +51,7 @@ update stock s set on_hand = n.on_hand, held = n.held, dispatched = n.dispatched
        received = n.received
   from unnest(%b::text[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
     as n (sku, on_hand, held, dispatched, received)
- where s.sku = n.sku"""
+ where s.sku = n.sku and s.sku = any(%b::text[])"""
 
 _RESERVE = """
 insert into reservation (saga_id, step, lines, status, settled_at)
@@ -62,7 +62,7 @@ select saga_id, step, lines, status, case when status <> 'HELD' then now() end
 _SETTLE = """
 update reservation r set status = n.status, settled_at = now()
   from unnest(%b::uuid[], %b::text[]) as n (saga_id, status)
- where r.saga_id = n.saga_id"""
+ where r.saga_id = n.saga_id and r.saga_id = any(%b::uuid[])"""
 
 _DELIVER = """
 insert into delivery (saga_id, step, sku, quantity)
@@ -112,6 +112,7 @@ class InventoryStore:
                     [p.held for _, p in rows],
                     [p.dispatched for _, p in rows],
                     [p.received for _, p in rows],
+                    [sku for sku, _ in rows],
                 ),
             )
         if state.made:
@@ -127,9 +128,8 @@ class InventoryStore:
             )
         if state.settled:
             settled = list(state.settled.values())
-            await tx.execute(
-                _SETTLE, ([r.saga_id for r in settled], [r.status.value for r in settled])
-            )
+            saga_ids = [r.saga_id for r in settled]
+            await tx.execute(_SETTLE, (saga_ids, [r.status.value for r in settled], saga_ids))
         if state.deliveries:
             await tx.execute(
                 _DELIVER,

@@ -166,7 +166,7 @@ update saga_instance i
   from unnest(%b::uuid[], %b::text[], %b::bool[], %b::text[], %b::text[], %b::bool[], %b::bool[],
               %b::bool[], %b::float8[])
     as k (saga_id, state, ended, steps, reason, compensate_asked, pivot_passed, stuck, deadline)
- where i.saga_id = k.saga_id"""
+ where i.saga_id = k.saga_id and i.saga_id = any(%b::uuid[])"""
 
 
 async def save(tx: Tx, instances: Sequence[Held]) -> None:
@@ -181,7 +181,7 @@ async def save(tx: Tx, instances: Sequence[Held]) -> None:
         ]
         await tx.execute(_INSERT, _columns(fresh) + first)
     if known:
-        await tx.execute(_UPDATE, _columns(known))
+        await tx.execute(_UPDATE, [*_columns(known), [held.instance.saga_id for held in known]])
 
 
 def _columns(instances: Sequence[Held]) -> list[list[Any]]:

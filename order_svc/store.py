@@ -56,7 +56,7 @@ update customer_order o
        settled_at = case when n.status <> 'PENDING' then coalesce(o.settled_at, now()) end
   from unnest(%b::uuid[], %b::text[], %b::text[], %b::boolean[])
     as n (order_id, status, reason, saga_known)
- where o.order_id = n.order_id"""
+ where o.order_id = n.order_id and o.order_id = any(%b::uuid[])"""
 
 _LIST = """
 insert into product (sku, price, currency)
@@ -148,6 +148,7 @@ class OrderStore:
                     [o.status.value for o in orders],
                     [o.reason for o in orders],
                     [o.saga_known for o in orders],
+                    changed,
                 ),
             )
         if state.listed:

@@ -46,13 +46,14 @@ _ACCOUNTS = """
 select a.customer, a.currency, a.card, a.balance
   from unnest(%b::text[], %b::text[]) as k (customer, currency)
   join account a using (customer, currency)
+ where a.customer = any(%b::text[])
  order by a.customer, a.currency for update of a"""
 
 _UPDATE = """
 update account a set card = n.card, balance = n.balance
   from unnest(%b::text[], %b::text[], %b::text[], %b::bigint[])
     as n (customer, currency, card, balance)
- where (a.customer, a.currency) = (n.customer, n.currency)"""
+ where (a.customer, a.currency) = (n.customer, n.currency) and a.customer = any(%b::text[])"""
 
 _TRANSFER = """
 insert into transfer
@@ -89,8 +90,9 @@ class PaymentStore:
         new: set[AccountKey] = set()
         if opened:
             new = {AccountKey(*row) for row in await tx.fetch(_OPEN, _columns(opened))}
+        customers, currencies = _columns(named | opened)
         for customer, currency, card, balance in await tx.fetch(
-            _ACCOUNTS, _columns(named | opened)
+            _ACCOUNTS, (customers, currencies, customers)
         ):
             key = AccountKey(customer, currency)
             if key not in new:  # until it is opened, an earlier command sees no such account
@@ -106,6 +108,7 @@ class PaymentStore:
                     *_columns(state.touched),
                     [a.card for a in accounts],
                     [a.balance for a in accounts],
+                    [key.customer for key in state.touched],
                 ),
             )
         if state.made:
