@@ -352,6 +352,7 @@ class Consumer:
         self._auto_ack = auto_ack
         self._waiting: deque[Delivery] = deque()
         self._arrived: asyncio.Future[None] | None = None
+        self._interrupted = False
 
     def on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
         headers = properties.headers or {}
@@ -364,7 +365,7 @@ class Consumer:
                 returns, headers, properties.reply_to, properties.correlation_id,
             )
         )  # fmt: skip
-        self.wake()
+        self._wake()
 
     @property
     def idle(self) -> bool:
@@ -372,21 +373,25 @@ class Consumer:
         return not self._waiting
 
     async def arrival(self) -> None:
-        """Return once a delivery is waiting, or when woken. Raises BrokerGone."""
+        """Return once a delivery is waiting, or if interrupted. Raises BrokerGone."""
         self.channel.check()  # what a broken channel left here will be delivered again
-        if not self._waiting:
+        if not (self._waiting or self._interrupted):
             await self.channel.wait(lambda waiter: setattr(self, "_arrived", waiter))
 
-    def wake(self) -> None:
-        """Whoever waits for an arrival waits no longer."""
+    def interrupt(self) -> None:
+        """From now on nobody waits for an arrival."""
+        self._interrupted = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._arrived is not None:
             _resolve(self._arrived, None)
 
     async def take(self) -> Delivery:
         """The next delivery; waits for one. Raises BrokerGone."""
         await self.arrival()
-        while not self._waiting:
-            await self.arrival()
+        if not self._waiting:
+            raise BrokerGone("interrupted before anything arrived")
         return self._waiting.popleft()
 
     def take_waiting(self) -> Delivery | None:

@@ -77,7 +77,7 @@ class BatchConsumer(Generic[T]):
         try:
             await channel.declare(QUEUES)
             consumer = await channel.consume(self._queue, self._settings.prefetch_deliveries)
-            stopping.add_done_callback(lambda _: consumer.wake())
+            stopping.add_done_callback(lambda _: consumer.interrupt())
             self._health.set(self._queue, None)
             while not self._stop.is_set():
                 await self._next_batch(consumer)

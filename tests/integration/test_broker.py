@@ -208,6 +208,22 @@ async def test_rule_16_a_consumer_hears_that_its_queue_was_deleted(
             await waiting
 
 
+@pytest.mark.parametrize("when", ["while it waits", "before"])
+async def test_an_interrupted_consumer_waits_for_no_arrival(
+    settings: MakeSettings, when: str
+) -> None:
+    async with mail(settings(ROLE)), connected(settings(ROLE)) as broker:
+        consumer = await (await broker.channel()).consume(WORK, 10)
+        if when == "before":
+            consumer.interrupt()
+        waiting = asyncio.create_task(consumer.arrival())
+        await asyncio.sleep(0)
+        consumer.interrupt()
+        async with asyncio.timeout(5):
+            await waiting
+        assert consumer.idle
+
+
 async def test_what_a_broken_channel_left_is_not_handed_out(
     settings: MakeSettings,
 ) -> None:
