@@ -159,7 +159,7 @@ def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) 
     case = Case(
         snapshot=snapshots[-1],
         facts=facts_of(script.catalogue, history.events),
-        dead_letters=read_dead_letters(endpoints.amqp_url),
+        dead_letters=read_dead_letters(endpoints.amqp_url, runtime.rabbitmqctl),
         quiescent=not standing,
     )
     findings = judge(case)

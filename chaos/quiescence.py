@@ -28,13 +28,10 @@ from chaos.catalogue import REPLIES
 from chaos.evidence import DeadLetter
 from chaos.snapshot import count_outboxes
 from common.envelope import Unreadable, unpack
-from common.topology import KNOWN, dead_letter_queue
+from common.topology import is_dead_letter_queue
 
 POLL_SECONDS = 0.25
 SHOWN = 5  # instances named when it does not come to rest
-
-DEAD_LETTER_QUEUES = frozenset(dead_letter_queue(name) for name in KNOWN) & KNOWN
-NOT_COUNTED = DEAD_LETTER_QUEUES | {REPLIES}  # looked at apart; the loader's own
 
 COUNT_QUEUES = """
 [begin
@@ -161,10 +158,11 @@ def _awaited(steps: dict[str, str]) -> str:
 
 
 def _queues(_: str, rabbitmqctl: RabbitmqCtl) -> Standing:
+    """But dead letters, which are looked at apart, and what the catalogue's loader may not take."""
     counts = count_queues(rabbitmqctl)
-    return Standing(
-        queues={q: n for q, n in counts.items() if any(n) and q not in NOT_COUNTED},
-    )
+    waiting = {q: n for q, n in counts.items() if any(n) and not is_dead_letter_queue(q)}
+    waiting.pop(REPLIES, None)
+    return Standing(queues=waiting)
 
 
 def count_queues(rabbitmqctl: RabbitmqCtl) -> dict[str, Messages]:
@@ -173,13 +171,12 @@ def count_queues(rabbitmqctl: RabbitmqCtl) -> dict[str, Messages]:
     return {name: Messages(ready, unacked) for name, ready, unacked in answer["value"]}
 
 
-def read_dead_letters(amqp_url: str) -> tuple[DeadLetter, ...]:
+def read_dead_letters(amqp_url: str, rabbitmqctl: RabbitmqCtl) -> tuple[DeadLetter, ...]:
     """What lies in the dead-letter queues. Nothing is taken: unacked, it all goes back."""
+    queues = sorted(filter(is_dead_letter_queue, count_queues(rabbitmqctl)))
     with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
         channel = connection.channel()
-        return tuple(
-            letter for queue in sorted(DEAD_LETTER_QUEUES) for letter in _letters(channel, queue)
-        )
+        return tuple(letter for queue in queues for letter in _letters(channel, queue))
 
 
 def _letters(

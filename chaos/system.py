@@ -258,7 +258,7 @@ class System:
 
     def dead_letters(self) -> Counter[tuple[str, str]]:
         """How many lie in which queue for which reason."""
-        letters = read_dead_letters(self.endpoints.amqp_url)
+        letters = read_dead_letters(self.endpoints.amqp_url, self.runtime.rabbitmqctl)
         return Counter((letter.queue, letter.reason) for letter in letters)
 
     def replicas(self, service: str) -> list[str]:
@@ -351,7 +351,7 @@ class System:
         return Case(
             snapshot=self.snapshot(),
             facts=facts_of(self._catalogue, self._history.events, explained),
-            dead_letters=read_dead_letters(self.endpoints.amqp_url),
+            dead_letters=read_dead_letters(self.endpoints.amqp_url, self.runtime.rabbitmqctl),
             quiescent=quiescent,
         )
 

@@ -23,7 +23,7 @@ from common.errors import BadDeploy, BrokerGone, Infrastructure, Poison
 from common.failpoints import Point
 from common.health import Health
 from common.settings import Settings
-from common.topology import QUEUES, dead_letter_queue
+from common.topology import Queue, dead_letter_queue, work_queue
 
 logger = log.get("consumer")
 
@@ -42,7 +42,8 @@ class Readable(Generic[T]):
 
 class BatchConsumer(Generic[T]):
     """Consumes one queue. `parse` types an envelope or raises Poison; `handle` acts on a batch;
-    `room`, if given, returns when another batch may be taken."""
+    `room`, if given, returns when another batch may be taken. `others` are declared along with
+    it: those that handling sends to, so that it need not wait for who consumes them."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class BatchConsumer(Generic[T]):
         handle: Callable[[Sequence[T]], Awaitable[None]],
         *,
         room: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        others: Sequence[Queue] = (),
         db: Database,
         broker: Broker,
         settings: Settings,
@@ -61,6 +63,7 @@ class BatchConsumer(Generic[T]):
         self._parse = parse
         self._handle = handle
         self._room = room
+        self._others = others
         self._db = db
         self._broker = broker
         self._settings = settings
@@ -75,7 +78,7 @@ class BatchConsumer(Generic[T]):
         channel = await self._broker.channel()
         stopping = asyncio.create_task(self._stop.wait())
         try:
-            await channel.declare(QUEUES)
+            await channel.declare([*work_queue(self._queue), *self._others])
             consumer = await channel.consume(self._queue, self._settings.prefetch_deliveries)
             stopping.add_done_callback(lambda _: consumer.interrupt())
             self._health.set(self._queue, None)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from common.participant import Handler, OnDuplicate, Participant, Store
 from common.query import Answerer, Respond
 from common.relay import Relay
 from common.settings import Settings
-from common.topology import PROCESSES, Exchange, commands_of, queries_of
+from common.topology import PROCESSES, Exchange, Queue, commands_of, queries_of
 
 logger = log.get("process")
 
@@ -59,12 +59,14 @@ class Process:
         parse: Callable[..., Any],
         handle: Callable[..., Any],
         room: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        others: Sequence[Queue] = (),
     ) -> BatchConsumer[Any]:
         consumer = BatchConsumer(
             queue,
             parse,
             handle,
             room=room,
+            others=others,
             db=self.db,
             broker=self.broker,
             settings=self.settings,

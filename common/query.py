@@ -20,7 +20,7 @@ from common.envelope import Answer, Message, Query
 from common.errors import BrokerGone, Infrastructure, NoAnswer, Poison
 from common.health import Health
 from common.settings import Settings
-from common.topology import QUEUES, Exchange
+from common.topology import Exchange, query_queue
 
 logger = log.get("query")
 
@@ -67,7 +67,6 @@ class Asker:
         """Keep the reply queue; a daemon."""
         channel = await self._broker.channel()
         try:
-            await channel.declare(QUEUES)
             consumer = await channel.consume(REPLY_TO, prefetch=0, auto_ack=True)
             self._channel = channel
             self._health.set("queries", None)
@@ -184,7 +183,7 @@ class Answerer:
     async def _consume(self, channel: Channel) -> Consumer:
         if isinstance(self._source, Exchange):
             return await channel.subscribe(self._source)
-        await channel.declare(QUEUES)
+        await channel.declare(query_queue(self._source))
         return await channel.consume(self._source, prefetch=100)
 
     async def _respond(self, body: bytes) -> Answer | None:

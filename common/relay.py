@@ -22,7 +22,7 @@ from common.failpoints import Point
 from common.health import Health
 from common.outbox import Waiting
 from common.settings import Settings
-from common.topology import KNOWN
+from common.topology import is_a_callers
 
 logger = log.get("relay")
 
@@ -110,8 +110,8 @@ class Relay:
 
     def _may_go(self, group: Sequence[Waiting], fate: Fate) -> bool:
         destination = group[0].destination
-        if fate is Fate.RETURNED and destination not in KNOWN:
-            # A caller's private queue that is gone; asking again gives the stored reply again.
+        if fate is Fate.RETURNED and is_a_callers(destination):
+            # A private queue that is gone; asking again gives the stored reply again.
             logger.warning(
                 "relay.reply_undeliverable", destination=destination, envelopes=len(group)
             )

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     )
     body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body that is read")
 
+    definitions: str = Field(
+        "orchestrator.order_saga:ORDER_SAGA",
+        description="sagas the orchestrator runs: `module:NAME` by comma, each a Definition or a"
+        " sequence of them",
+    )
     step_timeout_seconds: float = Field(5, gt=0, description="silence after which a step is resent")
     step_attempts: int = Field(
         5, ge=1, description="attempts before a step counts as unknown and the saga turns"

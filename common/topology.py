@@ -1,8 +1,9 @@
 """Queues and dead-letter queues as data. Pure.
 
 Owns: names and arguments. Messages go through the default exchange, so a destination is
-a queue's name; only what asks every process goes through an exchange of its own. Must not
-know: a driver, or who consumes what.
+a queue's name; only what asks every process goes through an exchange of its own. Which queues
+there are follows from what is deployed: every consumer declares its own. Must not know: a driver,
+or who consumes what.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ def dead_letter_queue(name: str) -> str:
     return f"{name}.dead"
 
 
+def is_dead_letter_queue(name: str) -> bool:
+    return name.endswith(".dead")
+
+
 def commands_of(participant: str) -> str:
     """The queue a participant takes its commands from."""
     return f"{participant}.commands"
@@ -44,6 +49,14 @@ def commands_of(participant: str) -> str:
 def queries_of(service: str) -> str:
     """The queue a service takes questions from."""
     return f"{service}.queries"
+
+
+def is_a_callers(name: str) -> bool:
+    """Whether it is the private queue of somebody who asked, and may be gone.
+
+    Any other is a service's: what is for it waits until it is there.
+    """
+    return not name.endswith(".commands") and name.partition(".")[0] != "orchestrator"
 
 
 def work_queue(name: str) -> tuple[Queue, Queue]:
@@ -72,13 +85,3 @@ def query_queue(name: str) -> tuple[Queue]:
 
 
 PROCESSES = Exchange("processes")  # each process answers for itself
-PARTICIPANTS = ("order", "inventory", "payment")
-QUEUES: tuple[Queue, ...] = (
-    *(queue for name in PARTICIPANTS for queue in work_queue(commands_of(name))),
-    *work_queue(ORCHESTRATOR_COMMANDS),
-    *work_queue(ORCHESTRATOR_REPLIES),
-    *query_queue(ORCHESTRATOR_QUERIES),
-    *query_queue(queries_of("inventory")),
-    *query_queue(queries_of("payment")),
-)
-KNOWN = frozenset(queue.name for queue in QUEUES)

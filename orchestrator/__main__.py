@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 from common.contracts import SagaQuery
+from common.errors import DefinitionError
 from common.process import Process, prepare
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, ORCHESTRATOR_REPLIES
-from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.definitions import load, queues_of
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Policy
 from orchestrator.service import Service
 
-DEFINITIONS = (ORDER_SAGA,)
 USAGE = "usage: python -m orchestrator [worker|operator]"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -35,17 +35,19 @@ def policy_of(settings: Settings) -> Policy:
 
 
 async def worker(settings: Settings) -> None:
+    definitions = load(settings.definitions)
     process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler")
     process.announce("orchestrator", MIGRATIONS)
     service = Service(
         process.db,
-        DEFINITIONS,
+        definitions,
         policy_of(settings),
         process=settings.process,
         running_limit=settings.running_limit,
         wake=process.relay.wake,
     )
-    replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle)
+    queues = queues_of(definitions)
+    replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle, others=queues)
     process.consumer(ORCHESTRATOR_COMMANDS, service.parse, service.handle, room=service.room)
     process.answer(ORCHESTRATOR_QUERIES, {SagaQuery: service.view})
     reconciler = Reconciler(
@@ -66,11 +68,16 @@ async def operator(settings: Settings) -> None:
     from orchestrator.api import make_app
     from orchestrator.operator import sources
 
+    definitions = load(settings.definitions)
     process = Process(settings, "queries", "http")
     process.announce("operator", MIGRATIONS)
     asker = Asker(process.broker, settings, process.health, process.stop)
-    definitions = {(d.name, d.version): d for d in DEFINITIONS}
-    app = make_app(sources(process, asker), definitions, process.health, settings.body_limit_bytes)
+    app = make_app(
+        sources(process, asker, definitions),
+        {(d.name, d.version): d for d in definitions},
+        process.health,
+        settings.body_limit_bytes,
+    )
     process.add("queries", asker.run)
     process.add("http", lambda: serve(app, process, settings.operator_host, settings.operator_port))
     await process.run()
@@ -82,4 +89,9 @@ if __name__ == "__main__":
     if len(sys.argv) > 2 or mode not in modes:
         sys.exit(USAGE)
     name, main = modes[mode]
-    asyncio.run(main(prepare(name, MIGRATIONS)))
+    told = Settings()  # filled from the environment
+    try:
+        load(told.definitions)  # a mistake there is told before anything is touched
+    except DefinitionError as error:
+        sys.exit(str(error))
+    asyncio.run(main(prepare(name, MIGRATIONS, told)))

@@ -16,22 +16,52 @@ from common.broker import Broker
 from common.contracts import ProcessQuery, ProcessView
 from common.errors import BrokerGone
 from common.query import ask_everybody
-from common.topology import KNOWN, PROCESSES, QUEUES, Queue, dead_letter_queue
+from common.topology import (
+    PROCESSES,
+    Queue,
+    commands_of,
+    is_dead_letter_queue,
+    queries_of,
+    query_queue,
+)
+from orchestrator.definitions import participants_of, queues_of
 from orchestrator.reader import Standing
+from orchestrator.saga import Definition
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 OVERDUE_SECONDS = 60.0
 """A deadline is judged within a second; one that is long behind has nobody to judge it."""
 
-# Each service, and what starts a process of it.
-SERVICES: Mapping[str, str] = {
+ORCHESTRATOR = {
     "orchestrator": "python -m orchestrator",
     "operator": "python -m orchestrator operator",
-    "order": "python -m order_svc worker",
-    "door": "python -m order_svc door",
-    "payment": "python -m payment_svc",
-    "inventory": "python -m inventory_svc",
 }
+# The services of this repository, by the participant that each is or stands before.
+OURS: Mapping[str, Mapping[str, str]] = {
+    "order": {"order": "python -m order_svc worker", "door": "python -m order_svc door"},
+    "payment": {"payment": "python -m payment_svc"},
+    "inventory": {"inventory": "python -m inventory_svc"},
+}
+ASKED = ("inventory", "payment")  # by the operator's API, for stock and accounts
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What ought to be there, as follows from the definitions."""
+
+    services: Mapping[str, str]
+    """Each, and what starts a process of it."""
+    queues: Sequence[Queue]
+
+
+def deployed(definitions: Sequence[Definition]) -> Deployed:
+    services, queues = dict(ORCHESTRATOR), list(queues_of(definitions))
+    for participant in participants_of(definitions):
+        theirs = f"whatever serves {commands_of(participant)}, as its own README says"
+        services |= OURS.get(participant, {participant: theirs})
+        if participant in ASKED:
+            queues += query_queue(queries_of(participant))
+    return Deployed(services, queues)
 
 
 @dataclass(frozen=True)
@@ -59,6 +89,7 @@ class Finding:
 class House:
     """Everything that was looked at. None: it could not be, and `problems` says why."""
 
+    deployed: Deployed
     processes: Sequence[ProcessView] | None
     queues: Sequence[QueueSeen] | None
     standing: Standing | None
@@ -66,11 +97,12 @@ class House:
 
 
 async def look_at_broker(
-    broker: Broker, seconds: float
+    broker: Broker, deployed: Deployed, seconds: float
 ) -> tuple[Sequence[ProcessView], Sequence[QueueSeen]]:
     """Raises BrokerGone if it cannot be reached at all."""
     answers, queues = await asyncio.gather(
-        ask_everybody(broker, PROCESSES, ProcessQuery(), seconds), look_at_queues(broker, QUEUES)
+        ask_everybody(broker, PROCESSES, ProcessQuery(), seconds),
+        look_at_queues(broker, deployed.queues),
     )
     processes = [answer for answer in answers if isinstance(answer, ProcessView)]
     return sorted(processes, key=lambda p: (p.service, p.process)), queues
@@ -111,17 +143,17 @@ def diagnose(house: House) -> list[Finding]:
     """What is wrong, errors first."""
     findings = list(house.problems)
     if house.processes is not None:
-        findings += _processes(house.processes)
+        findings += _processes(house.processes, house.deployed)
     if house.queues is not None:
-        findings += _queues(house.queues)
+        findings += _queues(house.queues, house.deployed)
     if house.standing is not None:
         findings += _sagas(house.standing)
     return sorted(findings, key=lambda finding: finding.severity)
 
 
-def _processes(processes: Sequence[ProcessView]) -> Iterator[Finding]:
+def _processes(processes: Sequence[ProcessView], deployed: Deployed) -> Iterator[Finding]:
     answered = {process.service for process in processes}
-    for service, start in SERVICES.items():
+    for service, start in deployed.services.items():
         if service not in answered:
             yield Finding(
                 "error",
@@ -175,15 +207,14 @@ def _process(process: ProcessView) -> Iterator[Finding]:
         )
 
 
-def _queues(queues: Sequence[QueueSeen]) -> Iterator[Finding]:
-    dead = {dead_letter_queue(name) for name in KNOWN} & KNOWN
+def _queues(queues: Sequence[QueueSeen], deployed: Deployed) -> Iterator[Finding]:
     for queue in queues:
-        about = f"queue {queue.name}"
+        about, start = f"queue {queue.name}", deployed.services[queue.name.partition(".")[0]]
         if not queue.exists:
             what = "it is missing"
-            if queue.name in dead:
+            if is_dead_letter_queue(queue.name):
                 what += ": dead letters have nowhere to go, and stay where they are"
-            yield Finding("error", about, what, "restart any process: each declares every queue")
+            yield Finding("error", about, what, f"restart what declares it: {start}")
             continue
         if queue.difference is not None:
             yield Finding(
@@ -191,10 +222,10 @@ def _queues(queues: Sequence[QueueSeen]) -> Iterator[Finding]:
                 about,
                 f"it was declared with other arguments: {queue.difference}",
                 f"stop what consumes it, see that it is empty (it has {queue.ready} ready), then"
-                f" `rabbitmqctl delete_queue {queue.name} --if-empty` and start a process:"
-                " each declares every queue",
+                f" `rabbitmqctl delete_queue {queue.name} --if-empty` and start what declares it:"
+                f" {start}",
             )
-        if queue.name in dead:
+        if is_dead_letter_queue(queue.name):
             if queue.ready:
                 yield _dead_letters(about, queue)
         elif queue.consumers == 0:
@@ -202,7 +233,7 @@ def _queues(queues: Sequence[QueueSeen]) -> Iterator[Finding]:
                 "error",
                 about,
                 f"nobody consumes it; {queue.ready} wait in it",
-                f"start a process of its service: {SERVICES[queue.name.partition('.')[0]]}",
+                f"start a process of its service: {start}",
             )
 
 

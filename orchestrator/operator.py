@@ -6,6 +6,7 @@ broker, and looking at the house. Must not know: HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,14 +18,16 @@ from common.query import Asker
 from common.topology import queries_of
 from orchestrator import doctor, reader
 from orchestrator.api import Sources
-from orchestrator.doctor import Finding
+from orchestrator.doctor import Deployed, Finding
 from orchestrator.reader import Logged, Seen, Standing, Wanted
+from orchestrator.saga import Definition
 
 A = TypeVar("A", bound=Answer)
 
 
-def sources(process: Process, asker: Asker) -> Sources:
+def sources(process: Process, asker: Asker, definitions: Sequence[Definition]) -> Sources:
     db = process.db
+    deployed = doctor.deployed(definitions)
 
     async def find(saga_id: UUID) -> Seen | None:
         async with db.transaction() as tx:
@@ -55,19 +58,19 @@ def sources(process: Process, asker: Asker) -> Sources:
         return await ask("payment", query, AccountsPage)
 
     async def house() -> doctor.House:
-        return await look_at_house(process)
+        return await look_at_house(process, deployed)
 
     return Sources(find, ids_between, page, timeline, stock, accounts, house)
 
 
-async def look_at_house(process: Process) -> doctor.House:
+async def look_at_house(process: Process, deployed: Deployed) -> doctor.House:
     """Whatever can be seen; what cannot is a finding of its own."""
     problems: list[Finding] = []
     processes = queues = None
     standing: Standing | None = None
     try:
         seconds = process.settings.query_timeout_seconds
-        processes, queues = await doctor.look_at_broker(process.broker, seconds)
+        processes, queues = await doctor.look_at_broker(process.broker, deployed, seconds)
     except Infrastructure as error:
         remedy = "see that RabbitMQ runs and that SAGAPROOF_AMQP_URL names it"
         problems.append(Finding("error", "broker", f"out of reach: {error}", remedy))
@@ -77,4 +80,4 @@ async def look_at_house(process: Process) -> doctor.House:
     except Infrastructure as error:
         remedy = "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN names it"
         problems.append(Finding("error", "database", f"out of reach: {error}", remedy))
-    return doctor.House(processes, queues, standing, problems)
+    return doctor.House(deployed, processes, queues, standing, problems)

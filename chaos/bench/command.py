@@ -27,7 +27,7 @@ from chaos.catalogue import load_catalogue
 from chaos.provenance import provenance
 from chaos.runtime import Endpoints, Plan, Runtime, StackError, choose
 from chaos.stage import Stage
-from common.topology import QUEUES
+from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
 
 RESULT = Path("build/bench.json")
 PAGE = Path("docs/performance.md")
@@ -150,7 +150,8 @@ def _configuration(endpoints: Endpoints, seconds: float, seed: int) -> dict[str,
     api = httpx.Client(base_url=endpoints.management_url, trust_env=False)
     overview = api.get("/api/overview").raise_for_status().json()
     queues = {q["name"]: q["type"] for q in api.get("/api/queues").raise_for_status().json()}
-    work = [queue.name for queue in QUEUES if "x-delivery-limit" in queue.arguments]
+    theirs = map(commands_of, ("order", "inventory", "payment"))
+    work = [ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, *theirs]
     lax = [n for n in ("fsync", "synchronous_commit", "full_page_writes") if settings[n] != "on"]
     lax += [name for name in work if queues.get(name) != "quorum"]
     if lax:

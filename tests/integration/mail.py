@@ -36,8 +36,11 @@ from common.contracts import (
 )
 from common.envelope import Command, Direction, Envelope, Fence, Key, Undo, Unreadable, pack, unpack
 from common.settings import Settings
-from common.topology import QUEUES, Queue, dead_letter_queue
+from common.topology import Queue, dead_letter_queue
+from orchestrator.doctor import deployed
+from orchestrator.order_saga import ORDER_SAGA
 
+QUEUES = deployed([ORDER_SAGA]).queues
 CALLER = "caller"  # a private queue of whoever asks
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STEPS: dict[type[Command], str] = {
@@ -151,7 +154,7 @@ def _readable(deliveries: Sequence[Delivery]) -> list[Envelope]:
 
 @asynccontextmanager
 async def mail(settings: Settings, *queues: Queue) -> AsyncIterator[Mail]:
-    """With all queues of the topology declared, the caller's own, and these."""
+    """With all queues of the order saga declared, the caller's own, and these."""
     broker = Broker(settings)
     channel = await broker.channel()
     try:

@@ -13,9 +13,9 @@ import pytest
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
 from common.errors import BrokerGone
 from common.settings import Settings
-from common.topology import QUEUES, Queue
+from common.topology import Queue
 from tests.integration.conftest import MakeSettings
-from tests.integration.mail import CALLER, Mail, Management, mail
+from tests.integration.mail import CALLER, QUEUES, Mail, Management, mail
 from tests.integration.waiting import eventually
 from tests.integration.wire import Proxy, by
 

@@ -26,15 +26,16 @@ from common.envelope import Command, Envelope, Query, Reply
 from common.process import Process
 from common.query import Asker
 from common.settings import Settings
-from common.topology import QUEUES, commands_of, dead_letter_queue, queries_of
+from common.topology import commands_of, dead_letter_queue, queries_of
 from inventory_svc.store import InventoryStore
-from orchestrator.__main__ import DEFINITIONS, policy_of
+from orchestrator.__main__ import policy_of
 from orchestrator.api import make_app
 from orchestrator.operator import sources
+from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.service import Service
 from payment_svc.store import PaymentStore
 from tests.integration.conftest import ROOT, MakeSettings
-from tests.integration.mail import Management, command
+from tests.integration.mail import QUEUES, Management, command
 from tests.integration.services import open_account, receive_stock
 from tests.integration.waiting import Rows, eventually, running
 
@@ -94,14 +95,15 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
     process.announce("operator", ROOT / "orchestrator" / "migrations")
     asker = Asker(process.broker, ours, process.health, process.stop)
     process.add("queries", asker.run)
-    definitions = {(d.name, d.version): d for d in DEFINITIONS}
-    app = make_app(sources(process, asker), definitions, process.health, 10_000)
-    service = Service(process.db, DEFINITIONS, policy_of(ours), process="orchestrator-1")
+    definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
+    app = make_app(sources(process, asker, [ORDER_SAGA]), definitions, process.health, 10_000)
+    service = Service(process.db, [ORDER_SAGA], policy_of(ours), process="orchestrator-1")
     async with (
         running(process, "queries", "processes"),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://operator") as api,
     ):
         await _answers(process, "queries", "processes")
+        await (await process.broker.channel()).declare(QUEUES)
         yield Stage(api, process, service)
 
 

@@ -510,10 +510,9 @@ async def test_rule_6_no_deadline_is_judged_while_our_own_commands_are_not_out(
     await overdue_saga(made, admin)
     async with mail(made):
         with psycopg.connect(made.postgres_dsn.get_secret_value(), autocommit=True) as own:
-            own.execute("insert into outbox (destination, envelope) values ('full', '{}')")
+            own.execute("insert into outbox (destination, envelope) values ('gone.commands', '{}')")
         asked = counting_reconciler(monkeypatch)
         process = await wired(monkeypatch, root.worker, made)
-        monkeypatch.setattr("common.relay.KNOWN", {"full"})  # a queue of ours that is not there
         async with running(process):
             await eventually(lambda: len(asked) > 5)
             assert set(asked) == {False}

@@ -35,7 +35,7 @@ from common.errors import Infrastructure
 from common.health import Health
 from orchestrator.api import Sources
 from orchestrator.api import make_app as operator_app
-from orchestrator.doctor import House
+from orchestrator.doctor import House, deployed
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.reader import Logged, Seen, Wanted
 from orchestrator.saga import Input, Instance, Started, decide
@@ -54,7 +54,7 @@ PRICE = 350
 class Sagas:
     """What the operator's API asks."""
 
-    house: House = field(default_factory=lambda: House([], [], None))
+    house: House = field(default_factory=lambda: House(deployed([ORDER_SAGA]), [], [], None))
     stock: list[StockRow] = field(default_factory=list)
     accounts: list[AccountRow] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)  # as asked for

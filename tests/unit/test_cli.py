@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from common.contracts import AccountRow, StockRow
 from common.envelope import Outcome, saga_id_for
 from orchestrator.cli import app, client, orders, sagas
-from orchestrator.doctor import Finding, House
-from orchestrator.reader import Standing
+from orchestrator.doctor import Finding
 from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
 from tests.support.apis import InMemory, Sagas, Shop
 
@@ -462,11 +461,12 @@ def test_stock_and_accounts_are_paged(saga: Saga, house: Sagas) -> None:
 
 
 def test_a_doctor_with_an_error_exits_with_one(saga: Saga, house: Sagas) -> None:
-    house.house = House(None, None, None, [Finding("warning", "sagas", "one is stuck", "look")])
+    stuck = Finding("warning", "sagas", "one is stuck", "look")
+    house.house = replace(house.house, processes=None, queues=None, problems=[stuck])
     warned = saga("doctor")
     assert warned.code == 0
     assert "warning: sagas: one is stuck\n  remedy: look" in warned.out
-    house.house = House([], [], Standing(0, 0, 0))
+    house.house = replace(house.house, processes=[], problems=[])
     ran = saga("doctor")
     assert ran.code == 1
     assert "error: service payment: no process of it answers" in ran.out

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,8 @@ from common.contracts import (
     ReserveStock,
 )
 from common.errors import DefinitionError
-from common.topology import KNOWN, commands_of
+from common.topology import commands_of
+from orchestrator.definitions import load, queues_of
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import Definition, Kind, Step
 
@@ -99,4 +103,59 @@ def test_the_order_saga_is_the_table_of_the_design() -> None:
 
 
 def test_every_participant_of_the_order_saga_has_a_queue() -> None:
-    assert {commands_of(step.participant) for step in ORDER_SAGA.steps} <= KNOWN
+    names = {queue.name for queue in queues_of([ORDER_SAGA])}
+    assert {commands_of(step.participant) for step in ORDER_SAGA.steps} < names
+
+
+# --- which are deployed -----------------------------------------------------------------------
+
+OTHER = Definition("other", 1, (FIRST,))
+BOTH = (OTHER, Definition("other", 2, (FIRST, SECOND)))
+AGAIN = Definition("other", 1, (SECOND,))
+NOTHING = ()
+HERE = __name__
+
+
+def test_the_setting_names_definitions_and_sequences_of_them() -> None:
+    assert load("orchestrator.order_saga:ORDER_SAGA") == (ORDER_SAGA,)
+    assert load(f"orchestrator.order_saga:ORDER_SAGA, {HERE}:BOTH") == (ORDER_SAGA, *BOTH)
+    assert load(f"{HERE}:OTHER,{HERE}:BOTH") == BOTH
+
+
+def test_queues_follow_from_the_definitions() -> None:
+    names = [queue.name for queue in queues_of([*BOTH, ORDER_SAGA])]
+    assert names.count("a.commands") == names.count("a.commands.dead") == 1
+    assert "order.commands" in names
+    assert "order.commands" not in [queue.name for queue in queues_of(BOTH)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("", "SAGAPROOF_DEFINITIONS is empty; write module:NAME"),
+        ("orchestrator.order_saga", "'orchestrator.order_saga' is no name; write module:NAME"),
+        (":ORDER_SAGA", "':ORDER_SAGA' is no name; write module:NAME"),
+        ("nowhere.saga:X", "nowhere.saga cannot be imported (No module named 'nowhere'); correct"),
+        ("orchestrator.order_saga:X", "has no Definition X, nor a sequence of them; it has: ORDER"),
+        (f"{HERE}:NOTHING", "has no Definition NOTHING"),
+        (f"{HERE}:LAST", "it has: ORDER_SAGA, OTHER, AGAIN"),
+        (f"{HERE}:OTHER,{HERE}:AGAIN", "other version 1 is defined twice; a change of its steps"),
+    ],
+)
+def test_a_mistake_in_the_setting_is_told_with_its_remedy(setting: str, advice: str) -> None:
+    with pytest.raises(DefinitionError) as error:
+        load(setting)
+    assert str(error.value).startswith("SAGAPROOF_DEFINITIONS")
+    assert advice in str(error.value)
+
+
+def test_a_process_ends_with_that_sentence_before_it_touches_anything() -> None:
+    nowhere = {"SAGAPROOF_POSTGRES_DSN": "postgresql://nowhere", "SAGAPROOF_AMQP_URL": "amqp://x"}
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator"],
+        env={**nowhere, "SAGAPROOF_DEFINITIONS": "orchestrator.order_saga:ORDERS"},
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("SAGAPROOF_DEFINITIONS: orchestrator.order_saga has no")
+    assert "Traceback" not in done.stderr

@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 
 from common.contracts import Check, ProcessView
-from common.topology import KNOWN, QUEUES
 from orchestrator.doctor import (
-    SERVICES,
     Finding,
     House,
     QueueSeen,
+    deployed,
     diagnose,
 )
+from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.reader import Standing
 
+DEPLOYED = deployed([ORDER_SAGA])
 PROCESSES = [
     ProcessView(
         process=service,
@@ -27,13 +28,13 @@ PROCESSES = [
         shipped=("common/0001", "mine/0001"),
         applied=("common/0001", "mine/0001"),
     )
-    for service in SERVICES
+    for service in DEPLOYED.services
 ]
 WELL = [
     QueueSeen(queue.name, True, consumers=0 if queue.name.endswith(".dead") else 1)
-    for queue in QUEUES
+    for queue in DEPLOYED.queues
 ]
-HOUSE = House(PROCESSES, WELL, Standing(alive=3, stuck=0, overdue=0))
+HOUSE = House(DEPLOYED, PROCESSES, WELL, Standing(alive=3, stuck=0, overdue=0))
 
 
 def with_process(**changes: object) -> House:
@@ -45,7 +46,7 @@ def with_process(**changes: object) -> House:
 
 
 def with_queue(name: str, **changes: object) -> House:
-    assert name in KNOWN
+    assert name in [queue.name for queue in WELL]
     queues = [replace(q, **changes) if q.name == name else q for q in WELL]  # type: ignore[arg-type]
     return replace(HOUSE, queues=queues)
 
@@ -83,11 +84,11 @@ def test_a_house_in_order_has_no_findings() -> None:
         (with_process(release="2"), "warning", "processes", "1, 2", "finish the deploy"),
         (
             with_queue("payment.commands", exists=False),
-            "error", "queue payment.commands", "missing", "restart any process",
+            "error", "queue payment.commands", "missing", "python -m payment_svc",
         ),
         (
             with_queue("payment.commands.dead", exists=False),
-            "error", "queue payment.commands.dead", "nowhere to go", "restart any process",
+            "error", "queue payment.commands.dead", "nowhere to go", "python -m payment_svc",
         ),
         (
             with_queue("order.commands", difference="inequivalent arg 'x-overflow'"),
@@ -122,7 +123,7 @@ def test_each_finding(house: House, severity: str, about: str, what: str, remedy
 
 def test_what_could_not_be_looked_at_is_a_finding_and_nothing_else_is_made_up() -> None:
     gone = Finding("error", "broker", "out of reach", "see that RabbitMQ runs")
-    assert diagnose(House(None, None, None, [gone])) == [gone]
+    assert diagnose(House(DEPLOYED, None, None, None, [gone])) == [gone]
 
 
 def test_errors_come_first() -> None:

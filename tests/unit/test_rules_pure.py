@@ -13,13 +13,15 @@ from common.outbox import Waiting
 from common.relay import MAX_DELIVERY_CHARACTERS, pack_rows
 from common.topology import (
     DELIVERY_LIMIT,
-    KNOWN,
     NEVER,
-    QUEUES,
     Queue,
     dead_letter_queue,
+    is_a_callers,
 )
+from orchestrator.definitions import queues_of
+from orchestrator.order_saga import ORDER_SAGA
 
+QUEUES = queues_of([ORDER_SAGA])
 DEAD = [queue for queue in QUEUES if queue.name.endswith(".dead")]
 QUERIES = [queue for queue in QUEUES if queue.name.endswith(".queries")]
 WORK_QUEUES = [q for q in QUEUES if q not in DEAD and q not in QUERIES]
@@ -35,7 +37,13 @@ def rows(destination: str, *sizes: int) -> list[Waiting]:
 def test_every_participant_has_a_work_queue_and_no_name_is_taken_twice() -> None:
     names = {queue.name for queue in WORK_QUEUES}
     assert {"order.commands", "inventory.commands", "payment.commands"} < names
-    assert len(KNOWN) == len(QUEUES)
+    assert len({queue.name for queue in QUEUES}) == len(QUEUES)
+
+
+def test_what_is_for_a_service_waits_and_what_is_for_a_caller_may_be_dropped() -> None:
+    assert not [queue.name for queue in WORK_QUEUES if is_a_callers(queue.name)]
+    assert is_a_callers("amq.gen-JzTY20BRgKO-HjmUJj0wLg")
+    assert is_a_callers("chaos.catalogue.replies")
 
 
 @pytest.mark.parametrize("queue", WORK_QUEUES, ids=lambda queue: queue.name)
@@ -45,7 +53,7 @@ def test_rule_17_dead_letters_are_kept_at_least_once_in_a_queue_that_exists(queu
     assert queue.arguments["x-overflow"] == "reject-publish"
     assert queue.arguments["x-dead-letter-exchange"] == ""
     assert queue.arguments["x-dead-letter-routing-key"] == f"{queue.name}.dead"
-    assert f"{queue.name}.dead" in KNOWN
+    assert f"{queue.name}.dead" in [dead.name for dead in DEAD]
 
 
 @pytest.mark.parametrize("queue", WORK_QUEUES, ids=lambda queue: queue.name)
