@@ -220,11 +220,9 @@ def catalogue(
 
 @app.command()
 def env(runtime: Kind = None, name: Name = None) -> None:
-    """Print where the stack's APIs are, for a shell: eval "$(chaos env)"."""
-    urls = choose(runtime, name).endpoints().http_urls
-    for process in APIS:
-        if process in urls:
-            typer.echo(f"export SAGAPROOF_{process.upper()}_URL={urls[process]}")
+    """Print where the stack's APIs are and what opens them, for a shell: eval "$(chaos env)"."""
+    for variable, value in choose(runtime, name).endpoints().environment.items():
+        typer.echo(f"export {variable}={value}")
 
 
 app.command("demo")(demo)

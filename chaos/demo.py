@@ -212,7 +212,7 @@ async def _place(
 
         async def place() -> None:
             await place_orders(
-                endpoints.door_url,
+                endpoints,
                 asks,
                 history,
                 run=run,

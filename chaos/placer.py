@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from chaos.history import Answered, Asked, CustomerKey, History, Refused, Unknown
+from chaos.runtime import Endpoints
 from chaos.workload import Ask
 
 BULK = 25  # orders in one request
@@ -28,7 +29,7 @@ Count = Callable[[int], None]
 
 
 async def place_orders(
-    door_url: str,
+    endpoints: Endpoints,
     asks: Sequence[Ask],
     history: History,
     *,
@@ -51,8 +52,9 @@ async def place_orders(
 
     bulks = [asks[n : n + BULK] for n in range(0, len(asks), BULK)]
     async with httpx.AsyncClient(
-        base_url=door_url, timeout=ANSWER_SECONDS, trust_env=False
-    ) as client:
+        base_url=endpoints.door_url, headers=endpoints.door_headers,
+        timeout=ANSWER_SECONDS, trust_env=False,
+    ) as client:  # fmt: skip
         try:
             async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
                 under_way: dict[asyncio.Task[None], set[CustomerKey]] = {}

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,9 +135,8 @@ class System:
         """POST /orders, once."""
         run = next(self._runs)
         self._history.record(Asked(run=run, line=ask.number, key=ask.key, body=ask.body))
-        response = self._http(
-            "POST", "/orders", json=ask.body, headers=[("Idempotency-Key", ask.key)]
-        )
+        key = {"Idempotency-Key": ask.key}
+        response = self._http("POST", "/orders", key, json=ask.body)
         if response.is_server_error:
             raise ExperimentError(response.text)
         told = Answered if response.is_success else Refused
@@ -150,7 +149,7 @@ class System:
         run = next(self._runs)
         asyncio.run(
             place_orders(
-                self.endpoints.door_url,
+                self.endpoints,
                 asks,
                 self._history,
                 run=run,
@@ -367,9 +366,14 @@ class System:
             lines += [f"--- {process}", *matters[-SHOWN:]]
         return "\n".join(lines)
 
-    def _http(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def _http(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> httpx.Response:
         url = self.endpoints.door_url + path
-        return httpx.request(method, url, timeout=WITHIN_SECONDS, trust_env=False, **more)
+        headers = {**self.endpoints.door_headers, **(headers or {})}
+        return httpx.request(
+            method, url, headers=headers, timeout=WITHIN_SECONDS, trust_env=False, **more
+        )
 
 
 def _offences(findings: Iterable[Finding]) -> list[str]:

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from common import failpoints, log
 from common.broker import Broker
 from common.consumer import BatchConsumer
@@ -22,7 +24,7 @@ from common.contracts import Check, ProcessQuery, ProcessView
 from common.daemon import keep_running
 from common.db import Database, Tx, applied_migrations, migrate, shipped_migrations
 from common.envelope import Answer, Command, Query
-from common.errors import Infrastructure
+from common.errors import Infrastructure, SagaproofError
 from common.health import Health
 from common.participant import Handler, OnDuplicate, Participant, Store
 from common.query import Answerer, Respond
@@ -152,9 +154,18 @@ def _release() -> str:
         return "unknown"  # run from a checkout that was never installed
 
 
-def prepare(service: str, migrations: Path, settings: Settings | None = None) -> Settings:
-    """Settings from the environment, logs configured, the schema migrated."""
-    settings = settings or Settings()  # filled from the environment
+def prepare(
+    service: str, migrations: Path, check: Callable[[Settings], object] = lambda _: None
+) -> Settings:
+    """Settings from the environment, logs configured, the schema migrated.
+
+    `check` looks at the settings before anything is touched; its complaint ends the process.
+    """
+    settings = _from_environment()
+    try:
+        check(settings)
+    except SagaproofError as error:
+        raise SystemExit(str(error)) from None
     if not settings.process:
         settings = settings.model_copy(update={"process": service})
     log.configure(settings.process, settings.log_level)
@@ -163,6 +174,18 @@ def prepare(service: str, migrations: Path, settings: Settings | None = None) ->
     if applied:
         logger.info("schema.migrated", migrations=applied)
     return settings
+
+
+def _from_environment() -> Settings:
+    """Or the end, and a line for each that is missing or wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = ((each["loc"][0], each["msg"]) for each in error.errors())
+        lines = [f"SAGAPROOF_{str(name).upper()}: {what}" for name, what in wrong]
+    except OSError as error:
+        lines = [f"a file that holds a secret: {error}"]
+    raise SystemExit("\n".join(lines))
 
 
 Reader = Callable[[Tx, Any], Awaitable[Answer]]

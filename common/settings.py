@@ -14,13 +14,18 @@ from typing import Any
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_SECRETS = ("postgres_dsn", "amqp_url")
+SECRETS = ("postgres_dsn", "amqp_url", "operator_tokens", "door_keys")
 
 
 class Settings(BaseSettings):
     """What a process is told from outside."""
 
-    model_config = SettingsConfigDict(env_prefix="SAGAPROOF_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SAGAPROOF_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # what is wrong with one secret is not told by quoting another
+    )
 
     postgres_dsn: SecretStr = Field(description="libpq URL of this service's own role")
     amqp_url: SecretStr = Field(description="amqp:// URL of the broker")
@@ -38,7 +43,18 @@ class Settings(BaseSettings):
     operator_port: int = Field(
         8082, ge=0, le=65535, description="port the operator's API listens on"
     )
+    operator_tokens: SecretStr | None = Field(
+        None,
+        description="who may ask the operator's API: `NAME:ROLE:TOKEN`, several separated by spaces"
+        " or lines; roles `viewer` and `operator`",
+    )
+    door_keys: SecretStr | None = Field(
+        None, description="who may ask the door: `NAME:KEY`, several separated by spaces or lines"
+    )
     body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body that is read")
+    requests_per_second: float = Field(
+        500, gt=0, description="HTTP requests of one name, in the long run; twice as many at once"
+    )
 
     definitions: str = Field(
         "orchestrator.order_saga:ORDER_SAGA",
@@ -119,7 +135,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _secrets_from_files(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in _SECRETS:
+        for name in SECRETS:
             path = os.environ.get(f"SAGAPROOF_{name.upper()}_FILE")
             if path and name not in values:
                 values[name] = Path(path).read_text().strip()

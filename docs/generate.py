@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from common.envelope import Direction, Message, Outcome, Refusal
-from common.settings import Settings
+from common.settings import SECRETS, Settings
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import Definition, Input, Kind, Policy, ReplyArrived, TimedOut
 from tests.support.explore import explore
@@ -143,15 +143,17 @@ def configuration() -> str:
             "Every process reads its settings from the environment when it starts, and ends with",
             "the name of what is missing or wrong. Times are in seconds, as their names say.",
             "",
-            "The two that hold secrets have no default. Each may also be a file:",
+            "Those that hold secrets have no default. Each may also be a file:",
             "`SAGAPROOF_POSTGRES_DSN_FILE` names one that holds the value.",
             "",
             "| variable | default | what it is |",
             "|---|---|---|",
             *(_setting(name, field) for name, field in Settings.model_fields.items()),
             "",
-            "The `saga` command reads where the two APIs are: `SAGAPROOF_DOOR_URL` and",
-            "`SAGAPROOF_OPERATOR_URL`, unless its options `--door` and `--operator` say so.",
+            "The `saga` command reads where the two APIs are from `SAGAPROOF_DOOR_URL` and",
+            "`SAGAPROOF_OPERATOR_URL` (or its options `--door` and `--operator`), and what opens",
+            "them from `SAGAPROOF_DOOR_KEY` and `SAGAPROOF_OPERATOR_TOKEN` (or `saga --door-key`,",
+            "`saga --token`, before the command).",
             "",
         ]
     )
@@ -159,6 +161,8 @@ def configuration() -> str:
 
 def _setting(name: str, field: FieldInfo) -> str:
     default = "*required*" if field.is_required() else f"`{field.default}`".replace("``", "")
+    if name in SECRETS and not field.is_required():
+        default = "*required there*"
     return f"| `SAGAPROOF_{name.upper()}` | {default} | {field.description} |"
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from common.access import OPERATORS
 from common.contracts import SagaQuery
-from common.errors import DefinitionError
 from common.process import Process, prepare
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, ORCHESTRATOR_REPLIES
@@ -18,6 +19,9 @@ from orchestrator.definitions import load, queues_of
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Policy
 from orchestrator.service import Service
+
+if TYPE_CHECKING:
+    from common.http import Entrance
 
 USAGE = "usage: python -m orchestrator [worker|operator]"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -62,8 +66,14 @@ async def worker(settings: Settings) -> None:
     await process.run()
 
 
+def entrance(settings: Settings) -> Entrance:
+    from common.http import Entrance  # only here: a worker needs no web framework
+
+    return Entrance.of(settings, "operator_tokens", OPERATORS)
+
+
 async def operator(settings: Settings) -> None:
-    from common.http import serve  # only here: a worker needs no web framework
+    from common.http import serve
     from common.query import Asker
     from orchestrator.api import make_app
     from orchestrator.operator import sources
@@ -76,7 +86,7 @@ async def operator(settings: Settings) -> None:
         sources(process, asker, definitions),
         {(d.name, d.version): d for d in definitions},
         process.health,
-        settings.body_limit_bytes,
+        entrance(settings),
     )
     process.add("queries", asker.run)
     process.add("http", lambda: serve(app, process, settings.operator_host, settings.operator_port))
@@ -84,14 +94,12 @@ async def operator(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    modes = {"worker": ("orchestrator", worker), "operator": ("operator", operator)}
-    mode = sys.argv[1] if len(sys.argv) > 1 else "worker"
-    if len(sys.argv) > 2 or mode not in modes:
-        sys.exit(USAGE)
-    name, main = modes[mode]
-    told = Settings()  # filled from the environment
-    try:
-        load(told.definitions)  # a mistake there is told before anything is touched
-    except DefinitionError as error:
-        sys.exit(str(error))
-    asyncio.run(main(prepare(name, MIGRATIONS, told)))
+    match sys.argv[1:]:
+        case [] | ["worker"]:
+            settings = prepare("orchestrator", MIGRATIONS, check=lambda s: load(s.definitions))
+            asyncio.run(worker(settings))
+        case ["operator"]:
+            check = lambda s: (load(s.definitions), entrance(s))  # noqa: E731
+            asyncio.run(operator(prepare("operator", MIGRATIONS, check=check)))
+        case _:
+            sys.exit(USAGE)

@@ -26,7 +26,7 @@ from common.contracts import (
 )
 from common.errors import Infrastructure, NoAnswer
 from common.health import Health
-from common.http import Problem, Refused, invalid_field, new_app, problems
+from common.http import Entrance, Problem, Refused, invalid_field, new_app, problems
 from orchestrator.doctor import House
 from orchestrator.reader import Logged, Seen, Wanted
 from orchestrator.saga import State
@@ -66,14 +66,14 @@ class Sources:
 
 
 def make_app(
-    sources: Sources, definitions: Definitions, health: Health, body_limit_bytes: int
+    sources: Sources, definitions: Definitions, health: Health, entrance: Entrance
 ) -> FastAPI:
     """The whole HTTP surface; also served as /openapi.json and /docs."""
     app = new_app(
         "Sagaproof: operator",
         __doc__ or "",
         health,
-        body_limit_bytes,
+        entrance,
         explain=_explain,
         remedies=REMEDIES,
     )

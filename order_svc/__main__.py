@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
+from common.access import CUSTOMERS
 from common.contracts import SagaQuery, SagaView
-from common.http import serve
+from common.http import Entrance, serve
 from common.participant import Participant
 from common.process import Process, prepare
 from common.query import Asker
@@ -39,6 +40,10 @@ def participant_of(process: Process) -> Participant[OrderBook]:
     )
 
 
+def entrance(settings: Settings) -> Entrance:
+    return Entrance.of(settings, "door_keys", CUSTOMERS)
+
+
 async def worker(settings: Settings) -> None:
     queue = commands_of("order")
     process = Process(settings, queue, "starter")
@@ -56,7 +61,7 @@ async def door(settings: Settings) -> None:
     process.announce("door", MIGRATIONS)
     asker = Asker(process.broker, settings, process.health, process.stop)
     counter = Door(participant_of(process), settings.batch_envelopes, process.health, process.stop)
-    app = make_app(counter, _reader(process, asker), process.health, settings.body_limit_bytes)
+    app = make_app(counter, _reader(process, asker), process.health, entrance(settings))
     process.add("queries", asker.run)
     process.add("orders", counter.run)
     process.add("http", lambda: serve(app, process, settings.door_host, settings.door_port))
@@ -86,8 +91,10 @@ def _reader(process: Process, asker: Asker) -> Reader:
 
 
 if __name__ == "__main__":
-    modes = {"worker": ("order", worker), "door": ("door", door)}
-    if len(sys.argv) != 2 or sys.argv[1] not in modes:
-        sys.exit(USAGE)
-    name, main = modes[sys.argv[1]]
-    asyncio.run(main(prepare(name, MIGRATIONS)))
+    match sys.argv[1:]:
+        case ["worker"]:
+            asyncio.run(worker(prepare("order", MIGRATIONS)))
+        case ["door"]:
+            asyncio.run(door(prepare("door", MIGRATIONS, check=entrance)))
+        case _:
+            sys.exit(USAGE)

@@ -31,7 +31,7 @@ from common.contracts import (
 from common.envelope import Reply
 from common.errors import Infrastructure, NoAnswer
 from common.health import Health
-from common.http import Problem, Refused, invalid_field, new_app, problems
+from common.http import Entrance, Problem, Refused, invalid_field, new_app, problems
 from order_svc.door import Door
 
 MAX_BULK = 1000
@@ -130,13 +130,13 @@ class Reader:
         self.saga = saga
 
 
-def make_app(door: Door, reader: Reader, health: Health, body_limit_bytes: int) -> FastAPI:
+def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> FastAPI:
     """The whole HTTP surface; also served as /openapi.json and /docs."""
     app = new_app(
         "Sagaproof: orders",
         __doc__ or "",
         health,
-        body_limit_bytes,
+        entrance,
         explain=_explain,
         remedies=REMEDIES,
     )

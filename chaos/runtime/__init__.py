@@ -87,6 +87,8 @@ class Endpoints:
     management_url: str
     http_urls: Mapping[str, str]  # by process: /live and /ready; those of APIS are the APIs
     log_dir: Path
+    door_key: str
+    operator_token: str
     proxy: tuple[str, int] | None = None  # where it is told what to do; None: nothing is proxied
 
     @property
@@ -94,6 +96,19 @@ class Endpoints:
         if "door" not in self.http_urls:
             raise StackError("this stack has no door: it was brought up without one")
         return self.http_urls["door"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `saga` and curl need to ask the APIs."""
+        secrets = {"door": ("KEY", self.door_key), "operator": ("TOKEN", self.operator_token)}
+        asked = [(api, *secrets[api]) for api in APIS if api in self.http_urls]
+        urls = {f"SAGAPROOF_{api.upper()}_URL": self.http_urls[api] for api, *_ in asked}
+        return urls | {f"SAGAPROOF_{api.upper()}_{kind}": secret for api, kind, secret in asked}
+
+    @property
+    def door_headers(self) -> dict[str, str]:
+        """What the door must be shown."""
+        return {"Authorization": f"Bearer {self.door_key}"}
 
 
 State = Literal["running", "paused", "restarting", "stopped"]

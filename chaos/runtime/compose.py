@@ -20,6 +20,7 @@ from chaos.runtime.ports import HOST, free_ports
 from chaos.runtime.stack import CHECKOUT
 
 PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
+DOOR_KEY, OPERATOR_TOKEN = f"{PASSWORD}-door-key", f"{PASSWORD}-operator-token"  # likewise
 POSTGRES_PORT, AMQP_PORT, MANAGEMENT_PORT = 5432, 5672, 15672  # inside the containers
 API_PORT, HEALTH_PORT = 8080, 8081
 PROXY, PROXY_PORT = "proxy", 7000  # its lines listen on the ports above
@@ -118,6 +119,8 @@ def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
             for process, service in plan.processes.items()
         },
         log_dir=log_dir,
+        door_key=DOOR_KEY,
+        operator_token=OPERATOR_TOKEN,
         proxy=(HOST, int(address(PROXY, PROXY_PORT).rpartition(":")[2])) if plan.proxied else None,
     )
 

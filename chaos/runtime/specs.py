@@ -35,6 +35,7 @@ from chaos.runtime.stack import CHECKOUT, Stack, write_private
 
 SUPERUSER = "postgres"
 RABBITMQ_USER = "sagaproof"
+CHAOS = "chaos"  # as both APIs know whoever uses the stack
 PROBE_SECONDS = 2
 
 ROLE_OF = {
@@ -89,11 +90,14 @@ class Secrets:
     roles: Mapping[str, str]
     rabbitmq: str
     cookie: str
+    door_key: str
+    operator_token: str
 
     @classmethod
     def fresh(cls) -> Self:
         new = partial(secrets.token_urlsafe, 18)
-        return cls(new(), {role: new() for role in bootstrap.ROLES}, new(), new())
+        roles = {role: new() for role in bootstrap.ROLES}
+        return cls(new(), roles, new(), new(), new(), new())
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
         management_url=f"http://{broker}:{ports.management}",
         http_urls={name: f"http://{HOST}:{port}" for name, port in ports.http.items()},
         log_dir=stack.logs,
+        door_key=keys.door_key,
+        operator_token=keys.operator_token,
         proxy=(HOST, ports.proxy) if ports.proxy else None,
     )
 
@@ -288,7 +294,7 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[st
     port = urlsplit(url).port or 0
     if service in APIS:
         api = f"SAGAPROOF_{service.upper()}"
-        http = {f"{api}_HOST": HOST, f"{api}_PORT": str(port)}
+        http = {f"{api}_HOST": HOST, f"{api}_PORT": str(port), **_who_may_ask(service, endpoints)}
     else:
         http = {"SAGAPROOF_HEALTH_PORT": str(port)}
     return Spec(
@@ -310,6 +316,12 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[st
         ports=(port,),
         answers=partial(_ready, url),
     )
+
+
+def _who_may_ask(api: str, endpoints: Endpoints) -> dict[str, str]:
+    if api == "door":
+        return {"SAGAPROOF_DOOR_KEYS": f"{CHAOS}:{endpoints.door_key}"}
+    return {"SAGAPROOF_OPERATOR_TOKENS": f"{CHAOS}:operator:{endpoints.operator_token}"}
 
 
 def _account(name: str) -> Account | None:

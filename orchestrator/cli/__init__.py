@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import orders, sagas, services
+from orchestrator.cli import client, orders, sagas, services
 
 ABOUT = """
 Place orders, see where they are and why they stand still, and what is wrong.
 
-The command asks the customers' door and the operator's API over HTTP. Tell it where they are:
+The command asks the customers' door and the operator's API over HTTP. Tell it where they are,
+and what opens them:
 
 \b
     export SAGAPROOF_DOOR_URL=http://127.0.0.1:8080
+    export SAGAPROOF_DOOR_KEY=...
     export SAGAPROOF_OPERATOR_URL=http://127.0.0.1:8082
+    export SAGAPROOF_OPERATOR_TOKEN=...
 
 For a stack that `chaos up` started: eval "$(chaos env)"
 
@@ -35,6 +38,7 @@ Exit codes:
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=ABOUT
 )
+app.callback()(client.remember)
 app.command("order")(orders.order)
 app.command("list")(sagas.list_)
 app.command("show")(sagas.show)

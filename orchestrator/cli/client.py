@@ -1,10 +1,13 @@
 """Asks the two HTTP APIs.
 
-Owns: where they are, and telling a "no" from nobody being there. Must not know: what is printed.
+Owns: where they are and what opens them, and telling a "no" from nobody being there. Must not know:
+what is printed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import httpx
@@ -24,7 +27,32 @@ Operator = Annotated[
 ]
 
 ANSWER_SECONDS = 30.0
-SERVER_ERROR = 500
+UNKNOWN, TOO_MANY, SERVER_ERROR = 401, 429, 500
+
+OPENS = {
+    "door": ("SAGAPROOF_DOOR_KEY", "--door-key"),
+    "operator": ("SAGAPROOF_OPERATOR_TOKEN", "--token"),
+}
+
+
+# What opens each API, as given to `saga` itself, before the command.
+_secrets: ContextVar[Mapping[str, str | None]] = ContextVar("secrets", default={})  # noqa: B039
+
+
+def remember(
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SAGAPROOF_OPERATOR_TOKEN", metavar="TOKEN", show_envvar=True,
+            help="Opens the operator's API. In the environment others do not see it.",
+        ),
+    ] = None,
+    door_key: Annotated[
+        str | None,
+        typer.Option(envvar="SAGAPROOF_DOOR_KEY", metavar="KEY", help="Opens the customers' door."),
+    ] = None,
+) -> None:  # fmt: skip
+    _secrets.set({"door": door_key, "operator": token})
 
 
 class Unanswered(Exception):
@@ -66,6 +94,8 @@ class Api:
         self.url = url
         self.output = output
         self._client = connect(url)
+        if secret := _secrets.get().get(name):
+            self._client.headers["Authorization"] = f"Bearer {secret}"
 
     def ask(self, method: str, path: str, **request: Any) -> Any:
         """The answer's document. Raises Unanswered or No."""
@@ -83,7 +113,9 @@ class Api:
         if response.is_success:
             return document
         error_, remedy = document.get("error", "unknown"), document.get("remedy", "see its log")
-        if response.status_code >= SERVER_ERROR:
+        if response.status_code == UNKNOWN:
+            raise self._not_opened(error_)
+        if response.status_code >= SERVER_ERROR or response.status_code == TOO_MANY:
             raise Unanswered(f"the {self.name} could not answer: {error_}", remedy)
         raise No(response.status_code, error_, remedy, document.get("field"))
 
@@ -96,6 +128,15 @@ class Api:
             self.output.fail(Exit.NO, str(no), no.remedy)
         except Unanswered as nobody:
             self.output.fail(Exit.NO_ANSWER, str(nobody), nobody.remedy)
+
+    def _not_opened(self, error: str) -> No:
+        variable, option = OPENS[self.name]
+        given = "no token was given" if error == "no_token" else f"it does not know this {variable}"
+        remedy = (
+            f"set {variable}, or give it: saga {option} ... COMMAND. For a stack of `chaos up`:"
+        )
+        remedy += ' eval "$(.venv/bin/chaos env)"; whoever runs another one hands them out'
+        return No(UNKNOWN, f"the {self.name} at {self.url} does not open: {given}", remedy)
 
     def _nobody(self, what: str) -> Unanswered:
         return Unanswered(what, f"is the {self.name}'s API up, and is it at {self.url}?")

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from chaos.runtime import SERVERS, SERVERS_ONLY, SERVICES, Plan, ProcessStatus, StackError
-from chaos.runtime.compose import TETHER_LABEL
+from chaos.runtime.compose import DOOR_KEY, TETHER_LABEL
 from chaos.runtime.docker import DockerRuntime, DockerStack
 from chaos.runtime.engine import PROJECT_LABEL
 from chaos.runtime.ports import free_ports
@@ -281,7 +281,10 @@ def test_compose_alone_gives_a_stack_that_scales_and_keeps_its_data(
     )
     line = json.loads((CHECKOUT / "examples" / "orders.jsonl").read_text().splitlines()[0])
     order = {name: line[name] for name in ("customer", "currency", "lines")}
-    with httpx.Client(base_url=f"http://127.0.0.1:{compose['SAGAPROOF_HOST_PORT_DOOR']}") as door:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{compose['SAGAPROOF_HOST_PORT_DOOR']}",
+        headers={"Authorization": f"Bearer {DOOR_KEY}"},
+    ) as door:
         placed = door.post("/orders", json=order, headers={"Idempotency-Key": "first"})
         path = f"/orders/{placed.json()['order_id']}"
         until(lambda: door.get(path).json()["status"] == "CONFIRMED", "the order is confirmed")

@@ -20,16 +20,11 @@ pytestmark = on("impatient")
 COMMAND = Path(sys.executable).with_name("saga")
 
 
-def environment(system: System) -> dict[str, str]:
-    urls = system.runtime.endpoints().http_urls
-    return {f"SAGAPROOF_{api.upper()}_URL": urls[api] for api in ("door", "operator")}
-
-
 def saga(system: System, *words: str, code: int = 0) -> str:
     """Its standard output; the exit code must be this one."""
     done = subprocess.run(
         [COMMAND, *words],
-        env={**os.environ, **environment(system)},
+        env={**os.environ, **system.endpoints.environment},
         capture_output=True,
         text=True,
         timeout=WITHIN_SECONDS,
@@ -113,7 +108,7 @@ def test_following_a_saga_whose_payment_is_silent(system: System) -> None:
 
     with subprocess.Popen(
         [COMMAND, "show", str(order_id), "--follow"],
-        env={**os.environ, **environment(system)},
+        env={**os.environ, **system.endpoints.environment},
         stdout=subprocess.PIPE,
         text=True,
     ) as following:

@@ -11,6 +11,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from common.access import Role
 from common.broker import Publication
 from common.contracts import (
     AccountsQuery,
@@ -38,6 +39,7 @@ from tests.integration.conftest import ROOT, MakeSettings
 from tests.integration.mail import QUEUES, Management, command
 from tests.integration.services import open_account, receive_stock
 from tests.integration.waiting import Rows, eventually, running
+from tests.support.apis import ENTRANCES, bearer
 
 ONE, TWO, THREE = (UUID(f"aaaa000{n}-0000-5000-8000-000000000000") for n in (1, 2, 3))
 SHORT_DEADLINE = 0.5
@@ -96,11 +98,17 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
     asker = Asker(process.broker, ours, process.health, process.stop)
     process.add("queries", asker.run)
     definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
-    app = make_app(sources(process, asker, [ORDER_SAGA]), definitions, process.health, 10_000)
+    app = make_app(
+        sources(process, asker, [ORDER_SAGA]), definitions, process.health, ENTRANCES["operator"]
+    )
     service = Service(process.db, [ORDER_SAGA], policy_of(ours), process="orchestrator-1")
     async with (
         running(process, "queries", "processes"),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://operator") as api,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://operator",
+            headers=bearer(Role.VIEWER),
+        ) as api,
     ):
         await _answers(process, "queries", "processes")
         await (await process.broker.channel()).declare(QUEUES)

@@ -16,6 +16,7 @@ from uuid import UUID
 import httpx
 from fastapi import FastAPI
 
+from common.access import CUSTOMERS, OPERATORS, Keyring, Role
 from common.contracts import (
     AccountRow,
     AccountsPage,
@@ -33,6 +34,7 @@ from common.contracts import (
 from common.envelope import Reply, saga_id_for
 from common.errors import Infrastructure
 from common.health import Health
+from common.http import Entrance
 from orchestrator.api import Sources
 from orchestrator.api import make_app as operator_app
 from orchestrator.doctor import House, deployed
@@ -47,6 +49,15 @@ from tests.support.story import POLICY
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BODY_LIMIT = 3000
+TOKENS = {role: f"token-of-the-{role}" for role in Role}
+ENTRANCES = {
+    name: Entrance(
+        Keyring.parse("\n".join(f"{role}-ann:{role}:{TOKENS[role]}" for role in roles), roles),
+        BODY_LIMIT,
+        requests_per_second=10_000,
+    )
+    for name, roles in (("door", CUSTOMERS), ("operator", OPERATORS))
+}
 PRICE = 350
 
 
@@ -92,13 +103,13 @@ class Sagas:
         )
         return decision.instance
 
-    def app(self) -> FastAPI:
+    def app(self, entrance: Entrance | None = None) -> FastAPI:
         sources = Sources(
             self._find, self._ids_between, self._page, self._timeline,
             self._stock, self._accounts, self._house,
         )  # fmt: skip
         definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
-        return operator_app(sources, definitions, Health(), BODY_LIMIT)
+        return operator_app(sources, definitions, Health(), entrance or ENTRANCES["operator"])
 
     async def _find(self, saga_id: UUID) -> Seen | None:
         return self._seen.get(saga_id)
@@ -165,7 +176,7 @@ class Shop(Door):
         async def saga(query: SagaQuery) -> SagaView:
             raise NotImplementedError("the command asks the operator's API")
 
-        return door_app(self, Reader(order, orders, saga), Health(), BODY_LIMIT)
+        return door_app(self, Reader(order, orders, saga), Health(), ENTRANCES["door"])
 
     def _view(self, order_id: UUID) -> OrderView:
         order, placed_at = self.placed[order_id]
@@ -181,6 +192,11 @@ class Shop(Door):
             placed_at=placed_at,
             settled_at=None if status == "PENDING" else placed_at + timedelta(seconds=0.3),
         )  # fmt: skip
+
+
+def bearer(role: Role) -> dict[str, str]:
+    """As somebody with this role asks."""
+    return {"Authorization": f"Bearer {TOKENS[role]}"}
 
 
 class InMemory(httpx.BaseTransport):

@@ -13,12 +13,13 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from common.access import Role
 from common.contracts import AccountRow, StockRow
 from common.envelope import Outcome, saga_id_for
 from orchestrator.cli import app, client, orders, sagas
 from orchestrator.doctor import Finding
 from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
-from tests.support.apis import InMemory, Sagas, Shop
+from tests.support.apis import TOKENS, InMemory, Sagas, Shop
 
 DOOR, OPERATOR = "http://door", "http://operator"
 NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -73,7 +74,12 @@ def saga(shop: Shop, house: Sagas, monkeypatch: pytest.MonkeyPatch) -> Saga:
     monkeypatch.setattr(client, "connect", connect)
     for module in (orders, sagas):
         monkeypatch.setattr(module, "time", NoTime())
-    environment = {"SAGAPROOF_DOOR_URL": DOOR, "SAGAPROOF_OPERATOR_URL": OPERATOR}
+    environment = {
+        "SAGAPROOF_DOOR_URL": DOOR,
+        "SAGAPROOF_DOOR_KEY": TOKENS[Role.CUSTOMER],
+        "SAGAPROOF_OPERATOR_URL": OPERATOR,
+        "SAGAPROOF_OPERATOR_TOKEN": TOKENS[Role.OPERATOR],
+    }
 
     def run(*words: str, **others: str | None) -> Ran:
         result = CliRunner(env={**environment, **others}).invoke(app, words, catch_exceptions=False)
@@ -111,6 +117,23 @@ def test_nobody_there_is_told_from_a_no(saga: Saga) -> None:
     assert ran.code == 3
     assert f"no answer from the operator at {NOBODY}" in ran.err
     assert saga("show", str(ONE)).code == 1
+
+
+def test_what_does_not_open_an_api_is_told_and_what_to_type(saga: Saga) -> None:
+    for words, name, option in (
+        (("list",), "OPERATOR_TOKEN", "--token"),
+        (ORDER, "DOOR_KEY", "--door-key"),
+    ):
+        variable = f"SAGAPROOF_{name}"
+        for secret, what in ((None, "no token was given"), ("a-wrong-one", f"this {variable}")):
+            ran = saga(*words, **{variable: secret})
+            assert ran.code == 1
+            assert what in ran.err
+            assert f"set {variable}, or give it: saga {option}" in ran.err
+            assert 'eval "$(.venv/bin/chaos env)"' in ran.err
+        assert saga(option, "a-wrong-one", *words).code == 1
+    ran = saga("--token", TOKENS[Role.VIEWER], "list", SAGAPROOF_OPERATOR_TOKEN=None)
+    assert ran.code == 0
 
 
 def test_errors_are_json_too_where_json_is_asked_for(saga: Saga) -> None:

@@ -13,7 +13,15 @@ import yaml  # type: ignore[import-untyped]
 
 from chaos.runtime import APIS, SERVERS, SERVICES, Plan
 from chaos.runtime.bootstrap import SERVICES as ROLES
-from chaos.runtime.compose import PASSWORD, TETHER_LABEL, endpoints_of, model_of, roles_sql
+from chaos.runtime.compose import (
+    DOOR_KEY,
+    OPERATOR_TOKEN,
+    PASSWORD,
+    TETHER_LABEL,
+    endpoints_of,
+    model_of,
+    roles_sql,
+)
 from common.process import STOP_WITHIN_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +90,20 @@ def test_every_process_has_its_own_role_and_a_password_that_says_what_it_is() ->
     assert {role[1] for role in roles.values() if role} == set(ROLES)
     assert PASSWORD == "throw-away"
     assert re.findall("PASS.*: (.*)", (ROOT / "compose.yaml").read_text()) == [PASSWORD] * 2
+
+
+def test_what_opens_its_apis_says_what_it_is_and_chaos_knows_it() -> None:
+    given = {
+        name: PROCESSES[api]["environment"][variable].split()
+        for name, api, variable in (
+            ("key", "door", "SAGAPROOF_DOOR_KEYS"),
+            ("token", "operator", "SAGAPROOF_OPERATOR_TOKENS"),
+        )
+    }
+    assert given == {
+        "key": [f"dev:{DOOR_KEY}"],
+        "token": [f"dev:operator:{OPERATOR_TOKEN}", f"dev-viewer:viewer:{PASSWORD}-viewer-token"],
+    }
 
 
 def test_what_the_servers_store_is_in_volumes_with_names() -> None:

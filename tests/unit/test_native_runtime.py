@@ -81,7 +81,7 @@ def test_a_plan_for_what_does_not_exist_is_refused(wrong: dict[str, dict[str, ob
 
 def test_a_stack_without_a_door_says_so() -> None:
     with pytest.raises(StackError, match="no door"):
-        _ = Endpoints("", "", {}, "", "", {}, Path()).door_url
+        _ = Endpoints("", "", {}, "", "", {}, Path(), "", "").door_url
 
 
 def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +90,29 @@ def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> 
     plan = Plan(settings={"step_attempts": "7"})
     endpoints = Endpoints(
         "", "", dict.fromkeys(bootstrap.SERVICES, "dsn"), "", "",
-        dict.fromkeys(plan.processes, "http://127.0.0.1:2"), Path(),
+        dict.fromkeys(plan.processes, "http://127.0.0.1:2"), Path(), "the-key", "the-token",
     )  # fmt: skip
     given = {spec.name: spec.environment for spec in service_specs(plan, endpoints)}
     assert {settings["SAGAPROOF_STEP_ATTEMPTS"] for settings in given.values()} == {"7"}
     assert "SAGAPROOF_HEALTH_PORT" not in given["door"]
     assert given["payment"]["SAGAPROOF_HEALTH_PORT"] == "2"
+    url = "http://127.0.0.1:2"
+    assert endpoints.environment == {
+        "SAGAPROOF_DOOR_URL": url,
+        "SAGAPROOF_DOOR_KEY": "the-key",
+        "SAGAPROOF_OPERATOR_URL": url,
+        "SAGAPROOF_OPERATOR_TOKEN": "the-token",
+    }
+    opened = {
+        (name, variable.removeprefix("SAGAPROOF_"), value)
+        for name, settings in given.items()
+        for variable, value in settings.items()
+        if "the-" in value
+    }
+    assert opened == {
+        ("door", "DOOR_KEYS", "chaos:the-key"),
+        ("operator", "OPERATOR_TOKENS", "chaos:operator:the-token"),
+    }
 
 
 def test_a_proxied_process_is_given_its_own_lines() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.support.apis import InMemory, Sagas
+from common.access import Role
+from tests.support.apis import InMemory, Sagas, bearer
 
 
 @pytest.fixture
 def api() -> httpx.Client:
-    return httpx.Client(transport=InMemory(Sagas().app()), base_url="http://operator")
+    return httpx.Client(
+        transport=InMemory(Sagas().app()), base_url="http://operator", headers=bearer(Role.VIEWER)
+    )
 
 
 def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) -> None:

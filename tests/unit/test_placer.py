@@ -16,7 +16,10 @@ from starlette.routing import Route
 
 from chaos.history import Answered, Asked, Event, History, Refused, Unknown
 from chaos.placer import BULK, place_orders
+from chaos.runtime import Endpoints
 from chaos.workload import Ask
+
+KEY = "the-key-of-the-door"
 
 
 class FlakyDoor:
@@ -29,6 +32,7 @@ class FlakyDoor:
         self.overlapped: set[str] = set()  # keys that were under way twice at once
 
     async def bulk(self, request: Request) -> Response:
+        assert request.headers["authorization"] == f"Bearer {KEY}"
         if self.outages:
             self.outages -= 1
             return PlainTextResponse("starting", 503)
@@ -72,7 +76,10 @@ def asks(count: int) -> list[Ask]:
 async def place(url: str, what: list[Ask], path: Path, seconds: float = 10) -> list[Event]:
     with History(path / "history.jsonl") as history:
         counts: list[int] = []
-        await place_orders(url, what, history, run=1, deadline_seconds=seconds, heard=counts.append)
+        await place_orders(
+            Endpoints("", "", {}, "", "", {"door": url}, path, KEY, ""), what, history,
+            run=1, deadline_seconds=seconds, heard=counts.append,
+        )  # fmt: skip
         assert counts == sorted(counts)
         return history.events
 

@@ -1,0 +1,184 @@
+"""Who is let in by the two APIs, with what and how often; and what starts without any tokens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from common.access import Role
+from common.http import OPEN, READS, Caller
+from tests.support.apis import BODY_LIMIT, ENTRANCES, TOKENS, InMemory, Sagas, Shop, bearer
+
+APPS = {"door": Shop().app(), "operator": Sagas().app()}
+MAY_CHANGE = {"door": Role.CUSTOMER, "operator": Role.OPERATOR}
+SECRET = "a-password-nobody-shall-read"
+
+
+def api(app: FastAPI, **headers: str) -> httpx.Client:
+    return httpx.Client(transport=InMemory(app), base_url="http://api", headers=headers)
+
+
+def endpoints() -> Iterator[tuple[str, str, APIRoute]]:
+    """Of both APIs: whose, its method."""
+    for name, app in APPS.items():
+        for route in app.routes:
+            if isinstance(route, APIRoute):
+                yield from ((name, method, route) for method in route.methods or ())
+
+
+EVERY = pytest.mark.parametrize(
+    ("name", "method", "route"),
+    [pytest.param(*each, id=f"{each[1]} {each[0]}{each[2].path}") for each in endpoints()],
+)
+
+
+@EVERY
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer ", "Basic eDp5", "Bearer wrong", "ä"])
+def test_nobody_is_let_in_without_a_token_of_this_api(
+    name: str, method: str, route: APIRoute, header: str | None
+) -> None:
+    headers = {"Authorization": header.encode("latin-1")} if header else {}
+    response = api(APPS[name]).request(method, route.path, headers=headers, content=b"{")  # type: ignore[arg-type]
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["error"] == ("unknown_token" if header == "Bearer wrong" else "no_token")
+    assert response.json()["remedy"]
+
+
+@EVERY
+def test_a_token_of_the_other_api_is_no_token(name: str, method: str, route: APIRoute) -> None:
+    others = bearer(Role.OPERATOR if name == "door" else Role.CUSTOMER)
+    response = api(APPS[name], **others).request(method, route.path)
+    assert response.json()["error"] == "unknown_token"
+
+
+@EVERY
+def test_the_page_of_an_api_says_what_every_endpoint_wants_and_answers(
+    name: str, method: str, route: APIRoute
+) -> None:
+    page = APPS[name].openapi()
+    operation = page["paths"][route.path][method.lower()]
+    assert operation["security"] == [{"token": []}]
+    assert {"401", "429"} <= set(operation["responses"])
+    assert page["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+
+
+@EVERY
+def test_a_viewer_may_look_and_change_nothing(name: str, method: str, route: APIRoute) -> None:
+    if name == "door":
+        return  # who may order may look
+    response = api(APPS[name], **bearer(Role.VIEWER)).request(method, route.path, content=b"{")
+    if method in READS:
+        assert response.status_code != 403
+    else:
+        assert response.status_code == 403
+        assert "403" in APPS[name].openapi()["paths"][route.path][method.lower()]["responses"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "BREW"])
+def test_a_viewer_is_refused_before_it_is_looked_what_there_is(method: str) -> None:
+    viewer = api(APPS["operator"], **bearer(Role.VIEWER))
+    refused = viewer.request(method, "/sagas", content=b"x" * BODY_LIMIT * 2)
+    assert refused.status_code == 403
+    assert refused.json() == {
+        "error": "forbidden",
+        "remedy": "the token of viewer-ann is a viewer's, who may look: ask with an operator's",
+    }
+    operator = api(APPS["operator"], **bearer(Role.OPERATOR))
+    assert operator.request(method, "/sagas").status_code == 405
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_health_and_the_page_are_open(name: str) -> None:
+    for path in sorted(OPEN):
+        assert api(APPS[name]).get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize("path", ["/live/", "/live/x", "//live", "/docs/x", "/redoc", "/nil"])
+def test_nothing_else_is(path: str) -> None:
+    assert api(APPS["operator"]).get(path).status_code == 401
+
+
+def test_an_endpoint_may_ask_who_asks() -> None:
+    app = Sagas().app()
+
+    @app.post("/who")
+    async def who(actor: Caller) -> str:
+        return f"{actor.name} is a {actor.role}"
+
+    response = api(app, **bearer(Role.OPERATOR)).post("/who")
+    assert response.json() == "operator-ann is a operator"
+    assert api(app, **bearer(Role.VIEWER)).post("/who").status_code == 403
+
+
+def test_who_asks_too_often_is_told_how_long_to_wait() -> None:
+    entrance = replace(ENTRANCES["operator"], requests_per_second=0.5)
+    operator = api(Sagas().app(entrance), **bearer(Role.OPERATOR))
+    assert operator.get("/doctor").status_code == 200
+    response = operator.get("/doctor")
+    assert response.status_code == 429
+    assert response.json()["error"] == "too_many_requests"
+    assert 0 < int(response.headers["retry-after"]) <= 2
+    assert operator.get("/live").status_code == 200
+    assert operator.get("/doctor", headers=bearer(Role.VIEWER)).status_code == 200
+
+
+# --- starting ------------------------------------------------------------------------------
+
+
+def started(module: str, mode: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process that must not start; no server is anywhere."""
+    nowhere = {
+        "SAGAPROOF_POSTGRES_DSN": f"postgresql://door:{SECRET}@127.0.0.1:9/x",
+        "SAGAPROOF_AMQP_URL": f"amqp://door:{SECRET}@127.0.0.1:9/",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", module, mode],
+        env={k: v for k, v in {**nowhere, **environment}.items() if v},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "mode", "variable"),
+    [
+        ("order_svc", "door", "SAGAPROOF_DOOR_KEYS"),
+        ("orchestrator", "operator", "SAGAPROOF_OPERATOR_TOKENS"),
+    ],
+)
+def test_an_api_without_tokens_does_not_start_and_says_so(
+    module: str, mode: str, variable: str, tmp_path: Path
+) -> None:
+    none = started(module, mode)
+    assert none.returncode == 1
+    assert none.stderr.startswith(f"{variable}: it is not set, or empty.")
+    assert len(none.stderr.splitlines()) == 1
+    (tmp_path / "tokens").write_text(f"ann:ruler:{TOKENS[Role.OPERATOR]}\n")
+    wrong = started(module, mode, **{f"{variable}_FILE": str(tmp_path / "tokens")})
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(f"{variable}: entry 1: no role 'ruler'")
+    assert TOKENS[Role.OPERATOR] not in wrong.stdout + wrong.stderr
+
+
+def test_what_is_wrong_with_a_setting_is_a_line_and_quotes_no_secret() -> None:
+    wrong = started("order_svc", "door", SAGAPROOF_AMQP_URL="", SAGAPROOF_POOL_SIZE="1")
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines() == [
+        "SAGAPROOF_AMQP_URL: Field required",
+        "SAGAPROOF_POOL_SIZE: Input should be greater than or equal to 2",
+    ]
+    gone = started("order_svc", "door", SAGAPROOF_DOOR_KEYS_FILE="/nowhere/keys")
+    assert gone.stderr.startswith("a file that holds a secret: ")
+    assert "/nowhere/keys" in gone.stderr
+    assert SECRET not in wrong.stderr + gone.stderr
