@@ -17,9 +17,11 @@ from chaos.evidence import Accepted, Case, Line, Order, Transfer
 # The ledger's two accounts that are no customer's; a customer's is called like the customer.
 DEPOSITS = "world:deposits"
 REVENUE = "shop:revenue"
-SETTLED = frozenset({"refused", "undone", "fenced", "resolved"})
-DONE = frozenset({"done", "resolved"})
+SETTLED = frozenset({"refused", "undone", "fenced", "open", "resolved"})
+DONE = frozenset({"done", "open", "resolved"})
+PARKED = "WAITING"
 END_OF = {"CONFIRMED": "COMPLETED", "REJECTED": "COMPENSATED"}
+AT_REST_AS = {**END_OF, "PENDING": PARKED}
 
 
 class Looked(NamedTuple):
@@ -265,6 +267,22 @@ def completed_is_done(case: Case) -> Looked:
     return Looked(len(ended), bad)
 
 
+def parked_holds_its_stock_and_no_money(case: Case) -> Looked:
+    """Parked at a gate: the order is PENDING, its lines are held, and nothing is charged."""
+    parked = [i.saga_id for i in case.snapshot.instances if i.state == PARKED]
+    bad = []
+    for saga_id in parked:
+        held = case.reservations.get(saga_id, [])
+        for order in case.orders.get(saga_id, []):
+            if order.status != "PENDING":
+                bad.append(f"{_order(order)}: {order.status}")
+            if [(r.status, _pieces(r.lines)) for r in held] != [("HELD", _pieces(order.lines))]:
+                bad.append(f"{_order(order)}: reservations {held}, ordered {order.lines}")
+            if case.charges.get(saga_id):
+                bad.append(f"{_order(order)}: charged, and nobody has approved it")
+    return Looked(len(parked), bad)
+
+
 def every_saga_has_its_order(case: Case) -> Looked:
     """No instance without an order."""
     sagas = case.snapshot.instances
@@ -308,21 +326,22 @@ def nothing_is_unexpected(case: Case) -> Looked:
 
 
 def nothing_is_lost(case: Case) -> Looked:
-    """Every accepted order has exactly one outcome."""
+    """Every accepted order has exactly one outcome, or is parked at a gate."""
     bad = []
     for order_id in case.facts.accepted:
         outcomes = [o.status for o in case.orders.get(order_id, []) if o.status in END_OF]
-        if len(outcomes) != 1:
+        parked = [i for i in case.instances.get(order_id, []) if i.state == PARKED]
+        if len(outcomes) + len(parked) != 1:
             bad.append(f"order {order_id}: outcomes {outcomes}")
     return Looked(len(case.facts.accepted), bad)
 
 
 def every_order_has_its_saga(case: Case) -> Looked:
-    """Every order has exactly one instance, ended the way the order did."""
+    """Every order has exactly one instance, ended the way the order did, or parked."""
     bad = []
     for order in case.snapshot.orders:
         states = [i.state for i in case.instances.get(order.order_id, [])]
-        if states != [END_OF.get(order.status)]:
+        if states != [AT_REST_AS.get(order.status)]:
             bad.append(f"{_order(order)}: {order.status}, instances {states}")
     return Looked(len(case.snapshot.orders), bad)
 
@@ -369,6 +388,7 @@ ALWAYS: tuple[Check, ...] = (
     stock_matches_reservations,
     compensated_is_settled,
     completed_is_done,
+    parked_holds_its_stock_and_no_money,
     every_saga_has_its_order,
     nothing_is_duplicated,
     nothing_is_unexpected,

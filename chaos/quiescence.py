@@ -5,7 +5,8 @@ deadline. Must not know: any code of the services.
 
 At rest means: no order PENDING, no instance alive, every outbox empty, and then nothing
 ready or unacked in any queue; and all of that a second time, because a message can slip
-from a queue to an outbox between two looks.
+from a queue to an outbox between two looks. What is parked at a gate is at rest, with its
+order PENDING, until a person decides or its deadline passes.
 
 Who counts the queues? Management API and `rabbitmqctl list_queues` report a quorum queue's
 figures of up to 5 s ago; a passive declare is exact and does not see what is unacked. So
@@ -135,12 +136,17 @@ def _tables(judge_dsn: str, _: RabbitmqCtl) -> Standing:
     with psycopg.connect(judge_dsn, autocommit=True) as db:
         outboxes = {schema: n for schema, n in count_outboxes(db).items() if n}
         (pending,) = db.execute(
-            "select count(*) from order_svc.customer_order where status = 'PENDING'"
+            """
+            select count(*) from order_svc.customer_order
+            where status = 'PENDING' and order_id not in (
+              select saga_id from orchestrator.saga_instance
+              where state = 'WAITING' and next_deadline > now())"""
         ).fetchone() or (0,)
         alive = db.execute(
             """
             select saga_id, state, steps from orchestrator.saga_instance
-            where ended_at is null order by started_at"""
+            where ended_at is null and (state <> 'WAITING' or next_deadline <= now())
+            order by started_at"""
         ).fetchall()
     return Standing(
         pending_orders=pending,
@@ -153,7 +159,7 @@ def _tables(judge_dsn: str, _: RabbitmqCtl) -> Standing:
 
 
 def _awaited(steps: dict[str, str]) -> str:
-    waiting = ("sent", "undoing", "fencing")
+    waiting = ("sent", "undoing", "fencing", "waiting")
     return ", ".join(f"{s} ({v})" for s, v in steps.items() if v in waiting) or "nothing"
 
 

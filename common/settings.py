@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
 
     definitions: str = Field(
-        "orchestrator.order_saga:ORDER_SAGA",
+        "orchestrator.order_saga:DEFINITIONS",
         description="sagas the orchestrator runs: `module:NAME` by comma, each a Definition or a"
         " sequence of them",
     )
@@ -76,6 +76,14 @@ class Settings(BaseSettings):
         300,
         gt=0,
         description="SLA of an undo or retriable step; past it the instance is marked stuck",
+    )
+    approval_expiry_seconds: float = Field(
+        604_800, gt=0, description="how long a saga waits at a gate before it is undone"
+    )
+    approval_thresholds: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {},
+        description="per currency the total, in minor units, from which on a person is asked at a"
+        ' gate, as JSON: `{"EUR": 100000}`',
     )
     start_resend_seconds: float = Field(
         5,

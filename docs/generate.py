@@ -18,7 +18,16 @@ from pydantic.fields import FieldInfo
 from common.envelope import Direction, Message, Outcome, Refusal
 from common.settings import SECRETS, Settings
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import Definition, Input, Kind, Policy, ReplyArrived, TimedOut
+from orchestrator.saga import (
+    Definition,
+    GateDecided,
+    Input,
+    Kind,
+    Policy,
+    ReplyArrived,
+    State,
+    TimedOut,
+)
 from tests.support.explore import explore
 
 HERE = Path(__file__).parent
@@ -70,8 +79,12 @@ def _step_table(definition: Definition) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for number, step in enumerate(definition.steps, start=1):
         command = step.command.__name__ if step.command else "*done at the door*"
+        if step.kind is Kind.GATE:
+            command = "*a person, when policy asks*"
         undo = "Fence" if step.kind is Kind.PIVOT else step.undo.__name__ if step.undo else "–"
         refusals = ", ".join(_reason(name) for name in REFUSALS.get(step.name, ())) or "never"
+        if step.kind is Kind.GATE:
+            refusals = "rejected, expired"
         cells = (number, f"`{step.name}`", step.kind, step.participant, command, refusals, undo)
         yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
@@ -97,7 +110,9 @@ def _states(definition: Definition) -> Iterator[str]:
     for transition in explore(definition, _POLICY):
         before, after = transition.before.state, transition.after.state
         if before is not after:
-            edges.setdefault((before, after), set()).add(_cause(transition.event, definition))
+            edges.setdefault((before, after), set()).add(
+                _cause(transition.event, definition, after)
+            )
     yield "stateDiagram-v2"
     yield "  [*] --> RUNNING: started"
     for (source, target), causes in sorted(edges.items()):
@@ -107,28 +122,35 @@ def _states(definition: Definition) -> Iterator[str]:
 
 
 def _statuses(definition: Definition) -> Iterator[str]:
-    edges: dict[tuple[str, str], set[str]] = {}
+    edges: dict[tuple[str, str], set[Kind]] = {}
     for transition in explore(definition, _POLICY):
         for name, now in transition.after.steps.items():
             was = transition.before.steps.get(name)
             if was is not None and was.status is not now.status:
-                kind = "pivot" if definition.by_name[name].kind is Kind.PIVOT else "others"
+                kind = definition.by_name[name].kind
                 edges.setdefault((was.status, now.status), set()).add(kind)
     yield "stateDiagram-v2"
     yield "  [*] --> sent"
+    yield "  [*] --> open: a gate where nobody is asked"
+    yield "  [*] --> waiting: a gate where policy asks"
     for (source, target), kinds in sorted(edges.items()):
-        only = ": the pivot only" if kinds == {"pivot"} else ""
-        yield f"  {source} --> {target}{only}"
+        alone = kinds & {Kind.PIVOT, Kind.GATE} if len(kinds) == 1 else ()
+        yield f"  {source} --> {target}" + "".join(f": the {kind} only" for kind in alone)
 
 
-def _cause(event: Input, definition: Definition) -> str:
+def _cause(event: Input, definition: Definition, target: State) -> str:
     if isinstance(event, ReplyArrived):
         pivot = definition.by_name[event.step].kind is Kind.PIVOT
         if event.direction is Direction.COMPENSATING:
             return "fence laid" if pivot else "last undo confirmed"
+        if target is State.WAITING:
+            return "policy asks at the gate"
         return "last step done" if event.outcome is Outcome.DONE else "refusal"
     if isinstance(event, TimedOut):
-        return "attempts exhausted"
+        gate = definition.by_name[event.step].kind is Kind.GATE
+        return "expired" if gate else "attempts exhausted"
+    if isinstance(event, GateDecided):
+        return "approved" if event.approved else "rejected"
     return {"DeadLettered": "dead letter", "CompensateAsked": "compensation asked"}[
         type(event).__name__
     ]

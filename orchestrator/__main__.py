@@ -15,6 +15,7 @@ from common.contracts import SagaQuery
 from common.process import Process, prepare
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, ORCHESTRATOR_REPLIES
+from orchestrator.approval import Approval
 from orchestrator.definitions import load, queues_of
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Policy
@@ -35,6 +36,7 @@ def policy_of(settings: Settings) -> Policy:
         backoff_cap_seconds=settings.backoff_cap_seconds,
         resend_cap_seconds=settings.resend_cap_seconds,
         stuck_after_seconds=settings.stuck_after_seconds,
+        approval_expiry_seconds=settings.approval_expiry_seconds,
     )
 
 
@@ -47,6 +49,7 @@ async def worker(settings: Settings) -> None:
         definitions,
         policy_of(settings),
         process=settings.process,
+        approval=Approval(settings.approval_thresholds),
         running_limit=settings.running_limit,
         wake=process.relay.wake,
     )

@@ -19,7 +19,7 @@ from common.topology import (
     query_queue,
     work_queue,
 )
-from orchestrator.saga import Definition
+from orchestrator.saga import Definition, Kind
 
 FORM = "write module:NAME, several by comma, as in orchestrator.order_saga:ORDER_SAGA"
 
@@ -42,8 +42,9 @@ def load(setting: str) -> tuple[Definition, ...]:
 
 
 def participants_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
-    """Each once, in the order of the steps."""
-    return tuple(dict.fromkeys(step.participant for d in definitions for step in d.steps))
+    """Each once, in the order of the steps. Whoever is asked at a gate is a person."""
+    steps = (step for definition in definitions for step in definition.steps)
+    return tuple(dict.fromkeys(s.participant for s in steps if s.kind is not Kind.GATE))
 
 
 def queues_of(definitions: Iterable[Definition]) -> tuple[Queue, ...]:

@@ -11,13 +11,18 @@ A step's status goes
 
     sent -> done | refused | unknown      done | unknown -> undoing -> undone
     sent -> fencing -> done | refused | fenced           (the pivot only)
+    waiting -> open | refused                            (a gate only, which may be open at once)
+
+A gate is the one step that sends nothing: while it waits for a person the instance is parked,
+WAITING, with a deadline in its row and nothing else anywhere. Whether a person is asked at all
+comes in as an argument, like everything that takes a clock or a table to know.
 
 Owns: that. Must not know: SQL, the broker, any business process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -32,6 +37,8 @@ FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 class Kind(StrEnum):
     COMPENSATABLE = "compensatable"
     """Can be undone."""
+    GATE = "gate"
+    """A person lets the saga through, or not; only when policy asks. Has no effect to undo."""
     PIVOT = "pivot"
     """The go-or-no-go point: after it only forward."""
     RETRIABLE = "retriable"
@@ -40,6 +47,7 @@ class Kind(StrEnum):
 
 class State(StrEnum):
     RUNNING = "RUNNING"
+    WAITING = "WAITING"  # parked at a gate, for a person
     COMPENSATING = "COMPENSATING"
     COMPLETED = "COMPLETED"
     COMPENSATED = "COMPENSATED"
@@ -58,9 +66,12 @@ class Status(StrEnum):
     UNDONE = "undone"
     FENCING = "fencing"
     FENCED = "fenced"
+    WAITING = "waiting"
+    OPEN = "open"  # nobody had to be asked, or somebody said yes
 
 
-SETTLED_WITHOUT_EFFECT = frozenset({Status.REFUSED, Status.UNDONE, Status.FENCED})
+SETTLED_WITHOUT_EFFECT = frozenset({Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN})
+_RANK = {Kind.COMPENSATABLE: 0, Kind.GATE: 0, Kind.PIVOT: 1, Kind.RETRIABLE: 2}
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Policy:
     backoff_cap_seconds: float
     resend_cap_seconds: float
     stuck_after_seconds: float
+    approval_expiry_seconds: float = 604_800.0
 
     def patience(self, attempt: int, *, capped: bool, jitter: float) -> float:
         """How long attempt `attempt` may stay unanswered; `jitter` in [0, 1) is the caller's dice.
@@ -99,6 +111,9 @@ class Step:
     """Done before the saga starts. Its undo tells the customer, so it waits for all others."""
     policy: Policy | None = None
     """Overrides the definition's."""
+    asks: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Of a gate: why these data want a person's approval, in words; None: they do not. Besides
+    thresholds and the watch list, which every gate heeds."""
 
 
 @dataclass(frozen=True)
@@ -129,19 +144,31 @@ class Definition:
                 f"{self.name}: retriable steps without a pivot; a step that cannot be undone comes"
                 " after the point of no return, so say which step that is"
             )
-        order = [list(Kind).index(step.kind) for step in self.steps]
+        order = [_RANK[step.kind] for step in self.steps]
         if order != sorted(order):
-            raise DefinitionError(f"{self.name}: order the steps compensatable, pivot, retriable")
+            raise DefinitionError(
+                f"{self.name}: order the steps compensatable and gates, pivot, retriable"
+            )
+        if Kind.GATE in [step.kind for step in self.steps if not step.at_the_door][:1]:
+            raise DefinitionError(
+                f"{self.name}: a gate comes first; put it behind a step that sends a command,"
+                " whose reply is where it is looked at who is to be asked"
+            )
         for number, step in enumerate(self.steps):
             where = f"{self.name}.{step.name}"
             if (step.undo is None) == (step.kind is Kind.COMPENSATABLE):
                 raise DefinitionError(
                     f"{where}: a compensatable step needs an undo, any other must have none"
                 )
-            if (step.command is None) != step.at_the_door:
+            gate = step.kind is Kind.GATE
+            if (step.command is None) != (step.at_the_door or gate):
                 raise DefinitionError(
-                    f"{where}: a step needs a command unless it is done at the door"
+                    f"{where}: a gate has no command"
+                    if gate
+                    else f"{where}: a step needs a command unless it is done at the door"
                 )
+            if step.asks is not None and not gate:
+                raise DefinitionError(f"{where}: only a gate asks for approval")
             if step.at_the_door and (number or step.kind is not Kind.COMPENSATABLE):
                 raise DefinitionError(
                     f"{where}: only the first step can be done at the door, and must have an undo"
@@ -222,7 +249,20 @@ class CompensateAsked:
     reason: str
 
 
-Input = Started | ReplyArrived | TimedOut | DeadLettered | CompensateAsked
+@dataclass(frozen=True, slots=True)
+class GateDecided:
+    """A person has looked at what is parked there."""
+
+    step: str
+    approved: bool
+    actor: str
+    reason: str
+
+
+Input = Started | ReplyArrived | TimedOut | DeadLettered | CompensateAsked | GateDecided
+Asked = Mapping[str, str]
+"""Gates at which a person is asked, should the saga come there now, and why, in words."""
+NOBODY: Asked = {}
 
 
 # --- decisions -----------------------------------------------------------------------------
@@ -266,13 +306,22 @@ def awaited(instance: Instance) -> dict[tuple[str, Direction], int]:
 
 
 def timed_legs(instance: Instance) -> dict[tuple[str, Direction], int]:
-    """Those that have a deadline: a pivot under its fence waits for the fence."""
+    """What has a deadline: a pivot under its fence waits for the fence, a gate for a person."""
     fenced = {name for name, p in instance.steps.items() if p.status is Status.FENCING}
-    return {
+    legs = {
         leg: n
         for leg, n in awaited(instance).items()
         if leg[0] not in fenced or leg[1] is COMPENSATING
     }
+    if gate := waiting_at(instance):
+        legs[gate, FORWARD] = instance.steps[gate].attempt
+    return legs
+
+
+def waiting_at(instance: Instance) -> str | None:
+    """The gate it is parked at."""
+    waiting = (name for name, p in instance.steps.items() if p.status is Status.WAITING)
+    return next(waiting, None)
 
 
 def is_capped(step: Step, direction: Direction) -> bool:
@@ -281,17 +330,21 @@ def is_capped(step: Step, direction: Direction) -> bool:
 
 
 def decide(
-    definition: Definition, policy: Policy, instance: Instance | None, event: Input
+    definition: Definition,
+    policy: Policy,
+    instance: Instance | None,
+    event: Input,
+    asked: Asked = NOBODY,
 ) -> Decision:
     """What becomes of the instance, what to send, what to log.
 
     Raises IllegalTransition, with nothing changed, for what cannot be in this state.
     """
     if isinstance(event, Started):
-        return _started(definition, policy, instance, event)
+        return _started(definition, policy, instance, event, asked)
     if instance is None:
         raise IllegalTransition(f"{type(event).__name__} for a saga that was never started")
-    move = _Move(definition, policy, instance)
+    move = _Move(definition, policy, instance, asked)
     match event:
         case ReplyArrived():
             move.reply(event)
@@ -301,6 +354,8 @@ def decide(
             move.dead_lettered(event)
         case CompensateAsked():
             move.compensate_asked(event)
+        case GateDecided():
+            move.gate_decided(event)
     return move.decision()
 
 
@@ -317,14 +372,18 @@ def command_for(definition: Definition, instance: Instance, send: Send) -> Comma
 
 
 def _started(
-    definition: Definition, policy: Policy, instance: Instance | None, event: Started
+    definition: Definition,
+    policy: Policy,
+    instance: Instance | None,
+    event: Started,
+    asked: Asked,
 ) -> Decision:
     if instance is not None:
         raise IllegalTransition("a saga starts once; a repeated start is answered from the inbox")
     first = definition.steps[0]
     done = {first.name: Progress(Status.DONE)} if first.at_the_door else {}
     fresh = Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
-    move = _Move(definition, policy, fresh)
+    move = _Move(definition, policy, fresh, asked)
     move.note("started", detail=event.asked_at)
     move.advance()
     return move.decision()
@@ -333,9 +392,12 @@ def _started(
 class _Move:
     """One decision in the making."""
 
-    def __init__(self, definition: Definition, policy: Policy, instance: Instance) -> None:
+    def __init__(
+        self, definition: Definition, policy: Policy, instance: Instance, asked: Asked
+    ) -> None:
         self._definition = definition
         self._policy = policy
+        self._asked = asked
         self._before = instance
         self._steps = dict(instance.steps)
         self._state = instance.state
@@ -369,7 +431,7 @@ class _Move:
     ) -> None:
         self._log.append(Entry(entry, step, direction, attempt, detail, answered_by))
 
-    # --- the four inputs of a saga under way ---
+    # --- the inputs of a saga under way ---
 
     def reply(self, event: ReplyArrived) -> None:
         step, progress = self._of(event.step)
@@ -425,6 +487,10 @@ class _Move:
                 "deadline of an older attempt",
             )
             return
+        if step.kind is Kind.GATE:
+            self.note("expired", step.name)
+            self._close(step.name, "expired")
+            return
         self.note("timed_out", event.step, event.direction, event.attempt)
         if event.past_sla and not is_capped(step, event.direction) and not self._stuck:
             self._stuck = True
@@ -440,6 +506,8 @@ class _Move:
     def dead_lettered(self, event: DeadLettered) -> None:
         step, progress = self._of(event.step)
         self.note("dead_lettered", event.step, event.direction, detail=event.reason)
+        if step.kind is Kind.GATE:
+            return  # nothing of it travels
         if (event.step, event.direction) not in timed_legs(self._before):
             return
         if is_capped(step, event.direction) and not event.reply:
@@ -457,6 +525,9 @@ class _Move:
         if self._compensate_asked or self._state is State.COMPENSATING:
             return
         self._compensate_asked = True
+        if gate := waiting_at(self._before):
+            self._close(gate, event.reason)
+            return
         for name, progress in self._before.steps.items():
             if progress.status is Status.SENT:
                 self._give_up(self._definition.by_name[name], progress, event.reason)
@@ -464,16 +535,44 @@ class _Move:
             if progress.status is Status.FENCING:
                 return  # the fence's answer decides
 
+    def gate_decided(self, event: GateDecided) -> None:
+        """One decides; whoever comes later, for whatever reason, is told that it is decided."""
+        _, progress = self._of(event.step)
+        if progress.status is not Status.WAITING:
+            raise IllegalTransition(f"{event.step} waits for nobody")
+        said = f"{event.actor}: {event.reason}"
+        if event.approved:
+            self.note("approved", event.step, detail=said)
+            self._steps[event.step] = replace(progress, status=Status.OPEN)
+            self._state = State.RUNNING
+            self.advance()
+        else:
+            self.note("rejected", event.step, detail=said)
+            self._close(event.step, "rejected")
+
     # --- what they have in common ---
 
     def advance(self) -> None:
-        """Forward: the next step, or the end."""
+        """Forward: the next step, or the end. Nothing lies ahead of a gate that waits."""
         for step in self._definition.steps:
-            if step.name not in self._steps:
+            if step.name in self._steps:
+                continue
+            if step.kind is not Kind.GATE:
                 self._send(step, FORWARD)
                 return
+            if why := self._asked.get(step.name):
+                self._steps[step.name] = Progress(Status.WAITING, attempt=0)
+                self._state = State.WAITING
+                self.note("parked", step.name, detail=why)
+                return
+            self._steps[step.name] = Progress(Status.OPEN, attempt=0)
         self._state = State.COMPLETED
         self.note("completed")
+
+    def _close(self, gate: str, reason: str) -> None:
+        """Nobody goes through it any more: back."""
+        self._steps[gate] = replace(self._steps[gate], status=Status.REFUSED)
+        self._turn(reason)
 
     def _give_up(self, step: Step, progress: Progress, reason: str) -> None:
         """Its outcome is unknown: undo it like a step that was done; the pivot is never guessed."""

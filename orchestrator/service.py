@@ -26,10 +26,15 @@ from common.fence import First, Row
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES, commands_of
 from orchestrator import reader, store
+from orchestrator.approval import Approval, before_a_gate
 from orchestrator.saga import (
+    FORWARD,
+    NOBODY,
+    Asked,
     CompensateAsked,
     Definition,
     Entry,
+    GateDecided,
     Input,
     Instance,
     Policy,
@@ -41,6 +46,7 @@ from orchestrator.saga import (
     command_for,
     decide,
     timed_legs,
+    waiting_at,
 )
 from orchestrator.store import Held
 
@@ -49,7 +55,10 @@ logger = log.get("orchestrator")
 SAGA_STARTED = "saga_started"
 ROOM_POLL_SECONDS = 0.25
 DETAIL_LENGTH = 300  # of what a reply said, as kept in the saga log
-LOGGED = ("turned", "timed_out", "stuck", "ignored", "completed", "compensated")
+LOGGED = (
+    "turned", "timed_out", "stuck", "ignored", "completed", "compensated",
+    "parked", "approved", "rejected", "expired",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +79,17 @@ class Service:
         policy: Policy,
         *,
         process: str,
+        approval: Approval | None = None,
         running_limit: int = 1000,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
+        self._approval = approval or Approval()
         self._definitions: Mapping[tuple[str, int], Definition] = {
             (d.name, d.version): d for d in definitions
         }
         self._newest = {d.name: d for d in sorted(definitions, key=lambda d: d.version)}
+        self._before_a_gate = frozenset().union(*map(before_a_gate, definitions))
         self._policy = policy
         self._process = process
         self._wake = wake
@@ -113,7 +125,8 @@ class Service:
         starts = {r.envelope.key: r.envelope for r in batch if isinstance(r.message, StartSaga)}
         async with self._db.transaction() as tx:
             claim = inbox.Claim(tx, list(starts)) if starts else None
-            round_ = await self._open(tx, [r.envelope.saga_id for r in batch])
+            watch = any(self._comes_to_a_gate(r.message) for r in batch)
+            round_ = await self._open(tx, [r.envelope.saga_id for r in batch], watch=watch)
             fence = claim.fence() if claim else None
             for received in batch:
                 envelope, message = received.envelope, received.message
@@ -166,6 +179,24 @@ class Service:
         self._sent(round_)
         return round_.held[saga_id].instance
 
+    async def decide_gate(
+        self, saga_id: UUID, *, approved: bool, actor: str, reason: str, gate: str | None = None
+    ) -> Instance:
+        """Asked by a person, who has looked at what waits at `gate`, or at whichever it waits at.
+
+        Raises IllegalTransition if nobody is asked there, for instance no longer.
+        """
+        async with self._db.transaction() as tx:
+            round_ = await self._open(tx, [saga_id], watch=True)
+            held = round_.held.get(saga_id)
+            step = gate or (waiting_at(held.instance) if held else None)
+            if step is None:
+                raise IllegalTransition("it waits at no gate")
+            round_.step(saga_id, GateDecided(step, approved, actor, reason))
+            await round_.save(tx)
+        self._sent(round_)
+        return round_.held[saga_id].instance
+
     async def view(self, query: SagaQuery) -> SagaView:
         async with self._db.transaction() as tx:
             seen = await reader.find(tx, query.saga_id)
@@ -185,9 +216,20 @@ class Service:
             ended_at=seen.ended_at,
         )
 
-    async def _open(self, tx: Tx, saga_ids: Sequence[UUID]) -> _Round:
-        held, now = await store.lock(tx, list(set(saga_ids)))
+    async def _open(self, tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False) -> _Round:
+        held, now = await store.lock(tx, list(set(saga_ids)), watch=watch)
         return _Round(self, held, now)
+
+    def _comes_to_a_gate(self, event: StartSaga | Input) -> bool:
+        """Whether the saga may stand before a gate next; who is asked there is only then of use."""
+        if isinstance(event, ReplyArrived):
+            return event.direction is FORWARD and event.step in self._before_a_gate
+        return isinstance(event, GateDecided)
+
+    def asked(self, definition: Definition, held: Held | None, event: Input) -> Asked:
+        if held is None or not self._comes_to_a_gate(event):
+            return NOBODY
+        return self._approval.asked(definition, held.instance, held.watched)
 
     def knows(self, instance: Instance) -> bool:
         """Whether the definition it began with is deployed here; if not, another replica's turn."""
@@ -262,12 +304,13 @@ class _Round:
     ) -> None:
         policy = self._service._policy
         try:
-            decision = decide(definition, policy, held.instance if held else None, event)
+            asked = self._service.asked(definition, held, event)
+            decision = decide(definition, policy, held.instance if held else None, event, asked)
             held = held or Held(decision.instance, fresh=True)
             held.take(decision.instance, decision.sends, definition, policy, self._now)
             self.outgoing.extend(self._command(definition, held, send) for send in decision.sends)
         except IllegalTransition as error:
-            if isinstance(event, CompensateAsked):
+            if isinstance(event, CompensateAsked | GateDecided):
                 raise
             raise Poison("illegal_transition", str(error)) from error
         except ValidationError as error:
@@ -289,8 +332,8 @@ class _Round:
     def timed_out(self) -> Iterator[Key]:
         """What was silent for too long, in this round."""
         for saga_id, entry in self.log:
-            if entry.entry == "timed_out" and entry.step and entry.direction:
-                yield Key(saga_id, entry.step, entry.direction)
+            if entry.entry in ("timed_out", "expired") and entry.step:
+                yield Key(saga_id, entry.step, entry.direction or FORWARD)
 
     def acknowledge_start(self, start: Envelope) -> None:
         """Only a re-sent start wants to hear that the saga is known (rule 8)."""

@@ -27,6 +27,7 @@ from orchestrator.saga import (
     Status,
     is_capped,
     timed_legs,
+    waiting_at,
 )
 
 Times = dict[str, float]
@@ -37,12 +38,15 @@ class Held:
     """An instance whose row we hold, with the times of its steps: seconds of the epoch.
 
     times[step] has `issued` and `undo_issued`, when each direction was first sent (the same in
-    every resend, rule 18), and `deadline`, when the answer awaited from that step is overdue.
+    every resend, rule 18), and `deadline`, when the answer awaited from that step is overdue. Of
+    a gate that waits: since when, and when it expires.
     """
 
     instance: Instance
     times: dict[str, Times] = field(default_factory=dict)
     fresh: bool = False
+    watched: str | None = None
+    """Why its customer is on the watch list; only looked up when a gate comes next."""
 
     def issued(self, step: str, direction: Direction) -> float:
         return self.times[step]["issued" if direction is FORWARD else "undo_issued"]
@@ -55,8 +59,12 @@ class Held:
         policy: Policy,
         now: float,
     ) -> None:
-        """The next state of the instance; what it sends gets a deadline."""
+        """The next state of the instance; what it sends, or waits for, gets a deadline."""
         self.instance = instance
+        gate = waiting_at(instance)
+        if gate is not None and gate not in self.times:
+            expiry = (definition.by_name[gate].policy or policy).approval_expiry_seconds
+            self.times[gate] = {"issued": now, "deadline": now + expiry}
         for send in sends:
             step = definition.by_name[send.step]
             times = self.times.setdefault(send.step, {})
@@ -80,18 +88,28 @@ select saga_id, definition, version, state, data, steps, reason, compensate_aske
        stuck_since is not null
   from saga_instance where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
+# Likewise, and who is on the watch list: no round trip of its own, and only before a gate.
+_LOAD_WATCHED = """
+select saga_id, definition, version, state, data, steps, reason, compensate_asked,
+       pivot_passed,
+       stuck_since is not null,
+       (select w.reason from watched_customer w where w.customer = i.data ->> 'customer')
+  from saga_instance i where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
-async def lock(tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Held], float]:
+
+async def lock(
+    tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False
+) -> tuple[dict[UUID, Held], float]:
     """The instances, each row locked in the order of ids until the transaction ends (rule 7),
-    and what time it is since."""
-    instances = tx.ask(_LOAD, [sorted(saga_ids)])
+    and what time it is since. `watch`: with what the watch list says of their customers."""
+    instances = tx.ask(_LOAD_WATCHED if watch else _LOAD, [sorted(saga_ids)])
     clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
     await tx.sync()
     return {row[0]: held_of(row) for row in instances.rows}, clock.rows[0][0]
 
 
 def held_of(row: tuple[Any, ...]) -> Held:
-    """A row of the columns of _LOAD."""
+    """A row of the columns of _LOAD, or of _LOAD_WATCHED."""
     (
         saga_id,
         definition,
@@ -103,6 +121,7 @@ def held_of(row: tuple[Any, ...]) -> Held:
         compensate_asked,
         pivot_passed,
         stuck,
+        *watched,
     ) = row
     instance = Instance(
         saga_id=saga_id,
@@ -119,7 +138,8 @@ def held_of(row: tuple[Any, ...]) -> Held:
         pivot_passed=pivot_passed,
         stuck=stuck,
     )
-    return Held(instance, {name: _times(s) for name, s in steps.items()})
+    times = {name: _times(s) for name, s in steps.items()}
+    return Held(instance, times, watched=watched[0] if watched else None)
 
 
 def _times(step: Mapping[str, Any]) -> Times:
@@ -234,8 +254,12 @@ async def overdue(tx: Tx, limit: int) -> list[UUID]:
 
 
 async def count_running(tx: Tx) -> int:
-    """Instances under way, of all processes; the stuck ones wait for a person."""
+    """Instances under way, of all processes; the stuck and the parked ones wait for a person.
+
+    By the states there are, so that however many are parked none of them is looked at.
+    """
     rows = await tx.fetch(
         "select count(*) from saga_instance where ended_at is null and stuck_since is null"
+        " and state = any('{RUNNING,COMPENSATING}')"
     )
     return int(rows[0][0])

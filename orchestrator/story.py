@@ -101,6 +101,12 @@ _OF_A_STEP: dict[str, Callable[[Step, Entry], str]] = {
     "fenced": _fenced,
     "timed_out": _timed_out,
     "ignored": _ignored,
+    "parked": lambda step, e: (
+        f"parked at {words(step.name)}, for a person to decide: {e.detail or 'policy asks'}"
+    ),
+    "approved": lambda step, e: f"{words(step.name)}: approved by {e.detail}",
+    "rejected": lambda step, e: f"{words(step.name)}: rejected by {e.detail}",
+    "expired": lambda step, _: f"{words(step.name)}: nobody decided in time",
     "dead_lettered": lambda step, e: (
         f"{_asked(step, e)} could not be handled by {step.participant} and was set aside"
         f" as a dead letter: {words(e.detail or 'no reason given')}"

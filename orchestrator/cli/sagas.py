@@ -38,6 +38,7 @@ class State(StrEnum):
     """As the API names them; an option that can be completed."""
 
     RUNNING = "RUNNING"
+    WAITING = "WAITING"
     COMPENSATING = "COMPENSATING"
     COMPLETED = "COMPLETED"
     COMPENSATED = "COMPENSATED"

@@ -158,6 +158,12 @@ PLANTS = [
     ),
     Plant("orchestrator", "saga_instance_pk", (instance(), instance())),
     Plant("orchestrator", "saga_state_known", (instance("'LOST'"),)),
+    Plant("orchestrator", "waiting_has_a_gate_and_a_deadline", (instance("'WAITING'"),)),
+    Plant(
+        "orchestrator",
+        "watched_customer_pk",
+        ("insert into watched_customer (customer, actor, reason) values ('ada', 'ops', 'x')",) * 2,
+    ),
     Plant("orchestrator", "ended_awaits_nothing", (instance("'COMPLETED'"),)),
     Plant("orchestrator", "ended_awaits_nothing", (instance(more=", ended_at", values=", now()"),)),
     Plant(

@@ -112,6 +112,11 @@ PLANTED = {
         alter table orchestrator.saga_instance drop constraint completed_means_every_step_done;
         update orchestrator.saga_instance
           set steps = '{{"confirm_order": {{"status": "sent"}}}}' where saga_id = '{GOOD}'""",
+    "parked holds its stock and no money": f"""
+        update order_svc.customer_order set status = 'PENDING' where order_id = '{GOOD}';
+        update orchestrator.saga_instance set state = 'WAITING', pivot_passed = false,
+          ended_at = null, next_deadline = 'infinity',
+          steps = '{{"approve_order": {{"status": "waiting"}}}}' where saga_id = '{GOOD}'""",
     "every saga has its order": f"""
         update orchestrator.saga_instance set saga_id = '{NOBODYS}' where saga_id = '{BAD}'""",
     "nothing is duplicated": COPY_ORDER,
@@ -189,5 +194,23 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         "1 orders PENDING",
         f"saga {GOOD} RUNNING, awaits charge_payment (sent)",
     ]
+    plant(
+        admin,
+        f"""
+        delete from payment_svc.outbox;
+        update orchestrator.saga_instance set state = 'WAITING', next_deadline = now(),
+          steps = '{{"approve_order": {{"status": "waiting"}}}}' where saga_id = '{GOOD}'""",
+    )
+    assert look_twice(dsn, queues).lines() == [
+        "1 orders PENDING",
+        f"saga {GOOD} WAITING, awaits approve_order (waiting)",
+    ]
+    plant(
+        admin,
+        "update orchestrator.saga_instance set next_deadline = 'infinity'"
+        f" where saga_id = '{GOOD}'",
+    )
+    parked = look_twice(dsn, queues)  # is at rest: only the queue is left
+    assert parked.lines() == ["queue payment.commands: 0 ready, 2 unacked"]
     (problem,) = look_twice(dsn.replace(database, "no_such"), queues).lines()
     assert problem.startswith("cannot be counted")

@@ -130,7 +130,7 @@ async def test_a_saga_with_its_steps_and_what_it_waits_for(stage: Stage) -> None
     }  # fmt: skip
     steps = {step["step"]: step for step in saga["steps"]}
     assert [step["status"] for step in steps.values()] == [
-        "done", "sent", "not_sent", "not_sent", "not_sent",
+        "done", "sent", "not_sent", "not_sent", "not_sent", "not_sent",
     ]  # fmt: skip
     assert datetime.fromisoformat(steps["reserve_stock"]["deadline"]) == deadline
     assert steps["dispatch_stock"]["kind"] == "pivot"

@@ -16,41 +16,44 @@ from common.contracts import (
     CardDeclined,
     OrderConfirmed,
     OrderRejected,
-    OutOfStock,
-    PaymentCharged,
     PaymentRefunded,
     StartSaga,
     StockDispatched,
     StockReleased,
-    StockReserved,
 )
 from common.db import Database
-from common.envelope import Direction, Envelope, Fence, Fenced, Key, PivotDone, Reply
+from common.envelope import Envelope, Fenced, Key, PivotDone
 from common.errors import IllegalTransition, Poison
 from common.health import Health
 from common.settings import Settings
 from orchestrator import __main__ as root
-from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.reconciler import Reconciler
-from orchestrator.saga import Policy
-from orchestrator.service import Service
 from tests.integration.conftest import MakeSettings
-from tests.integration.mail import NOON, command, mail, reserve, saga
+from tests.integration.mail import command, mail, reserve, saga
+from tests.integration.orchestrating import (
+    CHARGED,
+    COMMANDS,
+    COMPENSATING,
+    PATIENT,
+    REPLIES,
+    RESERVED,
+    ROLE,
+    SHORT,
+    commands,
+    give,
+    give_each,
+    instances,
+    logged,
+    make_overdue,
+    reply,
+    service,
+    start,
+    state,
+)
 from tests.integration.services import sent
 from tests.integration.waiting import FAST, Rows, eventually, lock_waits, running, wired
 from tests.integration.wire import Proxy, by
 
-ROLE = "orchestrator"
-COMMANDS, REPLIES = "orchestrator.commands", "orchestrator.replies"
-FORWARD, COMPENSATING = Direction
-PATIENT = Policy(
-    timeout_seconds=3600,
-    attempts=2,
-    backoff_first_seconds=0.2,
-    backoff_cap_seconds=30,
-    resend_cap_seconds=7200,
-    stuck_after_seconds=3600,
-)
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
 
@@ -58,81 +61,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 async def db(settings: MakeSettings) -> AsyncIterator[Database]:
     async with Database(settings(ROLE)) as db:
         yield db
-
-
-def service(db: Database, policy: Policy = PATIENT) -> Service:
-    return Service(db, [ORDER_SAGA], policy, process="orchestrator-test")
-
-
-def start(number: int, **more: Any) -> Envelope:
-    data: dict[str, object] = {
-        "customer": "ada",
-        "currency": "EUR",
-        "lines": [{"sku": "tea", "quantity": 2}],
-        "total": 700,
-    }
-    more = {"reply_to": None, **more}
-    return command(StartSaga(definition="order", data=data), saga(number), **more)
-
-
-def reply(number: int, step: str, body: Reply, direction: Direction = FORWARD) -> Envelope:
-    asked = Envelope.command(
-        Key(saga(number), step, direction), Fence(), issued_at=NOON, reply_to=REPLIES
-    )
-    return asked.reply(body, issued_at=NOON)
-
-
-RESERVED, CHARGED = StockReserved(), PaymentCharged(charge_id=saga(99))
-SHORT = OutOfStock(sku="tea", wanted=2, available=1)
-
-
-async def give(service: Service, *envelopes: Envelope) -> None:
-    """As one batch."""
-    await service.handle([service.parse(envelope) for envelope in envelopes])
-
-
-async def give_each(service: Service, *envelopes: Envelope) -> None:
-    for envelope in envelopes:
-        await give(service, envelope)
-
-
-def state(judge: Rows, number: int = 1) -> tuple[object, ...]:
-    rows = judge.execute(
-        "select state, reason from orchestrator.saga_instance where saga_id = %s", (saga(number),)
-    ).fetchall()
-    return rows[0] if rows else ()
-
-
-def instances(judge: Rows) -> int:
-    return judge.execute("select from orchestrator.saga_instance").rowcount
-
-
-def commands(judge: Rows, number: int = 1) -> list[str]:
-    """What was sent for a saga: step, direction as an arrow, attempt."""
-    return [
-        f"{e.step}{'>' if e.direction is FORWARD else '<'}{e.attempt}"
-        for e in sent(judge, ROLE)
-        if e.saga_id == saga(number)
-    ]
-
-
-def logged(judge: Rows, number: int = 1) -> list[str]:
-    rows = judge.execute(
-        "select entry from orchestrator.saga_log where saga_id = %s order by id", (saga(number),)
-    )
-    return [str(entry) for (entry,) in rows]
-
-
-def make_overdue(admin: Rows, step: str, number: int = 1, ago: str = "1 second") -> None:
-    """As if its deadline had passed that long ago."""
-    admin.execute(
-        "update orchestrator.saga_instance"
-        " set next_deadline = clock_timestamp() - %(ago)s::interval,"
-        " steps = jsonb_set(steps, array[%(step)s, 'deadline'],"
-        "   to_jsonb(extract(epoch from clock_timestamp() - %(ago)s::interval)))"
-        " where saga_id = %(saga)s",
-        {"ago": ago, "step": step, "saga": saga(number)},
-    )
 
 
 # --- starting (rules 8 and 9) --------------------------------------------------------------

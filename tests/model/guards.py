@@ -73,6 +73,26 @@ GUARDS = (
         "not step.at_the_door or self._all_settled(but=step.name)": "True"}),
     Guard("what is silent is asked for again", saga._Move, "timed_out", {
         "self._send(step, event.direction)": "pass"}),
+    Guard("nothing lies ahead of a gate that waits", saga._Move, "advance", {
+        "detail=why)\n            return": "detail=why)"}),
+    Guard("a gate that waits has a deadline", saga, "timed_legs", {
+        "if gate := waiting_at(instance):": "if False:"}),
+    Guard("a gate is decided once", saga._Move, "gate_decided", {
+        "if progress.status is not Status.WAITING:": "if False:"}),
+    Guard("a rejection turns the saga", saga._Move, "gate_decided", {
+        'self._close(event.step, "rejected")':
+            "self._state = State.RUNNING; self.advance()"}),
+    Guard("a gate that expires turns the saga", saga._Move, "timed_out", {
+        "if step.kind is Kind.GATE:": "if False:"}),
+    Guard("a gate that was decided does not expire", saga._Move, "timed_out", {
+        "timed_legs(self._before).get((event.step, event.direction)) != event.attempt": "False"}),
+    Guard("no message opens a gate", saga, "awaited", {
+        "(Status.SENT, Status.FENCING):\n            legs[name, FORWARD]":
+            "(Status.SENT, Status.FENCING, Status.WAITING):\n            legs[name, FORWARD]"}),
+    Guard("no dead letter closes a gate", saga._Move, "dead_lettered", {
+        "if step.kind is Kind.GATE:": "if False:"}),
+    Guard("compensation asked while a gate waits turns the saga", saga._Move, "compensate_asked", {
+        "if gate := waiting_at(self._before):": "if False:"}),
     Guard("what is known is not done again", fence.Fence, "admit", {
         "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
     Guard("a late action is refused", fence.Fence, "admit", {

@@ -24,8 +24,11 @@ from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import (
     COMPENSATING,
     FORWARD,
+    NOBODY,
+    Asked,
     CompensateAsked,
     DeadLettered,
+    GateDecided,
     Input,
     Instance,
     Kind,
@@ -46,6 +49,9 @@ STEPS = tuple(step.name for step in ORDER_SAGA.steps)
 KINDS = {step.name: step.kind for step in ORDER_SAGA.steps}
 DOOR = STEPS[0]
 PIVOT = next(name for name, kind in KINDS.items() if kind is Kind.PIVOT)
+GATE = next(name for name, kind in KINDS.items() if kind is Kind.GATE)
+POLICY_ASKS = {GATE: "the total"}
+EFFECTS = frozenset(STEPS) - {GATE}
 CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock"})
 
 T = TypeVar("T")
@@ -73,6 +79,7 @@ class Standing(NamedTuple):
     progress: tuple[Progress | None, ...]
     asked: bool  # somebody wants it compensated
     passed: bool  # the pivot
+    said: str  # at the gate, as those who were asked remember it: "", "asked", "yes" or "no"
 
 
 class World(NamedTuple):
@@ -133,7 +140,7 @@ def first() -> World:
     placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
     locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in STEPS[1:]))))
     sent = LEGS.bits((send.step, send.direction) for send in decision.sends)
-    return World(STANDINGS(_standing(decision.instance)), locals_, sent, 0)
+    return World(STANDINGS(_standing(decision.instance, "")), locals_, sent, 0)
 
 
 def moves(world: World) -> Iterator[Move]:
@@ -189,35 +196,93 @@ def _heard(standing: int, reply: Reply) -> list[Decided]:
 
 @cache
 def _unasked(standing: int) -> list[Decided]:
-    """Silence, and an operator."""
+    """Silence, and people."""
     instance = _instance(STANDINGS[standing])
+    legs = saga.timed_legs(instance)
+    if not legs and not instance.state.ended:
+        raise Violation("it is alive and has no deadline: nobody would ever find it")
     found = _told(standing, "an operator asks for compensation", CompensateAsked("ops", "asked"))
-    for leg, attempt in saga.timed_legs(instance).items():
+    for leg, attempt in legs.items():
         found += _told(standing, f"{_words(leg)} is silent for too long", TimedOut(*leg, attempt))
-    return found
+    for approved in (True, False):
+        decided = GateDecided(GATE, approved, "ops", "seen")
+        found += _told(standing, f"a person {'approves' if approved else 'rejects'} it", decided)
+    return found + _forged(standing)
+
+
+def _forged(standing: int) -> list[Decided]:
+    """About the gate, to which nothing is ever sent: what must change nothing, should it come."""
+    before = STANDINGS[standing]
+    if before.progress[STEPS.index(GATE)] is None:
+        return []
+    forged: dict[str, Input] = {
+        "a reply to the gate comes": ReplyArrived(GATE, FORWARD, Outcome.DONE),
+        "a dead letter of the gate comes": DeadLettered(GATE, FORWARD, "poison"),
+    }
+    if before.said != "asked":
+        forged["a deadline of the gate that is decided passes"] = TimedOut(GATE, FORWARD, 0)
+    for words, event in forged.items():
+        if _told(standing, words, event):
+            raise Violation(f"{words}, and counts")
+    return []
 
 
 def _told(standing: int, words: str, event: Input) -> list[Decided]:
-    """What the real decide() makes of an input that really can come, if it changes anything."""
+    """What the real decide() makes of an input that really can come, if it changes anything;
+    before the gate, whether policy asks there or not."""
+    told = _told_if(standing, words, event, NOBODY)
+    if isinstance(event, ReplyArrived) and STANDINGS[standing].progress[STEPS.index(GATE)] is None:
+        told += _told_if(standing, f"{words} policy asks,", event, POLICY_ASKS)
+    return told
+
+
+def _told_if(standing: int, words: str, event: Input, asked: Asked) -> list[Decided]:
     before = STANDINGS[standing]
-    over = before.passed or before.state.ended
+    illegal = _is_illegal(before, event)
     try:
-        decision = saga.decide(ORDER_SAGA, POLICY, _instance(before), event)
+        decision = saga.decide(ORDER_SAGA, POLICY, _instance(before), event, asked)
     except IllegalTransition as refused:
-        if isinstance(event, CompensateAsked) and over:
+        if illegal:
             return []
         raise Violation(f"{words}, and decide() cannot take it: {refused}") from refused
-    if isinstance(event, CompensateAsked) and over:
-        raise Violation("compensation is granted past the pivot or after the end")
-    after = _standing(decision.instance)
+    if illegal:
+        raise Violation(illegal)
+    after = _standing(decision.instance, _said(before, decision.instance, event, asked))
     for send in decision.sends:
         _may_be_sent(after, send)
     sent = LEGS.bits((send.step, send.direction) for send in decision.sends)
     return [] if after == before and not sent else [(words, STANDINGS(after), sent)]
 
 
+def _is_illegal(before: Standing, event: Input) -> str | None:
+    """Why nobody may be granted this here."""
+    if isinstance(event, CompensateAsked) and (before.passed or before.state.ended):
+        return "compensation is granted past the pivot or after the end"
+    if isinstance(event, GateDecided) and before.said != "asked":
+        return "somebody decides at a gate where nobody is asked, or no longer"
+    return None
+
+
+def _said(before: Standing, after: Instance, event: Input, asked: Asked) -> str:
+    """What was said at the gate, by what happened there and not by what decide() made of it."""
+    gate = (GATE, FORWARD)
+    if before.said == "asked":
+        if isinstance(event, GateDecided):
+            return "yes" if event.approved else "no"
+        expired = isinstance(event, TimedOut) and (event.step, event.direction) == gate
+        return "no" if expired or isinstance(event, CompensateAsked) else "asked"
+    if before.said == "" and GATE in after.steps:
+        return "asked" if asked else "yes"
+    return before.said
+
+
 def _may_be_sent(after: Standing, send: Send) -> None:
     """What may be asked of whom, as seen from the decision that asks it."""
+    if send.step == GATE:
+        raise Violation("something is sent to the gate")
+    beyond = send.direction is FORWARD and STEPS.index(send.step) > STEPS.index(GATE)
+    if beyond and after.said != "yes":
+        raise Violation(f"{send.step} is sent and nobody has let it through the gate")
     status = {
         name: p.status for name, p in zip(STEPS, after.progress, strict=True) if p is not None
     }
@@ -231,17 +296,18 @@ def _may_be_sent(after: Standing, send: Send) -> None:
 
 
 def _instance(standing: Standing) -> Instance:
-    state, progress, asked, passed = standing
+    state, progress, asked, passed, _ = standing
     steps = {name: p for name, p in zip(STEPS, progress, strict=True) if p is not None}
-    return Instance(SAGA, "order", 1, {}, state, steps, compensate_asked=asked, pivot_passed=passed)
+    return Instance(SAGA, "order", 2, {}, state, steps, compensate_asked=asked, pivot_passed=passed)
 
 
-def _standing(instance: Instance) -> Standing:
+def _standing(instance: Instance, said: str) -> Standing:
     return Standing(
         instance.state,
         tuple(_saturated(instance.steps.get(name)) for name in STEPS),
         instance.compensate_asked,
         instance.pivot_passed,
+        said,
     )
 
 
@@ -249,6 +315,8 @@ def _saturated(progress: Progress | None) -> Progress | None:
     """Attempts without end are told apart up to MANY; those that are over, not at all."""
     if progress is None:
         return None
+    if progress.status is Status.WAITING:
+        return progress
     attempt = progress.attempt if progress.status is Status.SENT else 1
     live = progress.status in (Status.UNDOING, Status.FENCING)
     undo_attempt = progress.undo_attempt if live else 0
@@ -327,8 +395,8 @@ def _wrong(state: State, numbers: tuple[int, ...]) -> str | None:
     undone = {name for name, local in zip(STEPS, locals_, strict=True) if local.undone}
     if PIVOT in acted and undone:
         return f"goods have left, and {', '.join(sorted(undone))} is undone"
-    if state is State.COMPLETED and acted != set(STEPS):
-        return f"COMPLETED without {', '.join(sorted(set(STEPS) - acted))}"
+    if state is State.COMPLETED and acted != EFFECTS:
+        return f"COMPLETED without {', '.join(sorted(EFFECTS - acted))}"
     if state is State.COMPENSATED and acted != undone:
         return f"COMPENSATED, and {', '.join(sorted(acted - undone))} has its effect"
     return None

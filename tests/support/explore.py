@@ -14,12 +14,16 @@ from itertools import product
 from common.envelope import Direction, Outcome
 from common.errors import IllegalTransition
 from orchestrator.saga import (
+    NOBODY,
+    Asked,
     CompensateAsked,
     DeadLettered,
     Decision,
     Definition,
+    GateDecided,
     Input,
     Instance,
+    Kind,
     Policy,
     ReplyArrived,
     Started,
@@ -50,6 +54,8 @@ def inputs(definition: Definition, instance: Instance) -> Iterator[Input]:
     """Whatever anybody could come up with, whether it makes sense or not."""
     yield Started(SAGA, DATA)
     yield CompensateAsked("ops", "asked")
+    for step, approved in product([s.name for s in definition.steps] + ["nonsense"], (True, False)):
+        yield GateDecided(step, approved, "ops", "seen")
     for step, direction in product([s.name for s in definition.steps] + ["nonsense"], Direction):
         yield DeadLettered(step, direction, "poison")
         for outcome in Outcome:
@@ -70,13 +76,14 @@ def explore(definition: Definition, policy: Policy) -> Iterator[Transition]:
         decide(definition, policy, None, Started(SAGA, DATA)),
     )
     waiting, seen = deque([first.after]), {_fingerprint(first.after)}
+    everywhere = {step.name: "policy asks" for step in definition.steps if step.kind is Kind.GATE}
     while waiting:
         instance = waiting.popleft()
-        for event in inputs(definition, instance):
+        for event, asked in product(inputs(definition, instance), _asked(everywhere)):
             copy = replace(instance, steps=dict(instance.steps))
             decision: Decision | None
             try:
-                decision = decide(definition, policy, instance, event)
+                decision = decide(definition, policy, instance, event, asked)
             except IllegalTransition:
                 decision = None
             assert instance == copy, f"decide() changed the instance it was given: {event}"
@@ -86,6 +93,11 @@ def explore(definition: Definition, policy: Policy) -> Iterator[Transition]:
                 seen.add(_fingerprint(transition.after))
                 assert len(seen) < MOST, f"there is no end to it: {transition}"
                 waiting.append(transition.after)
+
+
+def _asked(everywhere: Asked) -> tuple[Asked, ...]:
+    """Nobody is asked, or somebody at every gate."""
+    return (NOBODY, everywhere) if everywhere else (NOBODY,)
 
 
 def _fingerprint(instance: Instance) -> object:

@@ -19,10 +19,13 @@ from common.errors import IllegalTransition
 from orchestrator.saga import (
     COMPENSATING,
     FORWARD,
+    NOBODY,
+    Asked,
     CompensateAsked,
     DeadLettered,
     Decision,
     Definition,
+    GateDecided,
     Input,
     Instance,
     Policy,
@@ -70,6 +73,7 @@ class Story:
     def __init__(self, definition: Definition, policy: Policy) -> None:
         self.definition = definition
         self.policy = policy
+        self.asked: Asked = NOBODY
         self._decision: Decision | None = None
 
     @property
@@ -82,6 +86,19 @@ class Story:
         return self.decision.instance
 
     # --- given ---
+
+    def policy_asks(self, **gates: str) -> Self:
+        """From here on, at these gates, with this for a reason."""
+        self.asked = gates
+        return self
+
+    def parked(self, gate: str) -> Self:
+        """Everything before the gate is done, and it waits there."""
+        self.policy_asks(**{gate: "a large total"}).started()
+        while self.instance.state is not State.WAITING:
+            ((waiting, _),) = awaited(self.instance)
+            self.done(waiting)
+        return self
 
     def started(self) -> Self:
         self._decision = decide(self.definition, self.policy, None, Started(SAGA, DATA))
@@ -102,7 +119,7 @@ class Story:
     # --- what happens ---
 
     def when(self, event: Input) -> Self:
-        self._decision = decide(self.definition, self.policy, self.instance, event)
+        self._decision = decide(self.definition, self.policy, self.instance, event, self.asked)
         return self
 
     def replied(self, step: str, outcome: Outcome, direction: Direction = FORWARD) -> Self:
@@ -138,6 +155,12 @@ class Story:
 
     def asked_to_compensate(self, reason: str = "customer_called") -> Self:
         return self.when(CompensateAsked("ops", reason))
+
+    def approved(self, gate: str) -> Self:
+        return self.when(GateDecided(gate, True, "ops", "seen"))
+
+    def rejected(self, gate: str) -> Self:
+        return self.when(GateDecided(gate, False, "ops", "seen"))
 
     # --- what is expected ---
 

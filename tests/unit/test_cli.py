@@ -354,7 +354,7 @@ def test_the_story_of_a_compensated_saga(saga: Saga, house: Sagas) -> None:
     assert ran.code == 0
     head, about, _, columns, *story, _, steps, end = ran.out.splitlines()
     assert columns.split(maxsplit=2) == ["seconds", "process", "what happened"]
-    assert head == f"saga {ONE} (order v1)"
+    assert head == f"saga {ONE} (order v2)"
     assert about == "ada orders 2 x tea for 7.00 EUR"
     assert [line.split(maxsplit=2) for line in story] == [
         ["+0.000", "orchestrator-2", "the saga begins; create order was done at the door"],

@@ -11,13 +11,14 @@ import pytest
 from common import contracts
 from common.envelope import Direction, Fence, Outcome
 from common.errors import IllegalTransition
-from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.saga import (
     COMPENSATING,
     FORWARD,
     CompensateAsked,
     DeadLettered,
     Definition,
+    GateDecided,
     Instance,
     Kind,
     Progress,
@@ -31,11 +32,12 @@ from orchestrator.saga import (
     command_for,
     decide,
     timed_legs,
+    waiting_at,
 )
 from tests.support.explore import Transition, explore
 from tests.support.story import DATA, POLICY, SAGA, ask, fence, given, undo
 
-SETTLED = {Status.REFUSED, Status.UNDONE, Status.FENCED}
+SETTLED = {Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN}
 
 # --- the way forward -----------------------------------------------------------------------
 
@@ -196,6 +198,84 @@ def test_rule_06_the_deadline_of_an_older_attempt_is_ignored() -> None:
         .done("charge_payment")
         .expect_ignored(TimedOut("charge_payment", FORWARD, attempt=2))
     )
+
+
+# --- the gate ------------------------------------------------------------------------------
+
+
+def test_nobody_is_asked_at_a_gate_unless_policy_does() -> None:
+    story = given(ORDER_SAGA).awaiting("reserve_stock").done("reserve_stock")
+    story.expect(ask("charge_payment")).expect_status(approve_order=Status.OPEN)
+    story.expect_state(State.RUNNING).expect_logged("done", "sent")
+
+
+def test_a_parked_saga_goes_on_when_a_person_approves() -> None:
+    (
+        given(ORDER_SAGA)
+        .parked("approve_order")
+        .expect_nothing()
+        .expect_state(State.WAITING)
+        .expect_status(approve_order=Status.WAITING)
+        .expect_logged("done", "parked")
+        .approved("approve_order")
+        .expect(ask("charge_payment"))
+        .expect_state(State.RUNNING)
+        .expect_logged("approved", "sent")
+    )
+
+
+def test_a_rejection_undoes_what_was_done() -> None:
+    story = given(ORDER_SAGA).parked("approve_order").rejected("approve_order")
+    story.expect(undo("reserve_stock")).expect_state(State.COMPENSATING, reason="rejected")
+    story.expect_logged("rejected", "turned", "sent")
+    story.undone("reserve_stock").undone("create_order")
+    story.expect_state(State.COMPENSATED, reason="rejected")
+
+
+def test_a_gate_that_expires_is_a_refusal() -> None:
+    story = given(ORDER_SAGA).parked("approve_order").silent("approve_order")
+    story.expect(undo("reserve_stock")).expect_state(State.COMPENSATING, reason="expired")
+    story.expect_logged("expired", "turned", "sent")
+    story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for nobody")
+
+
+@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize("first", ["approved", "rejected"])
+def test_a_gate_is_decided_once(first: str, approved: bool) -> None:
+    story = given(ORDER_SAGA).parked("approve_order")
+    getattr(story, first)("approve_order")
+    again = GateDecided("approve_order", approved, "ops", "me too")
+    story.expect_illegal(again, "approve_order waits for nobody")
+    story.expect_ignored(TimedOut("approve_order", FORWARD, 0))
+
+
+def test_compensation_asked_while_it_is_parked_turns_it() -> None:
+    story = given(ORDER_SAGA).parked("approve_order").asked_to_compensate("cancelled")
+    story.expect(undo("reserve_stock")).expect_state(State.COMPENSATING, reason="cancelled")
+    story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for nobody")
+
+
+def test_no_message_opens_a_gate() -> None:
+    story = given(ORDER_SAGA).parked("approve_order")
+    for outcome in Outcome:
+        story.expect_ignored(ReplyArrived("approve_order", FORWARD, outcome))
+    before = story.instance
+    story.dead("approve_order").expect_nothing().expect_logged("dead_lettered")
+    assert story.instance == before
+
+
+def test_whoever_decides_at_another_gate_than_waits_is_told() -> None:
+    story = given(GATES).parked("boss").policy_asks(owner="so it does by now")
+    story.expect_illegal(GateDecided("owner", True, "ops", "x"), "owner was never sent")
+    story.approved("boss").expect_state(State.WAITING).expect_status(owner=Status.WAITING)
+    story.expect_illegal(GateDecided("boss", True, "ops", "x"), "boss waits for nobody")
+
+
+def test_a_gate_that_was_approved_is_settled_on_the_way_back() -> None:
+    story = given(ORDER_SAGA).parked("approve_order").approved("approve_order")
+    story.refused("charge_payment", "card_declined").expect(undo("reserve_stock"))
+    story.undone("reserve_stock").undone("create_order")
+    story.expect_state(State.COMPENSATED).expect_status(approve_order=Status.OPEN)
 
 
 # --- the rules of section 6 ----------------------------------------------------------------
@@ -447,9 +527,17 @@ HOLIDAY = Definition(  # no door, two retriable steps
     ),
 )
 NO_PIVOT = Definition("no_pivot", 1, HOLIDAY.steps[:2])
+GATES = Definition(  # two in a row, and one that is the last step of all
+    "gates",
+    1,
+    (HOLIDAY.steps[0], Step("boss", Kind.GATE, "ops"), Step("owner", Kind.GATE, "ops"),
+     HOLIDAY.steps[1], Step("auditor", Kind.GATE, "ops")),
+)  # fmt: skip
 
 every_definition = pytest.mark.parametrize(
-    "definition", [ORDER_SAGA, HOLIDAY, NO_PIVOT], ids=lambda d: d.name
+    "definition",
+    [ORDER_SAGA, ORDER_SAGA_V1, HOLIDAY, NO_PIVOT, GATES],
+    ids=lambda d: f"{d.name}_v{d.version}",
 )
 
 
@@ -473,7 +561,7 @@ def status_of(instance: Instance, step: str) -> Status | None:
 
 ILLEGAL = "raises"
 IGNORED = "ignored"
-C, P, R = Kind
+C, G, P, R = Kind
 # What a reply makes of the step it is about. Where nothing is said the reply is not awaited.
 REPLIES: dict[tuple[Kind, Status, Direction, Outcome], Status | str] = {
     (C, Status.SENT, FORWARD, Outcome.DONE): Status.DONE,
@@ -502,6 +590,7 @@ DEADLINES: dict[tuple[Kind, Status, Direction], tuple[Status, Status]] = {
     (P, Status.SENT, FORWARD): (Status.SENT, Status.FENCING),
     (P, Status.FENCING, COMPENSATING): (Status.FENCING, Status.FENCING),
     (R, Status.SENT, FORWARD): (Status.SENT, Status.SENT),
+    (G, Status.WAITING, FORWARD): (Status.REFUSED, Status.REFUSED),
 }
 # What a dead letter makes of it: its status, and whether the instance is stuck.
 DEAD: dict[tuple[Kind, Status, Direction], tuple[Status, bool]] = {
@@ -581,6 +670,10 @@ def test_every_compensate_asked_does_what_its_state_allows(definition: Definitio
         before = {name: progress.status for name, progress in t.before.steps.items()}
         if t.before.pivot_passed or t.before.state.ended:
             assert t.decision is None, t
+        elif gate := waiting_at(t.before):
+            assert status_of(t.after, gate) is Status.REFUSED, t
+            assert t.after.state is not State.WAITING, t
+            assert t.after.compensate_asked, t
         elif t.before.state is State.COMPENSATING or Status.FENCING in before.values():
             assert t.decision is not None, t
             assert not t.decision.sends, t
@@ -593,6 +686,33 @@ def test_every_compensate_asked_does_what_its_state_allows(definition: Definitio
             assert t.decision is not None, t
             assert t.decision.sends == (undo(step),), t
             assert t.after.compensate_asked, t
+
+
+@every_definition
+def test_every_decision_of_a_person_counts_only_at_the_gate_that_waits(
+    definition: Definition,
+) -> None:
+    for t in transitions(definition):
+        if not isinstance(t.event, GateDecided):
+            continue
+        if t.event.step != waiting_at(t.before):
+            assert t.decision is None, t
+        elif t.event.approved:
+            assert status_of(t.after, t.event.step) is Status.OPEN, t
+            assert t.after.state not in (State.COMPENSATING, State.COMPENSATED), t
+        else:
+            assert status_of(t.after, t.event.step) is Status.REFUSED, t
+            assert (t.after.state, t.after.reason) == (State.COMPENSATING, "rejected"), t
+
+
+@every_definition
+def test_what_is_parked_sends_nothing_and_waits_for_no_answer(definition: Definition) -> None:
+    for t in taken(definition):
+        gates = {n for n, p in t.after.steps.items() if p.status is Status.WAITING}
+        assert (t.after.state is State.WAITING) == bool(gates), t
+        if gates:
+            assert t.decision is not None
+            assert (t.decision.sends, awaited(t.after), len(gates)) == ((), {}, 1), t
 
 
 @every_definition
@@ -609,7 +729,7 @@ def test_rule_01_the_barrier_holds_everywhere(definition: Definition) -> None:
             assert t.decision is not None, t
             assert {s.step for s in t.decision.sends} <= fencing, t
             others = {p.status for n, p in t.after.steps.items() if n not in fencing}
-            assert others <= {Status.DONE}, t
+            assert others <= {Status.DONE, Status.OPEN}, t
 
 
 @every_definition
@@ -632,7 +752,11 @@ def test_rule_02_an_end_means_every_sent_step_is_settled(definition: Definition)
         if instance.state is State.COMPENSATED:
             assert statuses <= SETTLED, instance
         if instance.state is State.COMPLETED:
-            assert statuses == {Status.DONE}, instance
+            gates = {s.name for s in definition.steps if s.kind is Kind.GATE}
+            assert all(
+                p.status is (Status.OPEN if name in gates else Status.DONE)
+                for name, p in instance.steps.items()
+            ), instance
             assert len(instance.steps) == len(definition.steps), instance
         if instance.state.ended:
             assert not awaited(instance), instance
@@ -687,7 +811,10 @@ def test_every_forward_command_finds_all_before_it_done(definition: Definition) 
         for send in t.decision.sends:
             if send.direction is FORWARD:
                 before = names[: names.index(send.step)]
-                assert {status_of(t.after, name) for name in before} <= {Status.DONE}, t
+                assert {status_of(t.after, name) for name in before} <= {
+                    Status.DONE,
+                    Status.OPEN,
+                }, t
                 assert t.after.state is State.RUNNING, t
 
 
@@ -695,7 +822,10 @@ def test_every_forward_command_finds_all_before_it_done(definition: Definition) 
 def test_what_lives_always_has_a_deadline(definition: Definition) -> None:
     for instance in reachable(definition):
         assert bool(timed_legs(instance)) is not instance.state.ended, instance
-        assert timed_legs(instance).items() <= awaited(instance).items(), instance
+        if gate := waiting_at(instance):
+            assert timed_legs(instance) == {(gate, FORWARD): 0}, instance
+        else:
+            assert timed_legs(instance).items() <= awaited(instance).items(), instance
 
 
 @every_definition

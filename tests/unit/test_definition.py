@@ -21,13 +21,14 @@ from common.contracts import (
 from common.errors import DefinitionError
 from common.topology import commands_of
 from orchestrator.definitions import load, queues_of
-from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.saga import Definition, Kind, Step
 
 DOOR = Step("door", Kind.COMPENSATABLE, "a", at_the_door=True, undo=RejectOrder)
 FIRST = Step("first", Kind.COMPENSATABLE, "a", ReserveStock, ReleaseStock)
 SECOND = replace(FIRST, name="second")
 PIVOT = Step("pivot", Kind.PIVOT, "b", DispatchStock)
+GATE = Step("gate", Kind.GATE, "ops")
 LAST = Step("last", Kind.RETRIABLE, "c", ConfirmOrder)
 
 
@@ -36,6 +37,7 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
     assert definition.by_name["second"] is SECOND
     Definition("without a pivot", 1, (FIRST, SECOND))
     Definition("without a way back", 1, (PIVOT, LAST))
+    Definition("with gates", 1, (DOOR, FIRST, GATE, SECOND, replace(GATE, name="other"), PIVOT))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +48,9 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
             (PIVOT, replace(PIVOT, name="other")),
             "t: two pivots; only one step can be the point of no return",
         ),
-        ((PIVOT, FIRST), "t: order the steps compensatable, pivot, retriable"),
-        ((FIRST, LAST, PIVOT), "t: order the steps compensatable, pivot, retriable"),
-        ((LAST, PIVOT, FIRST), "t: order the steps compensatable, pivot, retriable"),
+        ((PIVOT, FIRST), "t: order the steps compensatable and gates, pivot, retriable"),
+        ((FIRST, LAST, PIVOT), "t: order the steps compensatable and gates, pivot, retriable"),
+        ((LAST, PIVOT, FIRST), "t: order the steps compensatable and gates, pivot, retriable"),
         (
             (replace(FIRST, undo=None),),
             "t.first: a compensatable step needs an undo, any other must have none",
@@ -79,6 +81,27 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
         ),
         ((), "t: no steps; a saga has at least one"),
         (
+            (FIRST, PIVOT, GATE),
+            "t: order the steps compensatable and gates, pivot, retriable",
+        ),
+        *(
+            (
+                steps,
+                "t: a gate comes first; put it behind a step that sends a command, whose reply is"
+                " where it is looked at who is to be asked",
+            )
+            for steps in ((GATE, FIRST), (DOOR, GATE, FIRST))
+        ),
+        ((FIRST, replace(GATE, command=ReserveStock)), "t.gate: a gate has no command"),
+        (
+            (FIRST, replace(GATE, undo=ReleaseStock)),
+            "t.gate: a compensatable step needs an undo, any other must have none",
+        ),
+        (
+            (replace(FIRST, asks=lambda _: "always"),),
+            "t.first: only a gate asks for approval",
+        ),
+        (
             (FIRST, LAST),
             "t: retriable steps without a pivot; a step that cannot be undone comes after the point"
             " of no return, so say which step that is",
@@ -95,6 +118,7 @@ def test_the_order_saga_is_the_table_of_the_design() -> None:
     assert [(s.name, s.kind.value, s.participant, s.command, s.undo) for s in ORDER_SAGA.steps] == [
         ("create_order", "compensatable", "order", None, RejectOrder),
         ("reserve_stock", "compensatable", "inventory", ReserveStock, ReleaseStock),
+        ("approve_order", "gate", "orchestrator", None, None),
         ("charge_payment", "compensatable", "payment", ChargePayment, RefundPayment),
         ("dispatch_stock", "pivot", "inventory", DispatchStock, None),
         ("confirm_order", "retriable", "order", ConfirmOrder, None),
@@ -105,6 +129,14 @@ def test_the_order_saga_is_the_table_of_the_design() -> None:
 def test_every_participant_of_the_order_saga_has_a_queue() -> None:
     names = {queue.name for queue in queues_of([ORDER_SAGA])}
     assert {commands_of(step.participant) for step in ORDER_SAGA.steps} < names
+
+
+def test_what_began_before_there_was_a_gate_can_finish() -> None:
+    assert DEFINITIONS == (ORDER_SAGA_V1, ORDER_SAGA)
+    assert [d.version for d in DEFINITIONS] == [1, 2]
+    assert [step.name for step in ORDER_SAGA_V1.steps] == [
+        step.name for step in ORDER_SAGA.steps if step.kind is not Kind.GATE
+    ]
 
 
 # --- which are deployed -----------------------------------------------------------------------
@@ -124,6 +156,7 @@ def test_the_setting_names_definitions_and_sequences_of_them() -> None:
 
 def test_queues_follow_from_the_definitions() -> None:
     names = [queue.name for queue in queues_of([*BOTH, ORDER_SAGA])]
+    assert len(names) == len(set(names))  # a gate has none of its own
     assert names.count("a.commands") == names.count("a.commands.dead") == 1
     assert "order.commands" in names
     assert "order.commands" not in [queue.name for queue in queues_of(BOTH)]
@@ -138,7 +171,7 @@ def test_queues_follow_from_the_definitions() -> None:
         ("nowhere.saga:X", "nowhere.saga cannot be imported (No module named 'nowhere'); correct"),
         ("orchestrator.order_saga:X", "has no Definition X, nor a sequence of them; it has: ORDER"),
         (f"{HERE}:NOTHING", "has no Definition NOTHING"),
-        (f"{HERE}:LAST", "it has: ORDER_SAGA, OTHER, AGAIN"),
+        (f"{HERE}:LAST", "it has: ORDER_SAGA, ORDER_SAGA_V1, OTHER, AGAIN"),
         (f"{HERE}:OTHER,{HERE}:AGAIN", "other version 1 is defined twice; a change of its steps"),
     ],
 )

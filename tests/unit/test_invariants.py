@@ -52,7 +52,7 @@ def order(name: str, status: str, reason: str | None = None) -> Order:
         status=status,
         reason=reason,
         placed_at=NOON,
-        settled_at=NOON + timedelta(seconds=1),
+        settled_at=None if status == "PENDING" else NOON + timedelta(seconds=1),
     )
 
 
@@ -80,10 +80,11 @@ ORDERS = (
     order("none-left", "REJECTED", "out_of_stock"),
     order("declined", "REJECTED", "card_declined"),
     order("late", "REJECTED", "timed_out"),  # charged, and refunded again
+    order("parked", "PENDING"),
 )
 SNAPSHOT = Snapshot(
     orders=ORDERS,
-    stock=(Stock("tea", 8, 0, 2, 10), Stock("cup", 4, 0, 1, 5)),
+    stock=(Stock("tea", 6, 2, 2, 10), Stock("cup", 3, 1, 1, 5)),
     deliveries=(
         Delivery(an_id("delivery-1"), "receive_stock", "tea", 10),
         Delivery(an_id("delivery-2"), "receive_stock", "cup", 5),
@@ -92,6 +93,7 @@ SNAPSHOT = Snapshot(
         Reservation(an_id("good"), "reserve_stock", "DISPATCHED", LINES),
         Reservation(an_id("declined"), "reserve_stock", "RELEASED", LINES),
         Reservation(an_id("late"), "reserve_stock", "RELEASED", LINES),
+        Reservation(an_id("parked"), "reserve_stock", "HELD", LINES),
     ),
     accounts=(Account("ann", "EUR", 4000),),
     transfers=(
@@ -122,6 +124,13 @@ SNAPSHOT = Snapshot(
             reserve_stock="undone",
             charge_payment="undone",
             dispatch_stock="fenced",
+        ),
+        instance(
+            "parked",
+            "WAITING",
+            create_order="done",
+            reserve_stock="done",
+            approve_order="waiting",
         ),
     ),
     claims=(),
@@ -173,7 +182,8 @@ def fewer(kind: str, position: int) -> Plant:
     return plant
 
 
-GOOD, NONE_LEFT, DECLINED, LATE = range(4)  # positions in orders and instances
+GOOD, NONE_LEFT, DECLINED, LATE, PARKED = range(5)  # positions in orders and instances
+HELD_FOR_PARKED = 3  # and in reservations
 HELD = Reservation(an_id("none-left"), "reserve_stock", "HELD", LINES)
 PHANTOM = order("phantom", "CONFIRMED")
 
@@ -292,21 +302,21 @@ PLANTED: list[tuple[str, str, Plant]] = [
         "entries of nobody",
         see(ledger={**SNAPSHOT.ledger, ("bob", "EUR"): 0}),
     ),
-    ("stock is conserved", "a piece vanished", one("stock", 0, on_hand=7)),
+    ("stock is conserved", "a piece vanished", one("stock", 0, on_hand=5)),
     (
         "stock is conserved",
         "a delivery booked twice",
         more("deliveries", Delivery(an_id("again"), "receive_stock", "tea", 10)),
     ),
-    ("stock is conserved", "received too much", one("stock", 0, received=20, on_hand=18)),
+    ("stock is conserved", "received too much", one("stock", 0, received=20, on_hand=16)),
     ("stock is conserved", "a SKU without stock row", fewer("stock", 1)),
     ("stock is conserved", "oversold", one("stock", 0, on_hand=-1, held=9)),
-    ("stock matches reservations", "held by nobody", one("stock", 0, held=1, on_hand=7)),
+    ("stock matches reservations", "held by nobody", one("stock", 0, held=3, on_hand=5)),
     ("stock matches reservations", "held, not booked", more("reservations", HELD)),
     (
         "stock matches reservations",
         "dispatched too much",
-        one("stock", 0, dispatched=3, on_hand=7),
+        one("stock", 0, dispatched=3, on_hand=5),
     ),
     (
         "compensated is settled",
@@ -325,6 +335,16 @@ PLANTED: list[tuple[str, str, Plant]] = [
         one("instances", GOOD, steps={**ALL_DONE, "confirm_order": "sent"}),
     ),
     ("completed is done", "before the pivot", one("instances", GOOD, pivot_passed=False)),
+    *(
+        ("parked holds its stock and no money", what, plant)
+        for what, plant in (
+            ("nothing held", fewer("reservations", HELD_FOR_PARKED)),
+            ("released", one("reservations", HELD_FOR_PARKED, status="RELEASED")),
+            ("held too little", one("reservations", HELD_FOR_PARKED, lines=LINES[:1])),
+            ("charged", more("transfers", transfer("t-10", "CHARGE", "parked"))),
+            ("confirmed", one("orders", PARKED, status="CONFIRMED")),
+        )
+    ),
     (
         "every saga has its order",
         "saga of no order",
@@ -393,6 +413,12 @@ PLANTED: list[tuple[str, str, Plant]] = [
         "every order has its saga",
         "disagrees",
         one("instances", GOOD, state="COMPENSATED"),
+    ),
+    ("nothing is lost", "pending and not parked", one("instances", PARKED, state="RUNNING")),
+    (
+        "every order has its saga",
+        "pending, and not parked",
+        one("instances", PARKED, state="RUNNING"),
     ),
     ("every order has its saga", "two", more("instances", SNAPSHOT.instances[0])),
     (
