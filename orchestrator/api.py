@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Query
@@ -27,11 +27,14 @@ from common.contracts import (
 from common.errors import Infrastructure, NoAnswer
 from common.health import Health
 from common.http import Entrance, Problem, Refused, invalid_field, new_app, problems
+from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.doctor import House
 from orchestrator.reader import Logged, Seen, Wanted
 from orchestrator.saga import State
 from orchestrator.views import (
     Accounts,
+    ActionRow,
+    Actions,
     Definitions,
     Diagnosis,
     SagaDetail,
@@ -60,6 +63,7 @@ class Sources:
     ids_between: Callable[[UUID, UUID, int], Awaitable[list[UUID]]]
     page: Callable[[Wanted, Seen | None, int], Awaitable[list[Seen]]]
     timeline: Callable[[UUID, int, int], Awaitable[list[Logged]]]
+    actions: Callable[[ActionsWanted, int | None, int], Awaitable[list[Recorded]]]
     stock: Callable[[StockQuery], Awaitable[StockPage]]
     accounts: Callable[[AccountsQuery], Awaitable[AccountsPage]]
     house: Callable[[], Awaitable[House]]
@@ -78,6 +82,7 @@ def make_app(
         remedies=REMEDIES,
     )
     _sagas(app, sources, definitions)
+    _actions(app, sources)
     _services(app, sources)
     return app
 
@@ -123,6 +128,26 @@ def _sagas(app: FastAPI, sources: Sources, definitions: Definitions) -> None:
             ended=seen.ended_at is not None and len(entries) < limit,
             entries=[TimelineEntry.of(definition, logged) for logged in entries],
             next=entries[-1].id if entries else after,
+        )
+
+
+def _actions(app: FastAPI, sources: Sources) -> None:
+    @app.get("/actions", responses=problems(404, 409, 422, 503))
+    async def actions(
+        saga: Annotated[str | None, Query(description="an id, or how it begins")] = None,
+        actor: Name | None = None,
+        action: Annotated[Name | None, Query(description="compensate, retry, resolve ...")] = None,
+        outcome: Literal["done", "refused"] | None = None,
+        limit: Limit = 100,
+        after: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    ) -> Actions:
+        """What operators did and what they were refused, newest first."""
+        saga_id = None if saga is None else (await _named(sources, saga)).instance.saga_id
+        wanted = ActionsWanted(saga_id, actor, action, outcome)
+        found = await sources.actions(wanted, after, limit)
+        return Actions(
+            actions=[ActionRow.of(recorded) for recorded in found],
+            next=found[-1].id if len(found) == limit else None,
         )
 
 

@@ -16,7 +16,8 @@ from common.errors import Infrastructure
 from common.process import Process
 from common.query import Asker
 from common.topology import queries_of
-from orchestrator import doctor, reader
+from orchestrator import actions, doctor, reader
+from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Sources
 from orchestrator.doctor import Deployed, Finding
 from orchestrator.reader import Logged, Seen, Standing, Wanted
@@ -45,6 +46,10 @@ def sources(process: Process, asker: Asker, definitions: Sequence[Definition]) -
         async with db.transaction() as tx:
             return await reader.timeline(tx, saga_id, after, limit)
 
+    async def acts(wanted: ActionsWanted, before: int | None, limit: int) -> list[Recorded]:
+        async with db.transaction() as tx:
+            return await actions.page(tx, wanted, before, limit)
+
     async def ask(service: str, query: Query, expected: type[A]) -> A:
         answer = await asker.ask(queries_of(service), query)
         if not isinstance(answer, expected):
@@ -60,7 +65,7 @@ def sources(process: Process, asker: Asker, definitions: Sequence[Definition]) -
     async def house() -> doctor.House:
         return await look_at_house(process, deployed)
 
-    return Sources(find, ids_between, page, timeline, stock, accounts, house)
+    return Sources(find, ids_between, page, timeline, acts, stock, accounts, house)
 
 
 async def look_at_house(process: Process, deployed: Deployed) -> doctor.House:

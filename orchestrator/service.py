@@ -25,7 +25,8 @@ from common.failpoints import Point
 from common.fence import First, Row
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES, commands_of
-from orchestrator import reader, store
+from orchestrator import actions, reader, store
+from orchestrator.actions import Action
 from orchestrator.approval import Approval, before_a_gate
 from orchestrator.saga import (
     FORWARD,
@@ -58,6 +59,7 @@ DETAIL_LENGTH = 300  # of what a reply said, as kept in the saga log
 LOGGED = (
     "turned", "timed_out", "stuck", "ignored", "completed", "compensated",
     "parked", "approved", "rejected", "expired",
+    "compensate_asked", "action_done", "action_refused",
 )  # fmt: skip
 
 
@@ -172,12 +174,8 @@ class Service:
 
     async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
         """Asked by a person. Raises IllegalTransition past the pivot or after the end."""
-        async with self._db.transaction() as tx:
-            round_ = await self._open(tx, [saga_id])
-            round_.step(saga_id, CompensateAsked(actor, reason))
-            await round_.save(tx)
-        self._sent(round_)
-        return round_.held[saga_id].instance
+        action = Action(actor, "compensate", reason, saga_id)
+        return await self._act(saga_id, action, lambda _: CompensateAsked(actor, reason))
 
     async def decide_gate(
         self, saga_id: UUID, *, approved: bool, actor: str, reason: str, gate: str | None = None
@@ -186,15 +184,40 @@ class Service:
 
         Raises IllegalTransition if nobody is asked there, for instance no longer.
         """
-        async with self._db.transaction() as tx:
-            round_ = await self._open(tx, [saga_id], watch=True)
-            held = round_.held.get(saga_id)
-            step = gate or (waiting_at(held.instance) if held else None)
+
+        def decided(instance: Instance) -> GateDecided:
+            step = gate or waiting_at(instance)
             if step is None:
                 raise IllegalTransition("it waits at no gate")
-            round_.step(saga_id, GateDecided(step, approved, actor, reason))
+            return GateDecided(step, approved, actor, reason)
+
+        action = Action(actor, "approve" if approved else "reject", reason, saga_id, gate)
+        return await self._act(saga_id, action, decided, watch=True)
+
+    async def _act(
+        self,
+        saga_id: UUID,
+        action: Action,
+        asked: Callable[[Instance], Input],
+        *,
+        watch: bool = False,
+    ) -> Instance:
+        """What a person asks of one saga: decided like any input, and recorded with it.
+
+        Raises IllegalTransition if it is refused, which is recorded as well.
+        """
+        refusal: IllegalTransition | None = None
+        async with self._db.transaction() as tx:
+            round_ = await self._open(tx, [saga_id], watch=watch)
+            try:
+                round_.step(saga_id, asked(round_.of(saga_id).instance))
+            except IllegalTransition as error:
+                refusal, action = error, action.refused(str(error))
+            round_.acted(action, told=refusal is None)
             await round_.save(tx)
         self._sent(round_)
+        if refusal is not None:
+            raise refusal
         return round_.held[saga_id].instance
 
     async def view(self, query: SagaQuery) -> SagaView:
@@ -271,6 +294,7 @@ class _Round:
         self.held = held
         self.outgoing: list[Outgoing] = []
         self.log: list[tuple[UUID, Entry]] = []
+        self.actions: list[Action] = []
 
     def start(self, envelope: Envelope, message: StartSaga) -> None:
         """Under the newest version; it will finish under it."""
@@ -280,10 +304,14 @@ class _Round:
         self._decide(envelope.saga_id, definition, self.held.get(envelope.saga_id), started)
 
     def step(self, saga_id: UUID, event: Input) -> None:
+        held = self.of(saga_id)
+        self._decide(saga_id, self._service._definition_of(held.instance), held, event)
+
+    def of(self, saga_id: UUID) -> Held:
         held = self.held.get(saga_id)
         if held is None:
             raise Poison("unknown_saga", f"no saga {saga_id}")
-        self._decide(saga_id, self._service._definition_of(held.instance), held, event)
+        return held
 
     def judge(self, saga_id: UUID) -> int:
         """TimedOut for every leg whose deadline has passed by now, seen with the row held."""
@@ -343,9 +371,16 @@ class _Round:
             envelope = Envelope.command(key, SagaStarted(), issued_at=issued_at, reply_to=None)
             self.outgoing.append(Outgoing(start.reply_to, envelope))
 
+    def acted(self, action: Action, *, told: bool) -> None:
+        """A person did this, or was refused. `told`: the saga's log says so already."""
+        self.actions.append(action)
+        if action.saga_id is not None and not told:
+            self.log.append((action.saga_id, Entry(f"action_{action.outcome}", detail=str(action))))
+
     async def save(self, tx: Tx) -> None:
         await store.save(tx, list(self._changed.values()))
         await store.write_log(tx, self.log, self._service._process)
+        await actions.record(tx, self.actions, self._service._process)
         await outbox.append(tx, self.outgoing)
 
 

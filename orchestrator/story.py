@@ -121,6 +121,8 @@ _OF_THE_SAGA: dict[str, Callable[[Definition, Entry], str]] = {
         " what was done is undone, the last step first"
     ),
     "compensate_asked": lambda _, e: f"asked to undo it all by {e.detail}",
+    "action_done": lambda _, e: f"by hand: {e.detail}",
+    "action_refused": lambda _, e: f"by hand, and refused: {e.detail}",
     "completed": lambda _, __: "COMPLETED: every step is done",
     "compensated": lambda _, e: (
         f"COMPENSATED: all that was done is undone ({words(e.detail or 'no reason given')})"

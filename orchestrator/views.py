@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts import AccountRow, ProcessView, StockRow
+from orchestrator.actions import Recorded
 from orchestrator.doctor import House, diagnose
 from orchestrator.reader import Logged, Seen
 from orchestrator.saga import Definition, Instance, Kind, timed_legs
@@ -141,6 +142,40 @@ class Timeline(BaseModel):
     ended: bool = Field(description="nothing more will be decided; late answers are still noted")
     entries: list[TimelineEntry]
     next: int = Field(description="pass as `after` for what follows, or is written later")
+
+
+class ActionRow(BaseModel):
+    """What a person did, or wanted to do and was refused."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    saga_id: UUID | None
+    about: str | None = Field(description="what else: a step, a dead letter, a customer")
+    reason: str
+    outcome: str = Field(description="done, or refused")
+    detail: str | None = Field(description="why it was refused; what came of it")
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> ActionRow:
+        action = recorded.action
+        return cls(
+            id=recorded.id,
+            at=recorded.at,
+            actor=action.actor,
+            action=action.action,
+            saga_id=action.saga_id,
+            about=action.about,
+            reason=action.reason,
+            outcome=action.outcome,
+            detail=action.detail,
+        )
+
+
+class Actions(BaseModel):
+    actions: list[ActionRow]
+    next: int | None = Field(description=NEXT)
 
 
 class Stock(BaseModel):

@@ -1,14 +1,14 @@
 """`saga`, the operator's command: places orders, shows where they are and what is wrong.
 
 It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
-sagas.py, services.py; client.py asks, output.py prints.
+sagas.py, hands.py, services.py; client.py asks, output.py prints.
 """
 
 from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import client, orders, sagas, services
+from orchestrator.cli import client, hands, orders, sagas, services
 
 ABOUT = """
 Place orders, see where they are and why they stand still, and what is wrong.
@@ -42,6 +42,7 @@ app.callback()(client.remember)
 app.command("order")(orders.order)
 app.command("list")(sagas.list_)
 app.command("show")(sagas.show)
+app.command("actions")(hands.actions)
 app.command("stock")(services.stock)
 app.command("accounts")(services.accounts)
 app.command("doctor")(services.doctor)

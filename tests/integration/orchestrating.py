@@ -68,6 +68,11 @@ def reply(number: int, step: str, body: Reply, direction: Direction = FORWARD) -
 
 RESERVED, CHARGED = StockReserved(), PaymentCharged(charge_id=saga(99))
 SHORT = OutOfStock(sku="tea", wanted=2, available=1)
+TO_THE_PIVOT = [
+    start(1),
+    reply(1, "reserve_stock", RESERVED),
+    reply(1, "charge_payment", CHARGED),
+]
 
 
 async def give(service: Service, *envelopes: Envelope) -> None:

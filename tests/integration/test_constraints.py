@@ -45,6 +45,15 @@ def ended(state: LiteralString, **steps: LiteralString) -> LiteralString:
     return instance(state, "{" + document + "}", ", ended_at", ", now()")
 
 
+def action(
+    actor: LiteralString = "ada", reason: LiteralString = "why", outcome: LiteralString = "done"
+) -> LiteralString:
+    return (
+        "insert into operator_action (id, actor, action, reason, outcome, process)"
+        f" overriding system value values (1, '{actor}', 'retry', '{reason}', '{outcome}', 'p')"
+    )
+
+
 def order(
     order_id: LiteralString = SAGA,
     key: LiteralString = "k",
@@ -172,6 +181,11 @@ PLANTS = [
         (instance("'COMPLETED'", "{}", ", ended_at, next_deadline", ", now(), now()"),),
     ),
     Plant("orchestrator", "saga_log_pk", (LOG, LOG)),
+    Plant("orchestrator", "operator_action_pk", (action(), action())),
+    Plant("orchestrator", "operator_action_outcome_known", (action(outcome="perhaps"),)),
+    Plant("orchestrator", "operator_action_has_actor_and_reason", (action(actor=""),)),
+    Plant("orchestrator", "operator_action_has_actor_and_reason", (action(reason=""),)),
+    Plant("orchestrator", "operator_action_has_actor_and_reason", (action(outcome="refused"),)),
     # Order.
     Plant("order_svc", "product_pk", (PRODUCT, PRODUCT)),
     Plant("order_svc", "price_not_negative", (PRODUCT, "update product set price = -1")),

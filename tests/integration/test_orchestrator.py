@@ -39,6 +39,7 @@ from tests.integration.orchestrating import (
     RESERVED,
     ROLE,
     SHORT,
+    TO_THE_PIVOT,
     commands,
     give,
     give_each,
@@ -153,12 +154,6 @@ async def test_what_can_never_succeed_is_poison_and_changes_nothing(
 
 
 # --- the way forward and back, as it lies in the tables ------------------------------------
-
-TO_THE_PIVOT = [
-    start(1),
-    reply(1, "reserve_stock", RESERVED),
-    reply(1, "charge_payment", CHARGED),
-]
 
 
 async def test_an_order_that_nobody_refuses_is_completed(db: Database, judge: Rows) -> None:

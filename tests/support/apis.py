@@ -35,6 +35,7 @@ from common.envelope import Reply, saga_id_for
 from common.errors import Infrastructure
 from common.health import Health
 from common.http import Entrance
+from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Sources
 from orchestrator.api import make_app as operator_app
 from orchestrator.doctor import House, deployed
@@ -69,6 +70,8 @@ class Sagas:
     stock: list[StockRow] = field(default_factory=list)
     accounts: list[AccountRow] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)  # as asked for
+    actions: list[Recorded] = field(default_factory=list)  # oldest first
+    actions_wanted: list[ActionsWanted] = field(default_factory=list)
     _seen: dict[UUID, Seen] = field(default_factory=dict)
     _log: dict[UUID, list[Logged]] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -105,7 +108,7 @@ class Sagas:
 
     def app(self, entrance: Entrance | None = None) -> FastAPI:
         sources = Sources(
-            self._find, self._ids_between, self._page, self._timeline,
+            self._find, self._ids_between, self._page, self._timeline, self._actions,
             self._stock, self._accounts, self._house,
         )  # fmt: skip
         definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
@@ -124,6 +127,12 @@ class Sagas:
 
     async def _timeline(self, saga_id: UUID, after: int, limit: int) -> list[Logged]:
         return [logged for logged in self._log[saga_id] if logged.id > after][:limit]
+
+    async def _actions(
+        self, wanted: ActionsWanted, before: int | None, limit: int
+    ) -> list[Recorded]:
+        self.actions_wanted.append(wanted)
+        return [a for a in self.actions[::-1] if before is None or a.id < before][:limit]
 
     async def _stock(self, query: StockQuery) -> StockPage:
         rows = [row for row in self.stock if row.sku > (query.after or "")]

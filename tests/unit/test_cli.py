@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from common.access import Role
 from common.contracts import AccountRow, StockRow
 from common.envelope import Outcome, saga_id_for
+from orchestrator.actions import Action, ActionsWanted, Recorded
 from orchestrator.cli import app, client, orders, sagas
 from orchestrator.doctor import Finding
 from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
-from tests.support.apis import TOKENS, InMemory, Sagas, Shop
+from tests.support.apis import NOON, TOKENS, InMemory, Sagas, Shop
 
 DOOR, OPERATOR = "http://door", "http://operator"
 NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -154,7 +155,9 @@ def test_something_else_that_listens_there_is_told(
     assert "no JSON" in ran.err
 
 
-@pytest.mark.parametrize("command", ["", "order", "orders", "orders place", "list", "show"])
+@pytest.mark.parametrize(
+    "command", ["", "order", "orders", "orders place", "list", "show", "actions"]
+)
 def test_help_has_examples_and_exit_codes(saga: Saga, command: str) -> None:
     ran = saga(*command.split(), "--help")
     assert ran.code == 0
@@ -464,6 +467,42 @@ def test_list_pages_and_says_how_to_go_on(saga: Saga, house: Sagas) -> None:
     assert saga("list", "--older-than", "soon").code == 2
     assert saga("list", "--state", "LOST").code == 2
     assert [*map(str, sagas.State)] == [*map(str, State)]
+
+
+# --- actions -------------------------------------------------------------------------------
+
+
+def test_actions_say_who_did_what_and_what_came_of_it(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE)
+    assert saga("actions").out == "no such action\n"
+    called = Action("ada", "compensate", "customer called", ONE)
+    freed = Action("bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven")
+    house.actions = [
+        Recorded(number, NOON, action, "operator")
+        for number, action in enumerate((called, called.refused("too late"), freed), start=1)
+    ]
+    _, *rows = (row.split(maxsplit=4) for row in saga("actions").out.splitlines())
+    assert [row[2:4] for row in rows] == [
+        ["bob", "redrive"],
+        ["ada", "compensate"],
+        ["ada", "compensate"],
+    ]
+    assert [" ".join(row[4].split()) for row in rows] == [
+        "letter 7 done deployed the fix: 12 redriven",
+        "aaaa0000 refused customer called: too late",
+        "aaaa0000 done customer called",
+    ]
+    ran = saga("actions", "--limit", "1")
+    assert "--after 3" in ran.err
+    found = saga("actions", "--after", "3", "--json").document
+    assert [act["id"] for act in found["actions"]] == [2, 1]
+
+
+def test_actions_are_asked_for_by_saga_actor_action_and_outcome(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE)
+    saga("actions", "aaaa", "--actor", "ada", "--action", "retry", "--outcome", "refused")
+    assert house.actions_wanted == [ActionsWanted(ONE, "ada", "retry", "refused")]
+    assert saga("actions", "bbbb").code == 1
 
 
 # --- services ------------------------------------------------------------------------------

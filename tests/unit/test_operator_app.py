@@ -19,7 +19,8 @@ def api() -> httpx.Client:
 def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) -> None:
     paths = api.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        "/sagas", "/sagas/{saga_id}", "/sagas/{saga_id}/timeline", "/stock", "/accounts", "/doctor",
+        "/sagas", "/sagas/{saga_id}", "/sagas/{saga_id}/timeline", "/actions",
+        "/stock", "/accounts", "/doctor",
     }  # fmt: skip
     assert all(operation["get"]["description"] for operation in paths.values())
     assert api.get("/docs").status_code == 200
@@ -37,6 +38,9 @@ def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) ->
         ("/sagas?limit=1001", "limit"),
         ("/sagas/zzzz", "saga_id"),
         (f"/sagas/aaaa/timeline?after={2**63}", "after"),
+        ("/actions?outcome=maybe", "outcome"),
+        ("/actions?after=-1", "after"),
+        ("/actions?saga=zz", "saga_id"),
         ("/stock?sku=a%20b", "sku"),
         ("/accounts?customer=%0a", "customer"),
         ("/accounts?after=ada", "after"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from common.envelope import Direction, Outcome
+from orchestrator.actions import Action
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import COMPENSATING, FORWARD, Entry, Input, ReplyArrived, Started, decide
 from orchestrator.story import tell, words
@@ -27,6 +28,16 @@ def test_every_entry_that_decide_can_write_is_told_in_words() -> None:
         sentence = told(entry)
         assert len(sentence.split()) > 1, entry
         assert "_" not in sentence, f"{entry} is shown as it is stored: {sentence}"
+
+
+def test_what_a_person_did_or_was_refused_is_quoted() -> None:
+    done = Action("ada", "resolve", "refunded by hand", SAGA, about="charge_payment")
+    assert told(Entry("action_done", detail=str(done))) == (
+        "by hand: ada: resolve charge_payment (refunded by hand)"
+    )
+    assert told(Entry("action_refused", detail=str(done.refused("it is done")))) == (
+        "by hand, and refused: ada: resolve charge_payment (refunded by hand): it is done"
+    )
 
 
 def after(*events: Input) -> str:
