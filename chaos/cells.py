@@ -48,6 +48,7 @@ OWNER = {
     "confirm_order": "order",
 }
 _ACKS = (Point.BATCH_BEFORE_ACK, Point.BATCH_AFTER_ACK)
+_THROUGH = (Point.BATCH_AFTER_ACK, Point.RELAY_AFTER_COMMIT, Point.INTAKE_AFTER_ACK)
 _NO_DELIVERIES = "the door takes no deliveries"
 PROCESSES = ("door", "order", "inventory", "payment", "orchestrator")
 
@@ -78,7 +79,7 @@ class Cell:
     @property
     def repeatable(self) -> bool:
         """Whether what it had in hand when it died comes back to this very process."""
-        if self.point in (Point.BATCH_AFTER_ACK, Point.RELAY_AFTER_COMMIT):
+        if self.point in _THROUGH:
             return False  # it is through with it
         # The door and the worker relay what the other left behind.
         return not (self.point.startswith("relay.") and self.process in ("door", "order"))
@@ -159,6 +160,10 @@ def _starter(process: str, leg: Leg) -> str | None:
     return None if (process, leg) == ("order", START) else "only the order service asks for starts"
 
 
+def _intake(process: str, _: Leg) -> str | None:
+    return None if process == "orchestrator" else "only the orchestrator takes dead letters in"
+
+
 _RULES = {
     "batch": _batch,
     "relay": _relay,
@@ -166,4 +171,5 @@ _RULES = {
     "starter": _starter,
     "tries": _delivered,
     "dead_letter": _delivered,
+    "intake": _intake,
 }

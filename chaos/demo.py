@@ -26,7 +26,7 @@ from chaos.judge import Verdict, judge, tally
 from chaos.model import Foreseen, foresee
 from chaos.outcome import outcome_of, reactions_of, what_changed
 from chaos.placer import BULK, place_orders
-from chaos.quiescence import Standing, read_dead_letters, wait_for_quiescence
+from chaos.quiescence import Standing, wait_for_quiescence
 from chaos.report import Report, WrongLine, as_json, show
 from chaos.runtime import SERVERS, Endpoints, Plan, Runtime, StackError, choose
 from chaos.snapshot import take_snapshot
@@ -159,7 +159,6 @@ def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) 
     case = Case(
         snapshot=snapshots[-1],
         facts=facts_of(script.catalogue, history.events),
-        dead_letters=read_dead_letters(endpoints.amqp_url, runtime.rabbitmqctl),
         quiescent=not standing,
     )
     findings = judge(case)

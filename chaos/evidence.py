@@ -108,7 +108,8 @@ class Claim:
 class DeadLetter:
     queue: str
     reason: str
-    about: str  # saga and step, as far as they can be told
+    about: str  # type and saga, as far as they can be told
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Snapshot:
     instances: tuple[Instance, ...]
     claims: tuple[Claim, ...]
     outboxes: Mapping[str, int]  # schema to rows
+    dead_letters: tuple[DeadLetter, ...] = ()  # ever taken in, whatever became of them
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,6 @@ class Case:
 
     snapshot: Snapshot
     facts: Facts
-    dead_letters: tuple[DeadLetter, ...] = ()
     quiescent: bool = True
 
     @cached_property

@@ -366,10 +366,10 @@ def dead_letters_are_explained(case: Case) -> Looked:
     """Every dead letter is one the scenario meant to cause."""
     bad = [
         f"{letter.queue}: {letter.reason} ({letter.about})"
-        for letter in case.dead_letters
+        for letter in case.snapshot.dead_letters
         if (letter.queue, letter.reason) not in case.facts.explained
     ]
-    return Looked(len(case.dead_letters), bad)
+    return Looked(len(case.snapshot.dead_letters), bad)
 
 
 ALWAYS: tuple[Check, ...] = (

@@ -43,7 +43,6 @@ class Matrix:
         self._say = say
         self._system: System | None = None
         self._deaths = 0  # of the cell's process, before
-        self._explained: set[tuple[str, str]] = set()
         self._armory = Path(tempfile.mkdtemp(prefix="sagaproof-failpoints-"))
 
     def run(self, cells: Sequence[Cell], repeated: frozenset[Cell]) -> Iterator[Run]:
@@ -65,13 +64,10 @@ class Matrix:
     def _run(self, cell: Cell, kills: int, name: str) -> None:
         system = self._up()
         here = new_shop(system, name)
-        letter = dead_letters(cell)
-        if letter is not None:
-            self._explained.add(letter)
         self._deaths = system.deaths(cell.process)
         self.arm(cell.process, armings(cell, kills))
         travel(system, cell, here, lambda: self._fired(system, cell, kills))
-        system.verdict(self._explained)
+        system.verdict(explained=dead_letters(cell))
 
     def arm(self, process: str, planned: Sequence[Arming]) -> None:
         """From here on the process acts on them, one after another."""
@@ -106,7 +102,6 @@ class Matrix:
         """After a failure nobody knows what the stack is in."""
         for file in self._armory.iterdir():
             file.unlink()
-        self._explained.clear()
         if self._system is not None:
             self._system.close()
             self._system = None

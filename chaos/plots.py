@@ -18,6 +18,7 @@ from chaos.tampering import DelayPastUndo, Duplicate, Lose, Poisoned, Reorder, R
 FEW = 8
 FAILURES = 5  # of a compensation that then works
 CHARGE_UNKNOWN = rejected("charge_payment_timed_out")
+CHARGE_DEAD = rejected("charge_payment_dead_lettered")
 FENCED = rejected("dispatch_stock_timed_out")
 RESERVE_UNKNOWN = rejected("reserve_stock_timed_out")
 TOO_SLOW = (CHARGE_UNKNOWN, RESERVE_UNKNOWN)
@@ -115,10 +116,10 @@ MESSAGES = (
     ),
     _tampered(
         "poisoned-charge",
-        "Every charge is garbled on its way and set aside; the one sent again charges.",
+        "Every charge is garbled on its way and set aside; its saga is told, and turns at once.",
         lambda scene: Poisoned("payment", scene.seed),
         "charge_payment",
-        CONFIRMED,
+        CHARGE_DEAD,
     ),
     Scenario(
         "requeue-shuffled",

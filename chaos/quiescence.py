@@ -4,9 +4,9 @@ Owns: the definition of quiescence (design.md, section 1) and waiting for it wit
 deadline. Must not know: any code of the services.
 
 At rest means: no order PENDING, no instance alive, every outbox empty, and then nothing
-ready or unacked in any queue; and all of that a second time, because a message can slip
-from a queue to an outbox between two looks. What is parked at a gate is at rest, with its
-order PENDING, until a person decides or its deadline passes.
+ready or unacked in any queue, dead letters among them; and all of that a second time, because a
+message can slip from a queue to an outbox between two looks. What is parked at a gate is at rest,
+with its order PENDING, until a person decides or its deadline passes.
 
 Who counts the queues? Management API and `rabbitmqctl list_queues` report a quorum queue's
 figures of up to 5 s ago; a passive declare is exact and does not see what is unacked. So
@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-import pika
 import psycopg
 
 from chaos.catalogue import REPLIES
-from chaos.evidence import DeadLetter
 from chaos.snapshot import count_outboxes
-from common.envelope import Unreadable, unpack
-from common.topology import is_dead_letter_queue
 
 POLL_SECONDS = 0.25
 SHOWN = 5  # instances named when it does not come to rest
@@ -164,9 +160,9 @@ def _awaited(steps: dict[str, str]) -> str:
 
 
 def _queues(_: str, rabbitmqctl: RabbitmqCtl) -> Standing:
-    """But dead letters, which are looked at apart, and what the catalogue's loader may not take."""
+    """But what the catalogue's loader may not take."""
     counts = count_queues(rabbitmqctl)
-    waiting = {q: n for q, n in counts.items() if any(n) and not is_dead_letter_queue(q)}
+    waiting = {q: n for q, n in counts.items() if any(n)}
     waiting.pop(REPLIES, None)
     return Standing(queues=waiting)
 
@@ -175,30 +171,3 @@ def count_queues(rabbitmqctl: RabbitmqCtl) -> dict[str, Messages]:
     """Every queue, as its leader counts it at this moment. Raises ValueError or OSError."""
     answer = json.loads(rabbitmqctl("--formatter", "json", "eval", COUNT_QUEUES))
     return {name: Messages(ready, unacked) for name, ready, unacked in answer["value"]}
-
-
-def read_dead_letters(amqp_url: str, rabbitmqctl: RabbitmqCtl) -> tuple[DeadLetter, ...]:
-    """What lies in the dead-letter queues. Nothing is taken: unacked, it all goes back."""
-    queues = sorted(filter(is_dead_letter_queue, count_queues(rabbitmqctl)))
-    with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
-        channel = connection.channel()
-        return tuple(letter for queue in queues for letter in _letters(channel, queue))
-
-
-def _letters(
-    channel: pika.adapters.blocking_connection.BlockingChannel, queue: str
-) -> Iterable[DeadLetter]:
-    while True:
-        method, properties, body = channel.basic_get(queue)
-        if method is None:
-            return
-        headers = properties.headers or {}
-        reason = str(headers.get("x-sagaproof-reason", headers.get("x-first-death-reason", "?")))
-        yield DeadLetter(queue, reason, _about(body))
-
-
-def _about(body: bytes) -> str:
-    member = next(iter(unpack(body)), None)
-    if member is None or isinstance(member, Unreadable):
-        return repr(body[:80])
-    return f"{member.type} of saga {member.saga_id}"

@@ -51,6 +51,10 @@ def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
     if kind == "dead_letter":
         system.mail.send(_queue(cell), [nonsense(Key(uuid4(), *cell.leg))])
         fired()
+    elif kind == "intake":
+        orders = system.place(_orders(here, "ann"))
+        system.mail.send(_queue(cell), [nonsense(Key(order, *cell.leg)) for order in orders])
+        fired()
     elif kind == "starter":
         _unheard_start(system, here, fired)
     elif kind == "reconciler":
@@ -59,14 +63,17 @@ def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
         _PASSING[cell.leg](system, here, fired, cell)
 
 
-def dead_letters(cell: Cell) -> tuple[str, str] | None:
-    """What the cell leaves in which dead-letter queue, and why."""
-    if not cell.point.startswith("dead_letter."):
-        return None
-    return dead_letter_queue(_queue(cell)), UNKNOWN
+def dead_letters(cell: Cell) -> list[tuple[str, str]]:
+    """What the cell sends to which dead-letter queue, and why."""
+    if cell.point.partition(".")[0] not in ("dead_letter", "intake"):
+        return []
+    return [(dead_letter_queue(_queue(cell)), UNKNOWN)]
 
 
 def _queue(cell: Cell) -> str:
+    """Where nonsense about the cell's leg is set aside by the cell's process, or for it."""
+    if cell.point.startswith("intake."):
+        return commands_of(OWNER[cell.leg.step])
     if cell.process == "orchestrator" and cell.leg != START:
         return ORCHESTRATOR_REPLIES
     return commands_of(cell.process)

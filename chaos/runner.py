@@ -63,14 +63,13 @@ class Result:
 
 
 class Session:
-    """One stack of a profile, and what dead letters were meant on it so far."""
+    """One stack of a profile."""
 
     def __init__(self, runtime: Runtime, profile: str, directory: Path, say: Say) -> None:
         say(f"bringing a stack up: {profile}, {runtime.name}")
         plan = PROFILES[profile]
         self.profile = profile
         self.directory = directory
-        self.explained: set[tuple[str, str]] = set()
         self._runtime = runtime
         self.system = System(plan, runtime, runtime.up(plan, tethered=True))
 
@@ -133,7 +132,7 @@ class Runner:
             scene.began_at,
         )
         began = time.monotonic()
-        conclude(session, scene, result, lambda: scenario.play(scene))
+        conclude(scene, result, lambda: scenario.play(scene))
         result.seconds = round(time.monotonic() - began, 1)
         if result.verdict is not Verdict.PASS:
             self._say(f"{scenario.name} failed: what comes next gets a new stack")
@@ -156,7 +155,7 @@ class Runner:
         return self._session
 
 
-def conclude(session: Session, scene: Scene, result: Result, play: Callable[[], None]) -> None:
+def conclude(scene: Scene, result: Result, play: Callable[[], None]) -> None:
     """Play it to its end, whatever that is, and judge. A failure is a problem of the result."""
     try:
         play()
@@ -164,14 +163,13 @@ def conclude(session: Session, scene: Scene, result: Result, play: Callable[[], 
         result.problems.append(str(error) or repr(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
         result.problems.append(f"the scenario crashed: {error!r}")
-    session.explained |= scene.explained
     try:
-        judge_scene(scene, session.explained, result)
+        judge_scene(scene, result)
     except Exception as error:  # noqa: BLE001 - nothing was proved
         result.problems.append(f"it could not be judged: {error!r}")
 
 
-def judge_scene(scene: Scene, explained: set[tuple[str, str]], result: Result) -> None:
+def judge_scene(scene: Scene, result: Result) -> None:
     """The ends it must have, the invariants over all its stack has seen, and the facts."""
     system = scene.system
     orders = list(scene.allowed)
@@ -185,7 +183,7 @@ def judge_scene(scene: Scene, explained: set[tuple[str, str]], result: Result) -
     system.rest()
     if scene.healed is not None:
         result.recovery_seconds = round(time.monotonic() - scene.healed, 1)
-    judgement = system.judgement(explained)
+    judgement = system.judgement(scene.explained)
     if judgement.verdict is not Verdict.PASS:
         result.problems += judgement.lines()
     note(result, judgement)

@@ -23,9 +23,9 @@ from chaos.workload import Ask
 
 UNDER_WAY = 0.1  # of the orders: it is mid-flow
 
-GIVEN_UP = tuple(
-    rejected(f"{step}_timed_out") for step in ("reserve_stock", "charge_payment", "dispatch_stock")
-)
+_CAN_BE_GIVEN_UP = ("reserve_stock", "charge_payment", "dispatch_stock")
+GIVEN_UP = tuple(rejected(f"{step}_timed_out") for step in _CAN_BE_GIVEN_UP)
+DEAD = tuple(rejected(f"{step}_dead_lettered") for step in _CAN_BE_GIVEN_UP)
 _NO_OPERATOR = {"operator": 0}
 
 PROFILES = {

@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from chaos.evidence import (
     Account,
     Claim,
+    DeadLetter,
     Delivery,
     Instance,
     Line,
@@ -119,6 +120,16 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
             )
         ),
         outboxes=count_outboxes(db),
+        dead_letters=tuple(
+            DeadLetter(*row)
+            for row in db.execute(
+                """
+                select queue || '.dead', reason,
+                       coalesce(type || ' of saga ' || saga_id,
+                                encode(substr(body, 1, 80), 'escape')), count
+                from orchestrator.dead_letter order by first_seen, letter_id"""
+            )
+        ),
     )
 
 

@@ -35,7 +35,7 @@ from chaos.nemesis import (
     Unreachable,
     hold,
 )
-from chaos.scene import GIVEN_UP, Scene
+from chaos.scene import DEAD, GIVEN_UP, Scene
 from chaos.shop import PLENTY, Shop
 from chaos.system import CONFIRMED, rejected
 from chaos.tampering import (
@@ -59,7 +59,7 @@ LOOK_AGAIN_SECONDS = 0.1
 CALM_SECONDS = (0.2, 2.0)
 HELD_SECONDS = (0.2, 6.0)
 
-ENDS = (CONFIRMED, rejected("card_declined"), rejected("out_of_stock"), *GIVEN_UP)
+ENDS = (CONFIRMED, rejected("card_declined"), rejected("out_of_stock"), *GIVEN_UP, *DEAD)
 
 Draw = Callable[[random.Random], Nemesis]
 

@@ -76,6 +76,6 @@ def _blow(session: Session, kind: str, minutes: float, seed: int, stage: Stage) 
         drawn = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         result.fault = f"{len(scene.faults)} faults, drawn by the dice: {drawn}"
 
-    conclude(session, scene, result, play)
+    conclude(scene, result, play)
     result.seconds = round(time.monotonic() - began, 1)
     return result

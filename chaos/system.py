@@ -26,7 +26,7 @@ from chaos.history import Answered, Asked, Fault, History, Refused
 from chaos.judge import Finding, Tally, Verdict, judge, overall, tally
 from chaos.mailbox import Mailbox
 from chaos.placer import place_orders
-from chaos.quiescence import Standing, look_twice, read_dead_letters, wait_for_quiescence
+from chaos.quiescence import Standing, look_twice, wait_for_quiescence
 from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
 from chaos.shop import Shop, both
 from chaos.snapshot import take_snapshot
@@ -112,6 +112,7 @@ class System:
         self._history = History(endpoints.log_dir / "history.jsonl")
         self._runs = itertools.count(1)
         self._standing = Standing(problem="nobody has looked yet")
+        self._explained: set[tuple[str, str]] = set()  # dead letters that were meant, so far
 
     def close(self) -> None:
         self._history.__exit__(None, None, None)
@@ -256,9 +257,11 @@ class System:
         ]
 
     def dead_letters(self) -> Counter[tuple[str, str]]:
-        """How many lie in which queue for which reason."""
-        letters = read_dead_letters(self.endpoints.amqp_url, self.runtime.rabbitmqctl)
-        return Counter((letter.queue, letter.reason) for letter in letters)
+        """How many came to which queue for which reason, and were taken in."""
+        counted: Counter[tuple[str, str]] = Counter()
+        for letter in self.snapshot().dead_letters:
+            counted[letter.queue, letter.reason] += letter.count
+        return counted
 
     def replicas(self, service: str) -> list[str]:
         return [
@@ -334,23 +337,23 @@ class System:
         )
 
     def judgement(self, explained: Iterable[tuple[str, str]] = ()) -> Judgement:
-        """Of everything so far, after `rest`."""
-        case = self._case(explained, quiescent=not self._standing.anything)
+        """Of everything so far, after `rest`; `explained` are the dead letters meant since."""
+        self._explained |= set(explained)
+        case = self._case(quiescent=not self._standing.anything)
         findings = judge(case)
         return Judgement(self._standing, tuple(findings), tally(case, findings))
 
     def interim_verdict(self) -> None:
         """What must hold at every moment holds now."""
-        findings = judge(self._case((), quiescent=False))
+        findings = judge(self._case(quiescent=False))
         failed = [finding for finding in findings if finding.verdict is Verdict.FAIL]
         if failed:
             raise ExperimentError("\n".join(_offences(failed)))
 
-    def _case(self, explained: Iterable[tuple[str, str]], *, quiescent: bool) -> Case:
+    def _case(self, *, quiescent: bool) -> Case:
         return Case(
             snapshot=self.snapshot(),
-            facts=facts_of(self._catalogue, self._history.events, explained),
-            dead_letters=read_dead_letters(self.endpoints.amqp_url, self.runtime.rabbitmqctl),
+            facts=facts_of(self._catalogue, self._history.events, self._explained),
             quiescent=quiescent,
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from uuid import uuid4
 
 from common import failpoints, log
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
@@ -261,6 +262,7 @@ class BatchConsumer(Generic[T]):
             "x-sagaproof-reason": reason,
             "x-sagaproof-detail": detail[:1000],
             "x-sagaproof-queue": self._queue,
+            "x-sagaproof-letter": str(uuid4()),  # so that its redelivery does not count as another
         }
         body = raw if reason in ("not_json", "not_an_array") else pack([raw.decode()])
         publication = Publication(dead_letter_queue(self._queue), body, headers)

@@ -39,6 +39,10 @@ class Point(StrEnum):
     DEAD_LETTER_BEFORE_PUBLISH = "dead_letter.before_publish"
     DEAD_LETTER_AFTER_PUBLISH = "dead_letter.after_publish"
     DEAD_LETTER_AFTER_CONFIRM = "dead_letter.after_confirm"
+    INTAKE_BEFORE_COMMIT = "intake.before_commit"  # of dead letters, by the orchestrator
+    INTAKE_AFTER_COMMIT = "intake.after_commit"
+    INTAKE_BEFORE_ACK = "intake.before_ack"
+    INTAKE_AFTER_ACK = "intake.after_ack"
 
 
 class Action(StrEnum):

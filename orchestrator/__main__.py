@@ -14,9 +14,15 @@ from common.access import OPERATORS
 from common.contracts import SagaQuery
 from common.process import Process, prepare
 from common.settings import Settings
-from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_QUERIES, ORCHESTRATOR_REPLIES
+from common.topology import (
+    ORCHESTRATOR_COMMANDS,
+    ORCHESTRATOR_QUERIES,
+    ORCHESTRATOR_REPLIES,
+    dead_letter_queue,
+)
 from orchestrator.approval import Approval
-from orchestrator.definitions import load, queues_of
+from orchestrator.dead_letters import Intake
+from orchestrator.definitions import load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Policy
 from orchestrator.service import Service
@@ -42,7 +48,8 @@ def policy_of(settings: Settings) -> Policy:
 
 async def worker(settings: Settings) -> None:
     definitions = load(settings.definitions)
-    process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler")
+    dead = map(dead_letter_queue, work_queues_of(definitions))
+    process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", *dead)
     process.announce("orchestrator", MIGRATIONS)
     service = Service(
         process.db,
@@ -66,6 +73,9 @@ async def worker(settings: Settings) -> None:
         process.stop,
     )
     process.add("reconciler", reconciler.run)
+    for queue in work_queues_of(definitions):
+        intake = Intake(queue, service, process.db, process.broker, process.health, process.stop)
+        process.add(intake.name, intake.run)
     await process.run()
 
 

@@ -47,14 +47,16 @@ def participants_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(s.participant for s in steps if s.kind is not Kind.GATE))
 
 
+def work_queues_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
+    """The orchestrator's own, and those it sends commands to; each has dead letters."""
+    participants = participants_of(definitions)
+    return (ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, *map(commands_of, participants))
+
+
 def queues_of(definitions: Iterable[Definition]) -> tuple[Queue, ...]:
-    """The orchestrator's own, and those it sends commands to."""
-    return (
-        *work_queue(ORCHESTRATOR_COMMANDS),
-        *work_queue(ORCHESTRATOR_REPLIES),
-        *query_queue(ORCHESTRATOR_QUERIES),
-        *(queue for p in participants_of(definitions) for queue in work_queue(commands_of(p))),
-    )
+    """Those, and where the orchestrator is asked."""
+    work = (queue for name in work_queues_of(definitions) for queue in work_queue(name))
+    return (*work, *query_queue(ORCHESTRATOR_QUERIES))
 
 
 def _named(name: str) -> Sequence[Definition]:

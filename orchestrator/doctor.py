@@ -148,6 +148,7 @@ def diagnose(house: House) -> list[Finding]:
         findings += _queues(house.queues, house.deployed)
     if house.standing is not None:
         findings += _sagas(house.standing)
+        findings += _dead_letters(house.standing)
     return sorted(findings, key=lambda finding: finding.severity)
 
 
@@ -225,10 +226,9 @@ def _queues(queues: Sequence[QueueSeen], deployed: Deployed) -> Iterator[Finding
                 f" `rabbitmqctl delete_queue {queue.name} --if-empty` and start what declares it:"
                 f" {start}",
             )
-        if is_dead_letter_queue(queue.name):
-            if queue.ready:
-                yield _dead_letters(about, queue)
-        elif queue.consumers == 0:
+        if queue.consumers == 0:
+            if is_dead_letter_queue(queue.name):  # whosever they are
+                start = deployed.services["orchestrator"]
             yield Finding(
                 "error",
                 about,
@@ -237,14 +237,15 @@ def _queues(queues: Sequence[QueueSeen], deployed: Deployed) -> Iterator[Finding
             )
 
 
-def _dead_letters(about: str, queue: QueueSeen) -> Finding:
-    return Finding(
-        "warning",
-        about,
-        f"{queue.ready} dead letters wait in it: messages that could not be handled",
-        "read them in the broker's management page (Get messages, requeue): the header"
-        " x-sagaproof-reason says why each is there; `saga list --stuck` shows who waits for them",
-    )
+def _dead_letters(standing: Standing) -> Iterator[Finding]:
+    if standing.dead_letters:
+        yield Finding(
+            "warning",
+            "dead letters",
+            f"{standing.dead_letters} are open: messages that could not be handled",
+            "saga dead-letters list says why; once the cause is gone, redrive them; what can never"
+            " be handled, discard with a reason",
+        )
 
 
 def _sagas(standing: Standing) -> Iterator[Finding]:

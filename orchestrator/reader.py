@@ -50,7 +50,8 @@ select id, at, entry, step, direction, attempt, detail, answered_by, process fro
 
 _STANDING = """
 select count(*), count(stuck_since),
-       count(*) filter (where next_deadline < now() - make_interval(secs => %s))
+       count(*) filter (where next_deadline < now() - make_interval(secs => %s)),
+       (select count(*) from dead_letter where state = 'open')
   from saga_instance where ended_at is null"""
 
 
@@ -94,11 +95,12 @@ class Logged:
 
 @dataclass(frozen=True)
 class Standing:
-    """How the living instances fare."""
+    """How the living instances fare, and how many dead letters nobody has dealt with."""
 
     alive: int
     stuck: int
     overdue: int
+    dead_letters: int = 0
 
 
 async def find(tx: Tx, saga_id: UUID) -> Seen | None:

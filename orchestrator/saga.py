@@ -211,6 +211,15 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class StartDeadLettered:
+    """What was to start the saga cannot be handled: it is there, stuck, and has not begun."""
+
+    saga_id: UUID
+    data: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyArrived:
     step: str
     direction: Direction
@@ -233,12 +242,14 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """A command or, if `reply`, what a participant answered to it."""
+    """A command or, if `reply`, what a participant answered to it; or such a dead letter was
+    discarded, for a reason of somebody's own."""
 
     step: str
     direction: Direction
     reason: str
     reply: bool = False
+    discarded_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +270,15 @@ class GateDecided:
     reason: str
 
 
-Input = Started | ReplyArrived | TimedOut | DeadLettered | CompensateAsked | GateDecided
+Input = (
+    Started
+    | StartDeadLettered
+    | ReplyArrived
+    | TimedOut
+    | DeadLettered
+    | CompensateAsked
+    | GateDecided
+)
 Asked = Mapping[str, str]
 """Gates at which a person is asked, should the saga come there now, and why, in words."""
 NOBODY: Asked = {}
@@ -342,6 +361,8 @@ def decide(
     """
     if isinstance(event, Started):
         return _started(definition, policy, instance, event, asked)
+    if isinstance(event, StartDeadLettered):
+        return _start_dead_lettered(definition, policy, instance, event)
     if instance is None:
         raise IllegalTransition(f"{type(event).__name__} for a saga that was never started")
     move = _Move(definition, policy, instance, asked)
@@ -378,15 +399,31 @@ def _started(
     event: Started,
     asked: Asked,
 ) -> Decision:
-    if instance is not None:
+    if instance is not None and has_begun(instance, definition):
         raise IllegalTransition("a saga starts once; a repeated start is answered from the inbox")
+    move = _Move(definition, policy, instance or _fresh(definition, event), asked)
+    move.started(event)
+    return move.decision()
+
+
+def _start_dead_lettered(
+    definition: Definition, policy: Policy, instance: Instance | None, event: StartDeadLettered
+) -> Decision:
+    move = _Move(definition, policy, instance or _fresh(definition, event), NOBODY)
+    move.start_dead_lettered(event, known=instance is not None)
+    return move.decision()
+
+
+def _fresh(definition: Definition, event: Started | StartDeadLettered) -> Instance:
     first = definition.steps[0]
     done = {first.name: Progress(Status.DONE)} if first.at_the_door else {}
-    fresh = Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
-    move = _Move(definition, policy, fresh, asked)
-    move.note("started", detail=event.asked_at)
-    move.advance()
-    return move.decision()
+    return Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
+
+
+def has_begun(instance: Instance, definition: Definition) -> bool:
+    """Whether anything was ever sent for it; not for one whose start was a dead letter."""
+    first = definition.steps[0]
+    return any(name != first.name or not first.at_the_door for name in instance.steps)
 
 
 class _Move:
@@ -430,6 +467,22 @@ class _Move:
         answered_by: str | None = None,
     ) -> None:
         self._log.append(Entry(entry, step, direction, attempt, detail, answered_by))
+
+    # --- the inputs that may be the first ---
+
+    def started(self, event: Started) -> None:
+        if self._state is not State.RUNNING:  # it was compensated before it could begin
+            self.note("ignored", detail="a start, after it was turned back")
+            return
+        self._stuck = False
+        self.note("started", detail=event.asked_at)
+        self.advance()
+
+    def start_dead_lettered(self, event: StartDeadLettered, *, known: bool) -> None:
+        self.note("dead_lettered", detail=event.reason)
+        if not known:
+            self._stuck = True
+            self.note("stuck", detail=event.reason)
 
     # --- the inputs of a saga under way ---
 
@@ -505,16 +558,18 @@ class _Move:
 
     def dead_lettered(self, event: DeadLettered) -> None:
         step, progress = self._of(event.step)
-        self.note("dead_lettered", event.step, event.direction, detail=event.reason)
+        by, why = event.discarded_by, event.reason
+        detail = f"{by}: {why}" if by else why
+        self.note("discarded" if by else "dead_lettered", event.step, event.direction, None, detail)
         if step.kind is Kind.GATE:
             return  # nothing of it travels
         if (event.step, event.direction) not in timed_legs(self._before):
             return
         if is_capped(step, event.direction) and not event.reply:
             self._give_up(step, progress, f"{step.name}_dead_lettered")
-        elif not self._stuck:  # its deadline goes on running and sends it again
+        elif by or not self._stuck:  # its deadline goes on running and sends it again
             self._stuck = True
-            self.note("stuck", event.step, event.direction, detail=event.reason)
+            self.note("stuck", event.step, event.direction, detail=detail)
 
     def compensate_asked(self, event: CompensateAsked) -> None:
         if self._pivot_passed:
@@ -534,6 +589,7 @@ class _Move:
                 return
             if progress.status is Status.FENCING:
                 return  # the fence's answer decides
+        self._turn(event.reason)  # it has not begun
 
     def gate_decided(self, event: GateDecided) -> None:
         """One decides; whoever comes later, for whatever reason, is told that it is decided."""

@@ -41,6 +41,7 @@ from orchestrator.saga import (
     Policy,
     ReplyArrived,
     Send,
+    StartDeadLettered,
     Started,
     Status,
     TimedOut,
@@ -128,7 +129,7 @@ class Service:
         async with self._db.transaction() as tx:
             claim = inbox.Claim(tx, list(starts)) if starts else None
             watch = any(self._comes_to_a_gate(r.message) for r in batch)
-            round_ = await self._open(tx, [r.envelope.saga_id for r in batch], watch=watch)
+            round_ = await self.open(tx, [r.envelope.saga_id for r in batch], watch=watch)
             fence = claim.fence() if claim else None
             for received in batch:
                 envelope, message = received.envelope, received.message
@@ -146,7 +147,7 @@ class Service:
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (r.envelope.key for r in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (r.envelope.key for r in batch))
         self._room -= len(starts)
-        self._sent(round_)
+        self.sent(round_)
 
     async def room(self) -> None:
         """Return once another saga may run; until then starts wait where no deadline runs.
@@ -164,12 +165,12 @@ class Service:
     async def time_out(self, saga_ids: Sequence[UUID]) -> int:
         """Judge the deadlines of these once their rows are held; how many had passed."""
         async with self._db.transaction() as tx:
-            round_ = await self._open(tx, saga_ids)
+            round_ = await self.open(tx, saga_ids)
             passed = sum(round_.judge(saga_id) for saga_id in saga_ids)
             await round_.save(tx)
             failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, round_.timed_out())
         failpoints.reach(Point.RECONCILER_AFTER_COMMIT, round_.timed_out())
-        self._sent(round_)
+        self.sent(round_)
         return passed
 
     async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
@@ -208,14 +209,14 @@ class Service:
         """
         refusal: IllegalTransition | None = None
         async with self._db.transaction() as tx:
-            round_ = await self._open(tx, [saga_id], watch=watch)
+            round_ = await self.open(tx, [saga_id], watch=watch)
             try:
                 round_.step(saga_id, asked(round_.of(saga_id).instance))
             except IllegalTransition as error:
                 refusal, action = error, action.refused(str(error))
             round_.acted(action, told=refusal is None)
             await round_.save(tx)
-        self._sent(round_)
+        self.sent(round_)
         if refusal is not None:
             raise refusal
         return round_.held[saga_id].instance
@@ -239,9 +240,10 @@ class Service:
             ended_at=seen.ended_at,
         )
 
-    async def _open(self, tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False) -> _Round:
+    async def open(self, tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False) -> Round:
+        """Their rows are held until the transaction ends."""
         held, now = await store.lock(tx, list(set(saga_ids)), watch=watch)
-        return _Round(self, held, now)
+        return Round(self, held, now)
 
     def _comes_to_a_gate(self, event: StartSaga | Input) -> bool:
         """Whether the saga may stand before a gate next; who is asked there is only then of use."""
@@ -267,7 +269,8 @@ class Service:
             )
         return definition
 
-    def _sent(self, round_: _Round) -> None:
+    def sent(self, round_: Round) -> None:
+        """After the commit."""
         if round_.outgoing:
             self._wake()
         for saga_id, entry in round_.log:
@@ -284,7 +287,7 @@ class Service:
                 )
 
 
-class _Round:
+class Round:
     """The instances of one transaction and what becomes of them."""
 
     def __init__(self, service: Service, held: dict[UUID, Held], now: float) -> None:
@@ -298,10 +301,22 @@ class _Round:
 
     def start(self, envelope: Envelope, message: StartSaga) -> None:
         """Under the newest version; it will finish under it."""
-        definition = self._service._newest[message.definition]
         asked_at = envelope.first_issued_at.isoformat()
         started = Started(envelope.saga_id, message.data, asked_at)
-        self._decide(envelope.saga_id, definition, self.held.get(envelope.saga_id), started)
+        self._begin(envelope.saga_id, message, started)
+
+    def start_dead_lettered(self, saga_id: UUID, message: StartSaga, reason: str) -> None:
+        """Raises Poison for a definition that nobody here knows."""
+        self._begin(saga_id, message, StartDeadLettered(saga_id, message.data, reason))
+
+    def _begin(self, saga_id: UUID, message: StartSaga, event: Started | StartDeadLettered) -> None:
+        held = self.held.get(saga_id)
+        definition = self._service._newest.get(message.definition)
+        if held is not None:
+            definition = self._service._definition_of(held.instance)
+        if definition is None:
+            raise Poison("unknown_definition", f"no saga is called {message.definition}")
+        self._decide(saga_id, definition, held, event)
 
     def step(self, saga_id: UUID, event: Input) -> None:
         held = self.of(saga_id)

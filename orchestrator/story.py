@@ -111,6 +111,9 @@ _OF_A_STEP: dict[str, Callable[[Step, Entry], str]] = {
         f"{_asked(step, e)} could not be handled by {step.participant} and was set aside"
         f" as a dead letter: {words(e.detail or 'no reason given')}"
     ),
+    "discarded": lambda step, e: (
+        f"the dead letter of {_asked(step, e)} was discarded by {e.detail or 'somebody'}"
+    ),
     "stuck": lambda step, e: (
         f"{_asked(step, e)} is overdue: wants a person's eye, and is asked for all the same"
     ),
@@ -120,6 +123,10 @@ _OF_THE_SAGA: dict[str, Callable[[Definition, Entry], str]] = {
         f"no way forward, {words(e.detail or 'no reason given')}:"
         " what was done is undone, the last step first"
     ),
+    "dead_lettered": lambda _, e: (
+        f"what was to start it could not be handled: {words(e.detail or 'no reason given')}"
+    ),
+    "stuck": lambda _, __: "it has not begun: wants a person's eye",
     "compensate_asked": lambda _, e: f"asked to undo it all by {e.detail}",
     "action_done": lambda _, e: f"by hand: {e.detail}",
     "action_refused": lambda _, e: f"by hand, and refused: {e.detail}",

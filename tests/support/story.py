@@ -31,6 +31,7 @@ from orchestrator.saga import (
     Policy,
     ReplyArrived,
     Send,
+    StartDeadLettered,
     Started,
     State,
     Status,
@@ -149,6 +150,12 @@ class Story:
 
     def dead(self, step: str, direction: Direction = FORWARD) -> Self:
         return self.when(DeadLettered(step, direction, "poison"))
+
+    def start_dead(self) -> Self:
+        before = self._decision.instance if self._decision else None
+        event = StartDeadLettered(SAGA, DATA, "poison")
+        self._decision = decide(self.definition, self.policy, before, event)
+        return self
 
     def reply_dead(self, step: str, direction: Direction = FORWARD) -> Self:
         return self.when(DeadLettered(step, direction, "poison", reply=True))

@@ -456,6 +456,55 @@ def test_rule_08_what_else_is_dead_is_stuck_and_still_resent(
     story.silent(dead, direction).expect(again)
 
 
+def test_rule_08_a_dead_start_makes_a_stuck_instance_that_awaits_nothing() -> None:
+    story = given(ORDER_SAGA).start_dead().expect_nothing().expect_state(State.RUNNING, stuck=True)
+    assert timed_legs(story.instance) == {}
+    story.start_dead().expect_nothing().expect_state(State.RUNNING, stuck=True)
+
+
+def test_rule_08_a_later_start_begins_it() -> None:
+    (
+        given(ORDER_SAGA)
+        .start_dead()
+        .when(Started(SAGA, DATA))
+        .expect(ask("reserve_stock"))
+        .expect_state(State.RUNNING, stuck=False)
+        .expect_illegal(Started(SAGA, DATA), "starts once")
+    )
+
+
+def test_rule_08_compensated_it_never_begins() -> None:
+    (
+        given(ORDER_SAGA)
+        .start_dead()
+        .asked_to_compensate()
+        .expect(undo("create_order"))
+        .when(Started(SAGA, DATA))
+        .expect_nothing()
+        .expect_logged("ignored")
+        .undone("create_order")
+        .expect_state(State.COMPENSATED)
+        .when(Started(SAGA, DATA))
+        .expect_nothing()
+        .expect_state(State.COMPENSATED)
+    )
+
+
+def test_rule_08_a_dead_start_of_a_saga_that_began_is_only_noted() -> None:
+    story = given(ORDER_SAGA).awaiting("charge_payment")
+    before = story.instance
+    story.start_dead().expect_nothing().expect_logged("dead_lettered")
+    assert story.instance == before
+
+
+def test_a_discarded_undo_or_retriable_leaves_it_stuck_with_that_reason() -> None:
+    story = given(ORDER_SAGA).awaiting("confirm_order").dead("confirm_order")
+    story.when(DeadLettered("confirm_order", FORWARD, "gone for good", discarded_by="ann"))
+    story.expect_nothing().expect_state(State.RUNNING, stuck=True)
+    story.expect_logged("discarded", "stuck")
+    assert story.decision.log[-1].detail == "ann: gone for good"
+
+
 def test_rule_08_a_dead_letter_nobody_waits_for_changes_nothing() -> None:
     story = given(ORDER_SAGA).awaiting("charge_payment")
     before = story.instance

@@ -30,10 +30,7 @@ PROCESSES = [
     )
     for service in DEPLOYED.services
 ]
-WELL = [
-    QueueSeen(queue.name, True, consumers=0 if queue.name.endswith(".dead") else 1)
-    for queue in DEPLOYED.queues
-]
+WELL = [QueueSeen(queue.name, True, consumers=1) for queue in DEPLOYED.queues]
 HOUSE = House(DEPLOYED, PROCESSES, WELL, Standing(alive=3, stuck=0, overdue=0))
 
 
@@ -101,8 +98,13 @@ def test_a_house_in_order_has_no_findings() -> None:
             "python -m inventory_svc",
         ),
         (
-            with_queue("orchestrator.replies.dead", ready=2),
-            "warning", "queue orchestrator.replies.dead", "2 dead letters", "x-sagaproof-reason",
+            with_queue("payment.commands.dead", consumers=0, ready=2),
+            "error", "queue payment.commands.dead", "nobody consumes it; 2 wait",
+            "python -m orchestrator",
+        ),
+        (
+            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, dead_letters=7)),
+            "warning", "dead letters", "7 are open", "saga dead-letters list",
         ),
         (
             replace(HOUSE, standing=Standing(alive=3, stuck=1, overdue=0)),
@@ -127,5 +129,5 @@ def test_what_could_not_be_looked_at_is_a_finding_and_nothing_else_is_made_up() 
 
 
 def test_errors_come_first() -> None:
-    house = replace(with_queue("payment.commands.dead", ready=1), processes=PROCESSES[1:])
+    house = replace(HOUSE, standing=Standing(3, 0, 0, dead_letters=1), processes=PROCESSES[1:])
     assert [finding.severity for finding in diagnose(house)] == ["error", "warning"]

@@ -135,6 +135,7 @@ SNAPSHOT = Snapshot(
     ),
     claims=(),
     outboxes={"orchestrator": 0, "order_svc": 0, "payment_svc": 0, "inventory_svc": 0},
+    dead_letters=(DeadLetter("payment.commands.dead", "planted", "late"),),
 )
 FACTS = Facts(
     prices={"tea": 300, "cup": 400},
@@ -149,7 +150,7 @@ FACTS = Facts(
     healed=(NOON + timedelta(milliseconds=500),),
     explained=frozenset({("payment.commands.dead", "planted")}),
 )
-CLEAN = Case(SNAPSHOT, FACTS, (DeadLetter("payment.commands.dead", "planted", "late"),))
+CLEAN = Case(SNAPSHOT, FACTS)
 
 Plant = Callable[[Case], Case]
 
@@ -391,14 +392,12 @@ PLANTED: list[tuple[str, str, Plant]] = [
     (
         "dead letters are explained",
         "another reason",
-        lambda case: replace(case, dead_letters=(DeadLetter("payment.commands.dead", "odd", "x"),)),
+        more("dead_letters", DeadLetter("payment.commands.dead", "odd", "x")),
     ),
     (
         "dead letters are explained",
         "another queue",
-        lambda case: replace(
-            case, dead_letters=(DeadLetter("order.commands.dead", "planted", ""),)
-        ),
+        more("dead_letters", DeadLetter("order.commands.dead", "planted", "")),
     ),
     ("nothing is lost", "still pending", one("orders", GOOD, status="PENDING")),
     ("nothing is lost", "vanished", fewer("orders", GOOD)),
