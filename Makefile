@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test model matrix bench check docs clean
+.PHONY: help setup demo test model matrix guards evidence bench check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -27,6 +27,12 @@ model: setup ## every order of events, with the real decide() and fence (half a 
 
 matrix: setup ## every process dies at every failpoint with every step in hand (20 minutes)
 	@$(bin)/chaos matrix
+
+guards: setup ## each guard out of the running system: what breaks, who notices (10 minutes)
+	@$(bin)/chaos guards
+
+evidence: setup ## run all that the proof rests on, write docs/evidence (40 minutes; commit first)
+	@$(bin)/chaos evidence
 
 bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (6 minutes, alone)
 	@$(bin)/chaos bench

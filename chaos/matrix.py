@@ -1,4 +1,4 @@
-"""The crash matrix: a process dies in every cell, and the judge finds nothing amiss.
+"""The crash matrix: a process dies, or freezes, in a cell, and the judge finds nothing amiss.
 
 Owns: arming a failpoint from outside, one cell's run, and the count, N of N. Must not know: what
 any point means, nor how sagas come there.
@@ -6,23 +6,24 @@ any point means, nor how sagas come there.
 
 from __future__ import annotations
 
+import itertools
 import random
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from chaos.armory import Armory
 from chaos.cells import Cell
+from chaos.nemesis import hold
 from chaos.roads import dead_letters, new_shop, travel
 from chaos.runtime import Plan, Runtime, StackError
 from chaos.system import FAULT_SETTINGS, ExperimentError, System, until
-from common.failpoints import ARMINGS, Action, Arming, Point
+from common.failpoints import Action, Arming, Point
 
 AGAIN = 2  # times more that a repeated cell kills, with the same message in hand
 FIRE_SECONDS = 40.0
+FROZEN_SECONDS = 4.0  # past all attempts of a step, and Postgres's limits of a second
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Run:
     """What came of one cell."""
 
     cell: Cell
-    kills: int
+    action: Action
+    times: int
     seconds: float
-    problem: str | None  # None: it died, came back, came to rest, and every invariant held
+    problem: str | None
+    """None: it died, or froze, came back, came to rest, and every invariant held."""
 
 
 class Matrix:
@@ -42,81 +45,90 @@ class Matrix:
         self._runtime = runtime
         self._say = say
         self._system: System | None = None
-        self._deaths = 0  # of the cell's process, before
-        self._armory = Path(tempfile.mkdtemp(prefix="sagaproof-failpoints-"))
+        self._armory = Armory()
+        self._shops = itertools.count(1)
 
-    def run(self, cells: Sequence[Cell], repeated: frozenset[Cell]) -> Iterator[Run]:
-        for number, cell in enumerate(cells, 1):
-            kills = 1 + (AGAIN if cell in repeated else 0)
-            began = time.monotonic()
-            try:
-                self._run(cell, kills, f"cell-{number}")
-                problem = None
-            except (ExperimentError, StackError, OSError) as error:
-                problem = str(error) or repr(error)
-                self._condemn()
-            yield Run(cell, kills, time.monotonic() - began, problem)
+    def run(self, cells: Iterable[Cell], repeated: frozenset[Cell]) -> Iterator[Run]:
+        """The process dies there."""
+        for cell in cells:
+            yield self._run(cell, Action.KILL, 1 + (AGAIN if cell in repeated else 0))
+
+    def freeze(self, cells: Iterable[Cell]) -> Iterator[Run]:
+        """It stands still there, past every time limit, and goes on with what it had in hand."""
+        for cell in cells:
+            yield self._run(cell, Action.PAUSE, 1)
 
     def close(self) -> None:
         self._condemn()
-        shutil.rmtree(self._armory)
+        self._armory.close()
 
-    def _run(self, cell: Cell, kills: int, name: str) -> None:
+    def _run(self, cell: Cell, action: Action, times: int) -> Run:
+        began = time.monotonic()
+        try:
+            self._pass(cell, action, times)
+            problem = None
+        except (ExperimentError, StackError, OSError) as error:
+            problem = str(error) or repr(error)
+            self._condemn()
+        return Run(cell, action, times, time.monotonic() - began, problem)
+
+    def _pass(self, cell: Cell, action: Action, times: int) -> None:
         system = self._up()
-        here = new_shop(system, name)
-        self._deaths = system.deaths(cell.process)
-        self.arm(cell.process, armings(cell, kills))
-        travel(system, cell, here, lambda: self._fired(system, cell, kills))
+        here = new_shop(system, f"cell-{next(self._shops)}")
+        before = system.deaths(cell.process)
+        self._armory.arm(cell.process, *armings(cell, action, times))
+        if action is Action.KILL:
+            travel(system, cell, here, lambda: self._died(system, cell, before, times))
+        else:
+            travel(system, cell, here, lambda: self._froze(system, cell))
         system.verdict(explained=dead_letters(cell))
 
-    def arm(self, process: str, planned: Sequence[Arming]) -> None:
-        """From here on the process acts on them, one after another."""
-        file = self._armory / process
-        whole = file.with_suffix(".new")
-        whole.write_bytes(ARMINGS.dump_json(list(planned)))
-        whole.replace(file)
-
-    def _fired(self, system: System, cell: Cell, kills: int) -> None:
+    def _died(self, system: System, cell: Cell, before: int, times: int) -> None:
         """It has died as often as it was to, and is back."""
-        wanted = self._deaths + kills
 
         def died() -> bool:
-            dead = system.deaths(cell.process)
-            if dead > self._deaths:
+            dead = system.deaths(cell.process) - before
+            if dead > 0:
                 system.hurry(cell.process)
-            return dead >= wanted
+            return dead >= times
 
-        until(died, f"{cell.process} dies {kills} times at {cell.point} {cell.leg}", FIRE_SECONDS)
+        until(died, f"{cell.process} dies {times} times at {cell.point} {cell.leg}", FIRE_SECONDS)
         system.start(cell.process)
+
+    def _froze(self, system: System, cell: Cell) -> None:
+        acted = f"{cell.process} stands still at {cell}"
+        until(lambda: self._armory.has_acted(cell.process), acted, FIRE_SECONDS)
+        hold(FROZEN_SECONDS)
+        system.runtime.resume(cell.process)
+        until(lambda: system.is_ready(cell.process), f"{cell.process} is ready")
 
     def _up(self) -> System:
         if self._system is None:
             self._say("bringing a stack up")
             # No operator: its relay would send what a dead orchestrator left behind.
-            settings = {**FAULT_SETTINGS, "failpoint_dir": str(self._armory)}
+            settings = {**FAULT_SETTINGS, **self._armory.settings}
             plan = Plan(replicas={"operator": 0}, settings=settings)
             self._system = System(plan, self._runtime, self._runtime.up(plan, tethered=True))
         return self._system
 
     def _condemn(self) -> None:
         """After a failure nobody knows what the stack is in."""
-        for file in self._armory.iterdir():
-            file.unlink()
+        self._armory.disarm()
         if self._system is not None:
             self._system.close()
             self._system = None
         self._runtime.down()
 
 
-def armings(cell: Cell, kills: int) -> list[Arming]:
-    """Death at the cell, as often. A try is counted only of what has failed, with others and
+def armings(cell: Cell, action: Action, times: int) -> list[Arming]:
+    """To act in the cell, as often. A try is counted only of what has failed, with others and
     alone, or has come back twice."""
     step, direction = cell.leg
-    die = Arming(cell.point, step, direction)
+    act = Arming(cell.point, step, direction, action=action)
     if cell.point not in (Point.TRIES_BEFORE_COMMIT, Point.TRIES_AFTER_COMMIT):
-        return [die] * kills
+        return [act] * times
     fail = Arming(Point.BATCH_BEFORE_COMMIT, step, direction, action=Action.RAISE)
-    return [arming for n in range(kills) for arming in ((fail, fail, die) if n < 2 else (die,))]
+    return [arming for n in range(times) for arming in ((fail, fail, act) if n < 2 else (act,))]
 
 
 def sample(cells: Sequence[Cell], fraction: float, seed: int) -> frozenset[Cell]:

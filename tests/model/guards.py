@@ -1,53 +1,13 @@
 """The guards of decide() and of the fence, each with the way to take it out of the real module.
 
-Owns: the table. A guard is taken out by changing its source, so that one which has moved or is
-gone fails here instead of being tested no more. Must not know: what the model finds then.
+Owns: the table. Must not know: how a guard is taken out, nor what the model finds then.
 """
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FunctionType
-from typing import Any
-
 from common import fence
 from orchestrator import saga
-
-
-@dataclass(frozen=True)
-class Guard:
-    """`owner.function` with each text of `changes` replaced by the other."""
-
-    name: str
-    owner: Any
-    function: str
-    changes: Mapping[str, str]
-
-    @contextmanager
-    def removed(self) -> Iterator[None]:
-        whole = getattr(self.owner, self.function)
-        source = textwrap.dedent(inspect.getsource(whole))
-        for there, broken in self.changes.items():
-            if source.count(there) != 1:
-                raise LookupError(f"guard {self.name!r} is not in {self.function}() as it was")
-            source = source.replace(there, broken)
-        space = dict(whole.__globals__)
-        exec(compile(source, self.name, "exec"), space)
-        changed = space[self.function]
-        assert isinstance(changed, FunctionType)
-        # Its module's own names, so that it calls what everybody else calls.
-        changed = FunctionType(changed.__code__, whole.__globals__, whole.__name__)
-        changed.__defaults__, changed.__kwdefaults__ = whole.__defaults__, whole.__kwdefaults__
-        setattr(self.owner, self.function, changed)
-        try:
-            yield
-        finally:
-            setattr(self.owner, self.function, whole)
-
+from tests.support.without import Guard
 
 _FENCE_ANSWER = "PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()"
 GUARDS = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.model.explore import explore
-from tests.model.guards import GUARDS, Guard
+from tests.model.guards import GUARDS
+from tests.support.without import Guard
 
 
 @pytest.mark.timeout(300)

@@ -1,0 +1,79 @@
+"""The guards that a process can be started without, each with the way to take it out.
+
+Owns: the table SABOTEURS; `chaos/guards.py` names them and says what breaks. Must not know: under
+which load.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import pika
+
+from common import consumer, fence, outbox
+from common.db import Tx
+from common.envelope import pack
+from common.outbox import Outgoing
+from inventory_svc import domain as inventory
+from inventory_svc import store as inventory_store
+from orchestrator import saga
+from payment_svc import domain as payment
+from tests.support.without import Guard
+
+Remove = Callable[[], None]
+
+
+def _publish_before_commit() -> None:
+    """What a transaction sends is on its way before the transaction is committed."""
+
+    async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
+        properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+        url = pika.URLParameters(os.environ["SAGAPROOF_AMQP_URL"])
+        with pika.BlockingConnection(url) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            for destination, envelope in messages:
+                encoded = envelope if isinstance(envelope, str) else envelope.encode()
+                channel.basic_publish("", destination, pack([encoded]), properties)
+
+    outbox.append = append
+
+
+def _lock_no_stock() -> None:
+    locked = inventory_store._STOCK
+    if not locked.endswith(" for update"):
+        raise LookupError("the stock is not locked as it was")
+    inventory_store._STOCK = locked.removesuffix(" for update")
+
+
+_ACK = "channel.ack([delivery.tag for delivery, _ in batch])"
+_TOGETHER = "together: list[Readable[T]] = []"
+CHANGED = (
+    Guard("inbox", fence.Fence, "admit", {
+        "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
+    Guard("charged-already", payment.Ledger, "charge", {
+        "if saga_id in self.charges:": "if False:"}),
+    Guard("fence", fence.Fence, "admit", {
+        "self._known[key.action] = tombstone(key.action)": "return First()"}),
+    Guard("stored-reply", fence.Fence, "settle", {
+        "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
+    Guard("ack-after-commit", consumer.BatchConsumer, "process", {
+        _ACK: "pass", _TOGETHER: f"{_ACK}; {_TOGETHER}"}),
+    Guard("semantic-lock", inventory.Stock, "dispatch", {
+        " or reservation.status is Status.RELEASED:": ":",
+        "if reservation.status is Status.HELD:": "if True:"}),
+    Guard("enough-on-hand", inventory.Stock, "reserve", {
+        "if pieces.on_hand < quantity:": "if False:"}),
+    Guard("only-awaited", saga._Move, "reply", {
+        "(event.step, event.direction) in awaited(self._before)": "True"}),
+    Guard("unknown-is-undone", saga._Move, "_give_up", {
+        "status=Status.UNKNOWN": "status=Status.REFUSED"}),
+    Guard("end-when-settled", saga._Move, "_compensate", {
+        "if self._all_settled():": "if True:"}),
+)  # fmt: skip
+SABOTEURS: Mapping[str, Remove] = {
+    **{guard.name: guard.remove for guard in CHANGED},
+    "outbox": _publish_before_commit,
+    "stock-lock": _lock_no_stock,
+}
