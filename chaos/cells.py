@@ -85,6 +85,11 @@ class Cell:
         return not (self.point.startswith("relay.") and self.process in ("door", "order"))
 
     @property
+    def freezable(self) -> bool:
+        """Whether it may stand still here: not at the door, or nobody's order is accepted."""
+        return self.process != "door" and self.leg != CREATE
+
+    @property
     def by_command(self) -> bool:
         """Whether the orders must come as commands: the door's own do not pass here."""
         return self.process == "order" and self.leg in (CREATE, START)
@@ -104,6 +109,26 @@ def combinations() -> Iterator[Cell]:
 
 def possible() -> list[Cell]:
     return [cell for cell in combinations() if cell.impossible is None]
+
+
+def impossible() -> list[dict[str, object]]:
+    """The combinations that cannot be: those with the same reason, process and kind of failpoint
+    as one, with its steps."""
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in combinations():
+        if cell.impossible is not None:
+            kind = cell.point.partition(".")[0]
+            found.setdefault((cell.impossible, cell.process, kind), []).append(cell)
+    return [
+        {
+            "reason": reason,
+            "process": process,
+            "points": ", ".join(dict.fromkeys(cell.point for cell in cells)),
+            "legs": ", ".join(dict.fromkeys(str(cell.leg) for cell in cells)),
+            "combinations": len(cells),
+        }
+        for (reason, process, _), cells in sorted(found.items())
+    ]
 
 
 def covering(cells: Sequence[Cell], dice: Dice) -> list[Cell]:

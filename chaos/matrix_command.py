@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -24,7 +25,7 @@ from chaos.matrix import Run, matrix_on, sample
 from chaos.provenance import provenance
 from chaos.runtime import choose
 from chaos.stage import Stage
-from common.failpoints import Point
+from common.failpoints import Action, Point
 
 RESULT = Path("build/matrix.json")
 
@@ -59,68 +60,102 @@ def matrix(
 ) -> None:
     """Kill each process at every failpoint, with every step in hand, and judge each time.
 
+    A share of the cells dies twice more with the same messages in hand. Then some cells that meet
+    every failpoint are frozen there instead, past every time limit, and go on with what they had.
     Runs on native processes: a failpoint is armed by a file. All cells take about twenty minutes.
     Exits with 0 only if every cell was reached and every invariant held after each.
     """
     cells = [c for c in possible() if not only or all(word in str(c) for word in only)]
+    dice = random.Random(seed)
     if extent is Extent.COVERING:
-        cells = covering(cells, random.Random(seed))
+        cells = covering(cells, dice)
     if not cells:
         raise typer.BadParameter(f"no cell is called {only}: see chaos matrix --list")
     if list_:
         _show_cells(cells, as_json=json_)
         return
     stage = Stage(Console(stderr=json_, highlight=False))
+    chosen = Chosen(
+        cells, sample(cells, repeat, seed), covering([c for c in cells if c.freezable], dice)
+    )
+    command = ["chaos", "matrix", extent, "--seed", str(seed), "--repeat", str(repeat)]
+    command += [word for text in only or () for word in ("--only", text)]
+    result = play(stage, chosen, seed, command, name)
+    for row in result["cells"]:
+        if row["problem"]:
+            stage.say(f"FAILED {_told(row)}: {row['problem']}")
+    stage.say(
+        f"{result['passed']} of {result['run']} cells, {result['kills']} kills, "
+        f"{result['frozen']} frozen; {result['possible']} of {result['combinations']} "
+        f"combinations are possible; see {RESULT}"
+    )
+    if json_:
+        print(json.dumps(result, indent=1))
+    else:
+        Console().print(_why_not())
+    raise typer.Exit(0 if result["passed"] == result["run"] else 1)
+
+
+class Chosen(NamedTuple):
+    """Cells to die in, those of them that die again and again, and cells to freeze in."""
+
+    cells: list[Cell]
+    repeated: frozenset[Cell]
+    frozen: list[Cell]
+
+
+def play(
+    stage: Stage, chosen: Chosen, seed: int, command: Sequence[str], name: str
+) -> dict[str, Any]:
+    """The result, also left in the file."""
     began = time.monotonic()
-    runs = _run(stage, cells, sample(cells, repeat, seed), name)
-    failed = [run for run in runs if run.problem]
+    runs = _run(stage, chosen, name)
+    killed = [run for run in runs if run.action is Action.KILL]
     result = {
-        **provenance(["chaos", "matrix", extent, "--seed", str(seed), "--repeat", str(repeat)]),
+        **provenance(command),
         "seed": seed,
         "combinations": len(list(combinations())),
         "possible": len(possible()),
         "run": len(runs),
-        "passed": len(runs) - len(failed),
-        "kills": sum(run.kills for run in runs),
+        "passed": sum(run.problem is None for run in runs),
+        "kills": sum(run.times for run in killed),
+        "repeated": sum(run.times > 1 for run in killed),
+        "frozen": len(runs) - len(killed),
         "seconds": round(time.monotonic() - began, 1),
         "unreachable": _reasons(),
         "cells": [_row(run) for run in runs],
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    for run in failed:
-        stage.say(f"FAILED {run.cell}: {run.problem}")
-    stage.say(
-        f"{len(runs) - len(failed)} of {len(runs)} cells, {result['kills']} kills; "
-        f"{result['possible']} of {result['combinations']} combinations are possible; "
-        f"see {RESULT}"
-    )
-    if json_:
-        print(json.dumps(result, indent=1))
-    raise typer.Exit(1 if failed else 0)
+    return result
 
 
-def _run(stage: Stage, cells: Sequence[Cell], repeated: frozenset[Cell], name: str) -> list[Run]:
+def _run(stage: Stage, chosen: Chosen, name: str) -> list[Run]:
     runs: list[Run] = []
     with (
-        stage.bar("cells", len(cells)) as show,
+        stage.bar("cells", len(chosen.cells) + len(chosen.frozen)) as show,
         matrix_on(choose("native", name), stage.say) as matrix,
     ):
-        for run in matrix.run(cells, repeated):
+        for run in chain(matrix.run(chosen.cells, chosen.repeated), matrix.freeze(chosen.frozen)):
             runs.append(run)
             show(len(runs), str(run.cell))
             if run.problem:
-                stage.say(f"{run.cell}: {run.problem}")
+                stage.say(f"{_told(_row(run))}: {run.problem}")
     return runs
+
+
+def _told(row: dict[str, Any]) -> str:
+    return " ".join(row[word] for word in ("action", "process", "point", "step", "direction"))
 
 
 def _row(run: Run) -> dict[str, Any]:
     return {
+        "action": run.action,
         "process": run.cell.process,
         "point": run.cell.point,
         "step": run.cell.leg.step,
         "direction": run.cell.leg.direction,
-        "kills": run.kills,
+        "times": run.times,
         "seconds": round(run.seconds, 2),
         "problem": run.problem,
     }
@@ -138,8 +173,12 @@ def _show_cells(cells: Sequence[Cell], *, as_json: bool) -> None:
     table = Table("failpoint", "cells", title=f"{len(cells)} cells")
     for point in Point:
         table.add_row(point, str(sum(cell.point is point for cell in cells)))
+    for each in (table, _why_not()):
+        Console().print(each)
+
+
+def _why_not() -> Table:
     reasons = Table("cannot be, because", "combinations")
     for reason, count in _reasons().items():
         reasons.add_row(reason, str(count))
-    for each in (table, reasons):
-        Console().print(each)
+    return reasons

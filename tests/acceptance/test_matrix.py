@@ -7,12 +7,17 @@ import random
 
 import pytest
 
-from chaos.cells import covering, possible
+from chaos.cells import CHARGE, DISPATCH, Cell, covering, possible
 from chaos.matrix import matrix_on, sample
 from chaos.runtime import choose
 from chaos.runtime.install import missing
+from common.failpoints import Point
 
 SEED = 7
+FROZEN = (
+    Cell("payment", Point.BATCH_BEFORE_COMMIT, CHARGE),
+    Cell("orchestrator", Point.RECONCILER_BEFORE_COMMIT, DISPATCH),
+)
 
 
 @pytest.mark.skipif(bool(missing()), reason="a failpoint is armed by a file: native servers only")
@@ -22,4 +27,5 @@ def test_death_at_every_failpoint_and_with_every_step_in_hand() -> None:
     runtime = choose("native", f"matrix-{os.getpid()}")
     with matrix_on(runtime, print) as matrix:
         problems = [run for run in matrix.run(cells, sample(cells, 0.3, SEED)) if run.problem]
+        problems += [run for run in matrix.freeze(FROZEN) if run.problem]
     assert problems == []
