@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from chaos.history import Refused
 from chaos.nemesis import Nemesis, Unreachable
-from chaos.scene import Scenario, Scene, in_words
+from chaos.scene import PROFILES, Scenario, Scene, in_words
 from chaos.shop import PLENTY
 from chaos.system import CONFIRMED, End, ExperimentError, rejected, until
 from chaos.tampering import DelayPastUndo, Duplicate, Lose, Poisoned, Reorder, Requeue, Tampering
@@ -43,7 +44,25 @@ def _refusal(reason: str, says: str, who: str, sku: str) -> Scenario:
     return Scenario(name, says, "none", f"rejected: {reason}", play, "patient", orders=FEW)
 
 
+def _refused_at_the_door(scene: Scene) -> None:
+    """Nothing is written: neither an order nor a saga."""
+    here = scene.shop(stock={"plenty": FEW}, accounts={"rich": PLENTY})
+    asks = [here.order("rich", unheard_of=1) for _ in range(FEW)]
+    accepted = [a for a in scene.system.place_file(asks) if not isinstance(a, Refused)]
+    if accepted:
+        raise ExperimentError(f"the door accepted {accepted[0].body}")
+
+
 REFUSALS = (
+    Scenario(
+        "refused-at-the-door",
+        "The SKU is not on the price list: create_order refuses, and no saga begins.",
+        "none",
+        "none is accepted",
+        _refused_at_the_door,
+        "patient",
+        orders=FEW,
+    ),
     _refusal("out_of_stock", "Inventory has too few.", "rich", "rare"),
     _refusal("not_stocked", "Inventory never had it.", "rich", "promised"),
     _refusal(
@@ -154,7 +173,20 @@ def _charge_given_up(scene: Scene, fault: Nemesis) -> list[UUID]:
     scene.under_way = len(orders)
     scene.expect(orders, CHARGE_UNKNOWN)
     scene.system.ends(orders)
+    _asked_no_more_than_allowed(scene, orders, "charge_payment")
     return orders
+
+
+def _asked_no_more_than_allowed(scene: Scene, orders: Sequence[UUID], step: str) -> None:
+    allowed = int(PROFILES["impatient"].settings["step_attempts"])
+    rows = scene.system.rows(
+        "select distinct steps->%s->>'attempt' from orchestrator.saga_instance"
+        " where saga_id = any(%s)",
+        step,
+        list(orders),
+    )
+    if rows != [(str(allowed),)]:
+        raise ExperimentError(f"{step} was asked for {rows} times; {allowed} are allowed")
 
 
 def _moves(scene: Scene, orders: Sequence[UUID]) -> list[str]:
@@ -170,6 +202,49 @@ def _unreachable(scene: Scene) -> None:
     moves = _moves(scene, orders)
     if moves != ["CHARGE"] * len(orders) + ["REFUND"] * len(orders):
         raise ExperimentError(f"not every charge was made and refunded: {moves}")
+
+
+def _inventory_unreachable(scene: Scene) -> None:
+    """Away until every reservation is given up, and its undo unconfirmed past its first deadline.
+    The reservation is found first when inventory returns, and released."""
+    asks, fault = scene.good(), Unreachable("inventory")
+    with scene.struck(fault):
+        orders = scene.system.place(asks)
+        scene.until_steps(
+            orders, lambda s: s.get("reserve_stock") == "undoing", "every reservation is given up"
+        )
+    scene.under_way = len(orders)
+    scene.expect(orders, RESERVE_UNKNOWN)
+    scene.system.ends(orders)
+    _asked_no_more_than_allowed(scene, orders, "reserve_stock")
+    held = scene.system.rows(
+        "select status, count(*) from inventory_svc.reservation where saga_id = any(%s) group by 1",
+        orders,
+    )
+    if held != [("RELEASED", len(orders))]:
+        raise ExperimentError(f"not every reservation was made and released: {held}")
+
+
+def _order_unreachable(scene: Scene) -> None:
+    """Past the pivot there is only forward: confirm_order is asked for until it is answered."""
+    asks = scene.good()
+    allowed = int(PROFILES["impatient"].settings["step_attempts"])
+    with scene.struck(Unreachable("order")):
+        orders = scene.system.place(asks)
+        until(
+            lambda: (
+                scene.system.rows(
+                    "select count(*) from orchestrator.saga_instance where saga_id = any(%s)"
+                    " and (steps->'confirm_order'->>'attempt')::int > %s",
+                    orders,
+                    allowed,
+                )
+                == [(len(orders),)]
+            ),
+            f"every confirmation was asked for more than {allowed} times",
+        )
+    scene.under_way = len(orders)
+    scene.expect(orders, CONFIRMED)
 
 
 def _late(scene: Scene) -> None:
@@ -279,6 +354,25 @@ SILENCE = (
         DelayPastUndo("payment", 0).sentence,
         in_words([CHARGE_UNKNOWN]),
         _late,
+        "impatient",
+        orders=FEW,
+    ),
+    Scenario(
+        "inventory-unreachable",
+        "Inventory is away for longer than all attempts; the late reservation is made and"
+        " released.",
+        Unreachable("inventory").sentence,
+        in_words([RESERVE_UNKNOWN]),
+        _inventory_unreachable,
+        "impatient",
+        orders=FEW,
+    ),
+    Scenario(
+        "order-unreachable",
+        "Past the pivot order is away for longer than all attempts: asked until it answers.",
+        Unreachable("order").sentence,
+        in_words([CONFIRMED]),
+        _order_unreachable,
         "impatient",
         orders=FEW,
     ),
