@@ -23,6 +23,7 @@ from rich.table import Table
 from chaos.bench.command import bench
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import demo
+from chaos.exhibits.command import evidence
 from chaos.guards_command import guards
 from chaos.matrix_command import matrix
 from chaos.run_command import list_scenarios, report, run
@@ -233,6 +234,7 @@ app.command("storm")(storm)
 app.command("report")(report)
 app.command("matrix")(matrix)
 app.command("guards")(guards)
+app.command("evidence")(evidence)
 app.command("bench")(bench)
 
 

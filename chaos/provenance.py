@@ -14,11 +14,14 @@ from typing import Any
 
 from chaos.runtime.stack import CHECKOUT
 
+# What a run leaves in the checkout does not make the next one's code another.
+_WRITTEN_BY_RUNS = (":!docs/evidence", ":!docs/performance.md")
+
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "--short=12", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", *_WRITTEN_BY_RUNS)),
         "command": shlex.join(command),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
