@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from chaos.armory import Armory
-from chaos.nemesis import Unreachable, revive
+from chaos.nemesis import Unreachable, hold, revive
 from chaos.quiescence import count_queues
 from chaos.runtime import Plan
 from chaos.scene import GIVEN_UP, PROFILES, Scene
@@ -25,6 +25,7 @@ from common.failpoints import Arming, Point
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 OUT_OF_STOCK = rejected("out_of_stock")
 CHARGE_UNKNOWN = rejected("charge_payment_timed_out")
+AWAY_SECONDS = 2.0  # past a deadline of half a second
 SECONDS = 20.0  # for something that comes within one or two
 
 PATIENT, IMPATIENT = PROFILES["patient"], PROFILES["impatient"]
@@ -102,6 +103,20 @@ def _given_up(scene: Scene, fault: Unreachable | DelayPastUndo) -> None:
             "every charge is given up and the stock released",
         )
     scene.expect(orders, *GIVEN_UP)
+
+
+def _unheard_rejections(trial: Trial) -> None:
+    """The last undo of all is not confirmed within its first deadline."""
+    scene, system = trial.scene, trial.scene.system
+    here = scene.shop(stock={"tea": 10 * scene.count}, accounts={"eve": PLENTY}, declined=["eve"])
+    asks = [here.order("eve", tea=1) for _ in range(scene.count)]
+    with scene.struck(Unreachable("order")):
+        orders = system.place(asks)
+        scene.until_steps(
+            orders, lambda s: s.get("create_order") == "undoing", "all are to be rejected"
+        )
+        hold(AWAY_SECONDS)
+    scene.expect(orders, rejected("card_declined"), *GIVEN_UP)
 
 
 def _lost_confirmations(trial: Trial) -> None:
@@ -272,6 +287,11 @@ LOADS = {
             "charges-found-late",
             "charges are given up; payment returns and finds first them, then their undo",
             _charges_found_late, IMPATIENT, 4,
+        ),
+        Load(
+            "unheard-rejections",
+            "all is undone but the order, which is away for longer than its first deadline",
+            _unheard_rejections, IMPATIENT, 4,
         ),
         Load(
             "lost-confirmations",

@@ -132,7 +132,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "end-when-settled",
         "no saga ends before its last undo is confirmed",
-        ("end-when-settled",), ("orchestrator",), "charges-found-late",
+        ("end-when-settled",), ("orchestrator",), "unheard-rejections",
         "compensated_means_every_step_settled",
     ),
 )  # fmt: skip
