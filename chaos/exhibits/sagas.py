@@ -104,12 +104,10 @@ def killed_orchestrator() -> dict[str, Any]:
 
 
 def saga_show(system: System, saga_id: UUID) -> str:
-    """As an operator sees it, with where the API is left out."""
-    urls = system.endpoints.http_urls
+    """As an operator sees it."""
     environment = {
         **os.environ,
-        "SAGAPROOF_OPERATOR_URL": urls["operator"],
-        "SAGAPROOF_DOOR_URL": urls["door"],
+        **system.endpoints.environment,
         "NO_COLOR": "1",
         "COLUMNS": WIDTH,
     }
