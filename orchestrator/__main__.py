@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from orchestrator.approval import Approval
 from orchestrator.dead_letters import Intake
 from orchestrator.definitions import load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
-from orchestrator.saga import Policy
+from orchestrator.saga import Definition, Policy
 from orchestrator.service import Service
 
 if TYPE_CHECKING:
@@ -46,12 +47,9 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-async def worker(settings: Settings) -> None:
-    definitions = load(settings.definitions)
-    dead = map(dead_letter_queue, work_queues_of(definitions))
-    process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", *dead)
-    process.announce("orchestrator", MIGRATIONS)
-    service = Service(
+def service_of(process: Process, definitions: Sequence[Definition]) -> Service:
+    settings = process.settings
+    return Service(
         process.db,
         definitions,
         policy_of(settings),
@@ -60,6 +58,14 @@ async def worker(settings: Settings) -> None:
         running_limit=settings.running_limit,
         wake=process.relay.wake,
     )
+
+
+async def worker(settings: Settings) -> None:
+    definitions = load(settings.definitions)
+    dead = map(dead_letter_queue, work_queues_of(definitions))
+    process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", *dead)
+    process.announce("orchestrator", MIGRATIONS)
+    service = service_of(process, definitions)
     queues = queues_of(definitions)
     replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle, others=queues)
     process.consumer(ORCHESTRATOR_COMMANDS, service.parse, service.handle, room=service.room)
@@ -96,7 +102,7 @@ async def operator(settings: Settings) -> None:
     process.announce("operator", MIGRATIONS)
     asker = Asker(process.broker, settings, process.health, process.stop)
     app = make_app(
-        sources(process, asker, definitions),
+        sources(process, asker, definitions, service_of(process, definitions)),
         {(d.name, d.version): d for d in definitions},
         process.health,
         entrance(settings),

@@ -1,7 +1,7 @@
-"""The operator's API: where a saga is, why it stands still, what is wrong with the house.
+"""The operator's API: where a saga is, why it stands still, what is wrong with the house; and
+what a person decides at a gate.
 
-It only reads. Owns: what an operator may ask. Must not know: SQL, the broker's driver, how
-anything is decided.
+Owns: what an operator may ask. Must not know: SQL, the broker's driver, what a decision leads to.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from common.contracts import (
     MAX_PAGE,
@@ -24,13 +25,14 @@ from common.contracts import (
     StockPage,
     StockQuery,
 )
-from common.errors import Infrastructure, NoAnswer
+from common.errors import IllegalTransition, Infrastructure, NoAnswer
 from common.health import Health
-from common.http import Entrance, Problem, Refused, invalid_field, new_app, problems
+from common.http import Caller, Entrance, Problem, Refused, invalid_field, new_app, problems
 from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.doctor import House
-from orchestrator.reader import Logged, Seen, Wanted
+from orchestrator.reader import Logged, Parked, Seen, Wanted
 from orchestrator.saga import State
+from orchestrator.story import tell
 from orchestrator.views import (
     Accounts,
     ActionRow,
@@ -43,8 +45,13 @@ from orchestrator.views import (
     Stock,
     Timeline,
     TimelineEntry,
+    WaitingPage,
+    WaitingRow,
+    WatchedRow,
+    WatchList,
     definition_of,
 )
+from orchestrator.watch_list import Watched
 
 SHORTEST_PREFIX = 4  # hexadecimal digits of an id
 NAMED = 5  # ids named when a prefix fits several
@@ -52,7 +59,41 @@ LONGEST = 1e9  # seconds, some thirty years
 ACCOUNT_KEY = r"^[^\x00-\x1f\x7f]{1,128}/[A-Z]{3}$"
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="how many at most")]
+Reason = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$"),
+]
 SagaId = Annotated[str, Path(description="an id, or enough of its beginning to be the only one")]
+
+
+class Reasoned(BaseModel):
+    """What a person gives with whatever they do; it stays on record."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    reason: Reason
+
+
+class GateDecision(Reasoned):
+    gate: Name | None = Field(
+        None, description="the gate that was looked at; left out: at which it waits"
+    )
+
+
+class WatchedCustomer(Reasoned):
+    customer: Name
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where people decide about what is parked at a gate."""
+
+    waiting: Callable[[str | None, Seen | None, int], Awaitable[list[Parked]]]
+    decide: Callable[[UUID, bool, str, str, str | None], Awaitable[object]]
+    """Of whom, approved or not, by whom, why, at which gate. Raises IllegalTransition."""
+    decided: Callable[[UUID], Awaitable[Logged | None]]
+    watched: Callable[[str | None, int], Awaitable[list[Watched]]]
+    watch: Callable[[str, str, str], Awaitable[Watched]]
+    unwatch: Callable[[str, str, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +108,7 @@ class Sources:
     stock: Callable[[StockQuery], Awaitable[StockPage]]
     accounts: Callable[[AccountsQuery], Awaitable[AccountsPage]]
     house: Callable[[], Awaitable[House]]
+    desk: Desk
 
 
 def make_app(
@@ -82,6 +124,8 @@ def make_app(
         remedies=REMEDIES,
     )
     _sagas(app, sources, definitions)
+    _gates(app, sources, definitions)
+    _watch_list(app, sources.desk)
     _actions(app, sources)
     _services(app, sources)
     return app
@@ -149,6 +193,79 @@ def _actions(app: FastAPI, sources: Sources) -> None:
             actions=[ActionRow.of(recorded) for recorded in found],
             next=found[-1].id if len(found) == limit else None,
         )
+
+
+def _gates(app: FastAPI, sources: Sources, definitions: Definitions) -> None:
+    @app.get("/waiting", responses=problems(404, 422, 503))
+    async def waiting(
+        customer: Name | None = None, limit: Limit = 100, after: UUID | None = None
+    ) -> WaitingPage:
+        """What is parked at a gate, for a person to decide; those that wait longest first."""
+        last = None if after is None else await _existing(sources, after)
+        found = await sources.desk.waiting(customer, last, limit)
+        return WaitingPage(
+            waiting=[WaitingRow.of(parked) for parked in found],
+            next=found[-1].seen.instance.saga_id if len(found) == limit else None,
+        )
+
+    @app.post("/sagas/{saga_id}/approve", responses=problems(403, 404, 409, 422, 503))
+    async def approve(saga_id: SagaId, decision: GateDecision, caller: Caller) -> SagaDetail:
+        """Let a parked saga through its gate. 409: it waits at none, or somebody was before you."""
+        return await _decide(saga_id, decision, caller.name, approved=True)
+
+    @app.post("/sagas/{saga_id}/reject", responses=problems(403, 404, 409, 422, 503))
+    async def reject(saga_id: SagaId, decision: GateDecision, caller: Caller) -> SagaDetail:
+        """Turn a parked saga back: what was done is undone, and the customer is told."""
+        return await _decide(saga_id, decision, caller.name, approved=False)
+
+    async def _decide(
+        saga_id: str, decision: GateDecision, actor: str, *, approved: bool
+    ) -> SagaDetail:
+        seen = await _named(sources, saga_id)
+        ident = seen.instance.saga_id
+        try:
+            await sources.desk.decide(ident, approved, actor, decision.reason, decision.gate)
+        except IllegalTransition as error:
+            raise await _not_waiting(sources, definitions, ident, str(error)) from error
+        return SagaDetail.of(definitions, await _existing(sources, ident))
+
+
+async def _not_waiting(
+    sources: Sources, definitions: Definitions, saga_id: UUID, why: str
+) -> Refused:
+    """Nobody is asked there: who decided what, and when; or that it has not come to its gate."""
+    seen, decided = await _existing(sources, saga_id), await sources.desk.decided(saga_id)
+    if decided is None:
+        remedy = f"{why}: it is {seen.instance.state}. GET /waiting lists what waits"
+        return Refused(409, Problem(error="not_waiting", field="saga_id", remedy=remedy))
+    told = tell(definition_of(definitions, seen.instance), decided.entry, decided.at)
+    remedy = f"{told}, at {decided.at:%Y-%m-%d %H:%M:%S %Z}. That stands; GET /sagas/{saga_id}"
+    return Refused(409, Problem(error="already_decided", field="saga_id", remedy=remedy))
+
+
+def _watch_list(app: FastAPI, desk: Desk) -> None:
+    @app.get("/watch-list", responses=problems(422, 503))
+    async def watched(limit: Limit = 100, after: Name | None = None) -> WatchList:
+        """Customers whose orders a person wants to see, by name."""
+        found = await desk.watched(after, limit)
+        return WatchList(
+            customers=[WatchedRow.model_validate(row) for row in found],
+            next=found[-1].customer if len(found) == limit else None,
+        )
+
+    @app.post("/watch-list", responses=problems(403, 422, 503))
+    async def watch(wanted: WatchedCustomer, caller: Caller) -> WatchedRow:
+        """Park the orders of this customer that come to their gate from now on."""
+        row = await desk.watch(wanted.customer, caller.name, wanted.reason)
+        return WatchedRow.model_validate(row)
+
+    @app.post("/watch-list/remove", responses=problems(403, 404, 422, 503))
+    async def unwatch(wanted: WatchedCustomer, caller: Caller) -> WatchList:
+        """No longer. What is parked already waits for its decision all the same."""
+        if not await desk.unwatch(wanted.customer, caller.name, wanted.reason):
+            remedy = "GET /watch-list says who is on it"
+            raise Refused(404, Problem(error="not_watched", field="customer", remedy=remedy))
+        return await watched()
 
 
 async def _existing(sources: Sources, saga_id: UUID) -> Seen:

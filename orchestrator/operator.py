@@ -1,7 +1,7 @@
 """The operator's process: whom its API asks, put together.
 
 Owns: reading the orchestrator's own schema, asking the other services by query over the
-broker, and looking at the house. Must not know: HTTP.
+broker, looking at the house, and handing on what people decide. Must not know: HTTP.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from common.errors import Infrastructure
 from common.process import Process
 from common.query import Asker
 from common.topology import queries_of
-from orchestrator import actions, doctor, reader
+from orchestrator import actions, doctor, reader, watch_list
 from orchestrator.actions import ActionsWanted, Recorded
-from orchestrator.api import Sources
+from orchestrator.api import Desk, Sources
 from orchestrator.doctor import Deployed, Finding
-from orchestrator.reader import Logged, Seen, Standing, Wanted
-from orchestrator.saga import Definition
+from orchestrator.reader import Logged, Parked, Seen, Standing, Wanted
+from orchestrator.saga import Definition, Instance
+from orchestrator.service import Service
+from orchestrator.watch_list import Watched
 
 A = TypeVar("A", bound=Answer)
 
 
-def sources(process: Process, asker: Asker, definitions: Sequence[Definition]) -> Sources:
+def sources(
+    process: Process, asker: Asker, definitions: Sequence[Definition], service: Service
+) -> Sources:
+    """`service` decides what people ask for, by the front door that replies come by, too."""
     db = process.db
     deployed = doctor.deployed(definitions)
 
@@ -65,7 +70,41 @@ def sources(process: Process, asker: Asker, definitions: Sequence[Definition]) -
     async def house() -> doctor.House:
         return await look_at_house(process, deployed)
 
-    return Sources(find, ids_between, page, timeline, acts, stock, accounts, house)
+    desk = _desk(process, service)
+    return Sources(find, ids_between, page, timeline, acts, stock, accounts, house, desk)
+
+
+def _desk(process: Process, service: Service) -> Desk:
+    db, name = process.db, process.settings.process
+
+    async def waiting(customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
+        async with db.transaction() as tx:
+            return await reader.waiting(tx, customer, after, limit)
+
+    async def decide(
+        saga_id: UUID, approved: bool, actor: str, reason: str, gate: str | None
+    ) -> Instance:
+        return await service.decide_gate(
+            saga_id, approved=approved, actor=actor, reason=reason, gate=gate
+        )
+
+    async def decided(saga_id: UUID) -> Logged | None:
+        async with db.transaction() as tx:
+            return await reader.decided(tx, saga_id)
+
+    async def watched(after: str | None, limit: int) -> list[Watched]:
+        async with db.transaction() as tx:
+            return await watch_list.page(tx, after, limit)
+
+    async def watch(customer: str, actor: str, reason: str) -> Watched:
+        async with db.transaction() as tx:
+            return await watch_list.add(tx, customer, actor, reason, name)
+
+    async def unwatch(customer: str, actor: str, reason: str) -> bool:
+        async with db.transaction() as tx:
+            return await watch_list.remove(tx, customer, actor, reason, name)
+
+    return Desk(waiting, decide, decided, watched, watch, unwatch)
 
 
 async def look_at_house(process: Process, deployed: Deployed) -> doctor.House:

@@ -48,6 +48,24 @@ _TIMELINE = """
 select id, at, entry, step, direction, attempt, detail, answered_by, process from saga_log
  where saga_id = %s and id > %s order by id limit %s"""
 
+# Oldest first, by the index of the living. The saga log says why a person is asked.
+_WHY = """,
+       (select l.detail from saga_log l
+         where l.saga_id = i.saga_id and l.entry = 'parked' order by l.id desc limit 1)"""
+_OLDEST_FIRST = """
+  from saga_instance i
+ where ended_at is null and state = 'WAITING'
+   and (%(customer)s::text is null or data ->> 'customer' = %(customer)s)
+   and (started_at, saga_id) > (%(after)s, %(after_id)s)
+ order by started_at, saga_id limit %(limit)s"""
+_WAITING = _COLUMNS + _WHY + _OLDEST_FIRST
+_BEFORE_ALL = ("-infinity", UUID(int=0))
+
+_DECIDED = """
+select id, at, entry, step, direction, attempt, detail, answered_by, process from saga_log
+ where saga_id = %s and entry in ('approved', 'rejected', 'expired', 'compensate_asked')
+ order by id desc limit 1"""
+
 _STANDING = """
 select count(*), count(stuck_since),
        count(*) filter (where next_deadline < now() - make_interval(secs => %s)),
@@ -91,6 +109,14 @@ class Logged:
     at: datetime
     entry: Entry
     process: str
+
+
+@dataclass(frozen=True)
+class Parked:
+    """An instance that waits at a gate, and why it does."""
+
+    seen: Seen
+    why: str | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +168,23 @@ async def page(tx: Tx, wanted: Wanted, after: Seen | None, limit: int) -> list[S
 async def timeline(tx: Tx, saga_id: UUID, after: int, limit: int) -> list[Logged]:
     """In the order in which it happened: an instance's row was locked when each was written."""
     return [_logged(row) for row in await tx.fetch(_TIMELINE, (saga_id, after, limit))]
+
+
+async def waiting(tx: Tx, customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
+    """Oldest first; `after` is the last one of the page before."""
+    place = (after.started_at, after.instance.saga_id) if after is not None else _BEFORE_ALL
+    await tx.plan_by_values()
+    rows = await tx.fetch(
+        _WAITING,
+        {"customer": customer, "after": place[0], "after_id": place[1], "limit": limit},
+    )
+    return [Parked(_seen(row[:-1]), row[-1]) for row in rows]
+
+
+async def decided(tx: Tx, saga_id: UUID) -> Logged | None:
+    """What was decided last about its gate, or about all of it, and by whom."""
+    rows = await tx.fetch(_DECIDED, (saga_id,))
+    return _logged(rows[0]) if rows else None
 
 
 async def standing(tx: Tx, overdue_by_seconds: float) -> Standing:

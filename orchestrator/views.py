@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.contracts import AccountRow, ProcessView, StockRow
 from orchestrator.actions import Recorded
 from orchestrator.doctor import House, diagnose
-from orchestrator.reader import Logged, Seen
-from orchestrator.saga import Definition, Instance, Kind, timed_legs
+from orchestrator.reader import Logged, Parked, Seen
+from orchestrator.saga import Definition, Instance, Kind, timed_legs, waiting_at
 from orchestrator.story import tell
 
 Definitions = Mapping[tuple[str, int], Definition]
@@ -74,6 +74,59 @@ class SagaRow(BaseModel):
 class SagaPage(BaseModel):
     sagas: list[SagaRow]
     next: UUID | None = Field(description=NEXT)
+
+
+class WaitingRow(BaseModel):
+    """An instance parked at a gate: who is to decide about what, since when, until when."""
+
+    saga_id: UUID
+    definition: str
+    gate: str
+    why: str | None = Field(description="why a person is asked")
+    waiting_since: datetime
+    expires_at: datetime = Field(description="then it is undone, unless somebody decides")
+    customer: str | None
+    total: int | None = Field(description="in minor units of the currency")
+    currency: str | None
+    held: list[Any] = Field(description="what is held for it meanwhile")
+
+    @classmethod
+    def of(cls, parked: Parked) -> WaitingRow:
+        seen = parked.seen
+        instance, data = seen.instance, seen.instance.data
+        gate = waiting_at(instance) or ""
+        return cls(
+            saga_id=instance.saga_id,
+            definition=f"{instance.definition} v{instance.version}",
+            gate=gate,
+            why=parked.why,
+            waiting_since=_time(seen, gate, "issued"),
+            expires_at=_time(seen, gate, "deadline"),
+            customer=data.get("customer"),
+            total=data.get("total"),
+            currency=data.get("currency"),
+            held=list(data.get("lines", ())),
+        )
+
+
+class WaitingPage(BaseModel):
+    waiting: list[WaitingRow]
+    next: UUID | None = Field(description=NEXT)
+
+
+class WatchedRow(BaseModel):
+    """A customer on the watch list."""
+
+    model_config = ConfigDict(from_attributes=True)
+    customer: str
+    actor: str
+    reason: str
+    added_at: datetime
+
+
+class WatchList(BaseModel):
+    customers: list[WatchedRow]
+    next: str | None = Field(description=NEXT)
 
 
 class StepDetail(BaseModel):

@@ -1,14 +1,14 @@
 """`saga`, the operator's command: places orders, shows where they are and what is wrong.
 
 It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
-sagas.py, hands.py, services.py; client.py asks, output.py prints.
+sagas.py, gates.py, hands.py, services.py; client.py asks, output.py prints.
 """
 
 from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import client, hands, orders, sagas, services
+from orchestrator.cli import client, gates, hands, orders, sagas, services
 
 ABOUT = """
 Place orders, see where they are and why they stand still, and what is wrong.
@@ -42,6 +42,10 @@ app.callback()(client.remember)
 app.command("order")(orders.order)
 app.command("list")(sagas.list_)
 app.command("show")(sagas.show)
+app.command("waiting")(gates.waiting)
+app.command("approve")(gates.approve)
+app.command("reject")(gates.reject)
+app.add_typer(gates.watch, name="watch")
 app.command("actions")(hands.actions)
 app.command("stock")(services.stock)
 app.command("accounts")(services.accounts)

@@ -122,8 +122,15 @@ class Api:
     def get(self, path: str, **parameters: object) -> Any:
         """The answer's document; ends the command if there is none."""
         given = {k: v for k, v in parameters.items() if v is not None and v is not False}
+        return self._answer("GET", path, params=given)
+
+    def post(self, path: str, **body: object) -> Any:
+        """Likewise; fields that are None are left out."""
+        return self._answer("POST", path, json={k: v for k, v in body.items() if v is not None})
+
+    def _answer(self, method: str, path: str, **request: Any) -> Any:
         try:
-            return self.ask("GET", path, params=given)
+            return self.ask(method, path, **request)
         except No as no:
             self.output.fail(Exit.NO, str(no), no.remedy)
         except Unanswered as nobody:

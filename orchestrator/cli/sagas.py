@@ -30,6 +30,7 @@ PAGE = 1000
 STYLES = {
     "refused": "red", "fenced": "red", "turned": "bold yellow", "timed_out": "yellow",
     "stuck": "bold red", "dead_lettered": "bold red", "ignored": "dim", "sent": "",
+    "parked": "bold yellow", "approved": "bold green", "rejected": "bold red", "expired": "red",
     "done": "green", "completed": "bold green", "compensated": "bold magenta",
 }  # fmt: skip
 
@@ -112,6 +113,9 @@ def _row(saga: dict[str, Any]) -> tuple[object, ...]:
 
 def _awaited(each: dict[str, Any]) -> str:
     what = words(each["step"])
+    if each["participant"] == "orchestrator":
+        left = (moment(each["deadline"]) - datetime.now(UTC)).total_seconds()
+        return f"a person: {what}, expires in {duration(left)} (saga approve, saga reject)"
     if each["direction"] == "compensating":
         what = f"the undo of {what}"
     due = (moment(each["deadline"]) - datetime.now(UTC)).total_seconds()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any, LiteralString
 
 import pytest
 import pytest_asyncio
@@ -16,16 +18,17 @@ from common.contracts import (
     StockDispatched,
     StockReleased,
 )
-from common.db import Database
+from common.db import Asked, Database, Params, Tx
 from common.errors import IllegalTransition, Poison
 from common.health import Health
+from orchestrator import __main__ as root
 from orchestrator import store
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Definition, Instance, Kind
 from orchestrator.service import Service
 from tests.integration.conftest import MakeSettings
-from tests.integration.mail import saga
+from tests.integration.mail import mail, saga
 from tests.integration.orchestrating import (
     CHARGED,
     COMPENSATING,
@@ -42,7 +45,7 @@ from tests.integration.orchestrating import (
     start,
     state,
 )
-from tests.integration.waiting import Rows
+from tests.integration.waiting import FAST, Rows, eventually, running, wired
 
 GATE = "approve_order"
 LOW = {"EUR": 700}  # which every order of these tests reaches
@@ -246,6 +249,69 @@ async def test_what_is_parked_does_not_count_against_the_running_limit(db: Datab
     await park(service(db), 4)
     async with db.transaction() as tx:
         assert await store.count_running(tx) == 1
+
+
+MANY = 10_000
+ROUNDS = 10  # of the reconciler
+
+
+def park_many(admin: Rows) -> None:
+    """Rows as the engine writes them, all at once."""
+    admin.execute(
+        """
+        insert into orchestrator.saga_instance
+          (saga_id, definition, version, data, state, steps, next_deadline, started_at)
+        select gen_random_uuid(), 'order', 2, '{"customer": "ada", "total": 700}', 'WAITING',
+               '{"approve_order": {"status": "waiting", "attempt": 0, "undo_attempt": 0}}',
+               now() + interval '7 days', now() - n * interval '1 second'
+          from generate_series(1, %s) as n""",
+        (MANY,),
+    )
+
+
+async def test_what_is_parked_costs_no_work(
+    settings: MakeSettings, admin: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle orchestrator asks the same with ten thousand parked and without, and none of what it
+    asks, from its start on, looks at them."""
+    quiet, _ = await idle_span(settings, monkeypatch)
+    park_many(admin)
+    busy, ever = await idle_span(settings, monkeypatch)
+    assert busy == quiet
+    assert len(ever) > len(quiet)  # with the count of what runs, which is asked for once
+    admin.execute("set search_path = orchestrator; set enable_seqscan = off")
+    for statement in ever:
+        explain = "explain (analyze, buffers, format json) " + statement.replace("%s", "200")
+        ((plan,),) = admin.execute(explain.encode()).fetchall()
+        read: Any = plan
+        blocks = read[0]["Plan"]["Shared Hit Blocks"] + read[0]["Plan"]["Shared Read Blocks"]
+        assert blocks < 20, statement
+
+
+async def idle_span(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, int], set[str]]:
+    """What a whole orchestrator asks about instances in some rounds of its reconciler, how often;
+    and what it ever asked."""
+    asked: Counter[str] = Counter()
+    ever: set[str] = set()
+    original = Tx.ask
+
+    def counting(self: Tx, sql: LiteralString, params: Params = ()) -> Asked:
+        if "saga_instance" in sql and max(asked.values(), default=0) < ROUNDS:
+            asked[sql] += 1
+            ever.add(sql)
+        return original(self, sql, params)
+
+    made = settings(ROLE, **FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tx, "ask", counting)
+        process = await wired(patch, root.worker, made)
+        async with mail(made), running(process):
+            await eventually(lambda: process.health.ready and len(ever) > 1)
+            asked.clear()
+            await eventually(lambda: max(asked.values(), default=0) == ROUNDS)
+    return dict(asked), ever
 
 
 # --- versions ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from common.contracts import (
     ReserveStock,
     StartSaga,
     StockQuery,
+    StockReserved,
 )
 from common.db import Database
 from common.envelope import Command, Envelope, Query, Reply
@@ -31,6 +33,7 @@ from common.topology import commands_of, dead_letter_queue, queries_of
 from inventory_svc.store import InventoryStore
 from orchestrator.__main__ import policy_of
 from orchestrator.api import make_app
+from orchestrator.approval import Approval
 from orchestrator.operator import sources
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.service import Service
@@ -98,10 +101,19 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
     asker = Asker(process.broker, ours, process.health, process.stop)
     process.add("queries", asker.run)
     definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
-    app = make_app(
-        sources(process, asker, [ORDER_SAGA]), definitions, process.health, ENTRANCES["operator"]
+    service = Service(
+        process.db,
+        [ORDER_SAGA],
+        policy_of(ours),
+        process="orchestrator-1",
+        approval=Approval({"USD": 500}),
     )
-    service = Service(process.db, [ORDER_SAGA], policy_of(ours), process="orchestrator-1")
+    app = make_app(
+        sources(process, asker, [ORDER_SAGA], service),
+        definitions,
+        process.health,
+        ENTRANCES["operator"],
+    )
     async with (
         running(process, "queries", "processes"),
         httpx.AsyncClient(
@@ -113,6 +125,56 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
         await _answers(process, "queries", "processes")
         await (await process.broker.channel()).declare(QUEUES)
         yield Stage(api, process, service)
+
+
+# --- gates ---------------------------------------------------------------------------------
+
+
+async def test_what_waits_is_listed_oldest_first_and_decided_once(
+    stage: Stage, admin: Rows
+) -> None:
+    admin.execute(
+        "insert into orchestrator.watched_customer (customer, actor, reason)"
+        " values ('ada', 'ops', 'chargebacks')"
+    )
+    for saga_id in (TWO, ONE, THREE):
+        reserved = ReserveStock.model_validate({"lines": LINES})
+        await stage.feed(start(saga_id), answer(saga_id, reserved, StockReserved(), "inventory"))
+    first = await stage.get("/waiting", limit=2)
+    assert [row["saga_id"] for row in first["waiting"]] == [str(TWO), str(ONE)]
+    row = first["waiting"][0]
+    assert (row["why"], row["held"]) == ("customer ada is watched: chargebacks", LINES)
+    rest = await stage.get("/waiting", limit=2, after=first["next"])
+    assert [row["saga_id"] for row in rest["waiting"]] == [str(THREE)]
+    assert (await stage.get("/waiting", customer="bob"))["waiting"] == []
+
+    path, why = f"/sagas/{TWO}/approve", {"reason": "known to us"}
+    headers = bearer(Role.OPERATOR)
+    answers = await asyncio.gather(
+        *(stage.api.post(path, json=why, headers=headers) for _ in range(3))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409]
+    (late, _) = (answer.json() for answer in answers if answer.status_code == 409)
+    assert late["error"] == "already_decided"
+    assert late["remedy"].startswith("approve order: approved by operator-ann: known to us, at 20")
+    assert (await stage.get("/actions", action="approve", outcome="done"))["actions"]
+    assert len((await stage.get("/waiting"))["waiting"]) == 2
+
+
+async def test_the_watch_list_is_kept_and_its_changes_are_on_record(stage: Stage) -> None:
+    headers, bob = bearer(Role.OPERATOR), {"customer": "bob", "reason": "chargebacks"}
+    for path, status in (
+        ("/watch-list", 200), ("/watch-list", 200),
+        ("/watch-list/remove", 200), ("/watch-list/remove", 404),
+    ):  # fmt: skip
+        heard = await stage.api.post(path, json=bob, headers=headers)
+        assert heard.status_code == status
+    acts = (await stage.get("/actions"))["actions"]
+    assert [(act["action"], act["about"], act["outcome"]) for act in acts] == [
+        ("unwatch", "bob", "refused"), ("unwatch", "bob", "done"),
+        ("watch", "bob", "done"), ("watch", "bob", "done"),
+    ]  # fmt: skip
+    assert (await stage.get("/watch-list"))["customers"] == []
 
 
 # --- sagas ---------------------------------------------------------------------------------

@@ -36,13 +36,23 @@ from common.errors import Infrastructure
 from common.health import Health
 from common.http import Entrance
 from orchestrator.actions import ActionsWanted, Recorded
-from orchestrator.api import Sources
+from orchestrator.api import Desk, Sources
 from orchestrator.api import make_app as operator_app
 from orchestrator.doctor import House, deployed
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.reader import Logged, Seen, Wanted
-from orchestrator.saga import Input, Instance, Started, decide
+from orchestrator.reader import Logged, Parked, Seen, Wanted
+from orchestrator.saga import (
+    Asked,
+    GateDecided,
+    Input,
+    Instance,
+    Started,
+    State,
+    decide,
+    waiting_at,
+)
 from orchestrator.store import Held
+from orchestrator.watch_list import Watched
 from order_svc.api import OrderView, PricedLine, Reader
 from order_svc.api import make_app as door_app
 from order_svc.door import Door
@@ -72,6 +82,8 @@ class Sagas:
     wanted: list[Wanted] = field(default_factory=list)  # as asked for
     actions: list[Recorded] = field(default_factory=list)  # oldest first
     actions_wanted: list[ActionsWanted] = field(default_factory=list)
+    asked: Asked = field(default_factory=dict)  # at which gates a person is asked, and why
+    watched: dict[str, Watched] = field(default_factory=dict)
     _seen: dict[UUID, Seen] = field(default_factory=dict)
     _log: dict[UUID, list[Logged]] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -91,7 +103,7 @@ class Sagas:
         self._decide(saga_id, self._seen[saga_id].instance, event)
 
     def _decide(self, saga_id: UUID, instance: Instance | None, event: Input) -> Instance:
-        decision = decide(ORDER_SAGA, POLICY, instance, event)
+        decision = decide(ORDER_SAGA, POLICY, instance, event, self.asked)
         at = NOON + timedelta(seconds=0.1 * len(self._log[saga_id]))
         self._log[saga_id] += [
             Logged(next(self._numbers), at, entry, "orchestrator-2") for entry in decision.log
@@ -109,10 +121,41 @@ class Sagas:
     def app(self, entrance: Entrance | None = None) -> FastAPI:
         sources = Sources(
             self._find, self._ids_between, self._page, self._timeline, self._actions,
-            self._stock, self._accounts, self._house,
+            self._stock, self._accounts, self._house, self._desk(),
         )  # fmt: skip
         definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
         return operator_app(sources, definitions, Health(), entrance or ENTRANCES["operator"])
+
+    def _desk(self) -> Desk:
+        async def waiting(customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
+            parked = [s for s in self._seen.values() if s.instance.state is State.WAITING]
+            wanted = [s for s in parked if customer in (None, s.instance.data["customer"])]
+            rest = wanted[wanted.index(after) + 1 if after else 0 :][:limit]
+            return [Parked(seen, "total 700 EUR reaches 500") for seen in rest]
+
+        async def decide_(
+            saga_id: UUID, approved: bool, actor: str, reason: str, gate: str | None
+        ) -> None:
+            gate = gate or waiting_at(self._seen[saga_id].instance) or "approve_order"
+            self.go_on(saga_id, GateDecided(gate, approved, actor, reason))
+
+        async def decided(saga_id: UUID) -> Logged | None:
+            words = ("approved", "rejected", "expired", "compensate_asked")
+            found = [logged for logged in self._log[saga_id] if logged.entry.entry in words]
+            return found[-1] if found else None
+
+        async def watched(after: str | None, limit: int) -> list[Watched]:
+            names = sorted(name for name in self.watched if name > (after or ""))
+            return [self.watched[name] for name in names[:limit]]
+
+        async def watch(customer: str, actor: str, reason: str) -> Watched:
+            self.watched[customer] = Watched(customer, actor, reason, NOON)
+            return self.watched[customer]
+
+        async def unwatch(customer: str, actor: str, reason: str) -> bool:
+            return self.watched.pop(customer, None) is not None
+
+        return Desk(waiting, decide_, decided, watched, watch, unwatch)
 
     async def _find(self, saga_id: UUID) -> Seen | None:
         return self._seen.get(saga_id)

@@ -534,3 +534,46 @@ def test_a_doctor_with_an_error_exits_with_one(saga: Saga, house: Sagas) -> None
     assert "error: service payment: no process of it answers" in ran.out
     assert "remedy: start one: python -m payment_svc" in ran.out
     assert saga("doctor", "--json").document["ok"] is False
+
+
+# --- gates ---------------------------------------------------------------------------------
+
+
+def test_what_waits_is_listed_decided_and_told(saga: Saga, house: Sagas) -> None:
+    assert saga("waiting").out == "nothing waits for a person\n"
+    house.asked = {"approve_order": "total 700 EUR reaches 500"}
+    house.begin(ONE, RESERVED)
+    house.begin(TWO, RESERVED, customer="bob")
+    table = saga("waiting", "--customer", "ada").out.splitlines()
+    assert table[0].split() == [
+        "saga", "waits", "expires", "in", "total", "customer", "holds", "why",
+    ]  # fmt: skip
+    assert "7.00 EUR" in table[1]
+    assert "2 x tea" in table[1]
+    assert "total 700 EUR reaches 500" in table[1]
+    assert len(table) == 2
+    assert f"--after {ONE}" in saga("waiting", "--limit", "1").err
+    assert saga("waiting", "--json").document["waiting"][1]["customer"] == "bob"
+    assert "a person: approve order, expires in" in saga("list").out
+
+    ran = saga("approve", str(ONE), "--reason", "known to us")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "saga aaaa0000 approved: it goes on")
+    again = saga("reject", str(ONE), "--reason", "no")
+    assert again.code == 1
+    assert "already_decided" in again.err
+    assert "approved by operator-ann: known to us" in again.err
+    assert saga("reject", str(TWO), "--reason", "stolen", "--json").document["reason"] == "rejected"
+    assert saga("approve", str(ONE)).code == 2  # a reason is asked for
+    assert "approve order: rejected by operator-ann: stolen" in saga("show", str(TWO)).out
+
+
+def test_the_watch_list(saga: Saga) -> None:
+    assert saga("watch", "list").out == "nobody is watched\n"
+    assert saga("watch", "add", "bob", "--reason", "chargebacks").out == (
+        "bob is watched: chargebacks\n"
+    )
+    assert saga("watch", "list").out.splitlines()[1].split()[0] == "bob"
+    assert saga("watch", "remove", "bob", "--reason", "cleared").code == 0
+    gone = saga("watch", "remove", "bob", "--reason", "cleared")
+    assert (gone.code, "not_watched" in gone.err) == (1, True)
+    assert saga("watch", "list", "--json").document == {"customers": [], "next": None}
