@@ -8,6 +8,7 @@ what handling means; a `Handle` does it in one transaction, for the whole batch 
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
-from common import failpoints, log
+from common import failpoints, log, metrics
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
 from common.daemon import Backoff, unless
 from common.db import Database
@@ -70,6 +71,8 @@ class BatchConsumer(Generic[T]):
         self._settings = settings
         self._health = health
         self._stop = stop
+        self._handled = metrics.ENVELOPES.labels(queue)
+        self._batch_seconds = metrics.BATCH_SECONDS.labels(queue)
         self._suspects: dict[
             str, dict[Key, float]
         ] = {}  # error signature: messages it struck, when
@@ -122,6 +125,7 @@ class BatchConsumer(Generic[T]):
         self, channel: Channel, batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]
     ) -> None:
         """Handle or dead-letter every member, then ack. Raises BrokerGone, BadDeploy."""
+        began = time.monotonic()
         together: list[Readable[T]] = []
         alone: list[Readable[T]] = []
         for delivery, members in batch:
@@ -136,6 +140,8 @@ class BatchConsumer(Generic[T]):
         failpoints.reach(Point.BATCH_BEFORE_ACK, _keys(batch))
         channel.ack([delivery.tag for delivery, _ in batch])
         failpoints.reach(Point.BATCH_AFTER_ACK, _keys(batch))
+        self._handled.inc(sum(len(members) for _, members in batch))
+        self._batch_seconds.observe(time.monotonic() - began)
 
     async def _read(self, channel: Channel, member: Envelope | Unreadable) -> Readable[T] | None:
         if isinstance(member, Unreadable):
@@ -185,6 +191,7 @@ class BatchConsumer(Generic[T]):
                     "batch.held", queue=self._queue, envelopes=len(batch), error=str(error)
                 )
                 self._health.set(self._queue, str(error))
+                metrics.HELD.labels(self._queue).inc()
                 if self._stop.is_set():
                     raise
                 await backoff.pause()
@@ -266,7 +273,8 @@ class BatchConsumer(Generic[T]):
         }
         body = raw if reason in ("not_json", "not_an_array") else pack([raw.decode()])
         publication = Publication(dead_letter_queue(self._queue), body, headers)
-        keys = [m.key for m in unpack(body) if isinstance(m, Envelope)]
+        members = unpack(body)
+        keys = [m.key for m in members if isinstance(m, Envelope)]
         failpoints.reach(Point.DEAD_LETTER_BEFORE_PUBLISH, keys)
         (fate,) = await channel.publish(
             [publication],
@@ -276,9 +284,12 @@ class BatchConsumer(Generic[T]):
         failpoints.reach(Point.DEAD_LETTER_AFTER_CONFIRM, keys)
         if fate is not Fate.CONFIRMED:
             raise BrokerGone(f"dead letter for {publication.queue} was {fate.value}")
+        metrics.DEAD_LETTERS.labels(self._queue, reason).inc()
+        about = _about(members[0]) if isinstance(members[0], Envelope) else {}
         logger.error(
-            "envelope.dead_lettered", queue=self._queue, reason=reason, detail=detail[:300]
-        )
+            "envelope.dead_lettered",
+            queue=self._queue, reason=reason, detail=detail[:300], **about,
+        )  # fmt: skip
 
 
 def _keys(batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]) -> Iterator[Key]:

@@ -24,6 +24,11 @@ class Waiting(NamedTuple):
     envelope: str
 
 
+class Standing(NamedTuple):
+    rows: int  # counted to MOST
+    oldest_seconds: float  # 0: there are none
+
+
 async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
     if messages:
         encoded = [e if isinstance(e, str) else e.encode() for _, e in messages]
@@ -52,6 +57,26 @@ select o.destination, o.id, o.envelope
     where destination = d.destination order by id limit %(rows)s for update skip locked
  ) o
  where d.destination is not null and d.destination <> all(%(paused)b::text[])"""
+
+
+# The first row of each destination is its oldest, but for transactions that overlapped.
+MOST = 10_000
+_STANDING = """
+with recursive destinations as (
+  (select destination from outbox order by destination limit 1)
+  union all
+  select (select o.destination from outbox o where o.destination > d.destination order by 1 limit 1)
+    from destinations d where d.destination is not null
+)
+select (select count(*) from (select from outbox limit %s) counted),
+       coalesce(extract(epoch from max(now() - first.created_at)), 0)::float8
+  from destinations d cross join lateral (
+    select created_at from outbox where destination = d.destination order by id limit 1) first"""
+
+
+async def standing(tx: Tx) -> Standing:
+    """How much waits and for how long; as cheap when millions of rows do."""
+    return Standing(*(await tx.fetch(_STANDING, (MOST,)))[0])
 
 
 async def take(

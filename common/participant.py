@@ -8,13 +8,14 @@ are in a service's handlers, which are pure, and its store, which has the SQL.
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from common import failpoints, inbox, log, outbox
+from common import failpoints, inbox, log, metrics, outbox
 from common.db import Database, Tx
 from common.envelope import (
     Command,
@@ -129,6 +130,7 @@ class Participant(Generic[State]):
             await outbox.append(tx, round_.outgoing)
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
+        round_.count()
         if round_.outgoing:
             self._wake()
         return round_.replies
@@ -146,11 +148,12 @@ class Participant(Generic[State]):
                 continue
             answered = self._act(state, work, verdict)
             encoded = self._encode(work, answered.reply) if answered.reply else None
+            outcome = answered.reply.outcome if answered.reply else Outcome.DONE
             if answered.keep:
-                outcome = answered.reply.outcome if answered.reply else Outcome.DONE
                 fence.settle(work.key, Row(outcome, encoded))
             round_.outgoing.extend(answered.also)
             round_.answer(work, answered.reply, encoded)
+            round_.acted[type(work.command).__name__, outcome] += 1
         await self._store.save(tx, state)
         await inbox.keep(tx, fence)
         return round_
@@ -163,7 +166,9 @@ class Participant(Generic[State]):
 
     def _repeat(self, round_: _Round, work: Work, row: Row) -> None:
         """The stored reply again, without which a resend could never unstick a saga."""
-        event = "command.fenced" if row.outcome is Outcome.FENCED else "command.duplicate"
+        fenced = row.outcome is Outcome.FENCED
+        (round_.fenced if fenced else round_.repeated)[type(work.command).__name__] += 1
+        event = "command.fenced" if fenced else "command.duplicate"
         logger.info(
             event,
             type=work.envelope.type,
@@ -190,6 +195,17 @@ class _Round:
     def __init__(self) -> None:
         self.outgoing: list[Outgoing] = []
         self.replies: list[Reply | None] = []
+        self.acted: Tally[tuple[str, Outcome]] = Tally()
+        self.repeated: Tally[str] = Tally()
+        self.fenced: Tally[str] = Tally()
+
+    def count(self) -> None:
+        """Once it is committed."""
+        for (command, outcome), number in self.acted.items():
+            metrics.COMMANDS.labels(command, outcome.value).inc(number)
+        for tally, metric in ((self.repeated, metrics.DUPLICATES), (self.fenced, metrics.FENCED)):
+            for command, number in tally.items():
+                metric.labels(command).inc(number)
 
     def answer(self, work: Work, reply: Reply | None, encoded: str | None) -> None:
         self.replies.append(reply)

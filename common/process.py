@@ -31,6 +31,7 @@ from common.query import Answerer, Respond
 from common.relay import Relay
 from common.settings import Settings
 from common.topology import PROCESSES, Exchange, Queue, commands_of, queries_of
+from common.watch import Watch
 
 logger = log.get("process")
 
@@ -49,7 +50,11 @@ class Process:
         self.db = Database(settings)
         self.broker = Broker(settings)
         self.relay = Relay(self.db, self.broker, settings, self.health, self.stop)
-        self._daemons: dict[str, Callable[[], Awaitable[None]]] = {"relay": self.relay.run}
+        self.watch = Watch(self.db, settings, self.health, self.stop)
+        self._daemons: dict[str, Callable[[], Awaitable[None]]] = {
+            "relay": self.relay.run,
+            "watch": self.watch.run,
+        }
 
     def add(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """A daemon of this process; `name` is also its check in /ready."""
@@ -110,6 +115,7 @@ class Process:
 
     async def run(self) -> None:
         """Until told to stop, or a daemon dies of a defect, which is raised."""
+        self.health.set("watch", "not started")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)

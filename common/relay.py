@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from common import failpoints, log, outbox
+from common import failpoints, log, metrics, outbox
 from common.broker import Broker, Channel, Fate, Publication
 from common.daemon import wait_for
 from common.db import Database
@@ -82,6 +82,7 @@ class Relay:
             self.flushed = self.flushed or not paused
             return 0
         failpoints.reach(Point.RELAY_AFTER_COMMIT, _keys(gone))
+        metrics.RELAYED.inc(len(gone))
         return len(gone)
 
     async def _publish(self, channel: Channel, rows: Sequence[Waiting]) -> list[Waiting]:
@@ -120,6 +121,7 @@ class Relay:
 
     def _rest(self, destination: str, fate: Fate) -> None:
         self.flushed = False
+        metrics.NOT_DELIVERED.labels(fate.value).inc()
         _, failures = self._paused.get(destination, (0.0, 0))
         pause = min(
             self._settings.retry_cap_seconds, self._settings.retry_first_seconds * 2**failures

@@ -35,8 +35,16 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="least severe level logged"
     )
-    health_port: int = Field(0, ge=0, le=65535, description="port of /live and /ready; 0: none")
-    health_host: str = Field("127.0.0.1", description="address /live and /ready listen on")
+    health_port: int = Field(
+        0, ge=0, le=65535, description="port of /live, /ready and /metrics; 0: none"
+    )
+    watch_every_seconds: float = Field(
+        2, gt=0, description="how often the gauges that take SQL are looked at"
+    )
+    relay_behind_seconds: float = Field(
+        30, gt=0, description="age of the oldest outbox row at which a process is not ready"
+    )
+    health_host: str = Field("127.0.0.1", description="address they listen on")
     door_host: str = Field("127.0.0.1", description="address the door listens on")
     door_port: int = Field(8080, ge=0, le=65535, description="port the door listens on")
     operator_host: str = Field("127.0.0.1", description="address the operator's API listens on")

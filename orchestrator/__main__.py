@@ -21,6 +21,7 @@ from common.topology import (
     ORCHESTRATOR_REPLIES,
     dead_letter_queue,
 )
+from orchestrator import metrics
 from orchestrator.approval import Approval
 from orchestrator.dead_letters import Intake
 from orchestrator.definitions import load, queues_of, work_queues_of
@@ -65,6 +66,7 @@ async def worker(settings: Settings) -> None:
     dead = map(dead_letter_queue, work_queues_of(definitions))
     process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", *dead)
     process.announce("orchestrator", MIGRATIONS)
+    process.watch.add(metrics.look)
     service = service_of(process, definitions)
     queues = queues_of(definitions)
     replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle, others=queues)

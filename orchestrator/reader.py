@@ -6,7 +6,7 @@ an instance changes (store.py), or what a page looks like.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,6 +72,21 @@ select count(*), count(stuck_since),
        (select count(*) from dead_letter where state = 'open')
   from saga_instance where ended_at is null"""
 
+# By indexes alone but for the steps of those under way, whose number has a limit. What is parked
+# at a gate is counted, not looked into.
+_STATES = """
+select state, count(*), count(stuck_since) from saga_instance where ended_at is null group by 1"""
+_AWAITED = """
+select step, count(*)
+  from (select steps from saga_instance where ended_at is null
+           and state in ('RUNNING', 'COMPENSATING') limit %s) under_way
+ cross join lateral jsonb_each(steps) as each (step, progress)
+ where progress ->> 'status' in ('sent', 'undoing', 'fencing') group by 1"""
+_FIRST_DEADLINE = """
+select coalesce((select extract(epoch from now() - next_deadline)::float8 from saga_instance
+  where next_deadline is not null order by next_deadline limit 1), 0)"""
+COUNTED = 10_000
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -127,6 +142,28 @@ class Standing:
     stuck: int
     overdue: int
     dead_letters: int = 0
+
+
+@dataclass(frozen=True)
+class Census:
+    """The living instances, counted."""
+
+    states: Mapping[str, int]
+    stuck: int
+    steps: Mapping[str, int]  # by the step whose answer is awaited
+    overdue_seconds: float  # how far the first deadline is behind; negative: it is ahead
+
+
+async def census(tx: Tx) -> Census:
+    states, steps = tx.ask(_STATES), tx.ask(_AWAITED, (COUNTED,))
+    deadline = tx.ask(_FIRST_DEADLINE)
+    await tx.sync()
+    return Census(
+        {state: alive for state, alive, _ in states.rows},
+        sum(stuck for *_, stuck in states.rows),
+        dict(steps.rows),
+        deadline.rows[0][0],
+    )
 
 
 async def find(tx: Tx, saga_id: UUID) -> Seen | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,7 @@ from common.failpoints import Point
 from common.fence import First, Row
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES, commands_of
-from orchestrator import actions, reader, store
+from orchestrator import actions, metrics, reader, store
 from orchestrator.actions import Action
 from orchestrator.approval import Approval, before_a_gate
 from orchestrator.saga import (
@@ -273,6 +274,7 @@ class Service:
         """After the commit."""
         if round_.outgoing:
             self._wake()
+        metrics.count(round_.log, round_.waited)
         for saga_id, entry in round_.log:
             if entry.entry in ("completed", "compensated"):
                 self._ended.set()
@@ -280,6 +282,7 @@ class Service:
                 logger.info(
                     f"saga.{entry.entry}",
                     saga_id=saga_id,
+                    message_id=_message_id(saga_id, entry),
                     step=entry.step,
                     direction=entry.direction,
                     attempt=entry.attempt,
@@ -298,6 +301,7 @@ class Round:
         self.outgoing: list[Outgoing] = []
         self.log: list[tuple[UUID, Entry]] = []
         self.actions: list[Action] = []
+        self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
 
     def start(self, envelope: Envelope, message: StartSaga) -> None:
         """Under the newest version; it will finish under it."""
@@ -321,6 +325,10 @@ class Round:
     def step(self, saga_id: UUID, event: Input) -> None:
         held = self.of(saga_id)
         self._decide(saga_id, self._service._definition_of(held.instance), held, event)
+        if isinstance(event, ReplyArrived):
+            with suppress(KeyError):  # nobody had asked
+                seconds = self._now - held.issued(event.step, event.direction)
+                self.waited.append((event.step, event.direction.value, seconds))
 
     def of(self, saga_id: UUID) -> Held:
         held = self.held.get(saga_id)
@@ -397,6 +405,13 @@ class Round:
         await store.write_log(tx, self.log, self._service._process)
         await actions.record(tx, self.actions, self._service._process)
         await outbox.append(tx, self.outgoing)
+
+
+def _message_id(saga_id: UUID, entry: Entry) -> UUID | None:
+    """Of the command it concerns."""
+    if entry.step is None or entry.direction is None:
+        return None
+    return Key(saga_id, entry.step, entry.direction).command_id
 
 
 def _said(body: Mapping[str, Any]) -> str | None:

@@ -61,7 +61,6 @@ class Door:
         try:
             await self._handle(batch)
         except Infrastructure as error:
-            self._health.set("orders", str(error))
             for _, future in batch:
                 _fail(future, error)
         except Exception:
@@ -75,7 +74,6 @@ class Door:
 
     async def _handle(self, batch: Sequence[Waiter]) -> None:
         replies = await self._participant.handle([work for work, _ in batch])
-        self._health.set("orders", None)
         for (_, future), reply in zip(batch, replies, strict=True):
             if reply is None:  # nobody may wait for ever, whatever went wrong
                 _fail(future, RuntimeError("this order was handled without an answer"))

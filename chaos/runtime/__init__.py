@@ -86,6 +86,7 @@ class Endpoints:
     amqp_url: str
     management_url: str
     http_urls: Mapping[str, str]  # by process: /live and /ready; those of APIS are the APIs
+    metrics_urls: Mapping[str, str]  # by process
     log_dir: Path
     door_key: str
     operator_token: str

@@ -50,8 +50,9 @@ def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
             model["volumes"] = [*model.get("volumes", ()), MOUNT]
         if plan.proxied:
             _lead_through_the_proxy(model["environment"], process, lines)
-        if service not in APIS:  # compose.yaml publishes those already
-            model["ports"] = [{"host_ip": HOST, "target": HEALTH_PORT, "protocol": "tcp"}]
+        # Those of APIS compose.yaml publishes already.
+        health = {"host_ip": HOST, "target": HEALTH_PORT, "protocol": "tcp"}
+        model["ports"] = [*model.get("ports", ()), health]
     published = [port for service in services.values() for port in service.get("ports", ())]
     for port, number in zip(published, free_ports(len(published)), strict=True):
         port["published"] = str(number)
@@ -118,6 +119,7 @@ def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
             process: f"http://{address(process, API_PORT if service in APIS else HEALTH_PORT)}"
             for process, service in plan.processes.items()
         },
+        metrics_urls={p: f"http://{address(p, HEALTH_PORT)}/metrics" for p in plan.processes},
         log_dir=log_dir,
         door_key=DOOR_KEY,
         operator_token=OPERATOR_TOKEN,

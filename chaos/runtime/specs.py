@@ -110,19 +110,23 @@ class Ports:
     distribution: int
     epmd: int
     http: Mapping[str, int]
+    health: Mapping[str, int]  # of the APIs, which have another port than others for it
     lines: Mapping[str, int]  # of the proxy
     proxy: int | None  # where it is told what to do
 
     @classmethod
     def free(cls, plan: Plan) -> Self:
         names = list(plan.processes)
+        apis = [name for name, service in plan.processes.items() if service in APIS]
         lines = [line_name(name, s) for name in names for s in SERVERS] if plan.proxied else []
-        first = free_ports(6 + len(names) + len(lines))
+        first = free_ports(6 + len(names) + len(apis) + len(lines))
         postgres, amqp, management, distribution, epmd, proxy, *others = first
-        http, way = others[: len(names)], others[len(names) :]
+        http, others = others[: len(names)], others[len(names) :]
+        health, way = others[: len(apis)], others[len(apis) :]
         return cls(
             postgres, amqp, management, distribution, epmd,
-            dict(zip(names, http, strict=True)), dict(zip(lines, way, strict=True)),
+            dict(zip(names, http, strict=True)), dict(zip(apis, health, strict=True)),
+            dict(zip(lines, way, strict=True)),
             proxy if plan.proxied else None,
         )  # fmt: skip
 
@@ -139,6 +143,10 @@ def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
         amqp_url=f"amqp://{broker}:{ports.amqp}/",
         management_url=f"http://{broker}:{ports.management}",
         http_urls={name: f"http://{HOST}:{port}" for name, port in ports.http.items()},
+        metrics_urls={
+            name: f"http://{HOST}:{port}/metrics"
+            for name, port in {**ports.http, **ports.health}.items()
+        },
         log_dir=stack.logs,
         door_key=keys.door_key,
         operator_token=keys.operator_token,
@@ -291,12 +299,11 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[st
         return url.replace(f":{urlsplit(url).port}/", f":{port}/") if port else url
 
     url = endpoints.http_urls[name]
-    port = urlsplit(url).port or 0
+    port, health = (urlsplit(u).port or 0 for u in (url, endpoints.metrics_urls[name]))
+    api = f"SAGAPROOF_{service.upper()}"
+    http = {"SAGAPROOF_HEALTH_PORT": str(health)}
     if service in APIS:
-        api = f"SAGAPROOF_{service.upper()}"
-        http = {f"{api}_HOST": HOST, f"{api}_PORT": str(port), **_who_may_ask(service, endpoints)}
-    else:
-        http = {"SAGAPROOF_HEALTH_PORT": str(port)}
+        http |= {f"{api}_HOST": HOST, f"{api}_PORT": str(port), **_who_may_ask(service, endpoints)}
     return Spec(
         name=name,
         command=(sys.executable, "-m", *plan.entry.get(service, SERVICES[service]).split()),
@@ -313,7 +320,7 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[st
             **{f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()},
         },
         directory=CHECKOUT,
-        ports=(port,),
+        ports=tuple({port, health}),
         answers=partial(_ready, url),
     )
 

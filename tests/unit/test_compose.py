@@ -145,7 +145,9 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     endpoints = endpoints_of(model, plan, Path("logs"))
     assert set(endpoints.http_urls) == set(plan.processes)
     ports = [port["published"] for s in services.values() for port in s.get("ports", ())]
-    assert len(set(ports)) == len(ports) == 3 + len(plan.processes)
+    assert len(set(ports)) == len(ports) == 3 + len(plan.processes) + 3  # three of them are APIs
+    assert {url.rpartition("/")[2] for url in endpoints.metrics_urls.values()} == {"metrics"}
+    assert len({*endpoints.metrics_urls.values()}) == len(plan.processes)
     assert endpoints.door_url.endswith(services["door"]["ports"][0]["published"])
 
 

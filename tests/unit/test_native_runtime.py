@@ -81,7 +81,7 @@ def test_a_plan_for_what_does_not_exist_is_refused(wrong: dict[str, dict[str, ob
 
 def test_a_stack_without_a_door_says_so() -> None:
     with pytest.raises(StackError, match="no door"):
-        _ = Endpoints("", "", {}, "", "", {}, Path(), "", "").door_url
+        _ = Endpoints("", "", {}, "", "", {}, {}, Path(), "", "").door_url
 
 
 def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +90,13 @@ def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> 
     plan = Plan(settings={"step_attempts": "7"})
     endpoints = Endpoints(
         "", "", dict.fromkeys(bootstrap.SERVICES, "dsn"), "", "",
-        dict.fromkeys(plan.processes, "http://127.0.0.1:2"), Path(), "the-key", "the-token",
+        dict.fromkeys(plan.processes, "http://127.0.0.1:2"),
+        dict.fromkeys(plan.processes, "http://127.0.0.1:3/metrics"), Path(), "the-key", "the-token",
     )  # fmt: skip
     given = {spec.name: spec.environment for spec in service_specs(plan, endpoints)}
     assert {settings["SAGAPROOF_STEP_ATTEMPTS"] for settings in given.values()} == {"7"}
-    assert "SAGAPROOF_HEALTH_PORT" not in given["door"]
-    assert given["payment"]["SAGAPROOF_HEALTH_PORT"] == "2"
+    assert {settings["SAGAPROOF_HEALTH_PORT"] for settings in given.values()} == {"3"}
+    assert given["door"]["SAGAPROOF_DOOR_PORT"] == "2"
     url = "http://127.0.0.1:2"
     assert endpoints.environment == {
         "SAGAPROOF_DOOR_URL": url,

@@ -77,7 +77,7 @@ async def place(url: str, what: list[Ask], path: Path, seconds: float = 10) -> l
     with History(path / "history.jsonl") as history:
         counts: list[int] = []
         await place_orders(
-            Endpoints("", "", {}, "", "", {"door": url}, path, KEY, ""), what, history,
+            Endpoints("", "", {}, "", "", {"door": url}, {}, path, KEY, ""), what, history,
             run=1, deadline_seconds=seconds, heard=counts.append,
         )  # fmt: skip
         assert counts == sorted(counts)

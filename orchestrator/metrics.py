@@ -1,0 +1,63 @@
+"""What an orchestrator counts about sagas, for Prometheus.
+
+Owns: turning saga log entries and a look at the living instances into metrics. Must not know:
+how anything is decided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from prometheus_client import Counter, Gauge
+
+from common.db import Tx
+from common.metrics import Bounded, Durations
+from orchestrator import reader
+from orchestrator.saga import Entry
+
+ENTRIES = Counter(
+    "sagaproof_saga_entries",
+    "Saga log entries: started, sent, done, refused, timed_out, ignored, completed ...",
+    ["entry", "step"],
+)
+RESENT = Counter("sagaproof_resent", "Commands sent again after silence", ["step", "direction"])
+COMPENSATED = Counter("sagaproof_compensated", "Sagas that ended compensated", ["reason"])
+STEP_SECONDS = Durations(
+    "sagaproof_step_seconds", "From a step first sent to its answer", ["step", "direction"]
+)
+
+SAGAS = Gauge("sagaproof_sagas", "Sagas that have not ended", ["state"])
+STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past the SLA of an undo or a retriable step")
+IN_FLIGHT = Gauge("sagaproof_in_flight", "Sagas that await this step's answer", ["step"])
+OVERDUE = Gauge("sagaproof_overdue_seconds", "How long the oldest deadline is behind unjudged")
+
+_reason = Bounded()
+
+Waited = tuple[str, str, float]  # step, direction, seconds
+
+
+def count(log: Sequence[tuple[UUID, Entry]], waited: Iterable[Waited]) -> None:
+    """What a committed transaction has written, and how long its answers took."""
+    entries = Tally((entry.entry, entry.step or "") for _, entry in log)
+    for _, entry in log:
+        if entry.entry == "sent" and (entry.attempt or 1) > 1:
+            RESENT.labels(entry.step, entry.direction).inc()
+        elif entry.entry == "compensated":
+            COMPENSATED.labels(_reason(entry.detail)).inc()
+    for (name, step), number in entries.items():
+        ENTRIES.labels(name, step).inc(number)
+    for step, direction, seconds in waited:
+        STEP_SECONDS.add((step, direction), seconds)
+
+
+async def look(tx: Tx) -> None:
+    """How the living sagas stand. (Nothing awaits in between: no scrape sees it half.)"""
+    census = await reader.census(tx)
+    for gauge, counts in ((SAGAS, census.states), (IN_FLIGHT, census.steps)):
+        gauge.clear()
+        for label, number in counts.items():
+            gauge.labels(label).set(number)
+    STUCK.set(census.stuck)
+    OVERDUE.set(max(0.0, census.overdue_seconds))
