@@ -112,23 +112,36 @@ def possible() -> list[Cell]:
 
 
 def impossible() -> list[dict[str, object]]:
-    """The combinations that cannot be: those with the same reason, process and kind of failpoint
-    as one, with its steps."""
-    found: dict[tuple[str, str, str], list[Cell]] = {}
+    """The combinations that cannot be, and why; the failpoints of a process for which the same
+    holds of the same steps as one."""
+    legs: dict[tuple[str, str, Point], list[str]] = {}
     for cell in combinations():
         if cell.impossible is not None:
-            kind = cell.point.partition(".")[0]
-            found.setdefault((cell.impossible, cell.process, kind), []).append(cell)
+            legs.setdefault((cell.impossible, cell.process, cell.point), []).append(str(cell.leg))
+    points: dict[tuple[str, str, tuple[str, ...]], list[Point]] = {}
+    for (reason, process, point), names in legs.items():
+        points.setdefault((reason, process, tuple(names)), []).append(point)
     return [
         {
             "reason": reason,
             "process": process,
-            "points": ", ".join(dict.fromkeys(cell.point for cell in cells)),
-            "legs": ", ".join(dict.fromkeys(str(cell.leg) for cell in cells)),
-            "combinations": len(cells),
+            "points": _points_in_short(found),
+            "legs": "all" if len(names) == len(OWNER) * len(Direction) else ", ".join(names),
+            "combinations": len(found) * len(names),
         }
-        for (reason, process, _), cells in sorted(found.items())
+        for (reason, process, names), found in sorted(points.items())
     ]
+
+
+def _points_in_short(points: Sequence[Point]) -> str:
+    """batch.* for all of a kind."""
+    kinds: dict[str, list[Point]] = {}
+    for point in points:
+        kinds.setdefault(point.partition(".")[0], []).append(point)
+    whole = {kind: [p for p in Point if p.startswith(f"{kind}.")] for kind in kinds}
+    return ", ".join(
+        f"{kind}.*" if found == whole[kind] else ", ".join(found) for kind, found in kinds.items()
+    )
 
 
 def covering(cells: Sequence[Cell], dice: Dice) -> list[Cell]:

@@ -21,7 +21,9 @@ _WRITTEN_BY_RUNS = (":!docs/evidence", ":!docs/performance.md")
 def provenance(command: Sequence[str]) -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "--short=12", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", *_WRITTEN_BY_RUNS)),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN_BY_RUNS)
+        ),
         "command": shlex.join(command),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -7,6 +7,7 @@ says.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from chaos.stage import Stage
 
 FOLDER = CHECKOUT / "docs/evidence"
 REPEATED = 0.1  # of the matrix's cells
-STACK = "evidence"
+STACK = f"evidence-{os.getpid()}"
 A_FEW = 3
 
 

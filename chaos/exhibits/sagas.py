@@ -20,7 +20,7 @@ from chaos.runtime import Plan, choose
 from chaos.shop import PLENTY, shop
 from chaos.system import CONFIRMED, ExperimentError, System, rejected, until
 
-STACK = "evidence"
+STACK = f"evidence-{os.getpid()}"
 # What a user gets; here an operator looks, too.
 PLAN = Plan(settings={"start_resend_seconds": "1"})
 WIDTH = "110"  # of `saga show`
