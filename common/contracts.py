@@ -92,6 +92,46 @@ class OrderRejected(Done):
     pass
 
 
+class OpenReturn(Command):
+    """A customer gives a confirmed order back. Step `open_return`, done at the door."""
+
+    order_id: UUID
+    idempotency_key: Name
+
+
+class ReturnAccepted(Done):
+    """The order is locked for this return; its saga will decide. Also the answer to a repeat."""
+
+    return_id: UUID
+    order_id: UUID
+
+
+class NotReturnable(Refusal):
+    """Nothing was written; the same key may be used again when the order stands otherwise."""
+
+    reason: Literal["not_returnable"] = "not_returnable"
+    field: str
+    remedy: str
+
+
+class CloseReturn(Undo):
+    """Undoes OpenReturn; which order is read from the return, not from the message."""
+
+    reason: str
+
+
+class ReturnClosed(Done):
+    nothing_to_undo: bool = False
+
+
+class FinishReturn(Command):
+    order_id: UUID
+
+
+class ReturnFinished(Done):
+    pass
+
+
 class ListProduct(Command):
     """Puts a SKU on the price list, or changes its price for orders to come."""
 
@@ -149,6 +189,16 @@ class ReservationNotHeld(Refusal):
     reason: Literal["reservation_not_held"] = "reservation_not_held"
 
 
+class Restock(Command):
+    """Dispatched goods have come back, whole."""
+
+    order_id: UUID
+
+
+class Restocked(Done):
+    pass
+
+
 class ReceiveStock(Command):
     """A delivery of new goods; the only way stock comes into being."""
 
@@ -191,6 +241,20 @@ class RefundPayment(Undo):
 
 class PaymentRefunded(Done):
     nothing_to_undo: bool = False
+
+
+class RefundOrder(Command):
+    """The pivot of a return: the whole charge of an order, once."""
+
+    order_id: UUID
+
+
+class OrderRefunded(Done):
+    pass
+
+
+class NothingToRefund(Refusal):
+    reason: Literal["nothing_to_refund"] = "nothing_to_refund"
 
 
 class OpenAccount(Command):

@@ -67,6 +67,11 @@ def saga_id_for(customer: str, idempotency_key: str) -> UUID:
     return uuid5(ORDERS, f"{customer}\x1f{idempotency_key}")
 
 
+def return_id_for(order_id: UUID, idempotency_key: str) -> UUID:
+    """The id of a return and of its saga; a new attempt has a new key and is a new saga."""
+    return uuid5(order_id, f"return\x1f{idempotency_key}")
+
+
 class Message(BaseModel):
     """A body. Its class name and `version` are its type on the wire; subclasses register."""
 

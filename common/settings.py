@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
 
     definitions: str = Field(
-        "orchestrator.order_saga:DEFINITIONS",
+        "orchestrator.order_saga:DEFINITIONS,orchestrator.return_saga:RETURN_SAGA",
         description="sagas the orchestrator runs: `module:NAME` by comma, each a Definition or a"
         " sequence of them",
     )

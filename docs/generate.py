@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from common.envelope import Direction, Message, Outcome, Refusal
 from common.settings import SECRETS, Settings
 from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.return_saga import RETURN_SAGA
 from orchestrator.saga import (
     Definition,
     GateDecided,
@@ -39,6 +40,7 @@ REFUSALS = {
     "reserve_stock": ("OutOfStock", "NotStocked"),
     "charge_payment": ("CardDeclined", "InsufficientFunds", "UnknownAccount"),
     "dispatch_stock": ("ReservationNotHeld",),
+    "refund_order": ("NothingToRefund",),
 }
 
 
@@ -55,6 +57,13 @@ def order_saga() -> str:
             "Commands go to the participant's queue, `<participant>.commands`; replies come to",
             "`orchestrator.replies`. The first step is done at the door, in the transaction that",
             "accepts the order.",
+            "",
+            "## The return saga",
+            "",
+            "A confirmed order goes back: `POST /orders/ID/returns`. Its money first, as that may",
+            "be refused; a new attempt is a new saga.",
+            "",
+            *_step_table(RETURN_SAGA),
             "",
             "## States of an instance",
             "",

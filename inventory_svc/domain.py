@@ -4,7 +4,7 @@ Owns: what may become of pieces and reservations. Two rules matter:
 
 - pieces move between on_hand, held and dispatched; their sum only grows, by a delivery;
 - a reservation takes all its lines or none, and goes HELD -> RELEASED or
-  HELD -> DISPATCHED, both final. HELD is the semantic lock.
+  HELD -> DISPATCHED -> RETURNED. HELD is the semantic lock.
 
 An illegal transition raises and changes nothing; a business "no" is a reply.
 Must not know: SQL, messages' envelopes, time.
@@ -23,6 +23,7 @@ from common.contracts import (
     NotStocked,
     OutOfStock,
     ReservationNotHeld,
+    Restocked,
     StockDispatched,
     StockReceived,
     StockReleased,
@@ -35,6 +36,7 @@ class Status(StrEnum):
     HELD = "HELD"
     RELEASED = "RELEASED"
     DISPATCHED = "DISPATCHED"
+    RETURNED = "RETURNED"
 
 
 @dataclass(slots=True)
@@ -110,7 +112,7 @@ class Stock:
         reservation = self.reservations.get(saga_id)
         if reservation is None:
             return StockReleased(nothing_to_undo=True)
-        if reservation.status is Status.DISPATCHED:
+        if reservation.status in (Status.DISPATCHED, Status.RETURNED):
             raise IllegalTransition(f"reservation {saga_id} is dispatched: the goods have left")
         if reservation.status is Status.HELD:
             for sku, quantity in reservation.lines.items():
@@ -129,6 +131,17 @@ class Stock:
                 self.pieces[sku].dispatched += quantity
             self._settle(reservation, Status.DISPATCHED)
         return StockDispatched()
+
+    def restock(self, order_id: UUID) -> Restocked:
+        """What was dispatched for an order has come back; handled once, as the inbox sees to."""
+        reservation = self.reservations.get(order_id)
+        if reservation is None or reservation.status is not Status.DISPATCHED:
+            raise IllegalTransition(f"nothing is dispatched for order {order_id}")
+        for sku, quantity in reservation.lines.items():
+            self.pieces[sku].dispatched -= quantity
+            self.pieces[sku].on_hand += quantity
+        self._settle(reservation, Status.RETURNED)
+        return Restocked()
 
     def _settle(self, reservation: Reservation, status: Status) -> None:
         reservation.status = status

@@ -15,6 +15,8 @@ from common.contracts import (
     ReleaseStock,
     ReservationNotHeld,
     ReserveStock,
+    Restock,
+    Restocked,
     StockDispatched,
     StockReceived,
     StockReleased,
@@ -37,6 +39,10 @@ def dispatch_stock(stock: Stock, work: Work) -> StockDispatched | ReservationNot
     return stock.dispatch(work.saga_id)
 
 
+def restock(stock: Stock, work: Work) -> Restocked:
+    return stock.restock(cast(Restock, work.command).order_id)
+
+
 def receive_stock(stock: Stock, work: Work) -> StockReceived:
     command = cast(ReceiveStock, work.command)
     return stock.receive(work.saga_id, work.step, command.sku, command.quantity)
@@ -46,5 +52,6 @@ HANDLERS: dict[type[Command], Handler] = {
     ReserveStock: reserve_stock,
     ReleaseStock: release_stock,
     DispatchStock: dispatch_stock,
+    Restock: restock,
     ReceiveStock: receive_stock,
 }

@@ -24,6 +24,7 @@ from common.contracts import (
     ReceiveStock,
     ReleaseStock,
     ReserveStock,
+    Restock,
     StockPage,
     StockQuery,
     StockRow,
@@ -88,6 +89,8 @@ class InventoryStore:
                     received.add(sku)
                 case ReleaseStock() | DispatchStock():
                     settling.add(work.saga_id)
+                case Restock(order_id=order_id):
+                    settling.add(order_id)
         if settling:
             for saga_id, step, lines, status in await tx.fetch(_RESERVATIONS, (list(settling),)):
                 held = {line["sku"]: line["quantity"] for line in lines}

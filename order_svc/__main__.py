@@ -18,7 +18,7 @@ from common.process import Process, prepare
 from common.query import Asker
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_QUERIES, commands_of
-from order_svc.api import OrderView, Reader, make_app
+from order_svc.api import OrderView, Reader, ReturnView, make_app
 from order_svc.domain import OrderBook
 from order_svc.door import Door
 from order_svc.handlers import HANDLERS, ON_DUPLICATE
@@ -87,7 +87,12 @@ def _reader(process: Process, asker: Asker) -> Reader:
             raise TypeError(f"asked where a saga stands, answered {type(answer).__name__}")
         return answer
 
-    return Reader(order, orders, saga)
+    async def return_(return_id: UUID) -> ReturnView | None:
+        async with process.db.transaction() as tx:
+            row = await store.get_return(tx, return_id)
+        return ReturnView.model_validate(row, from_attributes=True) if row else None
+
+    return Reader(order, orders, saga, return_)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,13 @@ from common.contracts import (
     KeyReused,
     Line,
     Name,
+    NotReturnable,
+    OpenReturn,
     OrderAccepted,
     OrderInvalid,
     PlaceOrder,
     Quantity,
+    ReturnAccepted,
     SagaQuery,
     SagaView,
     Sku,
@@ -111,6 +114,24 @@ class OrderView(BaseModel):
     settled_at: datetime | None
 
 
+class ReturnView(BaseModel):
+    """An attempt at giving an order back: OPEN, then FINISHED, or CLOSED with the reason."""
+
+    return_id: UUID
+    order_id: UUID
+    status: str
+    reason: str | None
+    opened_at: datetime
+    settled_at: datetime | None
+
+
+class Returning(BaseModel):
+    """The order is locked for this return; its saga will decide. A repeat hears the same."""
+
+    return_id: UUID
+    order_id: UUID
+
+
 class OrderPage(BaseModel):
     orders: list[OrderView]
     next: UUID | None = Field(description="pass as `after` for the next page; null: no more")
@@ -124,10 +145,12 @@ class Reader:
         order: Callable[[UUID], Awaitable[OrderView | None]],
         orders: Callable[[str, int, UUID | None], Awaitable[list[OrderView]]],
         saga: Callable[[SagaQuery], Awaitable[SagaView]],
+        return_: Callable[[UUID], Awaitable[ReturnView | None]],
     ) -> None:
         self.order = order
         self.orders = orders
         self.saga = saga
+        self.return_ = return_
 
 
 def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> FastAPI:
@@ -142,6 +165,7 @@ def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> 
     )
     _placing(app, door)
     _reading(app, reader)
+    _returning(app, door, reader)
     return app
 
 
@@ -152,7 +176,7 @@ def _placing(app: FastAPI, door: Door) -> None:
         idempotency_key: Annotated[Name, Header()],
     ) -> Placed:
         """Place an order. The same key and body again: the same order, the same answer."""
-        (reply,) = await door.place([order.command(idempotency_key)])
+        (reply,) = await door.ask([order.command(idempotency_key)])
         return _placed(reply)
 
     @app.post("/orders/bulk", responses=problems(400, 413, 422, 503))
@@ -169,7 +193,7 @@ def _placing(app: FastAPI, door: Door) -> None:
             else:
                 commands.append(order.command(order.idempotency_key))
                 results.append(None)
-        replies = iter(zip(commands, await door.place(commands), strict=True))
+        replies = iter(zip(commands, await door.ask(commands), strict=True))
         return BulkResponse(
             results=[r if r is not None else _result(*next(replies)) for r in results]
         )
@@ -229,11 +253,53 @@ def _reading(app: FastAPI, reader: Reader) -> None:
         """Where its saga stands, asked of the orchestrator; 503 if it does not answer in time."""
         if await reader.order(order_id) is None:
             raise _not_found(order_id)
-        view = await reader.saga(SagaQuery(saga_id=order_id))
-        if not view.found:
-            remedy = "the order is placed and its saga has not begun yet: ask again in a moment"
-            raise Refused(404, Problem(error="saga_not_started", field="order_id", remedy=remedy))
-        return view
+        return await _saga(reader, order_id, "order_id")
+
+
+def _returning(app: FastAPI, door: Door, reader: Reader) -> None:
+    @app.post(
+        "/orders/{order_id}/returns", status_code=202, responses=problems(400, 404, 409, 422, 503)
+    )
+    async def give_back(order_id: UUID, idempotency_key: Annotated[Name, Header()]) -> Returning:
+        """Give a confirmed order back. An attempt that was undone is followed by a new key."""
+        if await reader.order(order_id) is None:
+            raise _not_found(order_id)
+        asked = OpenReturn(order_id=order_id, idempotency_key=idempotency_key)
+        (reply,) = await door.ask([asked])
+        match reply:
+            case ReturnAccepted():
+                return Returning.model_validate(reply, from_attributes=True)
+            case NotReturnable():
+                problem = Problem(error=reply.reason, field=reply.field, remedy=reply.remedy)
+                raise Refused(409, problem)
+            case _:
+                raise Refused(409, Problem(error="fenced", remedy="use a new key"))
+
+    @app.get("/returns/{return_id}", responses=problems(404, 422, 503))
+    async def one(return_id: UUID) -> ReturnView:
+        return await _return(reader, return_id)
+
+    @app.get("/returns/{return_id}/saga", responses=problems(404, 422, 503))
+    async def its_saga(return_id: UUID) -> SagaView:
+        """Where its saga stands, as with an order's."""
+        await _return(reader, return_id)
+        return await _saga(reader, return_id, "return_id")
+
+
+async def _return(reader: Reader, return_id: UUID) -> ReturnView:
+    found = await reader.return_(return_id)
+    if found is None:
+        remedy = f"no return {return_id}: check the id that POST /orders/ID/returns answered with"
+        raise Refused(404, Problem(error="not_found", field="return_id", remedy=remedy))
+    return found
+
+
+async def _saga(reader: Reader, saga_id: UUID, field: str) -> SagaView:
+    view = await reader.saga(SagaQuery(saga_id=saga_id))
+    if not view.found:
+        remedy = "its saga has not begun yet: ask again in a moment"
+        raise Refused(404, Problem(error="saga_not_started", field=field, remedy=remedy))
+    return view
 
 
 def _not_found(order_id: UUID) -> Refused:

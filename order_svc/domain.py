@@ -1,8 +1,9 @@
 """The price list and orders: states and rules. Pure.
 
 Owns: what an order must look like, what it costs, and what may become of it. An order goes
-PENDING -> CONFIRMED or PENDING -> REJECTED, both final. PENDING is its semantic lock: a saga
-is at work on it. Customers name SKUs and quantities; the price is ours, and is kept with the
+PENDING -> CONFIRMED or PENDING -> REJECTED; a confirmed one may be given back, CONFIRMED ->
+RETURN_PENDING -> RETURNED, or back to CONFIRMED. PENDING and RETURN_PENDING are semantic locks: a
+saga is at work on it. Customers name SKUs and quantities; the price is ours, and is kept with the
 order as the one it was sold at.
 
 An illegal transition raises and changes nothing; a business "no" is a reply.
@@ -19,16 +20,20 @@ from uuid import UUID
 
 from common.contracts import (
     Line,
+    NotReturnable,
     OrderConfirmed,
     OrderInvalid,
     OrderRejected,
     PlaceOrder,
     ProductListed,
+    ReturnClosed,
+    ReturnFinished,
 )
-from common.envelope import saga_id_for
+from common.envelope import return_id_for, saga_id_for
 from common.errors import IllegalTransition
 
 CREATE_ORDER = "create_order"
+OPEN_RETURN = "open_return"
 MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.contracts.Minor)
 
 
@@ -36,6 +41,14 @@ class Status(StrEnum):
     PENDING = "PENDING"
     CONFIRMED = "CONFIRMED"
     REJECTED = "REJECTED"
+    RETURN_PENDING = "RETURN_PENDING"
+    RETURNED = "RETURNED"
+
+
+class ReturnStatus(StrEnum):
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"  # undone: the order is as it was
+    FINISHED = "FINISHED"
 
 
 class Product(NamedTuple):
@@ -62,11 +75,38 @@ class PlacedOrder:
     attempt: int = 1  # at having its saga started
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedReturn:
+    """An order that is to be given back, and by which attempt."""
+
+    return_id: UUID
+    order_id: UUID
+    customer: str
+    currency: str
+    total: int
+    opened_at: datetime
+    attempt: int = 1  # at having its saga started
+
+
 @dataclass(slots=True)
 class Standing:
     """What has become of an order so far."""
 
     status: Status = Status.PENDING
+    reason: str | None = None
+    saga_known: bool = False
+    return_id: UUID | None = None  # whose return it is locked for, or was given back by
+    customer: str = ""
+    currency: str = ""
+    total: int = 0
+
+
+@dataclass(slots=True)
+class ReturnStanding:
+    """What has become of an attempt at giving an order back."""
+
+    order_id: UUID
+    status: ReturnStatus = ReturnStatus.OPEN
     reason: str | None = None
     saga_known: bool = False
 
@@ -82,6 +122,9 @@ class OrderBook:
     listed: set[str] = field(default_factory=set)  # SKUs
     placed: dict[UUID, tuple[PlacedOrder, str]] = field(default_factory=dict)  # and its key
     changed: set[UUID] = field(default_factory=set)
+    returns: dict[UUID, ReturnStanding] = field(default_factory=dict)
+    opened: dict[UUID, tuple[OpenedReturn, str]] = field(default_factory=dict)  # and its key
+    changed_returns: set[UUID] = field(default_factory=set)
 
     def list_product(self, sku: str, price: int, currency: str) -> ProductListed:
         """Put on the price list, or give it another price for orders to come."""
@@ -105,7 +148,9 @@ class OrderBook:
             return OrderInvalid(field="lines", remedy=f"order for at most {MAX_TOTAL} in all")
         order = PlacedOrder(saga_id, asked.customer, asked.currency, lines, total, self.now)
         self.placed[saga_id] = (order, asked.idempotency_key)
-        self.orders[saga_id] = Standing()
+        self.orders[saga_id] = Standing(
+            customer=order.customer, currency=order.currency, total=total
+        )
         return order
 
     def confirm(self, order_id: UUID) -> OrderConfirmed:
@@ -122,18 +167,79 @@ class OrderBook:
         order = self.orders.get(order_id)
         if order is None:
             return OrderRejected()
-        if order.status is Status.CONFIRMED:
-            raise IllegalTransition(f"order {order_id} is confirmed: it cannot be rejected")
         if order.status is Status.PENDING:
             order.status = Status.REJECTED
             order.reason = reason
             self.changed.add(order_id)
+        elif order.status is not Status.REJECTED:
+            raise IllegalTransition(f"order {order_id} is confirmed: it cannot be rejected")
         return OrderRejected()
 
-    def saga_started(self, order_id: UUID) -> None:
-        """No need to ask for its saga again."""
-        self._order(order_id).saga_known = True
+    def open_return(
+        self, saga_id: UUID, step: str, order_id: UUID, key: str
+    ) -> OpenedReturn | NotReturnable:
+        """Lock a confirmed order for this return and no other."""
+        if step != OPEN_RETURN:  # its undo would find nothing under another name
+            return NotReturnable(field="step", remedy=f"send it as step {OPEN_RETURN}")
+        if saga_id != return_id_for(order_id, key):
+            remedy = "make it from the order and the idempotency key"
+            return NotReturnable(field="saga_id", remedy=remedy)
+        order = self.orders.get(order_id)
+        if order is None:
+            return NotReturnable(field="order_id", remedy=f"no order {order_id}: check its id")
+        if order.status is not Status.CONFIRMED:
+            return NotReturnable(field="order_id", remedy=_why_not(order))
+        order.status, order.return_id = Status.RETURN_PENDING, saga_id
         self.changed.add(order_id)
+        opened = OpenedReturn(
+            saga_id, order_id, order.customer, order.currency, order.total, self.now
+        )
+        self.opened[saga_id] = (opened, key)
+        self.returns[saga_id] = ReturnStanding(order_id)
+        return opened
+
+    def close_return(self, return_id: UUID, reason: str) -> ReturnClosed:
+        """Undo a return, if there is one to undo: the order is as it was."""
+        found = self.returns.get(return_id)
+        if found is None:
+            return ReturnClosed(nothing_to_undo=True)
+        if found.status is ReturnStatus.FINISHED:
+            raise IllegalTransition(f"return {return_id} is finished: the money is back")
+        if found.status is ReturnStatus.OPEN:
+            order = self._locked_by(return_id, found.order_id)
+            order.status, order.return_id = Status.CONFIRMED, None
+            self._settle(return_id, found, ReturnStatus.CLOSED)
+            found.reason = reason
+        return ReturnClosed()
+
+    def finish_return(self, return_id: UUID, order_id: UUID) -> ReturnFinished:
+        found = self.returns.get(return_id)
+        if found is None or found.order_id != order_id or found.status is ReturnStatus.CLOSED:
+            raise IllegalTransition(f"there is no open return {return_id} of order {order_id}")
+        if found.status is ReturnStatus.OPEN:
+            self._locked_by(return_id, order_id).status = Status.RETURNED
+            self._settle(return_id, found, ReturnStatus.FINISHED)
+        return ReturnFinished()
+
+    def saga_started(self, saga_id: UUID) -> None:
+        """No need to ask for it again."""
+        if saga_id in self.returns:
+            self.returns[saga_id].saga_known = True
+            self.changed_returns.add(saga_id)
+        else:
+            self._order(saga_id).saga_known = True
+            self.changed.add(saga_id)
+
+    def _locked_by(self, return_id: UUID, order_id: UUID) -> Standing:
+        order = self._order(order_id)
+        if (order.status, order.return_id) != (Status.RETURN_PENDING, return_id):
+            raise IllegalTransition(f"order {order_id} is not locked by return {return_id}")
+        return order
+
+    def _settle(self, return_id: UUID, found: ReturnStanding, status: ReturnStatus) -> None:
+        found.status = status
+        self.changed.add(found.order_id)
+        self.changed_returns.add(return_id)
 
     def _order(self, order_id: UUID) -> Standing:
         order = self.orders.get(order_id)
@@ -162,3 +268,18 @@ class OrderBook:
         if product.currency != currency:
             return f"{line.sku} is sold in {product.currency}: order it apart, in that currency"
         return None
+
+
+def _why_not(order: Standing) -> str:
+    """What to do about an order that cannot be given back now."""
+    match order.status:
+        case Status.PENDING:
+            return "it is not confirmed yet: ask again when it is, or cancel it"
+        case Status.REJECTED:
+            return "it was rejected: nothing was charged or sent that could go back"
+        case Status.RETURN_PENDING:
+            return (
+                f"return {order.return_id} of it is under way: see GET /returns/{order.return_id}"
+            )
+        case _:
+            return f"it was given back already, by return {order.return_id}"

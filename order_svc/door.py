@@ -1,6 +1,6 @@
-"""Placing orders for callers who wait for the answer.
+"""Placing orders, and giving them back, for callers who wait for the answer.
 
-Owns: putting callers who come together into one batch of PlaceOrder commands, one
+Owns: putting callers who come together into one batch of commands, one
 transaction, and handing each its own reply. Must not know: HTTP, SQL.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from common import log
-from common.contracts import PlaceOrder
+from common.contracts import OpenReturn, PlaceOrder
 from common.daemon import unless
-from common.envelope import Direction, Envelope, Key, Reply, saga_id_for
+from common.envelope import Direction, Envelope, Key, Reply, return_id_for, saga_id_for
 from common.errors import Infrastructure
 from common.health import Health
 from common.participant import Participant, Work
-from order_svc.domain import CREATE_ORDER, OrderBook
+from order_svc.domain import CREATE_ORDER, OPEN_RETURN, OrderBook
 
 logger = log.get("door")
 
@@ -38,10 +38,10 @@ class Door:
         self._waiting: deque[Waiter] = deque()
         self._arrived = asyncio.Event()
 
-    async def place(self, orders: Sequence[PlaceOrder]) -> list[Reply]:
-        """The reply to each. Raises Infrastructure if it may or may not have been placed."""
+    async def ask(self, commands: Sequence[PlaceOrder | OpenReturn]) -> list[Reply]:
+        """The reply to each. Raises Infrastructure if it may or may not have been done."""
         loop = asyncio.get_running_loop()
-        waiters: list[Waiter] = [(_work(order), loop.create_future()) for order in orders]
+        waiters: list[Waiter] = [(_work(command), loop.create_future()) for command in commands]
         self._waiting.extend(waiters)
         self._arrived.set()
         return list(await asyncio.gather(*(future for _, future in waiters)))
@@ -86,8 +86,11 @@ def _fail(future: asyncio.Future[Reply], error: Exception) -> None:
         future.set_exception(error)
 
 
-def _work(order: PlaceOrder) -> Work:
+def _work(asked: PlaceOrder | OpenReturn) -> Work:
     """The command as it would have come by `order.commands`, but nobody's queue wants the reply."""
-    saga_id = saga_id_for(order.customer, order.idempotency_key)
-    key = Key(saga_id, CREATE_ORDER, Direction.FORWARD)
-    return Work(Envelope.command(key, order, issued_at=datetime.now(UTC), reply_to=None), order)
+    if isinstance(asked, PlaceOrder):
+        saga_id, step = saga_id_for(asked.customer, asked.idempotency_key), CREATE_ORDER
+    else:
+        saga_id, step = return_id_for(asked.order_id, asked.idempotency_key), OPEN_RETURN
+    key = Key(saga_id, step, Direction.FORWARD)
+    return Work(Envelope.command(key, asked, issued_at=datetime.now(UTC), reply_to=None), asked)

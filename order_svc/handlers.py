@@ -10,9 +10,13 @@ from __future__ import annotations
 from typing import cast
 
 from common.contracts import (
+    CloseReturn,
     ConfirmOrder,
+    FinishReturn,
     KeyReused,
     ListProduct,
+    NotReturnable,
+    OpenReturn,
     OrderAccepted,
     OrderConfirmed,
     OrderInvalid,
@@ -20,6 +24,9 @@ from common.contracts import (
     PlaceOrder,
     ProductListed,
     RejectOrder,
+    ReturnAccepted,
+    ReturnClosed,
+    ReturnFinished,
     SagaStarted,
     StartSaga,
 )
@@ -27,7 +34,7 @@ from common.envelope import Command, Direction, Envelope, Key
 from common.outbox import Outgoing
 from common.participant import Answered, Handler, OnDuplicate, Work
 from common.topology import ORCHESTRATOR_COMMANDS, commands_of
-from order_svc.domain import OrderBook, PlacedOrder
+from order_svc.domain import OpenedReturn, OrderBook, PlacedOrder
 
 
 def place_order(book: OrderBook, work: Work) -> Answered:
@@ -45,27 +52,44 @@ def place_order(book: OrderBook, work: Work) -> Answered:
     return Answered(accepted, also=(start_saga(order),))
 
 
-def start_key(order: PlacedOrder) -> Key:
-    return Key(order.order_id, "start", Direction.FORWARD)
+def start_key(what: PlacedOrder | OpenedReturn) -> Key:
+    saga_id = what.order_id if isinstance(what, PlacedOrder) else what.return_id
+    return Key(saga_id, "start", Direction.FORWARD)
 
 
-def start_saga(order: PlacedOrder) -> Outgoing:
+def start_saga(what: PlacedOrder | OpenedReturn) -> Outgoing:
     """The same message however often it is sent; only a repeat wants to hear SagaStarted."""
-    data: dict[str, object] = {
+    if isinstance(what, PlacedOrder):
+        start, asked_at = StartSaga(definition="order", data=_order_data(what)), what.placed_at
+    else:
+        start, asked_at = StartSaga(definition="return", data=_return_data(what)), what.opened_at
+    envelope = Envelope.command(
+        start_key(what),
+        start,
+        issued_at=asked_at,
+        reply_to=commands_of("order") if what.attempt > 1 else None,
+        attempt=what.attempt,
+    )
+    return Outgoing(ORCHESTRATOR_COMMANDS, envelope)
+
+
+def _order_data(order: PlacedOrder) -> dict[str, object]:
+    return {
         "order_id": str(order.order_id),
         "customer": order.customer,
         "currency": order.currency,
         "lines": [{"sku": line.sku, "quantity": line.quantity} for line in order.lines],
         "total": order.total,
     }
-    start = Envelope.command(
-        start_key(order),
-        StartSaga(definition="order", data=data),
-        issued_at=order.placed_at,
-        reply_to=commands_of("order") if order.attempt > 1 else None,
-        attempt=order.attempt,
-    )
-    return Outgoing(ORCHESTRATOR_COMMANDS, start)
+
+
+def _return_data(opened: OpenedReturn) -> dict[str, object]:
+    return {
+        "order_id": str(opened.order_id),
+        "customer": opened.customer,
+        "currency": opened.currency,
+        "total": opened.total,
+    }
 
 
 def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReused:
@@ -86,6 +110,23 @@ def reject_order(book: OrderBook, work: Work) -> OrderRejected:
     return book.reject(work.saga_id, cast(RejectOrder, work.command).reason)
 
 
+def open_return(book: OrderBook, work: Work) -> Answered:
+    asked = cast(OpenReturn, work.command)
+    opened = book.open_return(work.saga_id, work.step, asked.order_id, asked.idempotency_key)
+    if isinstance(opened, NotReturnable):
+        return Answered(opened, keep=False)
+    accepted = ReturnAccepted(return_id=opened.return_id, order_id=opened.order_id)
+    return Answered(accepted, also=(start_saga(opened),))
+
+
+def close_return(book: OrderBook, work: Work) -> ReturnClosed:
+    return book.close_return(work.saga_id, cast(CloseReturn, work.command).reason)
+
+
+def finish_return(book: OrderBook, work: Work) -> ReturnFinished:
+    return book.finish_return(work.saga_id, cast(FinishReturn, work.command).order_id)
+
+
 def saga_started(book: OrderBook, work: Work) -> Answered:
     book.saga_started(work.saga_id)
     return Answered(None)
@@ -100,6 +141,9 @@ HANDLERS: dict[type[Command], Handler] = {
     PlaceOrder: place_order,
     ConfirmOrder: confirm_order,
     RejectOrder: reject_order,
+    OpenReturn: open_return,
+    CloseReturn: close_return,
+    FinishReturn: finish_return,
     SagaStarted: saga_started,
     ListProduct: list_product,
 }

@@ -1,8 +1,9 @@
 """The order service's SQL: load what a batch concerns, save what it changed, and read orders.
 
-Owns: the tables product and customer_order. Rows are locked in one order for everybody:
+Owns: the tables product, customer_order and order_return. Rows are locked in one order for
+everybody:
 
-1. orders, by order_id;
+1. orders, by order_id; who changes a return holds its order;
 2. products put on the price list, by SKU (written last thing before the commit, and blindly:
    the last one to list a SKU sets its price).
 
@@ -21,10 +22,27 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from common.contracts import ListProduct, PlaceOrder
+from common.contracts import (
+    CloseReturn,
+    FinishReturn,
+    ListProduct,
+    OpenReturn,
+    PlaceOrder,
+    SagaStarted,
+)
 from common.db import Tx
 from common.participant import Work
-from order_svc.domain import OrderBook, PlacedOrder, PricedLine, Product, Standing, Status
+from order_svc.domain import (
+    OpenedReturn,
+    OrderBook,
+    PlacedOrder,
+    PricedLine,
+    Product,
+    ReturnStanding,
+    ReturnStatus,
+    Standing,
+    Status,
+)
 
 START_BACKOFF_FIRST_SECONDS = 0.2
 START_BACKOFF_CAP_SECONDS = 60
@@ -36,8 +54,15 @@ select now(), array(select c from unnest(%b::text[]) as c
 _PRODUCTS = "select sku, price, currency from product where sku = any(%b::text[])"
 
 _ORDERS = """
-select order_id, status, reason, saga_known from customer_order
+select order_id, status, reason, saga_known, return_id, customer, currency, total
+  from customer_order
  where order_id = any(%b::uuid[]) order by order_id for update"""
+
+# Which order a return is of never changes; the rest is read again when its order is held.
+_ORDERS_OF = "select order_id from order_return where return_id = any(%b::uuid[])"
+_RETURNS = """
+select return_id, order_id, status, reason, saga_known from order_return
+ where return_id = any(%b::uuid[])"""
 
 _PLACE = """
 insert into customer_order
@@ -52,11 +77,27 @@ select order_id, customer, idempotency_key, currency, lines, total, status, reas
 
 _CHANGE = """
 update customer_order o
-   set status = n.status, reason = n.reason, saga_known = n.saga_known,
+   set status = n.status, reason = n.reason, saga_known = n.saga_known, return_id = n.return_id,
        settled_at = case when n.status <> 'PENDING' then coalesce(o.settled_at, now()) end
-  from unnest(%b::uuid[], %b::text[], %b::text[], %b::boolean[])
-    as n (order_id, status, reason, saga_known)
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::boolean[], %b::uuid[])
+    as n (order_id, status, reason, saga_known, return_id)
  where o.order_id = n.order_id and o.order_id = any(%b::uuid[])"""
+
+_OPEN_RETURN = """
+insert into order_return
+       (return_id, order_id, idempotency_key, status, reason, saga_known, settled_at, next_start_at)
+select return_id, order_id, idempotency_key, status, reason, saga_known,
+       case when status <> 'OPEN' then now() end, now() + make_interval(secs => %s)
+  from unnest(%b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::boolean[])
+    as n (return_id, order_id, idempotency_key, status, reason, saga_known)"""
+
+_CHANGE_RETURN = """
+update order_return r
+   set status = n.status, reason = n.reason, saga_known = n.saga_known,
+       settled_at = case when n.status <> 'OPEN' then coalesce(r.settled_at, now()) end
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::boolean[])
+    as n (return_id, status, reason, saga_known)
+ where r.return_id = n.return_id and r.return_id = any(%b::uuid[])"""
 
 _LIST = """
 insert into product (sku, price, currency)
@@ -79,10 +120,29 @@ update customer_order o
   from overdue where o.order_id = overdue.order_id
 returning o.order_id, o.customer, o.currency, o.lines, o.total, o.placed_at, o.start_attempts"""
 
+_OVERDUE_RETURNS = """
+with overdue as (
+  select return_id from order_return
+   where status = 'OPEN' and not saga_known and next_start_at <= now()
+   order by next_start_at limit %(limit)s for update skip locked
+), asked as (
+  update order_return r
+     set start_attempts = r.start_attempts + 1,
+         next_start_at = now() + make_interval(secs => random()
+           * least(%(cap)s::float8, %(first)s::float8 * 2 ^ least(r.start_attempts, 30)))
+    from overdue where r.return_id = overdue.return_id
+  returning r.return_id, r.order_id, r.opened_at, r.start_attempts
+)
+select a.return_id, a.order_id, o.customer, o.currency, o.total, a.opened_at, a.start_attempts
+  from asked a join customer_order o using (order_id)"""
+
 _READ = """
 select order_id, customer, currency, lines, total, status, reason, placed_at, settled_at
   from customer_order"""
 _ONE = _READ + " where order_id = %s"
+_ONE_RETURN = """
+select return_id, order_id, status, reason, opened_at, settled_at
+  from order_return where return_id = %s"""
 _OLDER = """
    and (placed_at, order_id) <
        (select placed_at, order_id from customer_order where order_id = %s)"""
@@ -106,6 +166,18 @@ class OrderRow:
     settled_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class ReturnRow:
+    """A return as a reader sees it."""
+
+    return_id: UUID
+    order_id: UUID
+    status: str
+    reason: str | None
+    opened_at: datetime
+    settled_at: datetime | None
+
+
 class OrderStore:
     def __init__(self, first_delay_seconds: float = 5) -> None:
         self._first_delay_seconds = first_delay_seconds
@@ -114,6 +186,7 @@ class OrderStore:
         currencies: set[str] = set()
         skus: set[str] = set()
         order_ids: set[UUID] = set()
+        return_ids: set[UUID] = set()
         for work in batch:
             match work.command:
                 case PlaceOrder() as asked:
@@ -121,18 +194,32 @@ class OrderStore:
                     skus.update(line.sku for line in asked.lines)
                 case ListProduct():
                     pass
+                case OpenReturn(order_id=order_id):
+                    order_ids.add(order_id)
+                case CloseReturn() | FinishReturn():
+                    return_ids.add(work.saga_id)
+                case SagaStarted():  # of either kind
+                    order_ids.add(work.saga_id)
+                    return_ids.add(work.saga_id)
                 case _:
                     order_ids.add(work.saga_id)
+        if return_ids:
+            order_ids.update(row[0] for row in await tx.fetch(_ORDERS_OF, (list(return_ids),)))
         standing = tx.ask(_NOW_AND_CURRENCIES, (list(currencies),))
         products = tx.ask(_PRODUCTS, (list(skus),))
         orders = tx.ask(_ORDERS, (list(order_ids),))
+        returns = tx.ask(_RETURNS, (list(return_ids),)) if return_ids else None
         await tx.sync()
         [(now, known)] = standing.rows
         return OrderBook(
             now,
             currencies=set(known),
             products={sku: Product(price, currency) for sku, price, currency in products.rows},
-            orders={row[0]: Standing(Status(row[1]), row[2], row[3]) for row in orders.rows},
+            orders={row[0]: Standing(Status(row[1]), *row[2:]) for row in orders.rows},
+            returns={
+                row[0]: ReturnStanding(row[1], ReturnStatus(row[2]), *row[3:])
+                for row in (returns.rows if returns else ())
+            },
         )
 
     async def save(self, tx: Tx, state: OrderBook) -> None:
@@ -148,9 +235,11 @@ class OrderStore:
                     [o.status.value for o in orders],
                     [o.reason for o in orders],
                     [o.saga_known for o in orders],
+                    [o.return_id for o in orders],
                     changed,
                 ),
             )
+        await self._save_returns(tx, state)
         if state.listed:
             products = [(sku, *state.products[sku]) for sku in state.listed]
             await tx.execute(_LIST, [list(column) for column in zip(*products, strict=True)])
@@ -174,18 +263,52 @@ class OrderStore:
             ),
         )
 
-    async def overdue_starts(self, tx: Tx, limit: int) -> list[PlacedOrder]:
-        """PENDING orders whose saga should have been heard of by now; each is taken by one asker,
-        and comes up again after a backoff with full jitter."""
-        rows = await tx.fetch(
-            _OVERDUE,
-            {
-                "limit": limit,
-                "first": START_BACKOFF_FIRST_SECONDS,
-                "cap": START_BACKOFF_CAP_SECONDS,
-            },
-        )
-        return [PlacedOrder(i, c, y, _lines(lines), *rest) for i, c, y, lines, *rest in rows]
+    async def _save_returns(self, tx: Tx, state: OrderBook) -> None:
+        if state.opened:
+            opened = [(r, key, state.returns[r.return_id]) for r, key in state.opened.values()]
+            await tx.execute(
+                _OPEN_RETURN,
+                (
+                    self._first_delay_seconds,
+                    [r.return_id for r, _, _ in opened],
+                    [r.order_id for r, _, _ in opened],
+                    [key for _, key, _ in opened],
+                    [s.status.value for _, _, s in opened],
+                    [s.reason for _, _, s in opened],
+                    [s.saga_known for _, _, s in opened],
+                ),
+            )
+        changed = [r for r in state.changed_returns if r not in state.opened]
+        if changed:
+            found = [state.returns[return_id] for return_id in changed]
+            await tx.execute(
+                _CHANGE_RETURN,
+                (
+                    changed,
+                    [r.status.value for r in found],
+                    [r.reason for r in found],
+                    [r.saga_known for r in found],
+                    changed,
+                ),
+            )
+
+    async def overdue_starts(self, tx: Tx, limit: int) -> list[PlacedOrder | OpenedReturn]:
+        """Orders and returns whose saga should have been heard of by now; each is taken by one
+        asker, and comes up again after a backoff with full jitter."""
+        backoff = {
+            "limit": limit,
+            "first": START_BACKOFF_FIRST_SECONDS,
+            "cap": START_BACKOFF_CAP_SECONDS,
+        }
+        orders = tx.ask(_OVERDUE, backoff)
+        returns = tx.ask(_OVERDUE_RETURNS, backoff)
+        await tx.sync()
+        placed = [PlacedOrder(i, c, y, _lines(li), *rest) for i, c, y, li, *rest in orders.rows]
+        return [*placed, *(OpenedReturn(*row) for row in returns.rows)]
+
+    async def get_return(self, tx: Tx, return_id: UUID) -> ReturnRow | None:
+        rows = await tx.fetch(_ONE_RETURN, (return_id,))
+        return ReturnRow(*rows[0]) if rows else None
 
     async def get_order(self, tx: Tx, order_id: UUID) -> OrderRow | None:
         rows = await tx.fetch(_ONE, (order_id,))

@@ -20,6 +20,8 @@ from common.contracts import (
     CardDeclined,
     Deposited,
     InsufficientFunds,
+    NothingToRefund,
+    OrderRefunded,
     PaymentCharged,
     PaymentRefunded,
     UnknownAccount,
@@ -67,6 +69,7 @@ class Ledger:
 
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
     charges: dict[UUID, Transfer] = field(default_factory=dict)  # by saga
+    refunded: set[UUID] = field(default_factory=set)  # charges
     touched: set[AccountKey] = field(default_factory=set)
     made: list[Transfer] = field(default_factory=list)
 
@@ -112,10 +115,26 @@ class Ledger:
         return PaymentCharged(charge_id=charge_id)
 
     def refund(self, saga_id: UUID, step: str) -> PaymentRefunded:
-        """Undo a charge, if there is one to undo. At most one per charge: its id says which."""
+        """Undo a charge, if there is one to undo."""
         charge = self.charges.get(saga_id)
         if charge is None:
             return PaymentRefunded(nothing_to_undo=True)
+        self._give_back(charge, saga_id, step)
+        return PaymentRefunded()
+
+    def refund_order(
+        self, saga_id: UUID, step: str, order_id: UUID
+    ) -> OrderRefunded | NothingToRefund:
+        """For a return: what was charged for the order, unless it was given back before."""
+        charge = self.charges.get(order_id)
+        if charge is None or charge.transfer_id in self.refunded:
+            return NothingToRefund()
+        self._give_back(charge, saga_id, step)
+        return OrderRefunded()
+
+    def _give_back(self, charge: Transfer, saga_id: UUID, step: str) -> None:
+        """At most once per charge, whoever asks: its id says which."""
+        self.refunded.add(charge.transfer_id)
         self._move(
             Transfer(
                 uuid5(charge.transfer_id, "refund"),
@@ -129,7 +148,6 @@ class Ledger:
                 refund_of=charge.transfer_id,
             )
         )
-        return PaymentRefunded()
 
     def _move(self, transfer: Transfer) -> None:
         for side, amount in (

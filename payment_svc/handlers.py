@@ -15,9 +15,12 @@ from common.contracts import (
     Deposit,
     Deposited,
     InsufficientFunds,
+    NothingToRefund,
     OpenAccount,
+    OrderRefunded,
     PaymentCharged,
     PaymentRefunded,
+    RefundOrder,
     RefundPayment,
     UnknownAccount,
 )
@@ -38,6 +41,10 @@ def refund_payment(ledger: Ledger, work: Work) -> PaymentRefunded:
     return ledger.refund(work.saga_id, work.step)
 
 
+def refund_order(ledger: Ledger, work: Work) -> OrderRefunded | NothingToRefund:
+    return ledger.refund_order(work.saga_id, work.step, cast(RefundOrder, work.command).order_id)
+
+
 def open_account(ledger: Ledger, work: Work) -> AccountOpened:
     command = cast(OpenAccount, work.command)
     return ledger.open_account(AccountKey(command.customer, command.currency), command.card)
@@ -52,6 +59,7 @@ def deposit(ledger: Ledger, work: Work) -> Deposited | UnknownAccount:
 HANDLERS: dict[type[Command], Handler] = {
     ChargePayment: charge_payment,
     RefundPayment: refund_payment,
+    RefundOrder: refund_order,
     OpenAccount: open_account,
     Deposit: deposit,
 }

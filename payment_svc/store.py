@@ -7,7 +7,8 @@ Owns: the tables account and transfer. Rows are locked in one order for everybod
 2. accounts, by customer and currency.
 
 Transfers never change once written, so charges are read without a lock: the inbox has
-made a refund wait for its charge's transaction before we get here.
+made a refund wait for its charge's transaction before we get here, and an order is returned
+only after it is confirmed. Whether a charge was refunded is read when its account is held.
 Must not know: what the rules are.
 
 Arrays are sent in binary (%b): in text form psycopg escapes every element in Python.
@@ -25,6 +26,7 @@ from common.contracts import (
     ChargePayment,
     Deposit,
     OpenAccount,
+    RefundOrder,
     RefundPayment,
 )
 from common.db import Tx
@@ -34,6 +36,8 @@ from payment_svc.domain import SIDES, Account, AccountKey, Kind, Ledger, Transfe
 _CHARGES = """
 select transfer_id, saga_id, step, debit, credit, amount, currency from transfer
  where saga_id = any(%b::uuid[]) and kind = 'CHARGE'"""
+
+_REFUNDED = "select refund_of from transfer where refund_of = any(%b::uuid[])"
 
 _OPEN = """
 insert into account (customer, currency, card, balance)
@@ -73,7 +77,8 @@ class PaymentStore:
         ledger = Ledger()
         named: set[AccountKey] = set()
         opened: set[AccountKey] = set()
-        refunded: set[UUID] = set()
+        refunded: set[UUID] = set()  # sagas whose charge is to be given back
+        returned: set[UUID] = set()  # those of them that are orders given back
         for work in batch:
             match work.command:
                 case ChargePayment() | Deposit() as command:
@@ -82,6 +87,9 @@ class PaymentStore:
                     opened.add(AccountKey(command.customer, command.currency))
                 case RefundPayment():
                     refunded.add(work.saga_id)
+                case RefundOrder(order_id=order_id):
+                    refunded.add(order_id)
+                    returned.add(order_id)
         if refunded:
             for row in await tx.fetch(_CHARGES, (list(refunded),)):
                 charge = Transfer(row[0], Kind.CHARGE, *row[1:])
@@ -97,6 +105,9 @@ class PaymentStore:
             key = AccountKey(customer, currency)
             if key not in new:  # until it is opened, an earlier command sees no such account
                 ledger.accounts[key] = Account(card, balance)
+        charged = [c.transfer_id for saga, c in ledger.charges.items() if saga in returned]
+        if charged:
+            ledger.refunded = {row[0] for row in await tx.fetch(_REFUNDED, (charged,))}
         return ledger
 
     async def save(self, tx: Tx, state: Ledger) -> None:

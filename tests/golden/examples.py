@@ -42,6 +42,14 @@ FORWARD: dict[str, list[Message]] = {
     ],
     "dispatch_stock": [c.DispatchStock(), c.StockDispatched(), c.ReservationNotHeld()],
     "confirm_order": [c.ConfirmOrder(), c.OrderConfirmed()],
+    "open_return": [
+        c.OpenReturn(order_id=SAGA, idempotency_key="key-2"),
+        c.ReturnAccepted(return_id=CHARGE, order_id=SAGA),
+        c.NotReturnable(field="order_id", remedy="it is not confirmed yet"),
+    ],
+    "refund_order": [c.RefundOrder(order_id=SAGA), c.OrderRefunded(), c.NothingToRefund()],
+    "restock": [c.Restock(order_id=SAGA), c.Restocked()],
+    "finish_return": [c.FinishReturn(order_id=SAGA), c.ReturnFinished()],
     "list_product": [
         c.ListProduct(sku="tea", price=300, currency="EUR"),
         c.ProductListed(sku="tea"),
@@ -112,6 +120,7 @@ COMPENSATING: dict[str, list[Message]] = {
     "reserve_stock": [c.ReleaseStock(), c.StockReleased(nothing_to_undo=True)],
     "charge_payment": [c.RefundPayment(), c.PaymentRefunded(nothing_to_undo=True)],
     "dispatch_stock": [Fence(), PivotDone()],
+    "open_return": [c.CloseReturn(reason="nothing_to_refund"), c.ReturnClosed()],
 }
 
 

@@ -67,6 +67,18 @@ def order(
     )
 
 
+def given_back(
+    return_id: LiteralString = SAGA,
+    order_id: LiteralString = SAGA,
+    key: LiteralString = "k",
+    status: LiteralString = "'OPEN', null",
+) -> LiteralString:
+    return (
+        "insert into order_return (return_id, order_id, idempotency_key, status, reason)"
+        f" values ({return_id}, {order_id}, '{key}', {status})"
+    )
+
+
 def transfer(
     transfer_id: LiteralString = SAGA,
     kind: LiteralString = "CHARGE",
@@ -195,6 +207,13 @@ PLANTS = [
     Plant("order_svc", "order_status_known", (order(status="'SHIPPED', null"),)),
     Plant("order_svc", "rejected_has_a_reason", (order(status="'REJECTED', null"),)),
     Plant("order_svc", "rejected_has_a_reason", (order(status="'CONFIRMED', 'no'"),)),
+    Plant("order_svc", "returned_by_one_return", (order(status="'RETURNED', null"),)),
+    Plant("order_svc", "returned_by_one_return", (order(status="'RETURN_PENDING', null"),)),
+    Plant("order_svc", "order_return_once", (given_back(), given_back(order_id=OTHER))),
+    Plant("order_svc", "return_key_once", (given_back(status="'CLOSED', 'no'"), given_back(OTHER))),
+    Plant("order_svc", "one_return_per_order", (given_back(), given_back(OTHER, key="k2"))),
+    Plant("order_svc", "return_status_known", (given_back(status="'LOST', null"),)),
+    Plant("order_svc", "closed_has_a_reason", (given_back(status="'CLOSED', null"),)),
     # Payment.
     Plant("payment_svc", "account_of_a_customer", (account("shop:revenue"),)),
     Plant("payment_svc", "card_known", (account(card="gold"),)),

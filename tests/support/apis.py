@@ -22,6 +22,7 @@ from common.contracts import (
     AccountsPage,
     AccountsQuery,
     KeyReused,
+    OpenReturn,
     OrderAccepted,
     OrderInvalid,
     PlaceOrder,
@@ -53,7 +54,7 @@ from orchestrator.saga import (
 )
 from orchestrator.store import Held
 from orchestrator.watch_list import Watched
-from order_svc.api import OrderView, PricedLine, Reader
+from order_svc.api import OrderView, PricedLine, Reader, ReturnView
 from order_svc.api import make_app as door_app
 from order_svc.door import Door
 from tests.support.story import POLICY
@@ -199,12 +200,12 @@ class Shop(Door):
         self.outages = 0  # requests that will fail
         self.requests = 0
 
-    async def place(self, orders: Sequence[PlaceOrder]) -> list[Reply]:
+    async def ask(self, orders: Sequence[PlaceOrder | OpenReturn]) -> list[Reply]:
         self.requests += 1
         if self.outages:
             self.outages -= 1
             raise Infrastructure("postgres is away")
-        return [self._place(order) for order in orders]
+        return [self._place(order) for order in orders if isinstance(order, PlaceOrder)]
 
     def _place(self, order: PlaceOrder) -> Reply:
         if order.currency != "EUR":
@@ -228,7 +229,10 @@ class Shop(Door):
         async def saga(query: SagaQuery) -> SagaView:
             raise NotImplementedError("the command asks the operator's API")
 
-        return door_app(self, Reader(order, orders, saga), Health(), ENTRANCES["door"])
+        async def return_(return_id: UUID) -> ReturnView | None:
+            raise NotImplementedError("the command gives nothing back")
+
+        return door_app(self, Reader(order, orders, saga, return_), Health(), ENTRANCES["door"])
 
     def _view(self, order_id: UUID) -> OrderView:
         order, placed_at = self.placed[order_id]
