@@ -40,6 +40,17 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Return:
+    """An attempt at giving an order back."""
+
+    return_id: UUID
+    order_id: UUID
+    idempotency_key: str
+    status: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class Stock:
     sku: str
     on_hand: int
@@ -127,6 +138,7 @@ class Snapshot:
     claims: tuple[Claim, ...]
     outboxes: Mapping[str, int]  # schema to rows
     dead_letters: tuple[DeadLetter, ...] = ()  # ever taken in, whatever became of them
+    returns: tuple[Return, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,8 @@ class Facts:
     refused: frozenset[tuple[str, str]]  # (customer, key) that only ever got a 4xx
     unknown: frozenset[tuple[str, str]]  # asked and never answered: may or may not have happened
     healed: tuple[datetime, ...] = ()  # when each fault ended
+    returns: frozenset[UUID] = frozenset()  # those the door said 202 to
+    returns_asked: frozenset[tuple[UUID, str]] = frozenset()  # (order, key), whatever was said
     explained: frozenset[tuple[str, str]] = frozenset()  # (queue, reason) of dead letters meant
 
 
@@ -185,14 +199,25 @@ class Case:
 
     @cached_property
     def refunds(self) -> dict[UUID, list[Transfer]]:
-        return self._of_kind("REFUND")
+        """By the saga of the charge they give back, whichever saga gave it."""
+        found = [t for t in self.snapshot.transfers if t.kind == "REFUND"]
+        charges = {t.refund_of: self.transfers.get(t.refund_of) for t in found if t.refund_of}
+        whose = [(charges.get(t.refund_of) if t.refund_of else None, t) for t in found]
+        return _grouped((charge.saga_id if charge else t.saga_id, t) for charge, t in whose)
+
+    @cached_property
+    def returns(self) -> dict[UUID, Return]:
+        return {r.return_id: r for r in self.snapshot.returns}
+
+    def returns_of(self, order_id: UUID) -> list[Return]:
+        return [r for r in self.snapshot.returns if r.order_id == order_id]
 
     @cached_property
     def deposits(self) -> dict[UUID, list[Transfer]]:
         return self._of_kind("DEPOSIT")
 
-    def with_status(self, status: str) -> list[Order]:
-        return [o for o in self.snapshot.orders if o.status == status]
+    def with_status(self, *statuses: str) -> list[Order]:
+        return [o for o in self.snapshot.orders if o.status in statuses]
 
     def _of_kind(self, kind: str) -> dict[UUID, list[Transfer]]:
         return _grouped((t.saga_id, t) for t in self.snapshot.transfers if t.kind == kind)

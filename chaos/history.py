@@ -68,6 +68,24 @@ class Refused(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReturnAsked(Event):
+    """An order is to be given back."""
+
+    order_id: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnAnswered(Event):
+    """What the door said to it; no return_id: it said no."""
+
+    order_id: str
+    key: str
+    status: int
+    return_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unknown(Event):
     """No answer, or a 5xx: it may or may not have happened. The same key is asked again."""
 
@@ -85,7 +103,9 @@ class Fault(Event):
     healed: bool
 
 
-KINDS: dict[str, type[Event]] = {c.__name__: c for c in (Asked, Answered, Refused, Unknown, Fault)}
+KINDS: dict[str, type[Event]] = {
+    c.__name__: c for c in (Asked, Answered, ReturnAsked, ReturnAnswered, Refused, Unknown, Fault)
+}
 
 
 class History:

@@ -20,7 +20,8 @@ REVENUE = "shop:revenue"
 SETTLED = frozenset({"refused", "undone", "fenced", "open", "resolved"})
 DONE = frozenset({"done", "open", "resolved"})
 PARKED = "WAITING"
-END_OF = {"CONFIRMED": "COMPLETED", "REJECTED": "COMPENSATED"}
+END_OF = {"CONFIRMED": "COMPLETED", "REJECTED": "COMPENSATED", "RETURNED": "COMPLETED"}
+RETURN_END_OF = {"FINISHED": "COMPLETED", "CLOSED": "COMPENSATED"}
 AT_REST_AS = {**END_OF, "PENDING": PARKED}
 
 
@@ -39,7 +40,7 @@ Check = Callable[[Case], Looked]
 
 def confirmed_is_charged_once(case: Case) -> Looked:
     """Order confirmed: one charge, of its total, to its customer, and not refunded."""
-    confirmed = case.with_status("CONFIRMED")
+    confirmed = case.with_status("CONFIRMED", "RETURN_PENDING")
     bad = []
     for order in confirmed:
         charges = case.charges.get(order.order_id, [])
@@ -47,7 +48,7 @@ def confirmed_is_charged_once(case: Case) -> Looked:
             bad.append(f"{_order(order)}: {len(charges)} charges")
         elif not _is_charge_of(charges[0], order):
             bad.append(f"{_order(order)}: total {order.total} but {_transfer(charges[0])}")
-        if case.refunds.get(order.order_id):
+        if order.status == "CONFIRMED" and case.refunds.get(order.order_id):
             bad.append(f"{_order(order)}: refunded")
     return Looked(len(confirmed), bad)
 
@@ -63,6 +64,25 @@ def confirmed_is_dispatched_once(case: Case) -> Looked:
         elif _pieces(found[0].lines) != _pieces(order.lines):
             bad.append(f"{_order(order)}: dispatched {found[0].lines}, ordered {order.lines}")
     return Looked(len(confirmed), bad)
+
+
+def returned_is_refunded_and_restocked_once(case: Case) -> Looked:
+    """Order given back: one charge, refunded once by its one return, its stock back."""
+    returned = case.with_status("RETURNED")
+    bad = []
+    for order in returned:
+        charges = case.charges.get(order.order_id, [])
+        refunds = case.refunds.get(order.order_id, [])
+        finished = [r.return_id for r in case.returns_of(order.order_id) if r.status == "FINISHED"]
+        if [_is_charge_of(c, order) for c in charges] != [True]:
+            bad.append(f"{_order(order)}: charges {[_transfer(c) for c in charges]}")
+        if len(finished) != 1 or [r.saga_id for r in refunds] != finished:
+            said = [_transfer(r) for r in refunds]
+            bad.append(f"{_order(order)}: finished returns {finished}, refunds {said}")
+        found = [(r.status, _pieces(r.lines)) for r in case.reservations.get(order.order_id, [])]
+        if found != [("RETURNED", _pieces(order.lines))]:
+            bad.append(f"{_order(order)}: reservations {found}")
+    return Looked(len(returned), bad)
 
 
 def rejected_costs_nothing(case: Case) -> Looked:
@@ -145,7 +165,7 @@ def refunds_match_their_charge(case: Case) -> Looked:
             bad.append(f"{_transfer(refund)}: there is no such charge")
         elif times[refund.refund_of] > 1:
             bad.append(f"{_transfer(refund)}: one of {times[refund.refund_of]} refunds")
-        elif not _undoes(refund, charge):
+        elif not _undoes(refund, charge, case):
             bad.append(f"{_transfer(refund)} does not undo {_transfer(charge)}")
     return Looked(len(refunds), bad)
 
@@ -284,9 +304,12 @@ def parked_holds_its_stock_and_no_money(case: Case) -> Looked:
 
 
 def every_saga_has_its_order(case: Case) -> Looked:
-    """No instance without an order."""
+    """No instance without an order or a return, and no return without its order."""
     sagas = case.snapshot.instances
-    bad = [f"saga {i.saga_id}: no order" for i in sagas if i.saga_id not in case.orders]
+    known = case.orders.keys() | case.returns.keys()
+    bad = [f"saga {i.saga_id}: no order" for i in sagas if i.saga_id not in known]
+    lone = [r for r in case.snapshot.returns if r.order_id not in case.orders]
+    bad += [f"return {r.return_id}: no order {r.order_id}" for r in lone]
     return Looked(len(sagas), bad)
 
 
@@ -300,6 +323,7 @@ def nothing_is_duplicated(case: Case) -> Looked:
     effects.update(f"order {o.order_id}" for o in snapshot.orders)
     effects.update(f"order of {o.customer} with {o.idempotency_key}" for o in snapshot.orders)
     effects.update(f"instance {i.saga_id}" for i in snapshot.instances)
+    effects.update(f"return of {r.order_id} with {r.idempotency_key}" for r in snapshot.returns)
     bad = [f"{what}: {times} times" for what, times in effects.items() if times > 1]
     return Looked(len(effects), bad)
 
@@ -308,7 +332,13 @@ def nothing_is_unexpected(case: Case) -> Looked:
     """No effect nobody asked for: each has its order, each order was asked for and not refused."""
     bad = []
     charges = [t for t in case.snapshot.transfers if t.kind in ("CHARGE", "REFUND")]
-    bad += [f"{_transfer(t)}: no such order" for t in charges if t.saga_id not in case.orders]
+    known = case.orders.keys() | case.returns.keys()
+    bad += [f"{_transfer(t)}: no such order" for t in charges if t.saga_id not in known]
+    bad += [
+        f"return {r.return_id} of order {r.order_id}: nobody asked for it"
+        for r in case.snapshot.returns
+        if (r.order_id, r.idempotency_key) not in case.facts.returns_asked
+    ]
     bad += [
         f"reservation of saga {r.saga_id}: no such order"
         for r in case.snapshot.reservations
@@ -333,7 +363,11 @@ def nothing_is_lost(case: Case) -> Looked:
         parked = [i for i in case.instances.get(order_id, []) if i.state == PARKED]
         if len(outcomes) + len(parked) != 1:
             bad.append(f"order {order_id}: outcomes {outcomes}")
-    return Looked(len(case.facts.accepted), bad)
+    for return_id in case.facts.returns:
+        found = case.returns.get(return_id)
+        if found is None or found.status not in RETURN_END_OF:
+            bad.append(f"return {return_id}: {found.status if found else 'not there'}")
+    return Looked(len(case.facts.accepted) + len(case.facts.returns), bad)
 
 
 def every_order_has_its_saga(case: Case) -> Looked:
@@ -344,6 +378,16 @@ def every_order_has_its_saga(case: Case) -> Looked:
         if states != [AT_REST_AS.get(order.status)]:
             bad.append(f"{_order(order)}: {order.status}, instances {states}")
     return Looked(len(case.snapshot.orders), bad)
+
+
+def every_return_has_its_saga(case: Case) -> Looked:
+    """Every return has exactly one instance, ended the way the return did."""
+    bad = []
+    for found in case.snapshot.returns:
+        states = [i.state for i in case.instances.get(found.return_id, [])]
+        if states != [RETURN_END_OF.get(found.status)]:
+            bad.append(f"return {found.return_id}: {found.status}, instances {states}")
+    return Looked(len(case.snapshot.returns), bad)
 
 
 # --- messages ------------------------------------------------------------------------------
@@ -375,6 +419,7 @@ def dead_letters_are_explained(case: Case) -> Looked:
 ALWAYS: tuple[Check, ...] = (
     confirmed_is_charged_once,
     confirmed_is_dispatched_once,
+    returned_is_refunded_and_restocked_once,
     rejected_costs_nothing,
     rejected_keeps_no_stock,
     rejected_says_why,
@@ -398,6 +443,7 @@ ALWAYS: tuple[Check, ...] = (
 AT_REST: tuple[Check, ...] = (
     nothing_is_lost,
     every_order_has_its_saga,
+    every_return_has_its_saga,
     outboxes_are_empty,
 )
 INVARIANTS: tuple[Check, ...] = ALWAYS + AT_REST
@@ -415,8 +461,10 @@ def _is_charge_of(charge: Transfer, order: Order) -> bool:
     )
 
 
-def _undoes(refund: Transfer, charge: Transfer) -> bool:
-    return (refund.amount, refund.currency, refund.debit, refund.credit, refund.saga_id) == (
+def _undoes(refund: Transfer, charge: Transfer, case: Case) -> bool:
+    by_return = case.returns.get(refund.saga_id)
+    order_id = by_return.order_id if by_return else refund.saga_id
+    return (refund.amount, refund.currency, refund.debit, refund.credit, order_id) == (
         charge.amount,
         charge.currency,
         charge.credit,

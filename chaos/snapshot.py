@@ -22,6 +22,7 @@ from chaos.evidence import (
     Line,
     Order,
     Reservation,
+    Return,
     Snapshot,
     Stock,
     Transfer,
@@ -128,6 +129,14 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
                        coalesce(type || ' of saga ' || saga_id,
                                 encode(substr(body, 1, 80), 'escape')), count
                 from orchestrator.dead_letter order by first_seen, letter_id"""
+            )
+        ),
+        returns=tuple(
+            Return(*row)
+            for row in db.execute(
+                """
+                select return_id, order_id, idempotency_key, status, reason
+                from order_svc.order_return"""
             )
         ),
     )

@@ -14,7 +14,17 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from chaos.evidence import Accepted, Facts, Line
-from chaos.history import Answered, Asked, CustomerKey, Event, Fault, Refused, customer_key
+from chaos.history import (
+    Answered,
+    Asked,
+    CustomerKey,
+    Event,
+    Fault,
+    Refused,
+    ReturnAnswered,
+    ReturnAsked,
+    customer_key,
+)
 
 KEY_REUSED = 409  # this key stands for another order: it refuses the body, not the key
 
@@ -166,6 +176,8 @@ def facts_of(
     yes: set[CustomerKey] = set()
     no: set[CustomerKey] = set()
     healed = []
+    returns: set[UUID] = set()
+    returns_asked: set[tuple[UUID, str]] = set()
     for event in events:
         match event:
             case Asked():
@@ -179,6 +191,10 @@ def facts_of(
                 no.add(asked[(event.run, event.line)].customer_key)
             case Fault(healed=True):
                 healed.append(event.at)
+            case ReturnAsked():
+                returns_asked.add((UUID(event.order_id), event.key))
+            case ReturnAnswered(return_id=str(return_id)):
+                returns.add(UUID(return_id))
     return Facts(
         prices={p.sku: p.price for p in catalogue.products},
         received=catalogue.received,
@@ -187,6 +203,8 @@ def facts_of(
         refused=frozenset(no - yes),
         unknown=frozenset({ask.customer_key for ask in asked.values()} - yes - no),
         healed=tuple(healed),
+        returns=frozenset(returns),
+        returns_asked=frozenset(returns_asked),
         explained=frozenset(explained),
     )
 

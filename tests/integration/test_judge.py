@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 Sql = psycopg.Connection[tuple[object, ...]]
 
-GOOD, BAD, NOBODYS = (UUID(int=n) for n in (1, 2, 3))
+GOOD, BAD, NOBODYS, BACK, RETURN = (UUID(int=n) for n in range(1, 6))
 LINES = '[{"sku": "tea", "quantity": 2, "price": 300}]'
 PIECES = '[{"sku": "tea", "quantity": 2}]'
 
@@ -34,12 +34,18 @@ insert into order_svc.customer_order
   (order_id, customer, idempotency_key, currency, lines, total, status, reason, settled_at)
 values ('{GOOD}', 'ann', 'good', 'EUR', '{LINES}', 600, 'CONFIRMED', null, now()),
        ('{BAD}', 'ann', 'bad', 'EUR', '{LINES}', 600, 'REJECTED', 'timed_out', now());
+insert into order_svc.customer_order
+  (order_id, customer, idempotency_key, currency, lines, total, status, settled_at, return_id)
+values ('{BACK}', 'ann', 'back', 'EUR', '{LINES}', 600, 'RETURNED', now(), '{RETURN}');
+insert into order_svc.order_return (return_id, order_id, idempotency_key, status, settled_at)
+values ('{RETURN}', '{BACK}', 'return', 'FINISHED', now());
 insert into inventory_svc.stock values ('tea', 8, 0, 2, 10);
 insert into inventory_svc.delivery (saga_id, step, sku, quantity)
   values (gen_random_uuid(), 'receive_stock', 'tea', 10);
 insert into inventory_svc.reservation (saga_id, step, status, lines)
 values ('{GOOD}', 'reserve_stock', 'DISPATCHED', '{PIECES}'),
-       ('{BAD}', 'reserve_stock', 'RELEASED', '{PIECES}');
+       ('{BAD}', 'reserve_stock', 'RELEASED', '{PIECES}'),
+       ('{BACK}', 'reserve_stock', 'RETURNED', '{PIECES}');
 insert into payment_svc.account values ('ann', 'EUR', 'good', 4400);
 insert into payment_svc.transfer
   (transfer_id, kind, saga_id, step, debit, credit, amount, currency, refund_of)
@@ -48,7 +54,10 @@ values (gen_random_uuid(), 'DEPOSIT', gen_random_uuid(), 'deposit',
        ('{GOOD}', 'CHARGE', '{GOOD}', 'charge_payment', 'ann', 'shop:revenue', 600, 'EUR', null),
        ('{BAD}', 'CHARGE', '{BAD}', 'charge_payment', 'ann', 'shop:revenue', 600, 'EUR', null),
        (gen_random_uuid(), 'REFUND', '{BAD}', 'charge_payment',
-        'shop:revenue', 'ann', 600, 'EUR', '{BAD}');
+        'shop:revenue', 'ann', 600, 'EUR', '{BAD}'),
+       ('{BACK}', 'CHARGE', '{BACK}', 'charge_payment', 'ann', 'shop:revenue', 600, 'EUR', null),
+       (gen_random_uuid(), 'REFUND', '{RETURN}', 'refund_order',
+        'shop:revenue', 'ann', 600, 'EUR', '{BACK}');
 insert into orchestrator.saga_instance
   (saga_id, definition, version, state, data, steps, pivot_passed, ended_at)
 values ('{GOOD}', 'order', 1, 'COMPLETED', '{{}}',
@@ -56,7 +65,11 @@ values ('{GOOD}', 'order', 1, 'COMPLETED', '{{}}',
         true, now()),
        ('{BAD}', 'order', 1, 'COMPENSATED', '{{}}',
         '{{"create_order": {{"status": "undone"}}, "charge_payment": {{"status": "undone"}}}}',
-        false, now());
+        false, now()),
+       ('{BACK}', 'order', 1, 'COMPLETED', '{{}}',
+        '{{"create_order": {{"status": "done"}}}}', true, now()),
+       ('{RETURN}', 'return', 1, 'COMPLETED', '{{}}',
+        '{{"open_return": {{"status": "done"}}}}', true, now());
 """
 FACTS = Facts(
     prices={"tea": 300},
@@ -64,10 +77,12 @@ FACTS = Facts(
     deposited={("ann", "EUR"): 5000},
     accepted={
         order_id: Accepted(order_id, "ann", key, "EUR", (Line("tea", 2),), 600)
-        for order_id, key in ((GOOD, "good"), (BAD, "bad"))
+        for order_id, key in ((GOOD, "good"), (BAD, "bad"), (BACK, "back"))
     },
     refused=frozenset(),
     unknown=frozenset(),
+    returns=frozenset({RETURN}),
+    returns_asked=frozenset({(BACK, "return")}),
 )
 
 COPY_ORDER = f"""
@@ -85,6 +100,10 @@ PLANTED = {
     "confirmed is charged once": f"delete from payment_svc.transfer where saga_id = '{GOOD}'",
     "confirmed is dispatched once": f"""
         update inventory_svc.reservation set status = 'RELEASED' where saga_id = '{GOOD}'""",
+    "returned is refunded and restocked once": f"""
+        delete from payment_svc.transfer where saga_id = '{RETURN}'""",
+    "every return has its saga": f"""
+        delete from orchestrator.saga_instance where saga_id = '{RETURN}'""",
     "rejected costs nothing": "delete from payment_svc.transfer where kind = 'REFUND'",
     "rejected keeps no stock": f"""
         update inventory_svc.reservation set status = 'HELD' where saga_id = '{BAD}'""",

@@ -21,6 +21,7 @@ from chaos.evidence import (
     Line,
     Order,
     Reservation,
+    Return,
     Snapshot,
     Stock,
     Transfer,
@@ -81,6 +82,7 @@ ORDERS = (
     order("declined", "REJECTED", "card_declined"),
     order("late", "REJECTED", "timed_out"),  # charged, and refunded again
     order("parked", "PENDING"),
+    order("back", "RETURNED"),
 )
 SNAPSHOT = Snapshot(
     orders=ORDERS,
@@ -94,6 +96,7 @@ SNAPSHOT = Snapshot(
         Reservation(an_id("declined"), "reserve_stock", "RELEASED", LINES),
         Reservation(an_id("late"), "reserve_stock", "RELEASED", LINES),
         Reservation(an_id("parked"), "reserve_stock", "HELD", LINES),
+        Reservation(an_id("back"), "reserve_stock", "RETURNED", LINES),
     ),
     accounts=(Account("ann", "EUR", 4000),),
     transfers=(
@@ -101,6 +104,8 @@ SNAPSHOT = Snapshot(
         transfer("t-good", "CHARGE", "good"),
         transfer("t-late", "CHARGE", "late"),
         transfer("t-refund", "REFUND", "late", refund_of="t-late"),
+        transfer("t-back", "CHARGE", "back"),
+        transfer("t-returned", "REFUND", "return", refund_of="t-back"),
     ),
     ledger={
         ("world:deposits", "EUR"): -5000,
@@ -132,6 +137,13 @@ SNAPSHOT = Snapshot(
             reserve_stock="done",
             approve_order="waiting",
         ),
+        instance("back", "COMPLETED", **ALL_DONE),
+        instance("return", "COMPLETED", open_return="done", refund_order="done"),
+        instance("undone", "COMPENSATED", open_return="undone", refund_order="refused"),
+    ),
+    returns=(
+        Return(an_id("return"), an_id("back"), "first", "FINISHED", None),
+        Return(an_id("undone"), an_id("good"), "first", "CLOSED", "nothing_to_refund"),
     ),
     claims=(),
     outboxes={"orchestrator": 0, "order_svc": 0, "payment_svc": 0, "inventory_svc": 0},
@@ -148,6 +160,8 @@ FACTS = Facts(
     refused=frozenset({("ann", "nonsense")}),
     unknown=frozenset({("ann", "cut off")}),
     healed=(NOON + timedelta(milliseconds=500),),
+    returns=frozenset({an_id("return"), an_id("undone")}),
+    returns_asked=frozenset({(an_id("back"), "first"), (an_id("good"), "first")}),
     explained=frozenset({("payment.commands.dead", "planted")}),
 )
 CLEAN = Case(SNAPSHOT, FACTS)
@@ -188,7 +202,49 @@ HELD_FOR_PARKED = 3  # and in reservations
 HELD = Reservation(an_id("none-left"), "reserve_stock", "HELD", LINES)
 PHANTOM = order("phantom", "CONFIRMED")
 
+BACK, RETURN = 5, 6  # the order given back, and the instance of its return
+CHARGED_BACK, REFUNDED = 4, 5  # its transfers
+RETURNED = 4  # its reservation
+
 PLANTED: list[tuple[str, str, Plant]] = [
+    ("returned is refunded and restocked once", "no refund", fewer("transfers", REFUNDED)),
+    ("returned is refunded and restocked once", "no charge", fewer("transfers", CHARGED_BACK)),
+    (
+        "returned is refunded and restocked once",
+        "refunded by another",
+        one("transfers", REFUNDED, saga_id=an_id("undone")),
+    ),
+    (
+        "returned is refunded and restocked once",
+        "goods not back",
+        one("reservations", RETURNED, status="DISPATCHED"),
+    ),
+    (
+        "returned is refunded and restocked once",
+        "by no return",
+        one("returns", 0, status="CLOSED"),
+    ),
+    ("every return has its saga", "no instance", fewer("instances", RETURN)),
+    ("every return has its saga", "other end", one("instances", RETURN, state="COMPENSATED")),
+    ("every return has its saga", "still open", one("returns", 1, status="OPEN")),
+    ("every saga has its order", "return of nothing", one("returns", 1, order_id=an_id("none"))),
+    ("nothing is lost", "a return that is not there", fewer("returns", 1)),
+    ("nothing is lost", "a return without end", one("returns", 1, status="OPEN")),
+    (
+        "nothing is unexpected",
+        "a return nobody asked for",
+        more("returns", Return(an_id("x"), an_id("good"), "x", "CLOSED", "no")),
+    ),
+    (
+        "nothing is duplicated",
+        "two returns for one key",
+        more("returns", Return(an_id("x"), an_id("back"), "first", "CLOSED", "no")),
+    ),
+    (
+        "refunds match their charge",
+        "of another order's return",
+        one("transfers", REFUNDED, saga_id=an_id("undone")),
+    ),
     ("confirmed is charged once", "no charge", fewer("transfers", 1)),
     (
         "confirmed is charged once",
@@ -499,7 +555,7 @@ def test_examples_are_bounded_and_the_count_is_not() -> None:
 def test_the_tally_counts_lost_duplicated_unexpected_and_recovered() -> None:
     clean = tally(CLEAN, judge(CLEAN))
     assert clean[:3] == (0, 0, 0)
-    assert clean.recovered == 4  # all in flight when the fault healed
+    assert clean.recovered == 5  # all in flight when the fault healed
     case = one("orders", GOOD, status="PENDING")(CLEAN)
     assert tally(case, judge(case)).lost == 1
 
