@@ -11,6 +11,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -29,7 +30,6 @@ from chaos.matrix_command import matrix
 from chaos.run_command import list_scenarios, report, run
 from chaos.runtime import (
     APIS,
-    SERVERS_ONLY,
     Endpoints,
     Plan,
     ProcessStatus,
@@ -38,6 +38,7 @@ from chaos.runtime import (
     choose,
     names,
 )
+from chaos.runtime.stack import read_plan_file
 from chaos.storm_command import storm
 from chaos.workload import parse_catalogue
 
@@ -105,6 +106,15 @@ def up(
             "--set", metavar="NAME=VALUE", help="e.g. STEP_TIMEOUT_SECONDS=0.5; repeatable."
         ),
     ] = [],  # noqa: B006
+    plan_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="A plan as JSON: settings, replicas, and services of your own."
+            " As examples/trip/plan.json.",
+        ),
+    ] = None,
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Postgres and RabbitMQ, no services.")
     ] = False,
@@ -119,9 +129,14 @@ def up(
     """
     if servers_only and replicas:
         raise StackError("--servers-only starts no services: leave --replicas out")
-    plan = Plan(
-        replicas={key: _number(value) for key, value in _pairs("--replicas", replicas)},
-        settings=dict(_pairs("--set", settings)),
+    base = read_plan_file(plan_file) if plan_file else Plan()
+    asked = {key: _number(value) for key, value in _pairs("--replicas", replicas)}
+    plan = replace(
+        base,
+        replicas=dict.fromkeys(base.all_services, 0)
+        if servers_only
+        else {**base.replicas, **asked},
+        settings={**base.settings, **dict(_pairs("--set", settings))},
     )
     stack = choose(runtime, name)
     with stderr.status("looking around") as spinner:
@@ -130,7 +145,7 @@ def up(
             stderr.print(stage, highlight=False, soft_wrap=True)  # a spinner leaves nothing behind
             spinner.update(stage)
 
-        stack.up(SERVERS_ONLY if servers_only else plan, progress=tell)
+        stack.up(plan, progress=tell)
     _show(stack, as_json=as_json)
 
 

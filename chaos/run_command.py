@@ -6,6 +6,7 @@ files. Must not know: how a scenario is played or judged.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from chaos.runner import ORDERS, Result, Runner, new_folder
 from chaos.runtime import StackError, choose
 from chaos.runtime.docker import DockerRuntime
 from chaos.scenarios import SCENARIOS, on_runtime
-from chaos.scene import PROFILES, Scenario
+from chaos.scene import PROFILES, Scenario, plan_of
 from chaos.stage import Stage
 
 ALL = "all"
@@ -60,7 +61,11 @@ def list_scenarios(
 
 def run(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Scenarios by name, or all.")
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Scenarios by name, or all; one of your own as module:NAME.",
+        ),
     ],
     runtime: Kind = None,
     seed: Seed = 7,
@@ -110,7 +115,10 @@ def save(folder: Path, head: dict[str, Any], results: Sequence[Result]) -> dict[
     whole = {
         **head,
         "verdict": overall(result.verdict for result in results),
-        "settings": {profile: dict(plan.settings) for profile, plan in PROFILES.items()},
+        "settings": {
+            profile: dict(plan_of(profile).settings)
+            for profile in dict.fromkeys((*PROFILES, *(result.profile for result in results)))
+        },
         "results": [result.as_json() for result in results],
     }
     (folder / RESULT).write_text(json.dumps(whole, indent=1, default=str) + "\n")
@@ -154,15 +162,26 @@ def kind_of(asked: str | None) -> str:
 
 
 def _chosen(names: Sequence[str], kind: str) -> list[Scenario]:
-    if unknown := [name for name in names if name != ALL and name not in SCENARIOS]:
-        raise StackError(f"no scenario {unknown[0]!r}: see `chaos list`")
     if ALL in names:
         return on_runtime(kind)
-    chosen = [SCENARIOS[name] for name in dict.fromkeys(names)]
+    chosen = [SCENARIOS.get(name) or _imported(name) for name in dict.fromkeys(names)]
     for scenario in chosen:
         if kind not in scenario.runtimes:
             raise StackError(f"{scenario.name} is for {', '.join(scenario.runtimes)} only")
     return chosen
+
+
+def _imported(name: str) -> Scenario:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute) if attribute else None
+    except (ImportError, AttributeError) as error:
+        raise StackError(f"no scenario {name}: {error}") from error
+    if not isinstance(found, Scenario):
+        raise StackError(
+            f"no scenario {name!r}: see `chaos list`, or write module:NAME of a Scenario"
+        )
+    return found
 
 
 def _row(scenario: Scenario) -> dict[str, Any]:

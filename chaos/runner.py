@@ -22,7 +22,7 @@ from chaos.catalogue import CatalogueError
 from chaos.evidence import Snapshot
 from chaos.judge import Tally, Verdict, overall
 from chaos.runtime import Runtime, StackError, choose
-from chaos.scene import PROFILES, Scenario, Scene, in_words
+from chaos.scene import PROFILES, Scenario, Scene, in_words, plan_of
 from chaos.system import End, ExperimentError, Judgement, System
 
 RUNS = Path("build/runs")
@@ -67,7 +67,7 @@ class Session:
 
     def __init__(self, runtime: Runtime, profile: str, directory: Path, say: Say) -> None:
         say(f"bringing a stack up: {profile}, {runtime.name}")
-        plan = PROFILES[profile]
+        plan = plan_of(profile)
         self.profile = profile
         self.directory = directory
         self._runtime = runtime
@@ -106,7 +106,7 @@ class Runner:
 
     def run(self, scenarios: Sequence[Scenario]) -> Iterator[Result]:
         """In the order of the profiles, so that few stacks are needed."""
-        for profile in PROFILES:
+        for profile in dict.fromkeys((*PROFILES, *(scenario.profile for scenario in scenarios))):
             for scenario in scenarios:
                 if scenario.profile == profile:
                     yield self.play(scenario)
@@ -148,7 +148,7 @@ class Runner:
         if self._session is None or self._session.profile != profile:
             self.close()
             self._stacks += 1
-            directory = self._folder / f"stack-{self._stacks}-{profile}"
+            directory = self._folder / f"stack-{self._stacks}-{Path(profile).stem}"
             directory.mkdir(parents=True)
             runtime = choose(self._kind, self._name)
             self._session = Session(runtime, profile, directory, self._say)

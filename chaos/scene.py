@@ -17,6 +17,7 @@ import psycopg
 
 from chaos.nemesis import BOTH, Nemesis, hold, struck
 from chaos.runtime import Plan
+from chaos.runtime.stack import CHECKOUT, read_plan_file
 from chaos.shop import PLENTY, Shop, shop
 from chaos.system import CONFIRMED, FAULT_SETTINGS, End, System, rejected, until
 from chaos.workload import Ask
@@ -41,6 +42,10 @@ PROFILES = {
         proxied=True,
     ),
 }
+
+
+def plan_of(profile: str) -> Plan:
+    return PROFILES.get(profile) or read_plan_file(CHECKOUT / profile)
 
 
 def in_words(ends: Iterable[End]) -> str:
@@ -176,5 +181,6 @@ class Scenario:
     expects: str
     play: Callable[[Scene], None]
     profile: str
+    """Of PROFILES; or, for services of your own, a Plan in a file of this checkout, as JSON."""
     runtimes: frozenset[str] = BOTH
     orders: int | None = None  # how many it wants; None: as many as asked for

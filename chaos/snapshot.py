@@ -1,4 +1,4 @@
-"""The four schemas as of one moment, read with SQL of the judge's own.
+"""All schemas as of one moment, read with SQL of the judge's own.
 
 Owns: every statement by which the judge looks at the services' tables, as the role that
 may only read. Must not know: any code of the services. One REPEATABLE READ transaction,
@@ -7,7 +7,7 @@ so that no order is seen confirmed whose charge is not yet seen.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -27,8 +27,6 @@ from chaos.evidence import (
     Stock,
     Transfer,
 )
-
-SCHEMAS = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
 
 
 def take_snapshot(dsn: str) -> Snapshot:
@@ -114,9 +112,10 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
             Claim(*row)
             for row in db.execute(
                 _in_every_schema(
+                    db,
                     """
-                    select '{0}', saga_id, step, direction
-                    from {0}.inbox where outcome = 'claimed'"""
+                    select {0}, saga_id, step, direction
+                    from {1}.inbox where outcome = 'claimed'""",
                 )
             )
         ),
@@ -144,12 +143,17 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
 
 def count_outboxes(db: psycopg.Connection[TupleRow]) -> dict[str, int]:
     """Schema to messages not yet confirmed by the broker."""
-    query = _in_every_schema("select '{0}', count(*) from {0}.outbox")
+    query = _in_every_schema(db, "select {0}, count(*) from {1}.outbox")
     return dict(db.execute(query).fetchall())
 
 
-def _in_every_schema(query: str) -> sql.SQL:
-    return sql.SQL(" union all ".join(query.format(schema) for schema in SCHEMAS))
+def _in_every_schema(db: psycopg.Connection[TupleRow], query: LiteralString) -> sql.Composed:
+    """In every one that takes part: who takes part has an inbox and an outbox."""
+    schemas = db.execute(
+        "select schemaname from pg_tables where tablename = 'outbox' order by 1"
+    ).fetchall()
+    parts = [sql.SQL(query).format(name, sql.Identifier(name)) for (name,) in schemas]
+    return sql.SQL(" union all ").join(parts)
 
 
 def _lines(lines: list[dict[str, Any]]) -> tuple[Line, ...]:

@@ -7,25 +7,38 @@ Owns: the names of the processes, what a stack is asked to be (`Plan`), where it
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import ConfigDict
 
 SERVERS = ("postgres", "rabbitmq")
 
-# Each service process and what `python -m` runs for it.
-SERVICES: Mapping[str, str] = {
-    "orchestrator": "orchestrator",
-    "order": "order_svc worker",
-    "door": "order_svc door",
-    "operator": "orchestrator operator",
-    "payment": "payment_svc",
-    "inventory": "inventory_svc",
+
+@dataclass(frozen=True)
+class Service:
+    """What `python -m` runs for it, and the database role it has, with a schema of that name."""
+
+    entry: str
+    role: str
+
+
+SERVICES: Mapping[str, Service] = {
+    "orchestrator": Service("orchestrator", "orchestrator"),
+    "order": Service("order_svc worker", "order_svc"),
+    "door": Service("order_svc door", "order_svc"),
+    "operator": Service("orchestrator operator", "orchestrator"),
+    "payment": Service("payment_svc", "payment_svc"),
+    "inventory": Service("inventory_svc", "inventory_svc"),
 }
 
 # Those that people ask, and that serve /live and /ready on the same port.
 APIS = ("door", "operator")
+
+_WORD = re.compile("[a-z][a-z0-9_]{0,39}")
 
 Progress = Callable[[str], None]
 
@@ -45,7 +58,8 @@ class Plan:
     `replicas` counts processes of a service, 0 for none. `settings` go to every service
     process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
     replaces what `python -m` runs. `proxied`: every process reaches each server by a line of its
-    own through a proxy (chaos/proxy.py), which is the stack's process `proxy`.
+    own through a proxy (chaos/proxy.py), which is the stack's process `proxy`. `services` are run
+    besides those of this repository, each in a role and schema of its own.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
@@ -53,21 +67,39 @@ class Plan:
     entry: Mapping[str, str] = field(default_factory=dict)
     postgres: Mapping[str, str] = field(default_factory=dict)
     proxied: bool = False
+    services: Mapping[str, Service] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of a plan in a file
 
     def __post_init__(self) -> None:
-        for service in (*self.replicas, *self.entry):
-            if service not in SERVICES:
-                raise StackError(f"no service {service!r}: choose from {', '.join(SERVICES)}")
-        for service, count in self.replicas.items():
+        for name, service in self.services.items():
+            if name in (*SERVICES, *SERVERS) or not _WORD.fullmatch(name):
+                raise StackError(f"service {name!r}: give it a name of its own, of a-z, 0-9 and _")
+            if not _WORD.fullmatch(service.role):
+                raise StackError(f"service {name}: its role {service.role!r} is no word of a-z_")
+        for name in (*self.replicas, *self.entry):
+            if name not in self.all_services:
+                there = ", ".join(self.all_services)
+                raise StackError(f"no service {name!r}: choose from {there}")
+        for name, count in self.replicas.items():
             if count < 0:
-                raise StackError(f"{service}={count}: a number of replicas is 0 or more")
+                raise StackError(f"{name}={count}: a number of replicas is 0 or more")
+
+    @property
+    def all_services(self) -> dict[str, Service]:
+        return {**SERVICES, **self.services}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of all services, whether they run or not."""
+        return tuple(dict.fromkeys(service.role for service in self.all_services.values()))
 
     @property
     def processes(self) -> dict[str, str]:
         """Every service process by name (payment, payment-2 ...), and its service."""
         return {
             service if number == 1 else f"{service}-{number}": service
-            for service in SERVICES
+            for service in self.all_services
             for number in range(1, self.replicas.get(service, 1) + 1)
         }
 
@@ -100,11 +132,12 @@ class Endpoints:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `saga` and curl need to ask the APIs."""
+        """What `saga` and curl need to ask the APIs, and a door of your own to reach the broker."""
         secrets = {"door": ("KEY", self.door_key), "operator": ("TOKEN", self.operator_token)}
         asked = [(api, *secrets[api]) for api in APIS if api in self.http_urls]
         urls = {f"SAGAPROOF_{api.upper()}_URL": self.http_urls[api] for api, *_ in asked}
-        return urls | {f"SAGAPROOF_{api.upper()}_{kind}": secret for api, kind, secret in asked}
+        keys = {f"SAGAPROOF_{api.upper()}_{kind}": secret for api, kind, secret in asked}
+        return {**urls, **keys, "SAGAPROOF_AMQP_URL": self.amqp_url}
 
     @property
     def door_headers(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos import proxy
-from chaos.runtime import APIS, SERVERS, Endpoints, Plan, bootstrap
+from chaos.runtime import APIS, EVERYTHING, SERVERS, SERVICES, Endpoints, Plan, bootstrap
 from chaos.runtime.ports import HOST, free_ports
 from chaos.runtime.stack import CHECKOUT
 
@@ -28,24 +28,33 @@ ANYWHERE = "0.0.0.0"  # noqa: S104  inside a container
 CODE = "/checkout"  # where a replacement entry and the proxy find this checkout
 MOUNT = {"type": "bind", "source": str(CHECKOUT), "target": CODE, "read_only": True}
 TETHER_LABEL = "sagaproof.tether"
+ROLES_TARGET = "/docker-entrypoint-initdb.d/roles.sql"
 
 Model = dict[str, Any]
 
 
-def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
-    """What compose is to run: `base` is compose.yaml as `docker compose config` reads it."""
+def model_of(base: Model, plan: Plan, owner: str | None, roles_file: Path | None = None) -> Model:
+    """What compose is to run: `base` is compose.yaml as `docker compose config` reads it.
+    `roles_file` makes the roles and schemas, in place of deploy/roles.sql."""
     services: Model = {name: copy.deepcopy(base["services"][name]) for name in SERVERS}
+    if roles_file:
+        for volume in services["postgres"]["volumes"]:
+            if volume["target"] == ROLES_TARGET:
+                volume["source"] = str(roles_file)
     lines = _lines(plan)
     if plan.proxied:
         services[PROXY] = _proxy_model(base["services"]["payment"], lines)
     for process, service in plan.processes.items():
-        services[process] = model = copy.deepcopy(base["services"][service])
+        services[process] = model = copy.deepcopy(
+            base["services"][service] if service in SERVICES else _besides(base, plan, service)
+        )
         model.pop("build", None)
         model["pull_policy"] = "never"
         settings = {f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()}
         model["environment"] |= {"SAGAPROOF_PROCESS": process, **settings}
-        if service in plan.entry:
-            model["command"] = plan.entry[service].split()
+        if service in plan.entry or service in plan.services:
+            entry = plan.entry.get(service, plan.all_services[service].entry)
+            model["command"] = entry.split()
             model["working_dir"] = CODE
             model["volumes"] = [*model.get("volumes", ()), MOUNT]
         if plan.proxied:
@@ -59,6 +68,15 @@ def model_of(base: Model, plan: Plan, owner: str | None) -> Model:
     labels = {TETHER_LABEL: owner} if owner else {}
     network = {**base["networks"]["default"], "labels": labels}
     return {**base, "services": services, "networks": {"default": network}}
+
+
+def _besides(base: Model, plan: Plan, service: str) -> Model:
+    """Like one of ours, in a role of its own."""
+    model: Model = copy.deepcopy(base["services"]["payment"])
+    there, role = model["environment"]["SAGAPROOF_POSTGRES_DSN"], plan.services[service].role
+    ours = f"//{SERVICES['payment'].role}:"
+    model["environment"]["SAGAPROOF_POSTGRES_DSN"] = there.replace(ours, f"//{role}:")
+    return model
 
 
 def _lines(plan: Plan) -> dict[str, proxy.LineSpec]:
@@ -112,7 +130,7 @@ def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
     return Endpoints(
         superuser_dsn=dsn("postgres"),
         judge_dsn=dsn(bootstrap.JUDGE),
-        service_dsns={role: dsn(role) for role in bootstrap.SERVICES},
+        service_dsns={role: dsn(role) for role in plan.roles},
         amqp_url=f"amqp://{broker}@{address('rabbitmq', AMQP_PORT)}/",
         management_url=f"http://{broker}@{address('rabbitmq', MANAGEMENT_PORT)}",
         http_urls={
@@ -127,10 +145,10 @@ def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
     )
 
 
-def roles_sql() -> str:
-    """What the development stack's Postgres runs at its first start."""
-    passwords = dict.fromkeys(bootstrap.ROLES, PASSWORD)
-    statements = (*bootstrap.role_statements(passwords), *bootstrap.schema_statements())
+def roles_sql(plan: Plan = EVERYTHING) -> str:
+    """What Postgres runs at its first start."""
+    passwords = dict.fromkeys((*plan.roles, bootstrap.JUDGE), PASSWORD)
+    statements = (*bootstrap.role_statements(passwords), *bootstrap.schema_statements(plan.roles))
     head = "-- Generated: python -m chaos.runtime.compose > deploy/roles.sql\n"
     return head + "".join(f"{statement};\n" for statement in statements)
 

@@ -29,7 +29,15 @@ from chaos.runtime import (
     StackError,
     silent,
 )
-from chaos.runtime.compose import AMQP_PORT, PROXY, TETHER_LABEL, Model, endpoints_of, model_of
+from chaos.runtime.compose import (
+    AMQP_PORT,
+    PROXY,
+    TETHER_LABEL,
+    Model,
+    endpoints_of,
+    model_of,
+    roles_sql,
+)
 from chaos.runtime.engine import (
     PROJECT_LABEL,
     REMOVE_SCRIPT,
@@ -225,7 +233,10 @@ class DockerRuntime:
             progress("building the image")
             self._compose(*compose_file, "build", "--quiet", seconds=BUILD_SECONDS)
         base = json.loads(self._compose(*compose_file, "config", "--format", "json"))
-        model = model_of(base, plan, _owner() if tethered else None)
+        roles_file = stack.directory / "roles.sql"
+        roles_file.write_text(roles_sql(plan))
+        roles_file.chmod(0o644)  # Postgres reads it as a user of its own
+        model = model_of(base, plan, _owner() if tethered else None, roles_file)
         progress(f"starting {', '.join(model['services'])}")
         self._compose(
             "-f", "-", "up", "--detach", "--no-build", "--quiet-pull",

@@ -27,7 +27,7 @@ import psycopg
 
 from chaos import proxy
 from chaos.proxy import line_name
-from chaos.runtime import APIS, SERVERS, SERVICES, Endpoints, Plan, bootstrap
+from chaos.runtime import APIS, SERVERS, Endpoints, Plan, bootstrap
 from chaos.runtime.install import Programs
 from chaos.runtime.managed import Account, Spec
 from chaos.runtime.ports import HOST, free_ports
@@ -37,15 +37,6 @@ SUPERUSER = "postgres"
 RABBITMQ_USER = "sagaproof"
 CHAOS = "chaos"  # as both APIs know whoever uses the stack
 PROBE_SECONDS = 2
-
-ROLE_OF = {
-    "orchestrator": "orchestrator",
-    "order": "order_svc",
-    "door": "order_svc",
-    "operator": "orchestrator",
-    "payment": "payment_svc",
-    "inventory": "inventory_svc",
-}
 
 POSTGRES_SETTINGS = {
     "listen_addresses": HOST,
@@ -94,9 +85,9 @@ class Secrets:
     operator_token: str
 
     @classmethod
-    def fresh(cls) -> Self:
+    def fresh(cls, plan: Plan) -> Self:
         new = partial(secrets.token_urlsafe, 18)
-        roles = {role: new() for role in bootstrap.ROLES}
+        roles = {role: new() for role in (*plan.roles, bootstrap.JUDGE)}
         return cls(new(), roles, new(), new(), new(), new())
 
 
@@ -139,7 +130,11 @@ def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
     return Endpoints(
         superuser_dsn=dsn(SUPERUSER, keys.superuser),
         judge_dsn=dsn(bootstrap.JUDGE, keys.roles[bootstrap.JUDGE]),
-        service_dsns={role: dsn(role, keys.roles[role]) for role in bootstrap.SERVICES},
+        service_dsns={
+            role: dsn(role, password)
+            for role, password in keys.roles.items()
+            if role != bootstrap.JUDGE
+        },
         amqp_url=f"amqp://{broker}:{ports.amqp}/",
         management_url=f"http://{broker}:{ports.management}",
         http_urls={name: f"http://{HOST}:{port}" for name, port in ports.http.items()},
@@ -293,6 +288,7 @@ def service_specs(
 
 def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[str, int]) -> Spec:
     service = plan.processes[name]
+    its = plan.all_services[service]
 
     def by_its_line(url: str, server: str) -> str:
         port = lines.get(line_name(name, server))
@@ -306,15 +302,13 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[st
         http |= {f"{api}_HOST": HOST, f"{api}_PORT": str(port), **_who_may_ask(service, endpoints)}
     return Spec(
         name=name,
-        command=(sys.executable, "-m", *plan.entry.get(service, SERVICES[service]).split()),
+        command=(sys.executable, "-m", *plan.entry.get(service, its.entry).split()),
         environment={
             # What a service is set to, the plan says, and nothing of the caller's.
             **{key: value for key, value in os.environ.items() if not key.startswith("SAGAPROOF_")},
             "PYTHONUNBUFFERED": "1",
             "SAGAPROOF_PROCESS": name,
-            "SAGAPROOF_POSTGRES_DSN": by_its_line(
-                endpoints.service_dsns[ROLE_OF[service]], "postgres"
-            ),
+            "SAGAPROOF_POSTGRES_DSN": by_its_line(endpoints.service_dsns[its.role], "postgres"),
             "SAGAPROOF_AMQP_URL": by_its_line(endpoints.amqp_url, "rabbitmq"),
             **http,
             **{f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()},

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from chaos.runtime import Endpoints, Plan, StackError
 
@@ -159,6 +159,18 @@ class Stack:
                 return None
             time.sleep(POLL_SECONDS)
         return lock
+
+
+def read_plan_file(path: Path) -> Plan:
+    """A Plan as JSON; what is wrong with it is a StackError."""
+    try:
+        return _PLAN.validate_json(path.read_bytes())
+    except OSError as error:
+        raise StackError(f"no plan to read: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise StackError(f"{path}: {where}: {first['msg']}") from error
 
 
 def write_private(path: Path, text: str) -> None:

@@ -104,7 +104,7 @@ class Supervisor:
             say("start.failed", traceback=traceback.format_exc())
 
     async def _start_on_free_ports(self) -> None:
-        programs, keys = found(), how.Secrets.fresh()
+        programs, keys = found(), how.Secrets.fresh(self._plan)
         ports = how.Ports.free(self._plan)
         endpoints = how.endpoints_of(self._stack, ports, keys)
         postgres = how.postgres_spec(self._stack, programs, ports, keys, self._plan.postgres)
@@ -131,7 +131,7 @@ class Supervisor:
         if initdb.status != 0:
             raise StackError(f"initdb failed: {initdb.errors.strip()}")
         await self._start_in_turn(spec)
-        await asyncio.to_thread(_bootstrap, dsn, keys)
+        await asyncio.to_thread(_bootstrap, dsn, self._plan, keys)
 
     async def _start_in_turn(self, *specs: Spec) -> None:
         for spec in specs:
@@ -280,11 +280,11 @@ async def _together(*starts: Coroutine[Any, Any, None]) -> None:
         raise failed.exceptions[0] from None
 
 
-def _bootstrap(dsn: str, keys: how.Secrets) -> None:
+def _bootstrap(dsn: str, plan: Plan, keys: how.Secrets) -> None:
     with psycopg.connect(dsn, autocommit=True) as server:
         server.execute(f"create database {DATABASE}".encode())
     with psycopg.connect(dsn, dbname=DATABASE) as database:
-        for statement in (*role_statements(keys.roles), *schema_statements()):
+        for statement in (*role_statements(keys.roles), *schema_statements(plan.roles)):
             database.execute(statement.encode())
 
 

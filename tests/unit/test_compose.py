@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from chaos.runtime import APIS, SERVERS, SERVICES, Plan
+from chaos.runtime import APIS, SERVERS, SERVICES, Plan, Service
 from chaos.runtime.bootstrap import SERVICES as ROLES
 from chaos.runtime.compose import (
     DOOR_KEY,
@@ -40,8 +40,8 @@ BASE: dict[str, Any] = {
             "ports": [{"target": 5672, "published": "1"}, {"target": 15672, "published": "2"}],
         },
         **{
-            name: {"environment": {"A": "1"}, "build": {}, "command": command.split()}
-            for name, command in SERVICES.items()
+            name: {"environment": {"A": "1"}, "build": {}, "command": service.entry.split()}
+            for name, service in SERVICES.items()
         },
     },
 }
@@ -52,7 +52,9 @@ for number, name in enumerate(APIS, start=15080):
 def test_every_process_is_a_service_and_nothing_else_is_started() -> None:
     started = {name for name, it in COMPOSE["services"].items() if "profiles" not in it}
     assert started == {*SERVERS, *SERVICES}
-    assert {name: service["command"] for name, service in PROCESSES.items()} == dict(SERVICES)
+    assert {name: service["command"] for name, service in PROCESSES.items()} == {
+        name: service.entry for name, service in SERVICES.items()
+    }
 
 
 def test_what_is_published_is_bound_to_the_loopback_address_on_unusual_ports() -> None:
@@ -179,3 +181,22 @@ def test_a_proxied_plan_leads_every_process_by_a_line_of_its_own() -> None:
     endpoints = endpoints_of(model, plan, Path("logs"))
     assert endpoints.proxy == ("127.0.0.1", int(proxy["ports"][0]["published"]))
     assert endpoints_of(model_of(BASE, Plan(), None), Plan(), Path("logs")).proxy is None
+
+
+def test_a_service_of_somebody_elses_is_like_one_of_ours_in_a_role_of_its_own() -> None:
+    base = copy.deepcopy(BASE)
+    there = "postgresql://payment_svc:pw@postgres:5432/sagaproof"
+    base["services"]["payment"]["environment"]["SAGAPROOF_POSTGRES_DSN"] = there
+    target = "/docker-entrypoint-initdb.d/roles.sql"
+    base["services"]["postgres"]["volumes"] = [{"source": "deploy/roles.sql", "target": target}]
+    plan = Plan(services={"car": Service("trip.car", "car_hire")}, replicas={"car": 2})
+    model = model_of(base, plan, None, Path("/stack/roles.sql"))
+    second = model["services"]["car-2"]
+    assert second["command"] == ["trip.car"]
+    assert second["working_dir"] == second["volumes"][0]["target"]  # it is not in the image
+    environment = second["environment"]
+    assert environment["SAGAPROOF_PROCESS"] == "car-2"
+    assert environment["SAGAPROOF_POSTGRES_DSN"] == there.replace("payment_svc", "car_hire")
+    assert model["services"]["postgres"]["volumes"][0]["source"] == "/stack/roles.sql"
+    assert "create schema car_hire authorization car_hire;" in roles_sql(plan)
+    assert set(endpoints_of(model, plan, Path("logs")).service_dsns) == {*ROLES, "car_hire"}

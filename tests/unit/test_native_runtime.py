@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chaos import cli
-from chaos.runtime import SERVERS_ONLY, Endpoints, Plan, StackError, bootstrap, install
+from chaos.runtime import SERVERS_ONLY, Endpoints, Plan, Service, StackError, bootstrap, install
 from chaos.runtime.managed import Backoff
 from chaos.runtime.native import NativeRuntime
 from chaos.runtime.ports import free_ports, is_free
@@ -29,7 +29,7 @@ from chaos.runtime.processes import (
     sweep,
 )
 from chaos.runtime.specs import Ports, Secrets, endpoints_of, proxy_spec, service_specs
-from chaos.runtime.stack import CHECKOUT, Stack, all_names, default_name
+from chaos.runtime.stack import CHECKOUT, Stack, all_names, default_name, read_plan_file
 
 PARENT_AND_CHILD = "sleep 60 & echo $!; wait"
 
@@ -72,11 +72,46 @@ def test_one_process_of_each_service_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"replicas": {"paiment": 1}}, {"replicas": {"payment": -1}}, {"entry": {"x": "y"}}]
+    "wrong",
+    [
+        {"replicas": {"paiment": 1}},
+        {"replicas": {"payment": -1}},
+        {"entry": {"x": "y"}},
+        {"services": {"payment": Service("mine", "mine")}},
+        {"services": {"rabbitmq": Service("mine", "mine")}},
+        {"services": {"car-2": Service("mine", "mine")}},
+        {"services": {"car": Service("mine", "my role")}},
+    ],
 )
 def test_a_plan_for_what_does_not_exist_is_refused(wrong: dict[str, dict[str, object]]) -> None:
     with pytest.raises(StackError):
         Plan(**wrong)  # type: ignore[arg-type]
+
+
+def test_services_of_somebody_elses_have_processes_and_roles_like_ours() -> None:
+    plan = Plan(services={"car": Service("trip car", "hire")}, replicas={"car": 2, "door": 0})
+    assert list(plan.processes)[-2:] == ["car", "car-2"]
+    assert plan.roles == (*bootstrap.SERVICES, "hire")
+    stack, ports, keys = Stack("s"), Ports.free(plan), Secrets.fresh(plan)
+    specs = {s.name: s for s in service_specs(plan, endpoints_of(stack, ports, keys))}
+    assert specs["car-2"].command[-2:] == ("trip", "car")
+    assert "//hire:" in specs["car-2"].environment["SAGAPROOF_POSTGRES_DSN"]
+    statements = list(bootstrap.schema_statements(plan.roles))
+    assert "create schema hire authorization hire" in statements
+
+
+def test_a_plan_comes_from_a_file_or_with_what_is_wrong_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    with pytest.raises(StackError, match=r"No such file .*plan\.json"):
+        read_plan_file(file)
+    file.write_text('{"services": {"car": {"entry": "trip car", "role": "hire"}}}')
+    assert read_plan_file(file) == Plan(services={"car": Service("trip car", "hire")})
+    file.write_text('{"services": {"car": {"entry": "trip car"}}}')
+    with pytest.raises(StackError, match=r"plan\.json: services\.car\.role: Field required"):
+        read_plan_file(file)
+    file.write_text('{"service": {}}')
+    with pytest.raises(StackError, match=r"plan\.json: service: Unexpected"):
+        read_plan_file(file)
 
 
 def test_a_stack_without_a_door_says_so() -> None:
@@ -120,7 +155,7 @@ def test_a_proxied_process_is_given_its_own_lines() -> None:
     plan = Plan(proxied=True)
     ports = Ports.free(plan)
     stack = Stack("s")
-    endpoints = endpoints_of(stack, ports, Secrets.fresh())
+    endpoints = endpoints_of(stack, ports, Secrets.fresh(plan))
     proxy = proxy_spec(stack, ports)
     assert proxy is not None
     assert endpoints.proxy == ("127.0.0.1", ports.proxy)
