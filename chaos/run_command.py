@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from chaos.run_page import write_report
 from chaos.runner import ORDERS, Result, Runner, new_folder
 from chaos.runtime import StackError, choose
 from chaos.runtime.docker import DockerRuntime
+from chaos.runtime.stack import CHECKOUT
 from chaos.scenarios import SCENARIOS, on_runtime
 from chaos.scene import PROFILES, Scenario, plan_of
 from chaos.stage import Stage
@@ -173,6 +175,7 @@ def _chosen(names: Sequence[str], kind: str) -> list[Scenario]:
 
 def _imported(name: str) -> Scenario:
     module, _, attribute = name.partition(":")
+    sys.path.insert(0, str(CHECKOUT))  # where the processes of a stack are started, too
     try:
         found = getattr(importlib.import_module(module), attribute) if attribute else None
     except (ImportError, AttributeError) as error:

@@ -188,7 +188,7 @@ def judge_scene(scene: Scene, result: Result) -> None:
         result.problems += judgement.lines()
     note(result, judgement)
     result.verdict = overall([judgement.verdict, Verdict.FAIL if result.problems else Verdict.PASS])
-    result.ends = dict(Counter(in_words([end]) for end in ends.values()))
+    result.ends = {**Counter(in_words([end]) for end in ends.values()), **scene.others}
     result.payment, result.inventory = _effects(system, orders)
     result.attempts = _attempts(system, orders)
     result.timeline = sample_timeline(system, [o for o, end in ends.items() if end.reason])

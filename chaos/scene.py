@@ -67,6 +67,8 @@ class Scene:
     allowed: dict[UUID, frozenset[End]] = field(default_factory=dict)
     must_be_seen: set[End] = field(default_factory=set)
     faults: list[Nemesis] = field(default_factory=list)
+    others: Mapping[str, int] = field(default_factory=dict)
+    """Sagas that are no orders, which it has judged itself: how many ended in which way."""
     explained: set[tuple[str, str]] = field(default_factory=set)
     under_way: int | None = None  # sagas, when the first fault struck
     healed: float | None = None  # of time.monotonic

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from common.envelope import Answer, Command, Done, Message, Query, Refusal, Undo
 
@@ -142,6 +142,16 @@ class ListProduct(Command):
 
 class ProductListed(Done):
     sku: str
+
+
+class OrderData(BaseModel):
+    """What the order saga begins with."""
+
+    order_id: UUID
+    customer: Name
+    currency: Currency
+    lines: Lines
+    total: Minor
 
 
 # --- inventory -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from common.contracts import (
     ChargePayment,
     ConfirmOrder,
     DispatchStock,
+    OrderData,
     RefundPayment,
     RejectOrder,
     ReleaseStock,
@@ -22,7 +23,7 @@ from orchestrator.saga import Definition, Kind, Step
 COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
 
 # fmt: off
-ORDER_SAGA = Definition("order", version=2, steps=(
+ORDER_SAGA = Definition("order", version=2, data=OrderData, steps=(
     Step("create_order",   COMPENSATABLE, "order",     at_the_door=True,      undo=RejectOrder),
     Step("reserve_stock",  COMPENSATABLE, "inventory", command=ReserveStock,  undo=ReleaseStock),
     Step("approve_order",  GATE,          "orchestrator"),
@@ -34,6 +35,6 @@ ORDER_SAGA = Definition("order", version=2, steps=(
 
 # Without the gate: what began under it finishes under it. New sagas begin under the newest.
 ORDER_SAGA_V1 = Definition(
-    "order", 1, tuple(step for step in ORDER_SAGA.steps if step.kind is not GATE)
+    "order", 1, tuple(s for s in ORDER_SAGA.steps if s.kind is not GATE), OrderData
 )
 DEFINITIONS = (ORDER_SAGA_V1, ORDER_SAGA)

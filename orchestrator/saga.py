@@ -22,16 +22,20 @@ Owns: that. Must not know: SQL, the broker, any business process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from common.envelope import Command, Direction, Fence, Outcome, Undo
+from pydantic import BaseModel
+
+from common.envelope import Command, Direction, Fence, Message, Outcome, Undo
 from common.errors import DefinitionError, IllegalTransition
 
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
+_WORD = re.compile("[A-Za-z][A-Za-z0-9_-]{0,49}")  # <participant>.commands.dead fits everywhere
 
 
 class Kind(StrEnum):
@@ -123,6 +127,8 @@ class Definition:
     name: str
     version: int
     steps: tuple[Step, ...]
+    data: type[BaseModel] | None = None
+    """What it begins with, and what commands take their fields from; None: whatever comes."""
     by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +178,46 @@ class Definition:
             if step.at_the_door and (number or step.kind is not Kind.COMPENSATABLE):
                 raise DefinitionError(
                     f"{where}: only the first step can be done at the door, and must have an undo"
+                )
+            self._check_names(where, step)
+            for command, base in ((step.command, Command), (step.undo, Undo)):
+                if command is not None:
+                    self._check_command(where, command, base)
+
+    def _check_names(self, where: str, step: Step) -> None:
+        for name in (step.name, step.participant):
+            if not _WORD.fullmatch(name):
+                raise DefinitionError(
+                    f"{where}: {name!r} names a row or a queue; begin with a letter, go on with"
+                    " letters, digits, _ or -, at most 50 in all"
+                )
+        if (step.command or step.undo) and step.participant == "orchestrator":
+            raise DefinitionError(
+                f"{where}: the orchestrator itself takes no commands; name the participant that"
+                " consumes them, from the queue <participant>.commands"
+            )
+
+    def _check_command(self, where: str, command: object, base: type[Command]) -> None:
+        if not isinstance(command, type) or not issubclass(command, base):
+            raise DefinitionError(
+                f"{where}: {command!r} is no {base.__name__}; name a class that inherits from"
+                f" common.envelope.{base.__name__}"
+            )
+        if base is Command and issubclass(command, Undo):
+            raise DefinitionError(f"{where}: {command.__name__} is an Undo; it goes to `undo=`")
+        if Message.registry[command.__name__, command.version] is not command:
+            raise DefinitionError(
+                f"{where}: {command.__module__} has two messages called {command.__name__}, and the"
+                " wire tells messages by their names; rename one"
+            )
+        if self.data is None:
+            return
+        there = {*self.data.model_fields, "reason"}  # the reason is why a saga turned back
+        for name, field_ in command.model_fields.items():
+            if field_.is_required() and name not in there:
+                raise DefinitionError(
+                    f"{where}: {command.__name__} wants `{name}`, which {self.data.__name__} does"
+                    " not have; add it there, or give it a default"
                 )
 
 

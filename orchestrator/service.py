@@ -122,6 +122,7 @@ class Service:
             raise Poison("wrong_direction", "a saga is not started backwards")
         if message.definition not in self._newest:
             raise Poison("unknown_definition", f"no saga is called {message.definition}")
+        _check_data(self._newest[message.definition], message)
         return Received(envelope, message)
 
     async def handle(self, batch: Sequence[Received]) -> None:
@@ -412,6 +413,16 @@ def _message_id(saga_id: UUID, entry: Entry) -> UUID | None:
     if entry.step is None or entry.direction is None:
         return None
     return Key(saga_id, entry.step, entry.direction).command_id
+
+
+def _check_data(definition: Definition, start: StartSaga) -> None:
+    """Before anything is done: no command of the saga will then lack a field."""
+    if definition.data is None:
+        return
+    try:
+        definition.data.model_validate(start.data)
+    except ValidationError as error:
+        raise Poison("invalid_data", str(error)) from error
 
 
 def _said(body: Mapping[str, Any]) -> str | None:

@@ -5,24 +5,33 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from pydantic import BaseModel
 
 from common.contracts import (
     ChargePayment,
     ConfirmOrder,
     DispatchStock,
+    Lines,
+    OrderData,
     RefundPayment,
     RejectOrder,
     ReleaseStock,
     ReserveStock,
+    StartSaga,
 )
+from common.envelope import Command, Envelope
 from common.errors import DefinitionError
 from common.topology import commands_of
 from orchestrator.definitions import load, queues_of
 from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.saga import Definition, Kind, Step
+from order_svc.domain import PlacedOrder, PricedLine
+from order_svc.handlers import start_saga
 
 DOOR = Step("door", Kind.COMPENSATABLE, "a", at_the_door=True, undo=RejectOrder)
 FIRST = Step("first", Kind.COMPENSATABLE, "a", ReserveStock, ReleaseStock)
@@ -112,6 +121,70 @@ def test_a_contradiction_is_told_with_its_remedy(steps: tuple[Step, ...], advice
     with pytest.raises(DefinitionError) as error:
         Definition("t", 1, steps)
     assert str(error.value) == advice
+
+
+class Parcel(BaseModel):
+    """What a saga of parcels begins with."""
+
+    lines: Lines
+
+
+Named = type("Named", (Command,), {})
+Namesake = type("Named", (Command,), {})
+
+
+@pytest.mark.parametrize(
+    ("steps", "advice"),
+    [
+        ((replace(FIRST, name="1 st"),), "t.1 st: '1 st' names a row or a queue; begin with a"),
+        ((replace(FIRST, participant=""),), "t.first: '' names a row or a queue; begin with a"),
+        ((replace(FIRST, participant="a.b"),), "t.first: 'a.b' names a row or a queue; begin"),
+        ((replace(FIRST, name="x" * 51),), "names a row or a queue; begin with a letter, go on"),
+        (
+            (replace(FIRST, participant="orchestrator"),),
+            "t.first: the orchestrator itself takes no commands; name the participant that consumes"
+            " them, from the queue <participant>.commands",
+        ),
+        (
+            (replace(FIRST, command="ReserveStock"),),  # type: ignore[arg-type]
+            "t.first: 'ReserveStock' is no Command; name a class that inherits from"
+            " common.envelope.Command",
+        ),
+        ((replace(FIRST, command=Parcel),), "is no Command; name a class that inherits"),  # type: ignore[arg-type]
+        ((replace(FIRST, undo=ReserveStock),), "is no Undo; name a class that inherits from"),  # type: ignore[arg-type]
+        ((replace(FIRST, command=ReleaseStock),), "ReleaseStock is an Undo; it goes to `undo=`"),
+        (
+            (replace(FIRST, command=Namesake),),
+            "has two messages called Named, and the wire tells messages by their names; rename one",
+        ),
+        (
+            (FIRST, replace(SECOND, command=ChargePayment, undo=RejectOrder)),
+            "t.second: ChargePayment wants `customer`, which Parcel does not have; add it there, or"
+            " give it a default",
+        ),
+    ],
+)
+def test_names_and_commands_that_cannot_be_are_told_with_a_remedy(
+    steps: tuple[Step, ...], advice: str
+) -> None:
+    with pytest.raises(DefinitionError) as error:
+        Definition("t", 1, steps, data=Parcel)
+    assert advice in str(error.value)
+
+
+def test_what_a_saga_begins_with_is_what_its_commands_ask_for() -> None:
+    Definition("t", 1, (FIRST, SECOND, PIVOT), data=Parcel)
+    Definition("t", 1, (DOOR, replace(FIRST, command=ChargePayment)))  # nothing is known of it
+
+
+def test_the_order_service_begins_it_with_what_the_definition_says() -> None:
+    lines = (PricedLine("tea", 2, 150),)
+    order = PlacedOrder(UUID(int=1), "ann", "EUR", lines, 300, datetime.now(UTC))
+    envelope = start_saga(order).envelope
+    assert isinstance(envelope, Envelope)
+    message = envelope.message()
+    assert isinstance(message, StartSaga)
+    assert OrderData.model_validate(message.data).total == 300
 
 
 def test_the_order_saga_is_the_table_of_the_design() -> None:

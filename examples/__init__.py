@@ -1,0 +1,1 @@
+"""What a user of Sagaproof would write, and what the demo is fed with."""

@@ -1,0 +1,26 @@
+"""`python -m examples.trip flight` (hotel, car) is that participant; `book` asks for a trip."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from common import log
+from common.errors import BrokerGone
+from common.process import run_participant
+from examples.trip.door import book
+from examples.trip.places import HANDLERS, PlacesStore
+from examples.trip.saga import Trip
+
+match sys.argv[1:]:
+    case ["flight" | "hotel" | "car" as participant]:
+        run_participant(participant, Path(__file__).parent, PlacesStore(), HANDLERS)
+    case ["book", traveller, destination]:
+        log.configure("book", "warning")
+        try:
+            print(asyncio.run(book(Trip(traveller=traveller, destination=destination))))
+        except (BrokerGone, ValueError) as error:  # a setting is missing or wrong
+            sys.exit(f'{error}\nnothing was booked: eval "$(chaos env)", and try again')
+    case _:
+        sys.exit("usage: python -m examples.trip flight|hotel|car, or: book TRAVELLER DESTINATION")

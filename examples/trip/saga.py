@@ -1,0 +1,60 @@
+"""A trip, as its owner would tell it: the table of its steps, and the messages they take. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from common.envelope import Command, Done, Refusal, Undo
+from orchestrator.saga import Definition, Kind, Step
+
+COMPENSATABLE, PIVOT, RETRIABLE = Kind.COMPENSATABLE, Kind.PIVOT, Kind.RETRIABLE
+
+
+class Trip(BaseModel):
+    """What it begins with; commands take their fields from here, by name."""
+
+    traveller: str
+    destination: str
+
+
+class BookPlace(Command):
+    traveller: str
+    destination: str
+
+
+class PlaceBooked(Done):
+    pass
+
+
+class SoldOut(Refusal):
+    reason: Literal["sold_out"] = "sold_out"
+
+
+class CancelPlace(Undo):
+    """What to cancel is read from the booking, not from the message."""
+
+
+class PlaceCancelled(Done):
+    nothing_to_undo: bool = False
+
+
+class ConfirmPlace(Command):
+    """From here on the place is paid for, and nobody gives the money back."""
+
+
+class PlaceConfirmed(Done):
+    pass
+
+
+# fmt: off
+TRIP = Definition("trip", version=1, data=Trip, steps=(
+    Step("book_flight",    COMPENSATABLE, "flight", command=BookPlace, undo=CancelPlace),
+    Step("book_hotel",     COMPENSATABLE, "hotel",  command=BookPlace, undo=CancelPlace),
+    Step("book_car",       COMPENSATABLE, "car",    command=BookPlace, undo=CancelPlace),
+    Step("confirm_flight", PIVOT,         "flight", command=ConfirmPlace),
+    Step("confirm_hotel",  RETRIABLE,     "hotel",  command=ConfirmPlace),
+    Step("confirm_car",    RETRIABLE,     "car",    command=ConfirmPlace),
+))
+# fmt: on

@@ -1,0 +1,1 @@
+"""What the trip promises, in parts and as a whole."""

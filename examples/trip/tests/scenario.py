@@ -1,0 +1,92 @@
+"""Trips and orders flow beside each other; a participant and the orchestrator die in the middle.
+
+.venv/bin/chaos run examples.trip.tests.scenario:KILLS
+
+Owns: what is played, and the one invariant: every trip has all its places, or none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from chaos.nemesis import Kill
+from chaos.scene import UNDER_WAY, Scenario, Scene
+from chaos.system import CONFIRMED, ExperimentError, System, until
+from common.topology import ORCHESTRATOR_COMMANDS
+from examples.trip.door import start
+from examples.trip.saga import Trip
+
+BOOKINGS = """
+select i.state, i.reason, f.status, h.status, c.status
+  from orchestrator.saga_instance i
+  left join flight.booking f using (saga_id)
+  left join hotel.booking h using (saga_id)
+  left join car.booking c using (saga_id)
+ where i.definition = 'trip' and i.saga_id = any(%s)"""
+
+
+class Seen(NamedTuple):
+    """A trip, and what the three say of it."""
+
+    state: str
+    reason: str | None
+    flight: str | None
+    hotel: str | None
+    car: str | None
+
+
+def offences(asked: int, trips: Sequence[Seen]) -> Iterator[str]:
+    """What is not all or nothing."""
+    if len(trips) != asked:
+        yield f"{asked} trips were asked for, {len(trips)} are there"
+    for trip in trips:
+        places = {trip.flight, trip.hotel, trip.car}
+        whole = trip.state == "COMPLETED" and places == {"CONFIRMED"}
+        nothing = trip.state == "COMPENSATED" and places <= {None, "CANCELLED"}
+        if not (whole or nothing):
+            yield f"neither all nor nothing: {trip}"
+
+
+def play(scene: Scene) -> None:
+    system = scene.system
+    starts = [start(trip) for trip in wanted(scene.name, scene.count)]
+    trips = [envelope.saga_id for envelope in starts]
+    with system.placing(scene.good()) as placed, system.session("hotel") as hotel:
+        hotel.execute("select from offer for update")  # nobody gets a room for now
+        system.mail.send(ORCHESTRATOR_COMMANDS, starts)
+        enough = max(1, round(UNDER_WAY * scene.count))
+        until(lambda: asked_hotel(system, trips) >= enough, f"{enough} trips want a room")
+        with scene.struck(Kill("hotel"), Kill("orchestrator")):
+            hotel.rollback()
+    scene.expect(placed.result(), CONFIRMED)
+    until(lambda: not set(trips) & set(system.alive()), "every trip has ended")
+    seen = [Seen(*row) for row in system.rows(BOOKINGS, trips)]
+    scene.others = Counter(f"trip {trip.reason or 'completed'}" for trip in seen)
+    if found := list(offences(len(trips), seen)):
+        raise ExperimentError("\n".join(found))
+
+
+def wanted(name: str, count: int) -> list[Trip]:
+    """Every fifth to where there are no cars."""
+    places = ("lisbon", "lisbon", "lisbon", "lisbon", "oslo")
+    return [
+        Trip(traveller=f"{name}-{number}", destination=places[number % len(places)])
+        for number in range(count)
+    ]
+
+
+def asked_hotel(system: System, trips: list[UUID]) -> int:
+    return sum("book_hotel" in steps for steps in system.steps(trips))
+
+
+KILLS = Scenario(
+    "trip-kills",
+    "Trips flow beside orders; one of their participants and the orchestrator die in mid-flow.",
+    "SIGKILL to hotel; SIGKILL to orchestrator",
+    "a trip with all its places or, sold_out, with none; an order confirmed",
+    play,
+    "examples/trip/plan.json",
+)
