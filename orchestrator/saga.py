@@ -160,29 +160,33 @@ class Definition:
                 f"{self.name}: a gate comes first; put it behind a step that sends a command,"
                 " whose reply is where it is looked at who is to be asked"
             )
-        for number, step in enumerate(self.steps):
+        for step in self.steps:
             where = f"{self.name}.{step.name}"
-            if (step.undo is None) == (step.kind is Kind.COMPENSATABLE):
-                raise DefinitionError(
-                    f"{where}: a compensatable step needs an undo, any other must have none"
-                )
-            gate = step.kind is Kind.GATE
-            if (step.command is None) != (step.at_the_door or gate):
-                raise DefinitionError(
-                    f"{where}: a gate has no command"
-                    if gate
-                    else f"{where}: a step needs a command unless it is done at the door"
-                )
-            if step.asks is not None and not gate:
-                raise DefinitionError(f"{where}: only a gate asks for approval")
-            if step.at_the_door and (number or step.kind is not Kind.COMPENSATABLE):
-                raise DefinitionError(
-                    f"{where}: only the first step can be done at the door, and must have an undo"
-                )
+            self._check_step(where, step)
             self._check_names(where, step)
             for command, base in ((step.command, Command), (step.undo, Undo)):
                 if command is not None:
                     self._check_command(where, command, base)
+
+    def _check_step(self, where: str, step: Step) -> None:
+        if (step.undo is None) == (step.kind is Kind.COMPENSATABLE):
+            raise DefinitionError(
+                f"{where}: a compensatable step needs an undo, any other must have none"
+            )
+        gate = step.kind is Kind.GATE
+        if (step.command is None) != (step.at_the_door or gate):
+            raise DefinitionError(
+                f"{where}: a gate has no command"
+                if gate
+                else f"{where}: a step needs a command unless it is done at the door"
+            )
+        if step.asks is not None and not gate:
+            raise DefinitionError(f"{where}: only a gate asks for approval")
+        first = step is self.steps[0]
+        if step.at_the_door and not (first and step.kind is Kind.COMPENSATABLE):
+            raise DefinitionError(
+                f"{where}: only the first step can be done at the door, and must have an undo"
+            )
 
     def _check_names(self, where: str, step: Step) -> None:
         for name in (step.name, step.participant):
@@ -212,7 +216,9 @@ class Definition:
             )
         if self.data is None:
             return
-        there = {*self.data.model_fields, "reason"}  # the reason is why a saga turned back
+        there = set(self.data.model_fields) | (
+            {"reason"} if base is Undo else set()
+        )  # why it turned
         for name, field_ in command.model_fields.items():
             if field_.is_required() and name not in there:
                 raise DefinitionError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from common.envelope import Command, Done, Refusal, Undo
 from orchestrator.saga import Definition, Kind, Step
 
-COMPENSATABLE, PIVOT, RETRIABLE = Kind.COMPENSATABLE, Kind.PIVOT, Kind.RETRIABLE
+COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
 
 
 class Trip(BaseModel):
@@ -48,11 +49,16 @@ class PlaceConfirmed(Done):
     pass
 
 
+def overseas(data: Mapping[str, Any]) -> str | None:
+    return "a trip overseas" if data["destination"] == "quito" else None
+
+
 # fmt: off
 TRIP = Definition("trip", version=1, data=Trip, steps=(
     Step("book_flight",    COMPENSATABLE, "flight", command=BookPlace, undo=CancelPlace),
     Step("book_hotel",     COMPENSATABLE, "hotel",  command=BookPlace, undo=CancelPlace),
     Step("book_car",       COMPENSATABLE, "car",    command=BookPlace, undo=CancelPlace),
+    Step("approve_trip",   GATE,          "orchestrator", asks=overseas),
     Step("confirm_flight", PIVOT,         "flight", command=ConfirmPlace),
     Step("confirm_hotel",  RETRIABLE,     "hotel",  command=ConfirmPlace),
     Step("confirm_car",    RETRIABLE,     "car",    command=ConfirmPlace),

@@ -124,7 +124,7 @@ def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SAGAPROOF_STEP_ATTEMPTS", "1")
     plan = Plan(settings={"step_attempts": "7"})
     endpoints = Endpoints(
-        "", "", dict.fromkeys(bootstrap.SERVICES, "dsn"), "", "",
+        "", "", dict.fromkeys(bootstrap.SERVICES, "dsn"), "amqp://", "",
         dict.fromkeys(plan.processes, "http://127.0.0.1:2"),
         dict.fromkeys(plan.processes, "http://127.0.0.1:3/metrics"), Path(), "the-key", "the-token",
     )  # fmt: skip
@@ -138,6 +138,7 @@ def test_services_are_set_by_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> 
         "SAGAPROOF_DOOR_KEY": "the-key",
         "SAGAPROOF_OPERATOR_URL": url,
         "SAGAPROOF_OPERATOR_TOKEN": "the-token",
+        "SAGAPROOF_AMQP_URL": "amqp://",
     }
     opened = {
         (name, variable.removeprefix("SAGAPROOF_"), value)

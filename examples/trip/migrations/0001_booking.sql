@@ -16,4 +16,4 @@ create table booking (
 -- What there is to sell: fewer cars than seats, and in Oslo none.
 insert into offer
 select destination, case current_user when 'car' then cars else places end
-  from (values ('lisbon', 40, 60), ('oslo', 0, 60)) as o (destination, cars, places);
+  from (values ('lisbon', 40, 60), ('oslo', 0, 60), ('quito', 5, 5)) as o (destination, cars, places);
