@@ -21,7 +21,7 @@ from chaos.guard_loads import LOADS, Load, Trial
 from chaos.judge import Verdict
 from chaos.runtime import SERVICES, StackError, choose
 from chaos.scene import Scene, in_words
-from chaos.system import End, ExperimentError, System
+from chaos.system import End, ExperimentError, Judgement, System
 
 STUCK_SECONDS = 20.0  # without rest, with every resend a matter of two: it will not come
 SABOTEURS = "tests.saboteurs"
@@ -248,17 +248,22 @@ def _played(system: System, armory: Armory, load: Load, seed: int, began: float)
     except (ExperimentError, StackError, CatalogueError, OSError) as error:
         problem = str(error) or repr(error)
     system.rest(STUCK_SECONDS)
-    witnesses = (*_judge(system), *_ends(scene), *_constraints(system))
+    judgement = system.judgement()
+    witnesses = (
+        *_offences(judgement), *_ends(scene), *_constraints(system), *_standing(judgement),
+    )  # fmt: skip
     return Played(witnesses, problem, time.monotonic() - began)
 
 
-def _judge(system: System) -> Iterator[Witness]:
-    judgement = system.judgement()
+def _offences(judgement: Judgement) -> Iterator[Witness]:
     for finding in judgement.findings:
         if finding.verdict is Verdict.FAIL:
             yield Witness(f"the judge: {finding.invariant}", finding.examples[0])
-    if standing := judgement.standing.lines():
-        yield Witness(f"not at rest after {STUCK_SECONDS:.0f} s", standing[0])
+
+
+def _standing(judgement: Judgement) -> Iterator[Witness]:
+    if lines := judgement.standing.lines():
+        yield Witness(f"not at rest after {STUCK_SECONDS:.0f} s", "; ".join(lines[:2]))
 
 
 def _ends(scene: Scene) -> Iterator[Witness]:

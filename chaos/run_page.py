@@ -91,7 +91,7 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
 
 
-def _entry(entry: Row) -> tuple[str, ...]:
+def entry_of(entry: Row) -> tuple[str, ...]:
     step = entry["step"] or ""
     back = " (undo)" if entry["direction"] == "compensating" else ""
     attempt = str(entry["attempt"] or "")
@@ -124,7 +124,7 @@ def markdown(result: Row) -> str:
     whose, timeline = sample_of(results)
     if timeline:
         lines += ["", f"## One order's saga log ({whose})", ""]
-        lines += _table(LOG_COLUMNS, map(_entry, timeline))
+        lines += _table(LOG_COLUMNS, map(entry_of, timeline))
     return "\n".join(lines) + "\n"
 
 
@@ -182,7 +182,7 @@ def html(result: Row, stacks: Sequence[Stack]) -> str:
     if timeline:
         parts += [
             f"<h2>One order's saga log</h2><p class='note'>{escape(whose)}</p>",
-            _html_table(LOG_COLUMNS, map(_entry, timeline), "log"),
+            _html_table(LOG_COLUMNS, map(entry_of, timeline), "log"),
         ]
     return "\n".join([*parts, "</main></html>"])
 

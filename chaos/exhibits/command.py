@@ -81,7 +81,10 @@ def _scenarios(order: Order) -> dict[str, Any]:
     finally:
         runner.close()
     verdict = overall(result.verdict for result in results)
-    rows = [{k: v for k, v in r.as_json().items() if k != "timeline"} for r in results]
+    rows = [r.as_json() for r in results]
+    for row in rows:
+        if row["name"] not in pages.TOLD_WHOLE:
+            del row["timeline"]
     return {"verdict": verdict, "runtime": "native", "results": rows}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chaos.exhibits.page import Result, bullets, page, quote, table
-from chaos.run_page import COLUMNS, TALLY, cells_of, totals
+from chaos.run_page import COLUMNS, LOG_COLUMNS, TALLY, cells_of, entry_of, totals
 
 # Scenario names by what they show; the rest comes last.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -36,6 +36,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kill-inventory-in-recovery", "kill-everybody",
     ),
 }  # fmt: skip
+TOLD_WHOLE = ("failing-refund", "charge-after-its-undo")
+"""Of these the page has one order's saga log."""
 REST = "Servers, networks, zombies, and the rest"
 
 
@@ -52,6 +54,12 @@ def scenarios(result: Result) -> str:
     ]
     for title, group in _grouped(rows):
         parts += [f"## {title}", table(COLUMNS, map(cells_of, group))]
+        for row in group:
+            if timeline := row.get("timeline"):
+                parts += [
+                    f"One order's saga log, of {row['name']} (`{timeline[0]['saga_id']}`):",
+                    table(LOG_COLUMNS, map(entry_of, timeline)),
+                ]
     wrong = [f"{row['name']}: {problem}" for row in rows for problem in row["problems"]]
     if wrong:
         parts += ["## Problems", quote("\n".join(wrong))]

@@ -7,17 +7,14 @@ import random
 
 import pytest
 
-from chaos.cells import CHARGE, DISPATCH, Cell, covering, possible
+from chaos.cells import CHARGE, Cell, covering, possible
 from chaos.matrix import matrix_on, sample
 from chaos.runtime import choose
 from chaos.runtime.install import missing
 from common.failpoints import Point
 
 SEED = 7
-FROZEN = (
-    Cell("payment", Point.BATCH_BEFORE_COMMIT, CHARGE),
-    Cell("orchestrator", Point.RECONCILER_BEFORE_COMMIT, DISPATCH),
-)
+FROZEN = (Cell("payment", Point.BATCH_BEFORE_COMMIT, CHARGE),)
 
 
 @pytest.mark.skipif(bool(missing()), reason="a failpoint is armed by a file: native servers only")
