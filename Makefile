@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test model matrix guards evidence bench check docs clean
+.PHONY: help setup demo test large model matrix guards evidence bench check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: setup ## a stack comes up, real orders flow, processes are killed, the ver
 
 test: setup ## the whole suite
 	@$(bin)/pytest
+
+large: setup ## a hundred thousand of something (minutes)
+	@$(bin)/pytest tests/large
 
 model: setup ## every order of events, with the real decide() and fence (half a minute)
 	@$(bin)/python -m tests.model

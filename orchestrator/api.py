@@ -1,12 +1,12 @@
 """The operator's API: where a saga is, why it stands still, what is wrong with the house; and
 what a person decides at a gate.
 
-Owns: what an operator may ask. Must not know: SQL, the broker's driver, what a decision leads to.
+Owns: what an operator may ask; of dead letters letters_api.py. Must not know: SQL, the broker's
+driver, what a decision leads to.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -30,6 +30,8 @@ from common.health import Health
 from common.http import Caller, Entrance, Problem, Refused, invalid_field, new_app, problems
 from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.doctor import House
+from orchestrator.letters_api import LetterSources, letters
+from orchestrator.naming import whole_id
 from orchestrator.reader import Logged, Parked, Seen, Wanted
 from orchestrator.saga import State
 from orchestrator.story import tell
@@ -53,8 +55,6 @@ from orchestrator.views import (
 )
 from orchestrator.watch_list import Watched
 
-SHORTEST_PREFIX = 4  # hexadecimal digits of an id
-NAMED = 5  # ids named when a prefix fits several
 LONGEST = 1e9  # seconds, some thirty years
 ACCOUNT_KEY = r"^[^\x00-\x1f\x7f]{1,128}/[A-Z]{3}$"
 
@@ -109,6 +109,7 @@ class Sources:
     accounts: Callable[[AccountsQuery], Awaitable[AccountsPage]]
     house: Callable[[], Awaitable[House]]
     desk: Desk
+    letters: LetterSources
 
 
 def make_app(
@@ -128,6 +129,7 @@ def make_app(
     _watch_list(app, sources.desk)
     _actions(app, sources)
     _services(app, sources)
+    letters(app, sources.letters)
     return app
 
 
@@ -278,21 +280,7 @@ async def _existing(sources: Sources, saga_id: UUID) -> Seen:
 
 
 async def _named(sources: Sources, text: str) -> Seen:
-    """By a whole id, or by the beginning of one."""
-    try:
-        return await _existing(sources, UUID(text))
-    except ValueError:
-        pass
-    digits = text.replace("-", "").lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},31}}", digits):
-        remedy = f"give an id, or at least the first {SHORTEST_PREFIX} of its digits"
-        raise Refused(422, Problem(error="invalid_request", field="saga_id", remedy=remedy))
-    low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-    found = await sources.ids_between(low, high, NAMED)
-    if len(found) > 1:
-        remedy = f"give more of it: {', '.join(map(str, found))} all begin so"
-        raise Refused(409, Problem(error="ambiguous", field="saga_id", remedy=remedy))
-    return await _existing(sources, found[0] if found else low)
+    return await _existing(sources, await whole_id(text, "saga_id", sources.ids_between))
 
 
 def _services(app: FastAPI, sources: Sources) -> None:

@@ -11,16 +11,20 @@ from typing import TypeVar
 from uuid import UUID
 
 from common.contracts import AccountsPage, AccountsQuery, StockPage, StockQuery
+from common.db import Database
 from common.envelope import Answer, Query
 from common.errors import Infrastructure
 from common.process import Process
 from common.query import Asker
 from common.topology import queries_of
-from orchestrator import actions, doctor, reader, watch_list
+from orchestrator import actions, doctor, letter_store, reader, watch_list
 from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Desk, Sources
 from orchestrator.doctor import Deployed, Finding
+from orchestrator.letter_store import Group, Kept, LettersWanted, Whole
+from orchestrator.letters_api import LetterSources
 from orchestrator.reader import Logged, Parked, Seen, Standing, Wanted
+from orchestrator.redrive import LetterDesk
 from orchestrator.saga import Definition, Instance
 from orchestrator.service import Service
 from orchestrator.watch_list import Watched
@@ -71,7 +75,8 @@ def sources(
         return await look_at_house(process, deployed)
 
     desk = _desk(process, service)
-    return Sources(find, ids_between, page, timeline, acts, stock, accounts, house, desk)
+    letters = _letters(db, LetterDesk(db, service))
+    return Sources(find, ids_between, page, timeline, acts, stock, accounts, house, desk, letters)
 
 
 def _desk(process: Process, service: Service) -> Desk:
@@ -105,6 +110,26 @@ def _desk(process: Process, service: Service) -> Desk:
             return await watch_list.remove(tx, customer, actor, reason, name)
 
     return Desk(waiting, decide, decided, watched, watch, unwatch)
+
+
+def _letters(db: Database, desk: LetterDesk) -> LetterSources:
+    async def groups(wanted: LettersWanted, limit: int) -> list[Group]:
+        async with db.transaction() as tx:
+            return await letter_store.groups(tx, wanted, limit)
+
+    async def page(wanted: LettersWanted, after: UUID | None, limit: int) -> list[Kept]:
+        async with db.transaction() as tx:
+            return await letter_store.page(tx, wanted, after, limit)
+
+    async def find(letter_id: UUID) -> Whole | None:
+        async with db.transaction() as tx:
+            return await letter_store.find(tx, letter_id)
+
+    async def ids_between(low: UUID, high: UUID, limit: int) -> list[UUID]:
+        async with db.transaction() as tx:
+            return await letter_store.ids_between(tx, low, high, limit)
+
+    return LetterSources(groups, page, find, ids_between, desk.settle)
 
 
 async def look_at_house(process: Process, deployed: Deployed) -> doctor.House:

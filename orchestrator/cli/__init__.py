@@ -1,14 +1,14 @@
 """`saga`, the operator's command: places orders, shows where they are and what is wrong.
 
 It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
-sagas.py, gates.py, hands.py, services.py; client.py asks, output.py prints.
+sagas.py, gates.py, hands.py, services.py, dead_letters.py; client.py asks, output.py prints.
 """
 
 from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import client, gates, hands, orders, sagas, services
+from orchestrator.cli import client, dead_letters, gates, hands, orders, sagas, services
 
 ABOUT = """
 Place orders, see where they are and why they stand still, and what is wrong.
@@ -54,3 +54,13 @@ app.command("doctor")(services.doctor)
 _orders = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Orders from a file.")
 _orders.command("place")(orders.place)
 app.add_typer(_orders, name="orders")
+
+_letters = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None,
+    help="Messages that could not be handled: why, once more, or away with them.",
+)  # fmt: skip
+_letters.command("list")(dead_letters.list_)
+_letters.command("show")(dead_letters.show)
+_letters.command("redrive")(dead_letters.redrive)
+_letters.command("discard")(dead_letters.discard)
+app.add_typer(_letters, name="dead-letters")

@@ -6,7 +6,8 @@ what is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ Operator = Annotated[
 ]
 
 ANSWER_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 60.0  # how long whoever does not answer is asked again, where that is safe
 UNKNOWN, TOO_MANY, SERVER_ERROR = 401, 429, 500
 
 OPENS = {
@@ -147,3 +149,23 @@ class Api:
 
     def _nobody(self, what: str) -> Unanswered:
         return Unanswered(what, f"is the {self.name}'s API up, and is it at {self.url}?")
+
+
+def again(ask: Callable[[], Any], seconds: float) -> Any:
+    """Ask until there is an answer; for what is safe to ask twice. Raises No, Unanswered."""
+    deadline = time.monotonic() + seconds
+    for pause in _pauses():
+        try:
+            return ask()
+        except Unanswered:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+def _pauses() -> Iterator[float]:
+    pause = 0.1
+    while True:
+        yield pause
+        pause = min(2 * pause, 2.0)

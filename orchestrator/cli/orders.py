@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +13,11 @@ from uuid import uuid4
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from orchestrator.cli.client import Api, Door, No, Unanswered
+from orchestrator.cli.client import ASK_AGAIN_SECONDS, Api, Door, No, Unanswered, again
 from orchestrator.cli.orders_file import Bad, Line, NotAnOrdersFile, parse_line, read
 from orchestrator.cli.output import Exit, Json, Output, age, money, words
 
 POLL_SECONDS = 0.2
-ASK_AGAIN_SECONDS = 60.0  # how long a door that does not answer is asked again, with the same keys
 BULK = 200  # orders in one request
 TOO_LARGE, CONFLICT, ACCEPTED = 413, 409, 202
 PENDING = "PENDING"
@@ -50,7 +49,7 @@ def order(
         raise typer.BadParameter(str(error)) from error
     key = key or str(uuid4())
     try:
-        placed = _again(
+        placed = again(
             lambda: api.ask(
                 "POST",
                 "/orders",
@@ -201,7 +200,7 @@ def _place_some(
     one key and different content the first counts."""
     request = {"orders": [line.order for line in lines]}
     try:
-        answer = _again(lambda: api.ask("POST", "/orders/bulk", json=request), ASK_AGAIN_SECONDS)
+        answer = again(lambda: api.ask("POST", "/orders/bulk", json=request), ASK_AGAIN_SECONDS)
     except Unanswered as nobody:
         api.output.say(f"lines {lines[0].number} to {lines[-1].number}: {nobody}")
         tally.unplaced.extend(line.number for line in lines)
@@ -243,26 +242,6 @@ def _ended(api: Api, order_id: str) -> Any:
     except (Unanswered, No):
         return None  # it is asked again; what stays so is shown as pending
     return None if view["status"] == PENDING else view
-
-
-def _again(ask: Callable[[], Any], seconds: float) -> Any:
-    """Ask until there is an answer; safe, for the key is the same. Raises No, Unanswered."""
-    deadline = time.monotonic() + seconds
-    for pause in _pauses():
-        try:
-            return ask()
-        except Unanswered:
-            if time.monotonic() + pause > deadline:
-                raise
-            time.sleep(pause)
-    raise AssertionError("pauses never end")
-
-
-def _pauses() -> Iterator[float]:
-    pause = 0.1
-    while True:
-        yield pause
-        pause = min(2 * pause, 2.0)
 
 
 def _report(output: Output, tally: Tally) -> None:

@@ -237,7 +237,10 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         "update orchestrator.saga_instance set next_deadline = 'infinity'"
         f" where saga_id = '{GOOD}'",
     )
-    parked = look_twice(dsn, queues)  # is at rest: only the queue is left
-    assert parked.lines() == ["queue payment.commands: 0 ready, 2 unacked"]
+    parked = look_twice(dsn, queues)  # is at rest: only the queues are left
+    assert parked.lines() == [
+        "queue payment.commands: 0 ready, 2 unacked",
+        "queue payment.commands.dead: 1 ready, 0 unacked",
+    ]
     (problem,) = look_twice(dsn.replace(database, "no_such"), queues).lines()
     assert problem.startswith("cannot be counted")

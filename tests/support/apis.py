@@ -57,6 +57,7 @@ from orchestrator.watch_list import Watched
 from order_svc.api import OrderView, PricedLine, Reader, ReturnView
 from order_svc.api import make_app as door_app
 from order_svc.door import Door
+from tests.support.letters import Letters
 from tests.support.story import POLICY
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -81,6 +82,7 @@ class Sagas:
     stock: list[StockRow] = field(default_factory=list)
     accounts: list[AccountRow] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)  # as asked for
+    letters: Letters = field(default_factory=Letters)
     actions: list[Recorded] = field(default_factory=list)  # oldest first
     actions_wanted: list[ActionsWanted] = field(default_factory=list)
     asked: Asked = field(default_factory=dict)  # at which gates a person is asked, and why
@@ -122,7 +124,7 @@ class Sagas:
     def app(self, entrance: Entrance | None = None) -> FastAPI:
         sources = Sources(
             self._find, self._ids_between, self._page, self._timeline, self._actions,
-            self._stock, self._accounts, self._house, self._desk(),
+            self._stock, self._accounts, self._house, self._desk(), self.letters.sources,
         )  # fmt: skip
         definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
         return operator_app(sources, definitions, Health(), entrance or ENTRANCES["operator"])

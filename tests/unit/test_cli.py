@@ -17,10 +17,11 @@ from common.access import Role
 from common.contracts import AccountRow, StockRow
 from common.envelope import Outcome, saga_id_for
 from orchestrator.actions import Action, ActionsWanted, Recorded
-from orchestrator.cli import app, client, orders, sagas
+from orchestrator.cli import app, client, dead_letters, orders, sagas
 from orchestrator.doctor import Finding
 from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
 from tests.support.apis import NOON, TOKENS, InMemory, Sagas, Shop
+from tests.support.letters import envelope
 
 DOOR, OPERATOR = "http://door", "http://operator"
 NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -73,7 +74,7 @@ def saga(shop: Shop, house: Sagas, monkeypatch: pytest.MonkeyPatch) -> Saga:
         return httpx.Client(base_url=url, transport=apps[url])
 
     monkeypatch.setattr(client, "connect", connect)
-    for module in (orders, sagas):
+    for module in (client, dead_letters, orders, sagas):
         monkeypatch.setattr(module, "time", NoTime())
     environment = {
         "SAGAPROOF_DOOR_URL": DOOR,
@@ -577,3 +578,95 @@ def test_the_watch_list(saga: Saga) -> None:
     gone = saga("watch", "remove", "bob", "--reason", "cleared")
     assert (gone.code, "not_watched" in gone.err) == (1, True)
     assert saga("watch", "list", "--json").document == {"customers": [], "next": None}
+
+
+# --- dead letters --------------------------------------------------------------------------
+
+PAYMENT, INVENTORY = "payment.commands", "inventory.commands"
+
+
+@pytest.fixture
+def buried(house: Sagas) -> Sagas:
+    for number in range(1, 6):
+        house.letters.bury(PAYMENT, envelope(number), "unknown_type")
+    house.letters.bury(INVENTORY, b"tea, please", "not_json")
+    return house
+
+
+def test_dead_letters_are_grouped_and_listed(saga: Saga, buried: Sagas) -> None:
+    grouped = saga("dead-letters", "list")
+    assert grouped.code == 0
+    rows = [line.split() for line in grouped.out.splitlines()]
+    assert [(row[0], *row[-2:]) for row in rows[1:]] == [
+        ("1", INVENTORY, "not_json"), ("5", PAYMENT, "unknown_type"),
+    ]  # fmt: skip
+    assert saga("dead-letters", "list", "--json").document["letters"] == 6
+    each = saga("dead-letters", "list", "--queue", INVENTORY, "--each")
+    assert "11 bytes" in each.out
+    page = saga("dead-letters", "list", "--each", "--limit", "4", "--json").document
+    assert len(page["letters"]) == 4
+    more = saga("dead-letters", "list", "--each", "--after", page["next"], "--json").document
+    assert len(more["letters"]) == 2
+    assert saga("dead-letters", "list", "--state", "redriven").out == "no redriven dead letter\n"
+
+
+def test_a_dead_letter_is_shown_with_all_it_said(saga: Saga, buried: Sagas) -> None:
+    ident = buried.letters.bury(PAYMENT, envelope(9), "exhausted")
+    shown = saga("dead-letters", "show", str(ident)[:8])
+    assert shown.code == 0
+    assert f"letter {ident}, from payment.commands" in shown.out
+    assert "exhausted: so it is" in shown.out
+    assert f"charge payment of {UUID(int=9)}" in shown.out
+    assert '"type": "ChargePayment"' in shown.out
+    assert saga("dead-letters", "show", str(ident), "--json").document["body"][0]["step"]
+    assert saga("dead-letters", "show", "ffff").code == 1
+
+
+def test_redriving_in_bulk_goes_at_the_rate_that_is_asked_for(
+    saga: Saga, buried: Sagas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = NoTime()
+    monkeypatch.setattr(dead_letters, "time", time)
+    dry = saga("dead-letters", "redrive", "--queue", PAYMENT, "--dry-run", "--rate", "2")
+    assert (dry.code, dry.out) == (0, "5 would be redriven\n")
+    assert [n for _, n, _, dry_run in buried.letters.requests if dry_run] == [2, 2, 1]
+    assert time.now == 0
+    ran = saga("dead-letters", "redrive", "--queue", PAYMENT, "--rate", "2", "--json")
+    assert ran.code == 0
+    assert ran.document["done"] == 5
+    assert [n for _, n, _, dry_run in buried.letters.requests if not dry_run] == [2, 2, 1]
+    assert time.now == 2.0  # four letters at two a second, and the last at once
+    again = saga("dead-letters", "redrive", "--queue", PAYMENT)
+    assert (again.code, again.out) == (0, "0 redriven\n")
+
+
+def test_what_is_refused_stays_and_says_why(saga: Saga, buried: Sagas) -> None:
+    ran = saga("dead-letters", "redrive", "--all")
+    assert ran.code == 1
+    assert "5 redriven" in ran.out
+    assert "1 refused, and stay:" in ran.out
+    assert "nobody can ever handle: discard it" in ran.out
+    gone = saga("dead-letters", "discard", "--reason", "not_json", "--why", "junk")
+    assert (gone.code, gone.out) == (0, "1 discarded\n")
+    discarded = saga("dead-letters", "list", "--state", "discarded", "--each", "--json").document
+    (letter,) = discarded["letters"]
+    assert (letter["settled_by"], letter["settled_why"]) == ("operator-ann", "junk")
+
+
+def test_a_letter_that_is_redriven_twice_leaves_once(saga: Saga, buried: Sagas) -> None:
+    ident = str(buried.letters.bury(PAYMENT, envelope(9), "exhausted"))
+    assert saga("dead-letters", "redrive", ident[:8]).out == "1 redriven\n"
+    again = saga("dead-letters", "redrive", ident)
+    assert again.code == 0
+    assert "1 were settled before: nothing was done to them again" in again.out
+
+
+def test_which_letters_must_be_said_and_why_they_are_discarded(saga: Saga, buried: Sagas) -> None:
+    assert saga("dead-letters", "redrive").code == 2
+    assert saga("dead-letters", "redrive", "5c1e", "--all").code == 2
+    assert saga("dead-letters", "discard", "--all").code == 2
+    assert saga("dead-letters", "discard", "--all", "--why", " ").code == 1
+    viewer = TOKENS[Role.VIEWER]
+    ran = saga("dead-letters", "redrive", "--all", SAGAPROOF_OPERATOR_TOKEN=viewer)
+    assert ran.code == 1
+    assert {w.kept.state for w in buried.letters.kept.values()} == {"open"}

@@ -26,6 +26,8 @@ def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) ->
         "/sagas", "/sagas/{saga_id}", "/sagas/{saga_id}/timeline", "/waiting",
         "/sagas/{saga_id}/approve", "/sagas/{saga_id}/reject", "/watch-list", "/watch-list/remove",
         "/actions", "/stock", "/accounts", "/doctor",
+        "/dead-letters", "/dead-letters/groups", "/dead-letters/{letter_id}",
+        "/dead-letters/redrive", "/dead-letters/discard",
     }  # fmt: skip
     for operations in paths.values():
         assert all(operation["description"] for operation in operations.values())
@@ -50,6 +52,10 @@ def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) ->
         ("/actions?outcome=maybe", "outcome"),
         ("/actions?after=-1", "after"),
         ("/actions?saga=zz", "saga_id"),
+        ("/dead-letters?state=lost", "state"),
+        ("/dead-letters?limit=0", "limit"),
+        ("/dead-letters/groups?saga_id=aaaa", "saga_id"),
+        ("/dead-letters/zz", "letter_id"),
         ("/stock?sku=a%20b", "sku"),
         ("/accounts?customer=%0a", "customer"),
         ("/accounts?after=ada", "after"),
