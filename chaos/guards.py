@@ -47,7 +47,7 @@ class Guard:
     """Constraints that are out, too: what the superuser says for it."""
 
     def entry(self) -> dict[str, str]:
-        return {s: f"{SABOTEURS} {','.join(self.out)} {SERVICES[s]}" for s in self.of}
+        return {s: f"{SABOTEURS} {','.join(self.out)} {SERVICES[s].entry}" for s in self.of}
 
     def is_missed_by(self, played: Played) -> bool:
         return any(self.expects in witness.who for witness in played.witnesses)

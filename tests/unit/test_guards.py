@@ -26,6 +26,12 @@ def test_the_table_and_the_saboteurs_know_the_same_guards() -> None:
     assert len({guard.name for guard in GUARDS}) == len(GUARDS)
 
 
+def test_a_process_is_run_as_ever_but_by_the_saboteurs() -> None:
+    door = next(guard for guard in GUARDS if "door" in guard.of).entry()["door"]
+    assert FENCE.entry() == {"payment": "tests.saboteurs fence payment_svc"}
+    assert door == "tests.saboteurs stored-reply order_svc door"
+
+
 @pytest.mark.parametrize("name", SABOTEURS)
 def test_a_guard_is_where_it_is_taken_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has moved raises."""
