@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -298,14 +298,26 @@ class Channel:
 
     async def subscribe(self, exchange: Exchange) -> Consumer:
         """Whatever is published to the exchange from now on, by a private queue of ours."""
-        await self._call(partial(self._declare_exchange, exchange))
+        await self.declare_exchange(exchange)
         frame = await self._call(self._declare_private)
         queue = frame.method.queue
         await self._call(lambda done: self._raw.queue_bind(queue, exchange.name, callback=done))
         return await self.consume(queue, prefetch=0, auto_ack=True)
 
+    async def declare_exchange(self, exchange: Exchange) -> None:
+        await self._call(partial(self._declare_exchange, exchange))
+
+    async def bind(self, queue: str, exchange: Exchange, keys: Iterable[str]) -> None:
+        """What goes to the exchange under one of these keys reaches the queue from now on."""
+        await self.declare_exchange(exchange)
+        for key in keys:
+            await self._call(partial(self._bind, queue, exchange, key))
+
+    def _bind(self, queue: str, exchange: Exchange, key: str, done: Callable[..., None]) -> None:
+        self._raw.queue_bind(queue, exchange.name, routing_key=key, callback=done)
+
     def _declare_exchange(self, exchange: Exchange, done: Callable[..., None]) -> None:
-        self._raw.exchange_declare(exchange.name, "fanout", durable=True, callback=done)
+        self._raw.exchange_declare(exchange.name, exchange.kind, durable=True, callback=done)
 
     def _declare_private(self, done: Callable[..., None]) -> None:
         arguments = {"x-queue-type": "classic"}

@@ -25,7 +25,7 @@ from common.errors import BadDeploy, BrokerGone, Infrastructure, Poison
 from common.failpoints import Point
 from common.health import Health
 from common.settings import Settings
-from common.topology import Queue, dead_letter_queue, work_queue
+from common.topology import EVENTS, Queue, dead_letter_queue, work_queue
 
 logger = log.get("consumer")
 
@@ -45,7 +45,8 @@ class Readable(Generic[T]):
 class BatchConsumer(Generic[T]):
     """Consumes one queue. `parse` types an envelope or raises Poison; `handle` acts on a batch;
     `room`, if given, returns when another batch may be taken. `others` are declared along with
-    it: those that handling sends to, so that it need not wait for who consumes them."""
+    it: those that handling sends to, so that it need not wait for who consumes them; `events` are
+    the types of event that are to reach the queue."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class BatchConsumer(Generic[T]):
         *,
         room: Callable[[], Coroutine[Any, Any, None]] | None = None,
         others: Sequence[Queue] = (),
+        events: Sequence[str] = (),
         db: Database,
         broker: Broker,
         settings: Settings,
@@ -66,6 +68,7 @@ class BatchConsumer(Generic[T]):
         self._handle = handle
         self._room = room
         self._others = others
+        self._events = events
         self._db = db
         self._broker = broker
         self._settings = settings
@@ -83,6 +86,8 @@ class BatchConsumer(Generic[T]):
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await channel.declare([*work_queue(self._queue), *self._others])
+            if self._events:
+                await channel.bind(self._queue, EVENTS, self._events)
             consumer = await channel.consume(self._queue, self._settings.prefetch_deliveries)
             stopping.add_done_callback(lambda _: consumer.interrupt())
             self._health.set(self._queue, None)

@@ -132,6 +132,13 @@ class ReturnFinished(Done):
     pass
 
 
+class CancelAsked(Done):
+    """The order service's, of an order that was silent for too long or is not wanted any more: to
+    the pivot's owner, who alone can say whether it is too late. In the choreographed style only."""
+
+    reason: str
+
+
 class ListProduct(Command):
     """Puts a SKU on the price list, or changes its price for orders to come."""
 

@@ -157,6 +157,7 @@ class Envelope(BaseModel):
     reply_to: Word | None = None  # the queue that wants the reply
     in_reply_to: UUID | None = None
     process: str | None = None  # replies only: who handled the command, for the saga log
+    about: dict[str, Any] | None = None  # events and what they lead to: what the saga is about
     body: dict[str, Any] = {}
 
     @property
@@ -165,7 +166,14 @@ class Envelope(BaseModel):
 
     @classmethod
     def command(
-        cls, key: Key, body: Message, *, issued_at: datetime, reply_to: str | None, attempt: int = 1
+        cls,
+        key: Key,
+        body: Message,
+        *,
+        issued_at: datetime,
+        reply_to: str | None,
+        attempt: int = 1,
+        about: dict[str, Any] | None = None,
     ) -> Self:
         return cls(
             message_id=key.command_id,
@@ -177,23 +185,46 @@ class Envelope(BaseModel):
             attempt=attempt,
             first_issued_at=issued_at,
             reply_to=reply_to,
+            about=about,
             body=body.model_dump(mode="json"),
         )
 
     def reply(self, body: Reply, *, issued_at: datetime, process: str | None = None) -> Envelope:
         """The reply to this command; it carries the id of what it answers."""
-        return Envelope(
-            message_id=self.key.reply_id,
-            saga_id=self.saga_id,
-            step=self.step,
-            direction=self.direction,
+        return Envelope.event(
+            self.key,
+            body,
+            issued_at=issued_at,
+            attempt=self.attempt,
+            process=process,
+            about=self.about,
+        )
+
+    @classmethod
+    def event(
+        cls,
+        key: Key,
+        body: Reply,
+        *,
+        issued_at: datetime,
+        attempt: int = 1,
+        process: str | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> Self:
+        """The outcome of a command, to whoever cares: the same message as its reply."""
+        return cls(
+            message_id=key.reply_id,
+            saga_id=key.saga_id,
+            step=key.step,
+            direction=key.direction,
             type=type(body).__name__,
             version=body.version,
             outcome=body.outcome,
-            attempt=self.attempt,
+            attempt=attempt,
             first_issued_at=issued_at,
-            in_reply_to=self.message_id,
+            in_reply_to=key.command_id,
             process=process,
+            about=about,
             body=body.model_dump(mode="json"),
         )
 

@@ -33,6 +33,7 @@ from common.errors import Poison
 from common.failpoints import Point
 from common.fence import Duplicate, First, Row, fence_answer
 from common.outbox import Outgoing
+from common.topology import EVENTS, event_of
 
 logger = log.get("participant")
 
@@ -126,8 +127,7 @@ class Participant(Generic[State]):
         None where nothing was, or where a stored reply was given again unread.
         """
         async with self._db.transaction() as tx:
-            round_ = await self._decide(tx, batch)
-            await outbox.append(tx, round_.outgoing)
+            round_ = await self.take_part(tx, batch)
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
         round_.count()
@@ -135,7 +135,8 @@ class Participant(Generic[State]):
             self._wake()
         return round_.replies
 
-    async def _decide(self, tx: Tx, batch: Sequence[Work]) -> _Round:
+    async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
+        """The same within a transaction of the caller's, who wakes the relay after it."""
         claim = inbox.Claim(tx, [work.key for work in batch])
         state = await self._store.load(tx, batch)
         await tx.sync()  # nothing is left to run, unless the store had nothing to load
@@ -156,6 +157,7 @@ class Participant(Generic[State]):
             round_.acted[type(work.command).__name__, outcome] += 1
         await self._store.save(tx, state)
         await inbox.keep(tx, fence)
+        await outbox.append(tx, round_.outgoing)
         return round_
 
     def _act(self, state: State, work: Work, verdict: First) -> Answered:
@@ -209,8 +211,12 @@ class _Round:
 
     def answer(self, work: Work, reply: Reply | None, encoded: str | None) -> None:
         self.replies.append(reply)
-        if encoded is not None and work.envelope.reply_to is not None:
-            self.outgoing.append(Outgoing(work.envelope.reply_to, encoded))
+        destination = work.envelope.reply_to
+        if encoded is None or destination is None:
+            return
+        if destination == EVENTS.name:  # to whoever reacts to it
+            destination = event_of(type(reply or _decode(encoded)).__name__)
+        self.outgoing.append(Outgoing(destination, encoded))
 
 
 def _tombstone(action: Key) -> Row:

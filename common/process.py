@@ -28,9 +28,10 @@ from common.errors import Infrastructure, SagaproofError
 from common.health import Health
 from common.participant import Handler, OnDuplicate, Participant, Store
 from common.query import Answerer, Respond
+from common.reactions import Listener, Reactions
 from common.relay import Relay
 from common.settings import Settings
-from common.topology import PROCESSES, Exchange, Queue, commands_of, queries_of
+from common.topology import PROCESSES, Exchange, Queue, commands_of, events_of, queries_of
 from common.watch import Watch
 
 logger = log.get("process")
@@ -67,6 +68,7 @@ class Process:
         handle: Callable[..., Any],
         room: Callable[[], Coroutine[Any, Any, None]] | None = None,
         others: Sequence[Queue] = (),
+        events: Sequence[str] = (),
     ) -> BatchConsumer[Any]:
         consumer = BatchConsumer(
             queue,
@@ -74,6 +76,7 @@ class Process:
             handle,
             room=room,
             others=others,
+            events=events,
             db=self.db,
             broker=self.broker,
             settings=self.settings,
@@ -204,8 +207,10 @@ def run_participant(
     handlers: Mapping[type[Command], Handler],
     on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
     responders: Mapping[type[Query], Reader] | None = None,
+    reactions: Reactions | None = None,
 ) -> None:
-    """A participant's whole composition root: its queues against its store and handlers."""
+    """A participant's whole composition root: its queues against its store and handlers; in the
+    choreographed style it takes the events it reacts to besides."""
     migrations = package / "migrations"
     settings = prepare(service, migrations)
 
@@ -222,6 +227,10 @@ def run_participant(
             wake=process.relay.wake,
         )
         process.consumer(queue, participant.parse, participant.handle)
+        if reactions and settings.style == "choreographed":
+            listener = Listener(participant, reactions)
+            types = [event.__name__ for event in reactions]
+            process.consumer(events_of(service), listener.parse, listener.handle, events=types)
         if responders:
             readers = {query: _reading(process.db, read) for query, read in responders.items()}
             process.answer(queries_of(service), readers)

@@ -22,7 +22,7 @@ from common.failpoints import Point
 from common.health import Health
 from common.outbox import Waiting
 from common.settings import Settings
-from common.topology import is_a_callers
+from common.topology import EVENTS, is_a_callers, route
 
 logger = log.get("relay")
 
@@ -52,8 +52,11 @@ class Relay:
 
     async def run(self) -> None:
         channel = await self._broker.channel()
-        self._health.set("relay", None)
         try:
+            if self._settings.style == "choreographed":
+                # A queue that is not there returns a message; an exchange ends the channel.
+                await channel.declare_exchange(EVENTS)
+            self._health.set("relay", None)
             while not self._stop.is_set():
                 self._wanted.clear()
                 if await self.run_once(channel) < self._settings.relay_rows:
@@ -90,8 +93,9 @@ class Relay:
         failpoints.reach(Point.RELAY_BEFORE_PUBLISH, _keys(rows))
         fates = await channel.publish(
             [
-                Publication(group[0].destination, pack(r.envelope for r in group))
+                Publication(key, pack(r.envelope for r in group), exchange=exchange)
                 for group in packed
+                for exchange, key in [route(group[0].destination)]
             ],
             self._settings.confirm_timeout_seconds,
             sent=lambda: failpoints.reach(Point.RELAY_AFTER_PUBLISH, _keys(rows)),

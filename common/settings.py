@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.patience import Policy
 
 SECRETS = ("postgres_dsn", "amqp_url", "operator_tokens", "door_keys")
 
@@ -68,6 +70,10 @@ class Settings(BaseSettings):
         "orchestrator.order_saga:DEFINITIONS,orchestrator.return_saga:RETURN_SAGA",
         description="sagas the orchestrator runs: `module:NAME` by comma, each a Definition or a"
         " sequence of them",
+    )
+    style: Literal["orchestrated", "choreographed"] = Field(
+        "orchestrated",
+        description="who says what is next: the orchestrator, or each service by its reactions",
     )
     step_timeout_seconds: float = Field(5, gt=0, description="silence after which a step is resent")
     step_attempts: int = Field(
@@ -147,6 +153,19 @@ class Settings(BaseSettings):
         0.1, gt=0, description="first pause after a server failed us, doubling"
     )
     retry_cap_seconds: float = Field(5, gt=0, description="where that doubling ends")
+
+    @property
+    def policy(self) -> Policy:
+        """Of whoever owns deadlines."""
+        return Policy(
+            timeout_seconds=self.step_timeout_seconds,
+            attempts=self.step_attempts,
+            backoff_first_seconds=self.backoff_first_seconds,
+            backoff_cap_seconds=self.backoff_cap_seconds,
+            resend_cap_seconds=self.resend_cap_seconds,
+            stuck_after_seconds=self.stuck_after_seconds,
+            approval_expiry_seconds=self.approval_expiry_seconds,
+        )
 
     @model_validator(mode="before")
     @classmethod

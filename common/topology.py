@@ -1,15 +1,16 @@
 """Queues and dead-letter queues as data. Pure.
 
 Owns: names and arguments. Messages go through the default exchange, so a destination is
-a queue's name; only what asks every process goes through an exchange of its own. Which queues
-there are follows from what is deployed: every consumer declares its own. Must not know: a driver,
-or who consumes what.
+a queue's name; only events, and what asks every process, go through exchanges of their own. Which
+queues there are follows from what is deployed: every consumer declares its own. Must not know: a
+driver, or who consumes what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 DELIVERY_LIMIT = (
     1000  # explicit and high: before RabbitMQ 4.3 every return counts (section 6, rule 14)
@@ -28,9 +29,11 @@ class Queue:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A fanout: what is published to it reaches every private queue bound at that moment."""
+    """A fanout: what is published to it reaches every queue bound at that moment. A direct one:
+    every queue bound under the same key."""
 
     name: str
+    kind: Literal["fanout", "direct"] = "fanout"
 
 
 def dead_letter_queue(name: str) -> str:
@@ -46,6 +49,23 @@ def commands_of(participant: str) -> str:
     return f"{participant}.commands"
 
 
+def events_of(service: str) -> str:
+    """The queue of all events a service reacts to; it binds it to EVENTS under their types."""
+    return f"{service}.events"
+
+
+def event_of(type_: str) -> str:
+    """The destination of an event: whoever reacts to its type."""
+    return f"{EVENTS.name}/{type_}"
+
+
+def route(destination: str) -> tuple[str, str]:
+    """Exchange and routing key."""
+    if destination.startswith(event_of("")):
+        return EVENTS.name, destination.removeprefix(event_of(""))
+    return "", destination
+
+
 def queries_of(service: str) -> str:
     """The queue a service takes questions from."""
     return f"{service}.queries"
@@ -54,9 +74,10 @@ def queries_of(service: str) -> str:
 def is_a_callers(name: str) -> bool:
     """Whether it is the private queue of somebody who asked, and may be gone.
 
-    Any other is a service's: what is for it waits until it is there.
+    Any other is a service's, or an event: what is for it waits until it is there.
     """
-    return not name.endswith(".commands") and name.partition(".")[0] != "orchestrator"
+    ours = name.endswith(".commands") or name.startswith(("orchestrator.", event_of("")))
+    return not ours
 
 
 def work_queue(name: str) -> tuple[Queue, Queue]:
@@ -85,3 +106,4 @@ def query_queue(name: str) -> tuple[Queue]:
 
 
 PROCESSES = Exchange("processes")  # each process answers for itself
+EVENTS = Exchange("events", "direct")  # of the choreographed style

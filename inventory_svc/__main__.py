@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.contracts import StockQuery
 from common.process import run_participant
+from inventory_svc.choreography import REACTIONS
 from inventory_svc.handlers import HANDLERS
 from inventory_svc.store import InventoryStore
 
@@ -17,4 +18,5 @@ if __name__ == "__main__":
         store,
         HANDLERS,
         responders={StockQuery: store.stock_page},
+        reactions=REACTIONS,
     )

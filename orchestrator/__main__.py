@@ -26,7 +26,7 @@ from orchestrator.approval import Approval
 from orchestrator.dead_letters import Intake
 from orchestrator.definitions import load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
-from orchestrator.saga import Definition, Policy
+from orchestrator.saga import Definition
 from orchestrator.service import Service
 
 if TYPE_CHECKING:
@@ -36,24 +36,12 @@ USAGE = "usage: python -m orchestrator [worker|operator]"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def policy_of(settings: Settings) -> Policy:
-    return Policy(
-        timeout_seconds=settings.step_timeout_seconds,
-        attempts=settings.step_attempts,
-        backoff_first_seconds=settings.backoff_first_seconds,
-        backoff_cap_seconds=settings.backoff_cap_seconds,
-        resend_cap_seconds=settings.resend_cap_seconds,
-        stuck_after_seconds=settings.stuck_after_seconds,
-        approval_expiry_seconds=settings.approval_expiry_seconds,
-    )
-
-
 def service_of(process: Process, definitions: Sequence[Definition]) -> Service:
     settings = process.settings
     return Service(
         process.db,
         definitions,
-        policy_of(settings),
+        settings.policy,
         process=settings.process,
         approval=Approval(settings.approval_thresholds),
         running_limit=settings.running_limit,

@@ -33,6 +33,7 @@ from pydantic import BaseModel
 
 from common.envelope import Command, Direction, Fence, Message, Outcome, Undo
 from common.errors import DefinitionError, IllegalTransition
+from common.patience import Policy as Policy
 
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 _WORD = re.compile("[A-Za-z][A-Za-z0-9_-]{0,49}")  # <participant>.commands.dead fits everywhere
@@ -76,30 +77,6 @@ class Status(StrEnum):
 
 SETTLED_WITHOUT_EFFECT = frozenset({Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN})
 _RANK = {Kind.COMPENSATABLE: 0, Kind.GATE: 0, Kind.PIVOT: 1, Kind.RETRIABLE: 2}
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How long to wait and how often to ask; seconds."""
-
-    timeout_seconds: float
-    attempts: int
-    backoff_first_seconds: float
-    backoff_cap_seconds: float
-    resend_cap_seconds: float
-    stuck_after_seconds: float
-    approval_expiry_seconds: float = 604_800.0
-
-    def patience(self, attempt: int, *, capped: bool, jitter: float) -> float:
-        """How long attempt `attempt` may stay unanswered; `jitter` in [0, 1) is the caller's dice.
-
-        The timeout, and from the second attempt on exponential backoff with full jitter.
-        Uncapped attempts (undo, fence, retriable) slow down to `resend_cap_seconds`.
-        """
-        doubled = self.backoff_first_seconds * 2.0 ** min(attempt - 2, 32) if attempt > 1 else 0.0
-        if capped:
-            return self.timeout_seconds + jitter * min(doubled, self.backoff_cap_seconds)
-        return min(self.timeout_seconds + jitter * doubled, self.resend_cap_seconds)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ from common.participant import Participant
 from common.process import Process, prepare
 from common.query import Asker
 from common.settings import Settings
-from common.topology import ORCHESTRATOR_QUERIES, commands_of
+from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of
+from order_svc import choreography
 from order_svc.api import OrderView, Reader, ReturnView, make_app
+from order_svc.deadlines import Deadlines
 from order_svc.domain import OrderBook
 from order_svc.door import Door
 from order_svc.handlers import HANDLERS, ON_DUPLICATE
+from order_svc.listener import Listener
+from order_svc.progress_store import ProgressStore
 from order_svc.starter import Starter
 from order_svc.store import OrderStore
 
@@ -30,10 +34,11 @@ USAGE = "usage: python -m order_svc worker|door"
 
 
 def participant_of(process: Process) -> Participant[OrderBook]:
+    choreographed = process.settings.style == "choreographed"
     return Participant(
         process.db,
-        OrderStore(process.settings.start_resend_seconds),
-        HANDLERS,
+        ProgressStore(process.settings.policy) if choreographed else _store(process.settings),
+        choreography.HANDLERS if choreographed else HANDLERS,
         on_duplicate=ON_DUPLICATE,
         process=process.settings.process,
         wake=process.relay.wake,
@@ -46,14 +51,40 @@ def entrance(settings: Settings) -> Entrance:
 
 async def worker(settings: Settings) -> None:
     queue = commands_of("order")
-    process = Process(settings, queue, "starter")
+    process = Process(settings, queue)
     process.announce("order", MIGRATIONS)
     participant = participant_of(process)
     process.consumer(queue, participant.parse, participant.handle)
-    store = OrderStore(settings.start_resend_seconds)
-    starter = Starter(process.db, store, settings, process.health, process.stop, process.relay.wake)
-    process.add("starter", starter.run)
+    if settings.style == "choreographed":
+        _listen(process, participant)
+    else:
+        process.health.set("starter", "not started")
+        starter = Starter(
+            process.db, _store(settings), settings, process.health, process.stop, process.relay.wake
+        )
+        process.add("starter", starter.run)
     await process.run()
+
+
+def _listen(process: Process, participant: Participant[OrderBook]) -> None:
+    """The choreographed style: events are heard here, and their silence is."""
+    settings, health, wake = process.settings, process.health, process.relay.wake
+    store = ProgressStore(settings.policy)
+    listener = Listener(process.db, store, participant, wake)
+    queue = events_of("order")
+    types = [event.__name__ for event in choreography.HEARD]
+    for check in (queue, "deadlines"):
+        health.set(check, "not started")
+    events = process.consumer(queue, listener.parse, listener.handle, events=types)
+    deadlines = Deadlines(
+        process.db, store, lambda: process.relay.flushed and events.drained,
+        settings, health, process.stop, wake,
+    )  # fmt: skip
+    process.add("deadlines", deadlines.run)
+
+
+def _store(settings: Settings) -> OrderStore:
+    return OrderStore(settings.start_resend_seconds)
 
 
 async def door(settings: Settings) -> None:
@@ -69,7 +100,7 @@ async def door(settings: Settings) -> None:
 
 
 def _reader(process: Process, asker: Asker) -> Reader:
-    store = OrderStore(process.settings.start_resend_seconds)
+    store = _store(process.settings)
 
     async def order(order_id: UUID) -> OrderView | None:
         async with process.db.transaction() as tx:
@@ -80,6 +111,10 @@ def _reader(process: Process, asker: Asker) -> Reader:
         async with process.db.transaction() as tx:
             rows = await store.list_orders(tx, customer, limit, after)
         return [OrderView.model_validate(row, from_attributes=True) for row in rows]
+
+    async def progress(query: SagaQuery) -> SagaView:
+        async with process.db.transaction() as tx:
+            return await ProgressStore(process.settings.policy).view(tx, query.saga_id)
 
     async def saga(query: SagaQuery) -> SagaView:
         answer = await asker.ask(ORCHESTRATOR_QUERIES, query)
@@ -92,7 +127,8 @@ def _reader(process: Process, asker: Asker) -> Reader:
             row = await store.get_return(tx, return_id)
         return ReturnView.model_validate(row, from_attributes=True) if row else None
 
-    return Reader(order, orders, saga, return_)
+    choreographed = process.settings.style == "choreographed"
+    return Reader(order, orders, progress if choreographed else saga, return_)
 
 
 if __name__ == "__main__":

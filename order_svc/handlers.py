@@ -7,6 +7,7 @@ Must not know: SQL, the broker, the inbox.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from common.contracts import (
@@ -37,19 +38,24 @@ from common.topology import ORCHESTRATOR_COMMANDS, commands_of
 from order_svc.domain import OpenedReturn, OrderBook, PlacedOrder
 
 
-def place_order(book: OrderBook, work: Work) -> Answered:
-    asked = cast(PlaceOrder, work.command)
-    order = book.place(work.saga_id, work.step, asked)
-    if isinstance(order, OrderInvalid):
-        return Answered(order, keep=False)
-    accepted = OrderAccepted(
-        order_id=order.order_id,
-        customer=order.customer,
-        currency=order.currency,
-        lines=asked.lines,
-        total=order.total,
-    )
-    return Answered(accepted, also=(start_saga(order),))
+def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
+    """`begin` says what a placed order leads to."""
+
+    def place_order(book: OrderBook, work: Work) -> Answered:
+        asked = cast(PlaceOrder, work.command)
+        order = book.place(work.saga_id, work.step, asked)
+        if isinstance(order, OrderInvalid):
+            return Answered(order, keep=False)
+        accepted = OrderAccepted(
+            order_id=order.order_id,
+            customer=order.customer,
+            currency=order.currency,
+            lines=asked.lines,
+            total=order.total,
+        )
+        return Answered(accepted, also=(begin(order),))
+
+    return place_order
 
 
 def start_key(what: PlacedOrder | OpenedReturn) -> Key:
@@ -138,7 +144,7 @@ def list_product(book: OrderBook, work: Work) -> ProductListed:
 
 
 HANDLERS: dict[type[Command], Handler] = {
-    PlaceOrder: place_order,
+    PlaceOrder: placing(start_saga),
     ConfirmOrder: confirm_order,
     RejectOrder: reject_order,
     OpenReturn: open_return,

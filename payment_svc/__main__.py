@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.contracts import AccountsQuery
 from common.process import run_participant
+from payment_svc.choreography import REACTIONS
 from payment_svc.handlers import HANDLERS
 from payment_svc.store import PaymentStore
 
@@ -17,4 +18,5 @@ if __name__ == "__main__":
         store,
         HANDLERS,
         responders={AccountsQuery: store.accounts_page},
+        reactions=REACTIONS,
     )

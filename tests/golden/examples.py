@@ -24,6 +24,7 @@ FORWARD: dict[str, list[Message]] = {
         c.OrderInvalid(field="lines", remedy="order at least one line"),
         c.KeyReused(order_id=SAGA),
     ],
+    "cancel_order": [c.CancelAsked(reason="charge_payment_timed_out")],
     "start": [c.StartSaga(definition="order", data={"customer": "ada", "total": 700})],
     "saga_started": [c.SagaStarted()],
     "reserve_stock": [

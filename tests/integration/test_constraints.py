@@ -139,6 +139,19 @@ DELIVERY: LiteralString = (
     f"insert into delivery (saga_id, step, sku, quantity) values ({SAGA}, 's', 'tea', 1)"
 )
 
+
+def progress(
+    state: LiteralString = "'RUNNING'",
+    steps: LiteralString = "{}",
+    more: LiteralString = "",
+    values: LiteralString = "",
+) -> LiteralString:
+    return (
+        f"insert into saga_progress (saga_id, heard, state, steps{more})"
+        f" values ({SAGA}, '{{}}', {state}, '{steps}'{values})"
+    )
+
+
 COMMON = [
     ("inbox_direction_known", (INBOX + f"({SAGA}, 's', 'sideways', 'done')",)),
     ("inbox_outcome_known", (INBOX + f"({SAGA}, 's', 'forward', 'failed')",)),
@@ -214,6 +227,29 @@ PLANTS = [
     Plant("order_svc", "one_return_per_order", (given_back(), given_back(OTHER, key="k2"))),
     Plant("order_svc", "return_status_known", (given_back(status="'LOST', null"),)),
     Plant("order_svc", "closed_has_a_reason", (given_back(status="'CLOSED', null"),)),
+    Plant("order_svc", "saga_progress_pk", (progress(), progress())),
+    Plant("order_svc", "progress_state_known", (progress("'LOST'"),)),
+    Plant(
+        "order_svc",
+        "heard_pivot_excludes_compensation",
+        (progress("'COMPENSATING'", "{}", ", pivot_passed", ", true"),),
+    ),
+    Plant(
+        "order_svc",
+        "heard_completed_means_every_step_done",
+        (progress("'COMPLETED'", '{"s": {"status": "sent"}}', ", ended_at", ", now()"),),
+    ),
+    Plant(
+        "order_svc",
+        "heard_compensated_means_every_step_settled",
+        (progress("'COMPENSATED'", '{"s": {"status": "done"}}', ", ended_at", ", now()"),),
+    ),
+    Plant("order_svc", "heard_end_awaits_nothing", (progress("'COMPLETED'"),)),
+    Plant(
+        "order_svc",
+        "heard_end_awaits_nothing",
+        (progress("'COMPLETED'", "{}", ", ended_at, next_deadline", ", now(), now()"),),
+    ),
     # Payment.
     Plant("payment_svc", "account_of_a_customer", (account("shop:revenue"),)),
     Plant("payment_svc", "card_known", (account(card="gold"),)),

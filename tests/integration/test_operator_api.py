@@ -31,7 +31,6 @@ from common.query import Asker
 from common.settings import Settings
 from common.topology import commands_of, dead_letter_queue, queries_of
 from inventory_svc.store import InventoryStore
-from orchestrator.__main__ import policy_of
 from orchestrator.api import make_app
 from orchestrator.approval import Approval
 from orchestrator.operator import sources
@@ -104,7 +103,7 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
     service = Service(
         process.db,
         [ORDER_SAGA],
-        policy_of(ours),
+        ours.policy,
         process="orchestrator-1",
         approval=Approval({"USD": 500}),
     )

@@ -1,0 +1,42 @@
+"""The inventory without an orchestrator: which event leads to which command. Pure.
+
+The inventory owns the pivot. Any refusal, and the order service's deadline, ask it to cancel: it
+fences the dispatch, and its answer, PivotDone or Fenced, is the event that everybody else waits
+for. Until then nobody undoes anything; it waits for its own answer like the others.
+
+Owns: the table REACTIONS. Must not know: who publishes the events, and who hears ours.
+"""
+
+from __future__ import annotations
+
+from common.contracts import (
+    CancelAsked,
+    CardDeclined,
+    DispatchStock,
+    InsufficientFunds,
+    NotStocked,
+    OrderAccepted,
+    OutOfStock,
+    PaymentCharged,
+    ReleaseStock,
+    ReservationNotHeld,
+    ReserveStock,
+    UnknownAccount,
+)
+from common.envelope import Fence, Fenced
+from common.reactions import Reaction, Reactions
+
+_FENCE = Reaction("dispatch_stock", Fence)
+
+REACTIONS: Reactions = {
+    OrderAccepted: Reaction("reserve_stock", ReserveStock),
+    PaymentCharged: Reaction("dispatch_stock", DispatchStock),
+    OutOfStock: _FENCE,
+    NotStocked: _FENCE,
+    CardDeclined: _FENCE,
+    InsufficientFunds: _FENCE,
+    UnknownAccount: _FENCE,
+    ReservationNotHeld: _FENCE,
+    CancelAsked: _FENCE,
+    Fenced: Reaction("reserve_stock", ReleaseStock),
+}

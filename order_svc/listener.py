@@ -1,0 +1,61 @@
+"""A batch of events: what they tell of orders, and the commands they lead to, in one transaction.
+
+Owns: that. Must not know: what an event means, nor any statement of SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common import failpoints
+from common.db import Database
+from common.envelope import Envelope
+from common.errors import Poison
+from common.failpoints import Point
+from common.participant import Participant
+from common.reactions import parse_event
+from order_svc.choreography import hear
+from order_svc.progress_store import ProgressStore
+
+
+class Listener:
+    """Any number may run: a row lock per order keeps them apart."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: ProgressStore,
+        participant: Participant[Any],
+        wake: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._participant = participant
+        self._wake = wake
+
+    def parse(self, event: Envelope) -> Envelope:
+        """Raises Poison for what is no event."""
+        parse_event(event)
+        return event
+
+    async def handle(self, batch: Sequence[Envelope]) -> None:
+        """Raises and changes nothing."""
+        async with self._db.transaction() as tx:
+            held, now = await self._store.lock(tx, list({event.saga_id for event in batch}))
+            commands = []
+            for event in batch:
+                kept = held.get(event.saga_id)
+                if kept is None:
+                    raise Poison("unknown_saga", f"no order {event.saga_id}")
+                news, command = hear(kept.progress, event, now)
+                kept.news = kept.news or news
+                if command is not None:
+                    commands.append(self._participant.parse(command))
+            if commands:
+                await self._participant.take_part(tx, commands)
+            await self._store.keep(tx, [kept for kept in held.values() if kept.news])
+            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (event.key for event in batch))
+        failpoints.reach(Point.BATCH_AFTER_COMMIT, (event.key for event in batch))
+        if commands:
+            self._wake()

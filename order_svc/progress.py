@@ -1,0 +1,210 @@
+"""What the order service has heard of an order, where no orchestrator keeps a saga log. Pure.
+
+Progress is the set of events heard, each once, and nothing else: where the order stands follows
+from it. So events may come in any order and as often as they like, and the same ones always make
+the same picture. It is also what the order service's deadline is judged by.
+
+Owns: the steps as the customer may see them, and what silence leads to. Must not know: SQL, the
+broker, the clock; what an event leads to elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from common.contracts import (
+    CardDeclined,
+    InsufficientFunds,
+    NotStocked,
+    OrderAccepted,
+    OrderConfirmed,
+    OrderRejected,
+    OutOfStock,
+    PaymentCharged,
+    PaymentRefunded,
+    ReservationNotHeld,
+    StepView,
+    StockDispatched,
+    StockReleased,
+    StockReserved,
+    UnknownAccount,
+)
+from common.envelope import Direction, Envelope, Fenced, Outcome, PivotDone, Reply
+
+FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
+Leg = tuple[str, Direction]
+
+
+class Step(NamedTuple):
+    name: str
+    kind: str
+    events: tuple[type[Reply], ...]
+
+
+# fmt: off
+STEPS = (
+    Step("create_order", "compensatable", (OrderAccepted, OrderRejected)),
+    Step("reserve_stock", "compensatable", (StockReserved, OutOfStock, NotStocked, StockReleased)),
+    Step("charge_payment", "compensatable",
+         (PaymentCharged, CardDeclined, InsufficientFunds, UnknownAccount, PaymentRefunded)),
+    Step("dispatch_stock", "pivot", (StockDispatched, ReservationNotHeld, PivotDone, Fenced)),
+    Step("confirm_order", "retriable", (OrderConfirmed,)),
+)
+# fmt: on
+FIRST, PIVOT, LAST = "create_order", "dispatch_stock", "confirm_order"
+UNDONE_BY_OTHERS = tuple(s.name for s in STEPS if s.kind == "compensatable" and s.name != FIRST)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One event, as it is remembered."""
+
+    type: str
+    outcome: Outcome
+    reason: str | None  # of a refusal; of an undo, what it was done for
+    process: str | None
+    at: float  # when it was heard: seconds of the epoch
+
+
+@dataclass(slots=True)
+class Progress:
+    """Of one order."""
+
+    saga_id: UUID
+    heard: dict[Leg, Heard] = field(default_factory=dict)
+    asked: str | None = None
+    """Why the order service has asked the pivot's owner to cancel."""
+    attempt: int = 1
+    stuck: bool = False
+
+    def hear(self, event: Envelope, at: float) -> bool:
+        """Whether it is news."""
+        leg = (event.step, event.direction)
+        if leg in self.heard or event.outcome is None:
+            return False
+        said = event.body if event.outcome is Outcome.REFUSED else event.about or {}
+        self.heard[leg] = Heard(event.type, event.outcome, said.get("reason"), event.process, at)
+        self.attempt, self.stuck = 1, False
+        return True
+
+    # --- what follows from what was heard: an event tells of all that must have come before it ---
+
+    @property
+    def dispatched(self) -> bool:
+        """The goods have left: the pivot said so, or its fence, or who waits for one of them."""
+        pivot = {self._outcome(PIVOT, FORWARD), self._outcome(PIVOT, COMPENSATING)}
+        return Outcome.DONE in pivot or (LAST, FORWARD) in self.heard
+
+    @property
+    def fenced(self) -> bool:
+        """The goods will never leave. Only then is anything undone, or refused as too late."""
+        return any(
+            h.outcome is Outcome.FENCED or (direction is COMPENSATING and step != PIVOT)
+            for (step, direction), h in self.heard.items()
+        )
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is to be cancelled; None if it is not, or if that came too late."""
+        if self.dispatched:
+            return None
+        given = [h.reason for (_, way), h in self.heard.items() if way is COMPENSATING and h.reason]
+        refused = [h.reason for h in self.heard.values() if h.outcome is Outcome.REFUSED]
+        return next(iter([*given, *refused]), self.asked)
+
+    @property
+    def all_undone(self) -> bool:
+        """The others have confirmed that nothing of theirs is left, nor will ever be."""
+        return all((step, COMPENSATING) in self.heard for step in UNDONE_BY_OTHERS)
+
+    @property
+    def state(self) -> str:
+        """In the words for an instance."""
+        if (LAST, FORWARD) in self.heard:
+            return "COMPLETED"
+        if (FIRST, COMPENSATING) in self.heard:
+            return "COMPENSATED"
+        return "COMPENSATING" if self.fenced else "RUNNING"
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("COMPLETED", "COMPENSATED")
+
+    @property
+    def awaited(self) -> int:
+        """The number of the step whose outcome comes next."""
+        told = [n for n, step in enumerate(STEPS) if (step.name, FORWARD) in self.heard]
+        reached = [len(STEPS) - 2] if self.dispatched else []
+        return min(max([*told, *reached]) + 1, len(STEPS) - 1)
+
+    @property
+    def capped(self) -> bool:
+        """Whether it may still be given up: only before anybody asked to cancel, or dispatched."""
+        return self.reason is None and not self.dispatched and not self.fenced
+
+    def silence(self, attempts: int, *, past_sla: bool) -> str | None:
+        """Past its deadline: the reason to ask the pivot's owner to cancel for; None if the first
+        event is to be told again, which brings each that followed from it again."""
+        if self.capped and self.attempt >= attempts:
+            self.asked, self.attempt = f"{STEPS[self.awaited].name}_timed_out", 1
+        else:
+            self.attempt += 1
+            self.stuck = self.stuck or (past_sla and not self.capped)
+        return self.reason
+
+    # --- how it is shown ---
+
+    def statuses(self) -> dict[str, str]:
+        """Of every step that was asked for, as far as this can be known here."""
+        found = {step.name: self._status(number, step) for number, step in enumerate(STEPS)}
+        return {name: status for name, status in found.items() if status is not None}
+
+    def attempts(self, status: str | None) -> int:
+        return 0 if status is None else self.attempt if status == "sent" else 1
+
+    def undo_attempts(self, status: str | None) -> int:
+        if status in ("undoing", "fencing"):
+            return self.attempt
+        return 1 if status in ("undone", "fenced") else 0
+
+    def views(self) -> tuple[StepView, ...]:
+        """As the orchestrated style shows them too."""
+        known = self.statuses()
+        return tuple(
+            StepView(
+                step=step.name,
+                kind=step.kind,
+                status=known.get(step.name, "not_sent"),
+                attempts=self.attempts(known.get(step.name)),
+                undo_attempts=self.undo_attempts(known.get(step.name)),
+                compensated=known.get(step.name) == "undone",
+            )
+            for step in STEPS
+        )
+
+    def _status(self, number: int, step: Step) -> str | None:
+        forward = self._outcome(step.name, FORWARD)
+        if self.fenced:
+            return self._backward(step, forward)
+        if self.dispatched and step.name != LAST:
+            return "done"
+        if step.name == PIVOT and self.reason is not None:
+            return "fencing"
+        if forward is not None:
+            return forward.value
+        if number != self.awaited:
+            return "done" if number < self.awaited else None
+        return "sent" if self.reason is None else "unknown"
+
+    def _backward(self, step: Step, forward: Outcome | None) -> str | None:
+        if step.name in (PIVOT, LAST):
+            return "fenced" if step.name == PIVOT else None
+        if (step.name, COMPENSATING) in self.heard or self.ended:
+            return "refused" if forward is Outcome.REFUSED else "undone"
+        return "undoing" if step.name != FIRST or self.all_undone else "done"
+
+    def _outcome(self, step: str, direction: Direction) -> Outcome | None:
+        heard = self.heard.get((step, direction))
+        return heard.outcome if heard else None

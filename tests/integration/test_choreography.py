@@ -1,0 +1,357 @@
+"""Choreography on real servers: events by the broker, both orders of arrival, repeats, tombstones,
+and the order service's deadline."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from common.contracts import (
+    CardDeclined,
+    Line,
+    ListProduct,
+    OrderAccepted,
+    PaymentCharged,
+    PaymentRefunded,
+    PlaceOrder,
+    StockDispatched,
+    StockReleased,
+    StockReserved,
+)
+from common.db import Database
+from common.envelope import (
+    Command,
+    Direction,
+    Envelope,
+    Fenced,
+    Key,
+    PivotDone,
+    Reply,
+    saga_id_for,
+)
+from common.errors import Poison
+from common.participant import Participant, Store
+from common.process import Process
+from common.reactions import Listener, Reactions
+from common.settings import Settings
+from common.topology import events_of
+from inventory_svc.choreography import REACTIONS as INVENTORY
+from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
+from inventory_svc.store import InventoryStore
+from order_svc.__main__ import worker
+from order_svc.choreography import HANDLERS
+from order_svc.deadlines import Deadlines
+from order_svc.handlers import ON_DUPLICATE
+from order_svc.listener import Listener as OrderListener
+from order_svc.progress_store import ProgressStore
+from payment_svc.choreography import REACTIONS as PAYMENT
+from payment_svc.handlers import HANDLERS as PAYMENT_HANDLERS
+from payment_svc.store import PaymentStore
+from tests.integration.conftest import MakeSettings
+from tests.integration.mail import NOON, command, mail, saga
+from tests.integration.services import (
+    balance,
+    handle,
+    inbox,
+    open_account,
+    payment,
+    receive_stock,
+    sent,
+    stock,
+    transfers,
+)
+from tests.integration.waiting import FAST, Rows, eventually, running, wired
+
+pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
+
+FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
+CHOREOGRAPHED: dict[str, Any] = {**FAST, "style": "choreographed"}
+ABOUT = {"customer": "ada", "currency": "EUR", "lines": [{"sku": "tea", "quantity": 2}], "total": 8}
+STEPS: dict[type[Reply], tuple[str, Direction]] = {
+    StockReserved: ("reserve_stock", FORWARD),
+    PaymentCharged: ("charge_payment", FORWARD),
+    CardDeclined: ("charge_payment", FORWARD),
+    StockDispatched: ("dispatch_stock", FORWARD),
+    PivotDone: ("dispatch_stock", COMPENSATING),
+    Fenced: ("dispatch_stock", COMPENSATING),
+    PaymentRefunded: ("charge_payment", COMPENSATING),
+    StockReleased: ("reserve_stock", COMPENSATING),
+}
+
+
+def event(body: Reply, saga_id: UUID, **more: str) -> Envelope:
+    key = Key(saga_id, *STEPS[type(body)])
+    return Envelope.event(key, body, issued_at=NOON, about={**ABOUT, **more})
+
+
+def outgoing(judge: Rows, schema: str) -> list[object]:
+    query = f"select destination from {schema}.outbox order by id"
+    return [row[0] for row in judge.execute(query.encode())]
+
+
+# --- a participant -------------------------------------------------------------------------
+
+
+async def test_events_in_both_orders_of_arrival(settings: MakeSettings, judge: Rows) -> None:
+    """The charge before its undo is refunded; after it, it finds the tombstone."""
+    async with Database(settings("payment_svc")) as db:
+        await open_account(db, "ada", 100)
+        listener = Listener(payment(db), PAYMENT)
+        reserved, fenced = StockReserved(), Fenced()
+        await hear(listener, event(reserved, saga(1)))
+        await hear(listener, event(fenced, saga(1), reason="x"))
+        await hear(listener, event(fenced, saga(2), reason="x"))
+        await hear(listener, event(reserved, saga(2)))
+        await hear(listener, event(fenced, saga(3), reason="x"), event(reserved, saga(3)))
+    assert transfers(judge, saga(1)) == ["CHARGE", "REFUND"]
+    assert transfers(judge, saga(2)) == transfers(judge, saga(3)) == []
+    assert inbox(judge, "payment_svc", saga(2)) == {"forward": "fenced", "compensating": "done"}
+    assert balance(judge, "ada") == 100
+    assert outgoing(judge, "payment_svc")[:2] == ["events/PaymentCharged", "events/PaymentRefunded"]
+    refunds = [e for e in sent(judge, "payment_svc") if e.type == "PaymentRefunded"]
+    assert [e.about and e.about["reason"] for e in refunds] == ["x"] * 3
+
+
+async def test_a_repeated_event_acts_once_and_is_answered_by_the_stored_one(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    async with Database(settings("payment_svc")) as db:
+        await open_account(db, "ada", 100)
+        listener = Listener(payment(db), PAYMENT)
+        again = event(StockReserved(), saga(1))
+        await hear(listener, again, again)
+        await hear(listener, again)
+    assert transfers(judge, saga(1)) == ["CHARGE"]
+    told = sent(judge, "payment_svc")
+    assert len(told) == 3
+    assert told[1:] == told[:1] * 2
+    assert outgoing(judge, "payment_svc") == ["events/PaymentCharged"] * 3
+    assert told[0].about == ABOUT
+
+
+async def test_what_leads_to_nothing_is_passed_over(settings: MakeSettings, judge: Rows) -> None:
+    async with Database(settings("payment_svc")) as db:
+        await hear(
+            Listener(payment(db), PAYMENT), event(PaymentCharged(charge_id=saga(9)), saga(1))
+        )
+    assert inbox(judge, "payment_svc", saga(1)) == {}
+
+
+async def hear(listener: Listener, *events: Envelope) -> None:
+    await listener.handle([listener.parse(each) for each in events])
+
+
+# --- the order service ---------------------------------------------------------------------
+
+
+class Orders:
+    """The order service in the choreographed style, without a broker."""
+
+    def __init__(self, db: Database, settings: Settings) -> None:
+        self.db = db
+        self.store = ProgressStore(settings.policy)
+        self.participant = Participant(db, self.store, HANDLERS, on_duplicate=ON_DUPLICATE)
+        self.listener = OrderListener(db, self.store, self.participant, lambda: None)
+        process = Process(settings)
+        self.deadlines = Deadlines(
+            db, self.store, lambda: True, settings, process.health, process.stop, lambda: None
+        )
+
+    async def place(self, key: str = "k") -> UUID:
+        product = ListProduct(sku="tea", price=4, currency="EUR")
+        await handle(self.participant, command(product, saga(99), step="list", reply_to=None))
+        asked = PlaceOrder(
+            customer="ada",
+            idempotency_key=key,
+            currency="EUR",
+            lines=(Line(sku="tea", quantity=2),),
+        )
+        order_id = saga_id_for("ada", key)
+        await handle(self.participant, command(asked, order_id, reply_to=None))
+        return order_id
+
+    async def hears(self, *events: Envelope) -> None:
+        await self.listener.handle([self.listener.parse(each) for each in events])
+
+    async def view(self, order_id: UUID) -> tuple[str | None, dict[str, str]]:
+        async with self.db.transaction() as tx:
+            view = await self.store.view(tx, order_id)
+        return view.state, {step.step: step.status for step in view.steps}
+
+
+@asynccontextmanager
+async def orders(settings: MakeSettings, **more: object) -> AsyncIterator[Orders]:
+    ours = settings("order_svc", **{**CHOREOGRAPHED, **more})
+    async with Database(ours) as db:
+        yield Orders(db, ours)
+
+
+def status(judge: Rows, order_id: UUID) -> tuple[object, ...]:
+    query = "select status, reason from order_svc.customer_order where order_id = %s"
+    return judge.execute(query, (order_id,)).fetchall()[0]
+
+
+async def test_progress_begins_with_its_order_and_ends_with_what_was_heard(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    async with orders(settings) as shop:
+        order = await shop.place()
+        assert outgoing(judge, "order_svc") == ["events/OrderAccepted"]
+        assert (await shop.view(order))[0] == "RUNNING"
+        done = event(StockDispatched(), order)
+        await shop.hears(done, done)
+        await shop.hears(done)
+        assert status(judge, order) == ("CONFIRMED", None)
+        told = sent(judge, "order_svc")[1:]
+        assert [e.type for e in told] == ["OrderConfirmed"] * 3
+        await shop.hears(told[0])
+        state, steps = await shop.view(order)
+        assert (state, set(steps.values())) == ("COMPLETED", {"done"})
+    assert judge.execute(
+        "select ended_at is not null, next_deadline from order_svc.saga_progress"
+    ).fetchall() == [(True, None)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_the_customer_is_told_once_both_others_confirmed_in_either_order(
+    settings: MakeSettings, judge: Rows, first: int
+) -> None:
+    async with orders(settings) as shop:
+        order = await shop.place()
+        await shop.hears(event(CardDeclined(), order))
+        undone = [
+            event(PaymentRefunded(nothing_to_undo=True), order, reason="card_declined"),
+            event(StockReleased(), order, reason="card_declined"),
+        ]
+        await shop.hears(undone[first])
+        assert status(judge, order) == ("PENDING", None)
+        assert (await shop.view(order))[0] == "COMPENSATING"
+        await shop.hears(undone[1 - first], undone[first])
+        assert status(judge, order) == ("REJECTED", "card_declined")
+        await shop.hears(sent(judge, "order_svc")[-1])
+        assert (await shop.view(order))[0] == "COMPENSATED"
+
+
+async def test_asked_to_cancel_too_late_the_order_is_confirmed(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    async with orders(settings) as shop:
+        order = await shop.place()
+        await shop.hears(event(PivotDone(), order, reason="dispatch_stock_timed_out"))
+        assert status(judge, order) == ("CONFIRMED", None)
+
+
+async def test_an_event_of_an_order_that_nobody_placed_is_poison(settings: MakeSettings) -> None:
+    async with orders(settings) as shop:
+        with pytest.raises(Poison, match="no order"):
+            await shop.hears(event(StockDispatched(), saga(77)))
+
+
+async def test_silence_tells_the_first_event_again_and_then_asks_to_cancel(
+    settings: MakeSettings, judge: Rows, admin: Rows
+) -> None:
+    async with orders(settings, step_timeout_seconds=600, step_attempts=2) as shop:
+        order = await shop.place()
+        assert await shop.deadlines.run_once() == 0  # not yet
+        for _ in range(3):
+            admin.execute("update order_svc.saga_progress set next_deadline = now()")
+            assert await shop.deadlines.run_once() == 1
+        again, *asked = sent(judge, "order_svc")[1:]
+        first = sent(judge, "order_svc")[0]
+        assert (again.type, again.message_id, again.body) == (
+            "OrderAccepted",
+            first.message_id,
+            first.body,
+        )
+        assert again.first_issued_at == first.first_issued_at
+        assert [e.type for e in asked] == ["CancelAsked"] * 2  # without end
+        assert asked[0].body == {"reason": "reserve_stock_timed_out"}
+        assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
+        await shop.hears(event(StockReserved(), order))  # news, and no reason to go on
+        assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
+
+
+# --- by the broker -------------------------------------------------------------------------
+
+
+def participant_process(
+    settings: Settings,
+    service: str,
+    store: Store[Any],
+    handlers: dict[type[Command], Any],
+    reactions: Reactions,
+) -> Process:
+    """As run_participant() puts it together."""
+    process = Process(settings)
+    participant = Participant(process.db, store, handlers, wake=process.relay.wake)
+    listener = Listener(participant, reactions)
+    types = [each.__name__ for each in reactions]
+    process.consumer(events_of(service), listener.parse, listener.handle, events=types)
+    return process
+
+
+async def test_orders_travel_from_service_to_service_by_the_broker(
+    settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {role: settings(role, **CHOREOGRAPHED)
+            for role in ("order_svc", "payment_svc", "inventory_svc")}  # fmt: skip
+    order_worker = await wired(monkeypatch, worker, ours["order_svc"])
+    pay = participant_process(
+        ours["payment_svc"], "payment", PaymentStore(), PAYMENT_HANDLERS, PAYMENT
+    )
+    goods = participant_process(
+        ours["inventory_svc"], "inventory", InventoryStore(), INVENTORY_HANDLERS, INVENTORY
+    )
+    async with AsyncExitStack() as stack:
+        for process in (order_worker, pay, goods):
+            await stack.enter_async_context(running(process))
+        await open_account(pay.db, "ada", 12)
+        await receive_stock(goods.db, tea=9)
+        shop = Orders(order_worker.db, ours["order_svc"])
+        first = await shop.place("one")
+        await eventually(lambda: status(judge, first) == ("CONFIRMED", None))
+        second = await shop.place("two")
+        await eventually(lambda: status(judge, second) == ("REJECTED", "insufficient_funds"))
+        await eventually(lambda: ended(judge) == 2)
+        assert await shop.view(second) == (
+            "COMPENSATED",
+            {
+                "create_order": "undone",
+                "reserve_stock": "undone",
+                "charge_payment": "refused",
+                "dispatch_stock": "fenced",
+                "confirm_order": "not_sent",
+            },
+        )
+    assert (stock(judge, "tea"), balance(judge, "ada")) == ((7, 0, 2), 4)
+    assert inbox(judge, "payment_svc", second) == {"forward": "refused", "compensating": "done"}
+
+
+def ended(judge: Rows) -> int:
+    return judge.execute("select from order_svc.saga_progress where ended_at is not null").rowcount
+
+
+async def test_an_event_that_nobody_hears_yet_waits_in_the_outbox(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """Returned by the broker; it goes out once a service has bound its queue."""
+    ours = settings("order_svc", **CHOREOGRAPHED)
+    process = Process(ours)
+    async with mail(ours), running(process, "relay"):
+        await Orders(process.db, ours).place()
+        await eventually(lambda: process.relay._paused)
+        assert outgoing(judge, "order_svc") == ["events/OrderAccepted"]
+        goods = settings("inventory_svc", **CHOREOGRAPHED)
+        listening = participant_process(
+            goods, "inventory", InventoryStore(), INVENTORY_HANDLERS, {OrderAccepted: RESERVE}
+        )
+        async with running(listening, events_of("inventory")):
+            await eventually(lambda: outgoing(judge, "order_svc") == [])
+            await eventually(lambda: outgoing(judge, "inventory_svc") == ["events/NotStocked"])
+
+
+RESERVE = INVENTORY[OrderAccepted]

@@ -1,0 +1,171 @@
+"""Three services that react to each other's events, in memory, in whatever order a test says.
+
+The real reactions, handlers, domains, fence and progress; what is played is the inbox's table, the
+transactions (each step here is one) and the broker, which may hold, repeat and lose what it likes.
+
+Owns: that. Must not know: any server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from common.contracts import Line, PlaceOrder
+from common.envelope import Command, Direction, Envelope, Fence, Fenced, Key, Outcome, saga_id_for
+from common.fence import Duplicate, Row, claims, fence_answer
+from common.fence import Fence as Claims
+from common.participant import Answered, Handler, Work
+from common.reactions import Reactions, react
+from inventory_svc.choreography import REACTIONS as INVENTORY
+from inventory_svc.domain import Pieces, Stock
+from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
+from order_svc.choreography import HANDLERS as ORDER_HANDLERS
+from order_svc.choreography import HEARD, cancel_asked, hear, order_accepted
+from order_svc.domain import OrderBook, Product
+from order_svc.progress import Progress
+from payment_svc.choreography import REACTIONS as PAYMENT
+from payment_svc.domain import Account, AccountKey, Ledger
+from payment_svc.handlers import HANDLERS as PAYMENT_HANDLERS
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+CUSTOMER, SKU, PRICE = "ann", "tea", 100
+ORDER_ID = saga_id_for(CUSTOMER, "k")
+
+Waiting = tuple[str, Envelope]  # who is to hear it
+
+
+@dataclass
+class Service:
+    """One participant: its inbox and its state."""
+
+    handlers: Mapping[type[Command], Handler]
+    state: Any
+    inbox: dict[Key, Row] = field(default_factory=dict)
+
+    def take(self, command: Envelope) -> list[Envelope]:
+        """One transaction; what it publishes."""
+        work = Work(command, command.message())  # type: ignore[arg-type]
+        mine = claims([command.key])
+        fence = Claims([k for k in mine if k not in self.inbox], self.inbox)
+        verdict = fence.admit(command.key, _tombstone)
+        if isinstance(verdict, Duplicate):
+            assert verdict.row.reply is not None
+            return [Envelope.model_validate_json(verdict.row.reply)]
+        if isinstance(work.command, Fence):
+            answered = Answered(fence_answer(verdict.action))
+        else:
+            said = self.handlers[type(work.command)](self.state, work)
+            answered = said if isinstance(said, Answered) else Answered(said)
+        assert answered.reply is not None
+        event = command.reply(answered.reply, issued_at=NOON)
+        fence.settle(command.key, Row(answered.reply.outcome, event.encode()))
+        self.inbox |= fence.settled()
+        also = [out.envelope for out in answered.also if isinstance(out.envelope, Envelope)]
+        return [event, *also] if command.reply_to else also
+
+
+def _tombstone(action: Key) -> Row:
+    command = Envelope.command(action, Fence(), issued_at=NOON,
+                               reply_to=None)  # fmt: skip
+    return Row(Outcome.FENCED, command.reply(Fenced(), issued_at=NOON).encode())
+
+
+class World:
+    """An order placed at the door, and the messages under way."""
+
+    def __init__(self, *, stock: int = 9, balance: int = 1000, card: str = "good") -> None:
+        self.ledger = Ledger({AccountKey(CUSTOMER, "EUR"): Account(card, balance)})
+        self.stock = Stock({SKU: Pieces(on_hand=stock, received=stock)})
+        self.book = OrderBook(NOON, {"EUR"}, {SKU: Product(PRICE, "EUR")})
+        self.services = {
+            "order": Service(ORDER_HANDLERS, self.book),
+            "inventory": Service(INVENTORY_HANDLERS, self.stock),
+            "payment": Service(PAYMENT_HANDLERS, self.ledger),
+        }
+        self.progress = Progress(ORDER_ID)
+        self.under_way: list[Waiting] = []
+        self.delivered: list[Waiting] = []  # and may come again
+        asked = PlaceOrder(
+            customer=CUSTOMER,
+            idempotency_key="k",
+            currency="EUR",
+            lines=(Line(sku=SKU, quantity=2),),
+        )
+        key = Key(ORDER_ID, "create_order", Direction.FORWARD)
+        place = Envelope.command(key, asked, issued_at=NOON, reply_to=None)
+        (accepted,) = self.services["order"].take(place)
+        self.progress.hear(accepted, 0)
+        self.publish([accepted])
+        self.order = self.book.placed[ORDER_ID][0]
+
+    def publish(self, events: list[Envelope]) -> None:
+        """To everybody who listens."""
+        for event in events:
+            self.under_way += [(who, event) for who in LISTENERS.get(event.type, ())]
+
+    def deliver(self, number: int = 0) -> None:
+        """One of those under way is heard."""
+        who, event = self.under_way.pop(number)
+        self.delivered.append((who, event))
+        self._hear(who, event)
+
+    def repeat(self, number: int) -> None:
+        """One that was heard before is heard again."""
+        self._hear(*self.delivered[number])
+
+    def lose(self, number: int) -> None:
+        del self.under_way[number]
+
+    def silence(self, attempts: int = 2) -> None:
+        """The order service's deadline passes."""
+        if not self.progress.ended:
+            reason = self.progress.silence(attempts, past_sla=False)
+            said = (
+                order_accepted(self.order) if reason is None else cancel_asked(self.order, reason)
+            )
+            assert isinstance(said.envelope, Envelope)
+            self.publish([said.envelope])
+
+    def drain(self) -> None:
+        while self.under_way:
+            self.deliver()
+
+    def _hear(self, who: str, event: Envelope) -> None:
+        if who == "order":
+            _, command = hear(self.progress, event, 0)
+        else:
+            command = react(REACTIONS[who], event)
+        if command is not None:
+            self.publish(self.services[who].take(command))
+
+    # --- what is so ---
+
+    @property
+    def status(self) -> str:
+        return self.book.orders[ORDER_ID].status.value
+
+    @property
+    def reason(self) -> str | None:
+        return self.book.orders[ORDER_ID].reason
+
+    @property
+    def moves(self) -> list[str]:
+        return sorted(transfer.kind for transfer in self.ledger.made)
+
+    @property
+    def goods(self) -> str | None:
+        reservation = self.stock.reservations.get(ORDER_ID)
+        return reservation.status.value if reservation else None
+
+
+REACTIONS: Mapping[str, Reactions] = {"inventory": INVENTORY, "payment": PAYMENT}
+LISTENERS: dict[str, list[str]] = {}
+for _event in {*HEARD, *INVENTORY, *PAYMENT}:
+    LISTENERS[_event.__name__] = [
+        who
+        for who, heard in (("order", HEARD), ("inventory", INVENTORY), ("payment", PAYMENT))
+        if _event in heard
+    ]
