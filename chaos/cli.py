@@ -23,7 +23,7 @@ from rich.table import Table
 
 from chaos.bench.command import bench
 from chaos.catalogue import CatalogueError, load_catalogue
-from chaos.demo import demo
+from chaos.demo import StyleOption, demo
 from chaos.exhibits.command import evidence
 from chaos.guards_command import guards
 from chaos.matrix_command import matrix
@@ -115,6 +115,7 @@ def up(
             " As examples/trip/plan.json.",
         ),
     ] = None,
+    style: StyleOption = "orchestrated",
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Postgres and RabbitMQ, no services.")
     ] = False,
@@ -137,6 +138,7 @@ def up(
         if servers_only
         else {**base.replicas, **asked},
         settings={**base.settings, **dict(_pairs("--set", settings))},
+        style=style,
     )
     stack = choose(runtime, name)
     with stderr.status("looking around") as spinner:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.evidence import Case, Snapshot
+from chaos.fallen import whole_snapshot
 from chaos.history import Answered, Fault, History, Refused
 from chaos.judge import Verdict, judge, tally
 from chaos.model import Foreseen, foresee
@@ -28,13 +29,12 @@ from chaos.outcome import outcome_of, reactions_of, what_changed
 from chaos.placer import BULK, place_orders
 from chaos.quiescence import Standing, wait_for_quiescence
 from chaos.report import Report, WrongLine, as_json, show
-from chaos.runtime import SERVERS, Endpoints, Plan, Runtime, StackError, choose
-from chaos.snapshot import take_snapshot
+from chaos.runtime import SERVERS, Endpoints, Plan, Runtime, StackError, Style, choose
 from chaos.stage import Stage
 from chaos.workload import Ask, BadLine, Catalogue, facts_of, parse_catalogue, parse_orders
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-VICTIMS = ("payment", "orchestrator")
+VICTIMS = {"orchestrated": ("payment", "orchestrator"), "choreographed": ("payment", "order")}
 KILL_BETWEEN = (0.15, 0.75)  # of the lines that have their answer: the middle of the flow
 
 CATALOGUE_SECONDS = 60.0
@@ -42,6 +42,14 @@ PLACE_SECONDS = 180.0
 REVIVE_SECONDS = 60.0
 QUIESCENCE_SECONDS = 120.0
 POLL_SECONDS = 0.1
+
+StyleOption = Annotated[
+    Style,
+    typer.Option(
+        envvar="STYLE",
+        help="Who says what is next: the orchestrator, or, choreographed, each service by itself.",
+    ),
+]
 
 
 def demo(
@@ -53,7 +61,7 @@ def demo(
         list[str] | None,
         typer.Option(
             help="Whom to kill with SIGKILL in mid-flow; may be repeated. "
-            f"By default {' and '.join(VICTIMS)}."
+            "By default payment and the orchestrator; choreographed, payment and order."
         ),
     ] = None,
     twice: Annotated[
@@ -62,6 +70,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the stack up; `chaos down` ends it.")
     ] = False,
+    style: StyleOption = "orchestrated",
     json_: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
     ] = False,
@@ -77,9 +86,10 @@ def demo(
 
     Exits with 0 only if every invariant held and every order ended as its input allows.
     """
-    victims = VICTIMS if kill is None else tuple(dict.fromkeys(kill))
-    if unknown := set(victims) - {*Plan().processes, *SERVERS}:
-        known = ", ".join((*Plan().processes, *SERVERS))
+    victims = VICTIMS[style] if kill is None else tuple(dict.fromkeys(kill))
+    plan = Plan(style=style)
+    if unknown := set(victims) - {*plan.processes, *SERVERS}:
+        known = ", ".join((*plan.processes, *SERVERS))
         raise typer.BadParameter(f"{unknown.pop()} is no process: choose from {known}")
     stage = Stage(Console(stderr=json_, highlight=False))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it is cleaned up then, too
@@ -90,6 +100,7 @@ def demo(
         seed=seed,
         victims=victims,
         runs=2 if twice else 1,
+        plan=plan,
     )
     try:
         report = _on_a_stack(stage, script, choose(runtime, name), keep=keep)
@@ -111,6 +122,7 @@ class Script:
     seed: int
     victims: tuple[str, ...]
     runs: int
+    plan: Plan
 
     @property
     def asks(self) -> list[Ask]:
@@ -121,7 +133,7 @@ def _on_a_stack(stage: Stage, script: Script, runtime: Runtime, *, keep: bool) -
     victims = " and ".join(script.victims) or "nobody"
     stage.say(f"{len(script.lines)} lines of orders; SIGKILL to {victims} on the way")
     with stage.phase("stack up"):
-        endpoints = runtime.up(tethered=not keep, progress=stage.say)
+        endpoints = runtime.up(script.plan, tethered=not keep, progress=stage.say)
     stage.say(f"the stack is up; its door: {endpoints.door_url}/docs")
     keep_logs = True
     try:
@@ -152,9 +164,16 @@ def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) 
     with History(endpoints.log_dir / "history.jsonl") as history:
         for run in range(1, script.runs + 1):
             asyncio.run(_place(stage, script, runtime, endpoints, history, run))
-            last = _rest(stage, runtime, endpoints, len(foreseen.ends))
+            last = _rest(stage, script, runtime, endpoints, len(foreseen.ends))
             standing += last.lines()
-            snapshots.append(take_snapshot(endpoints.judge_dsn))
+            snapshots.append(
+                whole_snapshot(
+                    endpoints.judge_dsn,
+                    endpoints.amqp_url,
+                    runtime.rabbitmqctl,
+                    script.plan.style,
+                )
+            )
     stage.say("judging a snapshot of all four schemas")
     case = Case(
         snapshot=snapshots[-1],
@@ -252,7 +271,9 @@ def _is_ready(runtime: Runtime, process: str) -> bool:
     return any(status.ready for status in runtime.status() if status.name == process)
 
 
-def _rest(stage: Stage, runtime: Runtime, endpoints: Endpoints, orders: int) -> Standing:
+def _rest(
+    stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints, orders: int
+) -> Standing:
     """Wait until nothing moves any more."""
     stage.say("waiting for rest: nothing pending, all outboxes and queues empty")
     with stage.phase("coming to rest"), stage.bar("settled", orders) as show_settled:
@@ -260,6 +281,7 @@ def _rest(stage: Stage, runtime: Runtime, endpoints: Endpoints, orders: int) -> 
             endpoints.judge_dsn,
             runtime.rabbitmqctl,
             deadline_seconds=QUIESCENCE_SECONDS,
+            style=script.plan.style,
             seen=lambda s: show_settled(orders - s.pending_orders, "; ".join(s.lines()[:2])),
         )
     if standing.anything:

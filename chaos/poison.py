@@ -41,7 +41,7 @@ def _members(queue: str, saga_id: UUID) -> dict[str, dict[str, Any]]:
     foreign: Command = ConfirmOrder() if queue == "inventory.commands" else DispatchStock()
     wire = json.loads(command(saga_id, "charge_payment", foreign).encode())
     return {
-        "unknown_command": wire,
+        "not_an_event" if queue.endswith(".events") else "unknown_command": wire,
         "unknown_type": {**wire, "type": "MakeTea"},
         "wrong_message_id": {**wire, "message_id": str(uuid4())},
         "invalid_envelope": {k: v for k, v in wire.items() if k != "saga_id"},

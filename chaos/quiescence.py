@@ -19,13 +19,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
 
 from chaos.catalogue import REPLIES
-from chaos.snapshot import count_outboxes
+from chaos.snapshot import SAGAS, count_outboxes
+from common.topology import is_dead_letter_queue
 
 POLL_SECONDS = 0.25
 SHOWN = 5  # instances named when it does not come to rest
@@ -102,24 +104,26 @@ def wait_for_quiescence(
     rabbitmqctl: RabbitmqCtl,
     *,
     deadline_seconds: float,
+    style: str = "orchestrated",
     seen: Callable[[Standing], None] = lambda _: None,
 ) -> Standing:
     """Returns with nothing standing, or with what stands when the time is up."""
     deadline = time.monotonic() + deadline_seconds
     while True:
-        standing = look_twice(judge_dsn, rabbitmqctl)
+        standing = look_twice(judge_dsn, rabbitmqctl, style)
         seen(standing)
         if not standing.anything or time.monotonic() > deadline:
             return standing
         time.sleep(POLL_SECONDS)
 
 
-def look_twice(judge_dsn: str, rabbitmqctl: RabbitmqCtl) -> Standing:
+def look_twice(judge_dsn: str, rabbitmqctl: RabbitmqCtl, style: str = "orchestrated") -> Standing:
     """The first thing that is found not to be at rest."""
     standing = Standing()
-    for look in (_tables, _queues) * 2:
+    looks = partial(_tables, judge_dsn, style), partial(_queues, rabbitmqctl, style)
+    for look in looks * 2:
         try:
-            standing = look(judge_dsn, rabbitmqctl)
+            standing = look()
         except (psycopg.OperationalError, OSError, ValueError) as error:
             # A server that is down or starting is not at rest; the deadline ends the waiting.
             return Standing(problem=f"cannot be counted: {error}")
@@ -128,21 +132,21 @@ def look_twice(judge_dsn: str, rabbitmqctl: RabbitmqCtl) -> Standing:
     return standing
 
 
-def _tables(judge_dsn: str, _: RabbitmqCtl) -> Standing:
+def _tables(judge_dsn: str, style: str) -> Standing:
     with psycopg.connect(judge_dsn, autocommit=True) as db:
         outboxes = {schema: n for schema, n in count_outboxes(db).items() if n}
         (pending,) = db.execute(
-            """
+            f"""
             select count(*) from order_svc.customer_order
             where status = 'PENDING' and order_id not in (
-              select saga_id from orchestrator.saga_instance
-              where state = 'WAITING' and next_deadline > now())"""
+              select saga_id from {SAGAS[style]}
+              where state = 'WAITING' and next_deadline > now())"""  # noqa: S608 - likewise
         ).fetchone() or (0,)
         alive = db.execute(
-            """
-            select saga_id, state, steps from orchestrator.saga_instance
+            f"""
+            select saga_id, state, steps from {SAGAS[style]}
             where ended_at is null and (state <> 'WAITING' or next_deadline <= now())
-            order by started_at"""
+            order by started_at"""  # noqa: S608 - one of two names of ours
         ).fetchall()
     return Standing(
         pending_orders=pending,
@@ -159,10 +163,11 @@ def _awaited(steps: dict[str, str]) -> str:
     return ", ".join(f"{s} ({v})" for s, v in steps.items() if v in waiting) or "nothing"
 
 
-def _queues(_: str, rabbitmqctl: RabbitmqCtl) -> Standing:
-    """But what the catalogue's loader may not take."""
+def _queues(rabbitmqctl: RabbitmqCtl, style: str) -> Standing:
+    """But what the catalogue's loader may not take; and dead letters where nobody takes them in."""
     counts = count_queues(rabbitmqctl)
-    waiting = {q: n for q, n in counts.items() if any(n)}
+    kept = is_dead_letter_queue if style == "choreographed" else lambda _: False
+    waiting = {q: n for q, n in counts.items() if any(n) and not kept(q)}
     waiting.pop(REPLIES, None)
     return Standing(queues=waiting)
 

@@ -17,15 +17,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from chaos.demo import StyleOption
 from chaos.judge import Verdict, overall
 from chaos.provenance import provenance
 from chaos.report import COLOURS
 from chaos.run_page import write_report
 from chaos.runner import ORDERS, Result, Runner, new_folder
-from chaos.runtime import StackError, choose
+from chaos.runtime import StackError, Style, choose
 from chaos.runtime.docker import DockerRuntime
 from chaos.runtime.stack import CHECKOUT
-from chaos.scenarios import SCENARIOS, on_runtime
+from chaos.scenarios import SCENARIOS, suited_to
 from chaos.scene import PROFILES, Scenario, plan_of
 from chaos.stage import Stage
 
@@ -56,7 +57,9 @@ def list_scenarios(
         return
     table = Table("scenario", "what happens", "every order ends", "", title="chaos run NAME...")
     for scenario in SCENARIOS.values():
-        only = "" if len(scenario.runtimes) > 1 else f"{', '.join(scenario.runtimes)} only"
+        suits = [*scenario.runtimes] * (len(scenario.runtimes) == 1)
+        suits += [*scenario.styles] * (len(scenario.styles) == 1)
+        only = f"{', '.join(suits)} only" if suits else ""
         table.add_row(scenario.name, scenario.says, scenario.expects, only)
     Console().print(table)
 
@@ -74,6 +77,7 @@ def run(
     orders: Annotated[
         int, typer.Option(min=1, help="Orders in each flow; scenarios with a plot need fewer.")
     ] = ORDERS,
+    style: StyleOption = "orchestrated",
     json_: Json = False,
     name: Name = "scenarios",
 ) -> None:
@@ -85,13 +89,15 @@ def run(
     native, eight on Docker. Exits with 0 only if all passed.
     """
     kind = kind_of(runtime)
-    chosen = _chosen(names, kind)
+    chosen = _chosen(names, kind, style)
     stage = Stage(Console(stderr=json_, highlight=False))
     folder = new_folder(seed)
-    runner = Runner(kind, folder, seed=seed, orders=orders, say=stage.say, name=name)
-    stage.say(f"{len(chosen)} scenarios on {kind}; everything is kept in {folder}")
+    runner = Runner(kind, folder, seed=seed, orders=orders, say=stage.say, name=name, style=style)
+    stage.say(f"{len(chosen)} scenarios on {kind}, {style}; everything is kept in {folder}")
     words = ["chaos", "run", *names, "--runtime", kind, "--seed", str(seed)]
+    words += ["--style", style]
     head = {**provenance([*words, "--orders", str(orders)]), "seed": seed, "runtime": kind}
+    head["style"] = style
     results: list[Result] = []
     try:
         with stage.bar("played", len(chosen)) as show:
@@ -163,13 +169,15 @@ def kind_of(asked: str | None) -> str:
     return "docker" if isinstance(choose(asked), DockerRuntime) else "native"
 
 
-def _chosen(names: Sequence[str], kind: str) -> list[Scenario]:
+def _chosen(names: Sequence[str], kind: str, style: Style) -> list[Scenario]:
     if ALL in names:
-        return on_runtime(kind)
+        return suited_to(kind, style)
     chosen = [SCENARIOS.get(name) or _imported(name) for name in dict.fromkeys(names)]
     for scenario in chosen:
         if kind not in scenario.runtimes:
             raise StackError(f"{scenario.name} is for {', '.join(scenario.runtimes)} only")
+        if style not in scenario.styles:
+            raise StackError(f"{scenario.name} is for the {', '.join(scenario.styles)} style only")
     return chosen
 
 
@@ -195,4 +203,5 @@ def _row(scenario: Scenario) -> dict[str, Any]:
         "expects": scenario.expects,
         "profile": scenario.profile,
         "runtimes": sorted(scenario.runtimes),
+        "styles": sorted(scenario.styles),
     }

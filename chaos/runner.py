@@ -12,16 +12,16 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from chaos.catalogue import CatalogueError
 from chaos.evidence import Snapshot
 from chaos.judge import Tally, Verdict, overall
-from chaos.runtime import Runtime, StackError, choose
+from chaos.runtime import Runtime, StackError, Style, choose
 from chaos.scene import PROFILES, Scenario, Scene, in_words, plan_of
 from chaos.system import End, ExperimentError, Judgement, System
 
@@ -65,9 +65,16 @@ class Result:
 class Session:
     """One stack of a profile."""
 
-    def __init__(self, runtime: Runtime, profile: str, directory: Path, say: Say) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        profile: str,
+        directory: Path,
+        say: Say,
+        style: Style = "orchestrated",
+    ) -> None:
         say(f"bringing a stack up: {profile}, {runtime.name}")
-        plan = plan_of(profile)
+        plan = replace(plan_of(profile), style=style)
         self.profile = profile
         self.directory = directory
         self._runtime = runtime
@@ -92,7 +99,15 @@ class Runner:
     """`folder` takes everything that a reader of the result may want to see."""
 
     def __init__(
-        self, kind: str, folder: Path, *, seed: int, orders: int, say: Say, name: str = "scenarios"
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        seed: int,
+        orders: int,
+        say: Say,
+        name: str = "scenarios",
+        style: Style = "orchestrated",
     ) -> None:
         self._kind = kind
         self._folder = folder
@@ -100,6 +115,7 @@ class Runner:
         self._orders = orders
         self._say = say
         self._name = name
+        self._style = style
         self._session: Session | None = None
         self._stacks = 0
         self._played = 0
@@ -151,7 +167,7 @@ class Runner:
             directory = self._folder / f"stack-{self._stacks}-{Path(profile).stem}"
             directory.mkdir(parents=True)
             runtime = choose(self._kind, self._name)
-            self._session = Session(runtime, profile, directory, self._say)
+            self._session = Session(runtime, profile, directory, self._say, self._style)
         return self._session
 
 
@@ -227,27 +243,37 @@ def _effects(system: System, orders: list[UUID]) -> tuple[dict[str, int], dict[s
 def _attempts(system: System, orders: list[UUID]) -> int | None:
     """Of the step that needed most, in either direction."""
     ((most,),) = system.rows(
-        """
+        f"""
         select max(greatest((step.value->>'attempt')::int, (step.value->>'undo_attempt')::int))
-        from orchestrator.saga_instance, jsonb_each(steps) as step
-        where saga_id = any(%s)""",
+        from {system.sagas}, jsonb_each(steps) as step
+        where saga_id = any(%s)""",  # noqa: S608 - one of two names of ours
         orders,
     )
     return int(most) if most is not None else None
 
 
+_LOGGED_MOST: LiteralString = """
+with longest as (
+  select saga_id from orchestrator.saga_log where saga_id = any(%s)
+  group by saga_id order by count(*) desc, saga_id limit 1)
+select saga_id, extract(epoch from at - min(at) over ())::float8, entry, step, direction,
+       attempt, detail, process
+from orchestrator.saga_log join longest using (saga_id) order by id limit %s"""
+
+_HEARD_MOST: LiteralString = """
+with longest as (
+  select saga_id, heard from order_svc.saga_progress where saga_id = any(%s)
+  order by (select count(*) from jsonb_object_keys(heard)) desc, saga_id limit 1)
+select saga_id, (h->>'at')::float8 - min((h->>'at')::float8) over (), h->>'outcome',
+       split_part(leg, ':', 1), split_part(leg, ':', 2), null,
+       concat_ws(': ', h->>'type', h->>'reason'), coalesce(h->>'process', 'door')
+from longest, jsonb_each(heard) as told (leg, h) order by 2 limit %s"""
+
+
 def sample_timeline(system: System, orders: Sequence[UUID]) -> list[dict[str, Any]]:
-    """The saga log of the order that has most to tell."""
+    """The saga log of the order that has most to tell; what was heard of it, if nobody logs."""
     rows = system.rows(
-        """
-        with longest as (
-          select saga_id from orchestrator.saga_log where saga_id = any(%s)
-          group by saga_id order by count(*) desc, saga_id limit 1)
-        select saga_id, extract(epoch from at - min(at) over ())::float8, entry, step, direction,
-               attempt, detail, process
-        from orchestrator.saga_log join longest using (saga_id) order by id limit %s""",
-        list(orders),
-        TIMELINE,
+        _HEARD_MOST if system.style == "choreographed" else _LOGGED_MOST, list(orders), TIMELINE
     )
     names = ("saga_id", "seconds", "entry", "step", "direction", "attempt", "detail", "process")
     return [dict(zip(names, (str(row[0]), *row[1:]), strict=True)) for row in rows]

@@ -25,9 +25,11 @@ from chaos.nemesis import (
     Slow,
     Unconfirmed,
 )
+from chaos.runtime import STYLES, Style
 from chaos.scene import GIVEN_UP, Scenario, Scene
 from chaos.system import End
 from chaos.tampering import Poison, PoisonFlood
+from common.topology import events_of
 
 ZOMBIE_SECONDS = 10.0  # past every attempt of a step, and two heartbeats of 4 s
 AWAY_SECONDS = 3.0  # past the Postgres time limits of fault runs
@@ -72,7 +74,13 @@ def _flow(
 
     runtimes = frozenset.intersection(BOTH, *(fault.runtimes for fault in faults))
     told = "; ".join(fault.sentence for fault in faults) or "none"
-    return Scenario(name, says, told, expects, play, profile, runtimes)
+    if any("orchestrator" in fault.where for fault in faults):  # there must be one
+        styles = frozenset(STYLES[:1])
+    elif any(fault.where.endswith(".events") for fault in faults):
+        styles = frozenset(STYLES[1:])
+    else:
+        styles = frozenset(STYLES)
+    return Scenario(name, says, told, expects, play, profile, runtimes, styles=styles)
 
 
 _CLEAN = (_mixed("clean", "Orders flow; some are refused by stock and card.", tuple),)
@@ -198,6 +206,11 @@ _POISON = (
         "Payment's queue is flooded with junk.",
         lambda: [PoisonFlood("payment.commands")],
     ),
+    _mixed(
+        "poison-events",
+        "What is no event comes on every queue of events, amid the flow.",
+        lambda: [Poison(events_of(name)) for name in ("order", "inventory", "payment")],
+    ),
 )
 
 SCENARIOS: dict[str, Scenario] = {
@@ -217,6 +230,6 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def on_runtime(kind: str) -> list[Scenario]:
+def suited_to(kind: str, style: Style = "orchestrated") -> list[Scenario]:
     """In the table's order."""
-    return [scenario for scenario in SCENARIOS.values() if kind in scenario.runtimes]
+    return [s for s in SCENARIOS.values() if kind in s.runtimes and style in s.styles]

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from chaos.nemesis import BOTH, Nemesis, hold, struck
-from chaos.runtime import Plan
+from chaos.runtime import STYLES, Plan, Style
 from chaos.runtime.stack import CHECKOUT, read_plan_file
 from chaos.shop import PLENTY, Shop, shop
 from chaos.system import CONFIRMED, FAULT_SETTINGS, End, System, rejected, until
@@ -186,3 +186,4 @@ class Scenario:
     """Of PROFILES; or, for services of your own, a Plan in a file of this checkout, as JSON."""
     runtimes: frozenset[str] = BOTH
     orders: int | None = None  # how many it wants; None: as many as asked for
+    styles: frozenset[Style] = frozenset(STYLES)

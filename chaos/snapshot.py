@@ -28,17 +28,24 @@ from chaos.evidence import (
     Transfer,
 )
 
+# Where sagas stand, by style. Without an orchestrator, in what the order service has heard; the
+# orchestrator's own schema is empty then.
+SAGAS: dict[str, LiteralString] = {
+    "orchestrated": "orchestrator.saga_instance",
+    "choreographed": "order_svc.saga_progress",
+}
 
-def take_snapshot(dsn: str) -> Snapshot:
+
+def take_snapshot(dsn: str, style: str = "orchestrated") -> Snapshot:
     """Everything the invariants look at. `dsn` is the judge's."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
-            return _read(connection)
+            return _read(connection, style)
 
 
-def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
+def _read(db: psycopg.Connection[TupleRow], style: str) -> Snapshot:
     return Snapshot(
         orders=tuple(
             Order(
@@ -103,9 +110,8 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
                 stuck,
             )
             for saga_id, definition, state, steps, pivot_passed, stuck in db.execute(
-                """
-                select saga_id, definition, state, steps, pivot_passed, stuck_since is not null
-                from orchestrator.saga_instance"""
+                "select saga_id, definition, state, steps, pivot_passed, stuck_since is not null"  # noqa: S608 - one of two names of ours
+                f" from {SAGAS[style]}"
             )
         ),
         claims=tuple(
@@ -120,16 +126,7 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
             )
         ),
         outboxes=count_outboxes(db),
-        dead_letters=tuple(
-            DeadLetter(*row)
-            for row in db.execute(
-                """
-                select queue || '.dead', reason,
-                       coalesce(type || ' of saga ' || saga_id,
-                                encode(substr(body, 1, 80), 'escape')), count
-                from orchestrator.dead_letter order by first_seen, letter_id"""
-            )
-        ),
+        dead_letters=_dead_letters(db) if style == "orchestrated" else (),
         returns=tuple(
             Return(*row)
             for row in db.execute(
@@ -139,6 +136,18 @@ def _read(db: psycopg.Connection[TupleRow]) -> Snapshot:
             )
         ),
     )
+
+
+def _dead_letters(db: psycopg.Connection[TupleRow]) -> tuple[DeadLetter, ...]:
+    """Those that the orchestrator took in; without one they lie where they fell."""
+    rows = db.execute(
+        """
+        select queue || '.dead', reason,
+               coalesce(type || ' of saga ' || saga_id,
+                        encode(substr(body, 1, 80), 'escape')), count
+        from orchestrator.dead_letter order by first_seen, letter_id"""
+    )
+    return tuple(DeadLetter(*row) for row in rows)
 
 
 def count_outboxes(db: psycopg.Connection[TupleRow]) -> dict[str, int]:

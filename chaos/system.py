@@ -22,6 +22,7 @@ import psycopg
 
 from chaos.catalogue import load_catalogue, place_by_command
 from chaos.evidence import Case, Snapshot
+from chaos.fallen import whole_snapshot
 from chaos.history import Answered, Asked, Fault, History, Refused
 from chaos.judge import Finding, Tally, Verdict, judge, overall, tally
 from chaos.mailbox import Mailbox
@@ -29,8 +30,9 @@ from chaos.placer import place_orders
 from chaos.quiescence import Standing, look_twice, wait_for_quiescence
 from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
 from chaos.shop import Shop, both
-from chaos.snapshot import take_snapshot
+from chaos.snapshot import SAGAS
 from chaos.workload import Ask, Catalogue, facts_of
+from common.topology import ORCHESTRATOR_REPLIES, commands_of, events_of
 
 T = TypeVar("T")
 Session: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -108,6 +110,8 @@ class System:
         self.mail = Mailbox(endpoints.amqp_url)
         self.endpoints = endpoints
         self._plan = plan
+        self.style = plan.style
+        self.sagas = SAGAS[plan.style]
         self._catalogue = Catalogue()
         self._history = History(endpoints.log_dir / "history.jsonl")
         self._runs = itertools.count(1)
@@ -205,11 +209,11 @@ class System:
 
         def ended() -> dict[UUID, End] | None:
             rows = self.rows(
-                """
+                f"""
                 select order_id, status, o.reason
-                from order_svc.customer_order o join orchestrator.saga_instance i
+                from order_svc.customer_order o join {self.sagas} i
                   on i.saga_id = o.order_id and i.ended_at is not null
-                where order_id = any(%s)""",
+                where order_id = any(%s)""",  # noqa: S608 - one of two names of ours
                 wanted,
             )
             return {row[0]: End(*row[1:]) for row in rows} if len(rows) == len(wanted) else None
@@ -219,17 +223,17 @@ class System:
     def steps(self, saga_ids: Iterable[UUID]) -> list[dict[str, str]]:
         """The steps of each saga, with their status; none yet of one that has not begun."""
         rows = self.rows(
-            """
-            select coalesce(steps, '{}')
+            f"""
+            select coalesce(steps, '{{}}')
             from unnest(%s::uuid[]) as wanted (saga_id)
-            left join orchestrator.saga_instance using (saga_id)""",
+            left join {self.sagas} using (saga_id)""",  # noqa: S608 - one of two names of ours
             list(saga_ids),
         )
         return [{step: entry["status"] for step, entry in steps.items()} for (steps,) in rows]
 
     def alive(self) -> list[UUID]:
         """The sagas under way."""
-        rows = self.rows("select saga_id from orchestrator.saga_instance where ended_at is null")
+        rows = self.rows(f"select saga_id from {self.sagas} where ended_at is null")  # noqa: S608 - one of two names of ours
         return [saga_id for (saga_id,) in rows]
 
     def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
@@ -245,7 +249,12 @@ class System:
             connection.rollback()
 
     def snapshot(self) -> Snapshot:
-        return take_snapshot(self.endpoints.judge_dsn)
+        return whole_snapshot(
+            self.endpoints.judge_dsn,
+            self.endpoints.amqp_url,
+            self.runtime.rabbitmqctl,
+            self.style,
+        )
 
     def logged(self, service: str, event: str) -> list[dict[str, Any]]:
         """Lines of all replicas of a service, over all their restarts."""
@@ -262,6 +271,13 @@ class System:
         for letter in self.snapshot().dead_letters:
             counted[letter.queue, letter.reason] += letter.count
         return counted
+
+    def inputs(self, process: str) -> list[str]:
+        """The queues that its part in a saga comes by."""
+        if self.style == "choreographed":
+            return [events_of(process)]
+        replies = [ORCHESTRATOR_REPLIES] if process == "orchestrator" else []
+        return [commands_of(process), *replies]
 
     def replicas(self, service: str) -> list[str]:
         return [
@@ -333,7 +349,10 @@ class System:
     def rest(self, within: float = WITHIN_SECONDS) -> None:
         """Until nothing moves any more, or the time is up; the judgement says which."""
         self._standing = wait_for_quiescence(
-            self.endpoints.judge_dsn, self.runtime.rabbitmqctl, deadline_seconds=within
+            self.endpoints.judge_dsn,
+            self.runtime.rabbitmqctl,
+            deadline_seconds=within,
+            style=self.style,
         )
 
     def judgement(self, explained: Iterable[tuple[str, str]] = ()) -> Judgement:
@@ -363,7 +382,7 @@ class System:
             f"{s.name}: {s.state}, {'ready' if s.ready else 'not ready'}, {s.restarts} restarts"
             for s in self.runtime.status()
         ]
-        lines += look_twice(self.endpoints.judge_dsn, self.runtime.rabbitmqctl).lines()
+        lines += look_twice(self.endpoints.judge_dsn, self.runtime.rabbitmqctl, self.style).lines()
         for process in self._plan.processes:
             matters = [line for line in self.runtime.logs(process) if '"level": "info"' not in line]
             lines += [f"--- {process}", *matters[-SHOWN:]]

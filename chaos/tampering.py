@@ -17,7 +17,7 @@ from chaos.nemesis import Nemesis, revive
 from chaos.poison import NOT_JSON, assorted
 from chaos.system import System, until
 from common.envelope import Direction, Envelope
-from common.topology import commands_of, dead_letter_queue
+from common.topology import commands_of, dead_letter_queue, events_of
 
 FLOOD = 500
 
@@ -35,7 +35,7 @@ class Tampering(Nemesis):
         system.runtime.stop(self.target)
 
     def heal(self, system: System) -> None:
-        queue = self.queue or commands_of(self.target)
+        queue = self.queue or system.inputs(self.target)[0]
         taken = system.mail.take(queue)
         self.moved = len(taken)
         system.mail.send(queue, self.changed(taken))
@@ -88,37 +88,34 @@ class Poisoned(Tampering):
 
     @property
     def explained(self) -> frozenset[tuple[str, str]]:
-        return frozenset({(dead_letter_queue(commands_of(self.target)), "unknown_type")})
+        queues = commands_of(self.target), events_of(self.target)
+        return frozenset((dead_letter_queue(queue), "unknown_type") for queue in queues)
 
 
 @dataclass
 class Requeue(Nemesis):
-    """`target` names the processes, with commas."""
+    """`target` names the processes, with commas; those of them that the stack has."""
 
     seed: int
     says = "all queues of {target} are drained and everything put back, shuffled, ids kept"
     moved: int = field(default=0, init=False)
 
     def inject(self, system: System) -> None:
-        for process in self._processes:
+        for process in self._processes(system):
             system.runtime.stop(process)
 
     def heal(self, system: System) -> None:
         dice = random.Random(self.seed)
-        for process in self._processes:
-            queues = [commands_of(process)]
-            if process == "orchestrator":
-                queues.append("orchestrator.replies")
-            for queue in queues:
+        for process in self._processes(system):
+            for queue in system.inputs(process):
                 taken = system.mail.take(queue)
                 self.moved += len(taken)
                 system.mail.send(queue, dice.sample(taken, len(taken)))
-        for process in self._processes:
+        for process in self._processes(system):
             revive(system, process)
 
-    @property
-    def _processes(self) -> list[str]:
-        return self.target.split(",")
+    def _processes(self, system: System) -> list[str]:
+        return [process for process in self.target.split(",") if process in system.processes]
 
 
 @dataclass

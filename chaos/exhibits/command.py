@@ -33,7 +33,7 @@ from chaos.provenance import provenance
 from chaos.runner import ORDERS, Result, Runner, new_folder
 from chaos.runtime import StackError
 from chaos.runtime.stack import CHECKOUT
-from chaos.scenarios import SCENARIOS, on_runtime
+from chaos.scenarios import SCENARIOS, suited_to
 from chaos.stage import Stage
 
 FOLDER = CHECKOUT / "docs/evidence"
@@ -61,7 +61,7 @@ class Part:
 
 def _scenarios(order: Order) -> dict[str, Any]:
     names = [name for group in pages.GROUPS.values() for name in group]
-    chosen = [SCENARIOS[n] for n in names[::A_FEW]] if order.few else on_runtime("native")
+    chosen = [SCENARIOS[n] for n in names[::A_FEW]] if order.few else suited_to("native")
     results: list[Result] = []
     runner = Runner(
         "native",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 from pydantic import ConfigDict
 
@@ -34,6 +34,12 @@ SERVICES: Mapping[str, Service] = {
     "payment": Service("payment_svc", "payment_svc"),
     "inventory": Service("inventory_svc", "inventory_svc"),
 }
+
+Style = Literal["orchestrated", "choreographed"]
+STYLES: tuple[Style, ...] = get_args(Style)
+
+# Who is not there in the choreographed style.
+ONLY_ORCHESTRATED = ("orchestrator", "operator")
 
 # Those that people ask, and that serve /live and /ready on the same port.
 APIS = ("door", "operator")
@@ -59,7 +65,8 @@ class Plan:
     process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
     replaces what `python -m` runs. `proxied`: every process reaches each server by a line of its
     own through a proxy (chaos/proxy.py), which is the stack's process `proxy`. `services` are run
-    besides those of this repository, each in a role and schema of its own.
+    besides those of this repository, each in a role and schema of its own. `style`: who says what
+    is next.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
@@ -68,6 +75,7 @@ class Plan:
     postgres: Mapping[str, str] = field(default_factory=dict)
     proxied: bool = False
     services: Mapping[str, Service] = field(default_factory=dict)
+    style: Style = "orchestrated"
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of a plan in a file
 
@@ -100,8 +108,15 @@ class Plan:
         return {
             service if number == 1 else f"{service}-{number}": service
             for service in self.all_services
+            if not (self.style == "choreographed" and service in ONLY_ORCHESTRATED)
             for number in range(1, self.replicas.get(service, 1) + 1)
         }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its settings are to every service process."""
+        settings = {"style": self.style, **self.settings}
+        return {f"SAGAPROOF_{name.upper()}": value for name, value in settings.items()}
 
 
 EVERYTHING = Plan()

@@ -50,8 +50,7 @@ def model_of(base: Model, plan: Plan, owner: str | None, roles_file: Path | None
         )
         model.pop("build", None)
         model["pull_policy"] = "never"
-        settings = {f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()}
-        model["environment"] |= {"SAGAPROOF_PROCESS": process, **settings}
+        model["environment"] |= {"SAGAPROOF_PROCESS": process, **plan.environment}
         if service in plan.entry or service in plan.services:
             entry = plan.entry.get(service, plan.all_services[service].entry)
             model["command"] = entry.split()

@@ -311,7 +311,7 @@ def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[st
             "SAGAPROOF_POSTGRES_DSN": by_its_line(endpoints.service_dsns[its.role], "postgres"),
             "SAGAPROOF_AMQP_URL": by_its_line(endpoints.amqp_url, "rabbitmq"),
             **http,
-            **{f"SAGAPROOF_{key.upper()}": value for key, value in plan.settings.items()},
+            **plan.environment,
         },
         directory=CHECKOUT,
         ports=tuple({port, health}),

@@ -10,6 +10,7 @@ import pytest
 
 from chaos.judge import Verdict
 from chaos.runner import Runner
+from chaos.runtime import Style
 from chaos.scenarios import SCENARIOS
 from tests.servers import chosen, chosen_for_stacks
 
@@ -30,12 +31,13 @@ HERE = (
     "cut-payment-postgres",
     "unconfirmed-orchestrator",
 )
+CHOREOGRAPHED = ("card-declined", "duplicate-charge", "kill-inventory")
 IN_CONTAINERS = ("kill-orchestrator", "kill-payment", "kill-inventory", "off-the-network")
 
 
-def _runner(kind: str, folder: Path) -> Iterator[Runner]:
-    name = f"scenarios-{os.getpid()}-{kind}"
-    runner = Runner(kind, folder, seed=SEED, orders=ORDERS, say=print, name=name)
+def _runner(kind: str, folder: Path, style: Style = "orchestrated") -> Iterator[Runner]:
+    name = f"scenarios-{os.getpid()}-{kind}-{style}"
+    runner = Runner(kind, folder, seed=SEED, orders=ORDERS, say=print, name=name, style=style)
     yield runner
     runner.close()
 
@@ -43,6 +45,12 @@ def _runner(kind: str, folder: Path) -> Iterator[Runner]:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     yield from _runner(chosen_for_stacks(), tmp_path_factory.mktemp("scenarios"))
+
+
+@pytest.fixture(scope="module")
+def choreographed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("scenarios-choreographed")
+    yield from _runner(chosen_for_stacks(), folder, "choreographed")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,12 @@ def passes(runner: Runner, name: str) -> None:
 @pytest.mark.parametrize("name", HERE)
 def test_scenario(here: Runner, name: str) -> None:
     passes(here, name)
+
+
+@pytest.mark.parametrize("name", CHOREOGRAPHED)
+def test_the_same_without_an_orchestrator(choreographed: Runner, name: str) -> None:
+    result = choreographed.play(SCENARIOS[name])
+    assert (result.problems, result.verdict) == ([], Verdict.PASS)
 
 
 @pytest.mark.skipif(chosen() != "docker", reason="no Docker engine, or RUNTIME=native")

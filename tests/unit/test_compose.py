@@ -140,6 +140,7 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     assert services["order"]["environment"] == {
         "A": "1",
         "SAGAPROOF_PROCESS": "order",
+        "SAGAPROOF_STYLE": "orchestrated",
         "SAGAPROOF_STEP_TIMEOUT_SECONDS": "0.5",
     }
     assert model["networks"]["default"]["labels"] == {TETHER_LABEL: "somebody"}

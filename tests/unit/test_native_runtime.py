@@ -63,6 +63,7 @@ def test_one_process_of_each_service_unless_told_otherwise() -> None:
     assert list(Plan().processes) == [
         "orchestrator", "order", "door", "operator", "payment", "inventory",
     ]  # fmt: skip
+    assert list(Plan(style="choreographed").processes) == ["order", "door", "payment", "inventory"]
     asked = Plan(replicas={"payment": 3, "door": 0}).processes
     assert [name for name in asked if asked[name] == "payment"] == [
         "payment", "payment-2", "payment-3",

@@ -20,7 +20,7 @@ from chaos.latency_chart import Band, Settled, draw
 from chaos.nemesis import BOTH, DOCKER, NATIVE, Nemesis
 from chaos.poison import assorted, poisons
 from chaos.run_page import totals, write_report
-from chaos.scenarios import SCENARIOS, on_runtime
+from chaos.scenarios import SCENARIOS, suited_to
 from chaos.scene import PROFILES, in_words
 from chaos.storm import FAULTS
 from chaos.storm import draw as draw_fault
@@ -52,7 +52,7 @@ def test_what_needs_a_proxy_is_played_where_there_is_one() -> None:
 
 
 def test_only_a_cable_is_for_containers_alone() -> None:
-    assert set(on_runtime(DOCKER)) - set(on_runtime(NATIVE)) == {SCENARIOS["off-the-network"]}
+    assert set(suited_to(DOCKER)) - set(suited_to(NATIVE)) == {SCENARIOS["off-the-network"]}
 
 
 @pytest.mark.parametrize(
