@@ -16,6 +16,8 @@ from common.contracts import (
     CancelAsked,
     ConfirmOrder,
     Line,
+    NotReturnable,
+    OpenReturn,
     OrderAccepted,
     PaymentRefunded,
     PlaceOrder,
@@ -25,11 +27,11 @@ from common.contracts import (
 )
 from common.envelope import Command, Direction, Envelope, Key, PivotDone
 from common.outbox import Outgoing
-from common.participant import Handler
+from common.participant import Answered, Handler, Work
 from common.reactions import Reaction, Reactions, parse_event, react
 from common.topology import event_of
 from order_svc import handlers
-from order_svc.domain import CREATE_ORDER, PlacedOrder
+from order_svc.domain import CREATE_ORDER, OrderBook, PlacedOrder
 from order_svc.progress import STEPS, Progress
 
 CONFIRM = Reaction("confirm_order", ConfirmOrder)
@@ -81,7 +83,14 @@ def first_key(order_id: UUID) -> Key:
     return Key(order_id, CREATE_ORDER, Direction.FORWARD)
 
 
+def no_returns(_book: OrderBook, _work: Work) -> Answered:
+    """A return is a saga of its own, and nobody reacts to it yet."""
+    remedy = "returns are taken in the orchestrated style only"
+    return Answered(NotReturnable(field="order_id", remedy=remedy), keep=False)
+
+
 HANDLERS: dict[type[Command], Handler] = {
     **handlers.HANDLERS,
     PlaceOrder: handlers.placing(order_accepted),
+    OpenReturn: no_returns,
 }

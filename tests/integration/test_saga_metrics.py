@@ -11,7 +11,6 @@ from common.contracts import OrderRejected, OutOfStock, RejectOrder, ReserveStoc
 from common.db import Database
 from common.envelope import Command, Envelope, Reply
 from orchestrator import metrics
-from orchestrator.__main__ import policy_of
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.service import Service
 from tests.integration.conftest import MakeSettings
@@ -57,7 +56,7 @@ async def test_sagas_and_steps_are_counted_once_they_are_committed(
     }  # fmt: skip
     before = {what: sample(name, **labels) for what, (name, labels) in counted.items()}
     async with Database(made) as db:
-        service = Service(db, [ORDER_SAGA], policy_of(made), process="orchestrator")
+        service = Service(db, [ORDER_SAGA], made.policy, process="orchestrator")
 
         async def feed(*envelopes: Envelope) -> None:
             for envelope in envelopes:
