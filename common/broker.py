@@ -8,6 +8,7 @@ BrokerGone and starts over with a new channel. Must not know: envelopes, tables.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,9 @@ class Broker:
         parameters.tcp_options = {
             "TCP_USER_TIMEOUT": round(self._settings.tcp_user_timeout_seconds * 1000)
         }
+        if self._settings.amqp_ca_file is not None:  # then it is TLS or nothing
+            context = ssl.create_default_context(cafile=self._settings.amqp_ca_file)
+            parameters.ssl_options = pika.SSLOptions(context, parameters.host)
         opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
 
         def failed(_: object, error: BaseException) -> None:

@@ -30,7 +30,12 @@ class Settings(BaseSettings):
     )
 
     postgres_dsn: SecretStr = Field(description="libpq URL of this service's own role")
-    amqp_url: SecretStr = Field(description="amqp:// URL of the broker")
+    amqp_url: SecretStr = Field(description="amqp:// or amqps:// URL of the broker")
+    amqp_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authority that the broker's certificate must come from; unset:"
+        " the system's. For Postgres its URL says it: `?sslmode=verify-full&sslrootcert=...`",
+    )
     process: str = Field(
         "", description="this process's name in logs and saga logs; default: the service's"
     )

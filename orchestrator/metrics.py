@@ -31,6 +31,11 @@ STEP_SECONDS = Durations(
 SAGAS = Gauge("sagaproof_sagas", "Sagas that have not ended", ["state"])
 STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past the SLA of an undo or a retriable step")
 IN_FLIGHT = Gauge("sagaproof_in_flight", "Sagas that await this step's answer", ["step"])
+LETTERS = Gauge(
+    "sagaproof_dead_letters_open",
+    "Dead letters nobody has seen to, counted to 10,000",
+    ["queue"],
+)
 OVERDUE = Gauge("sagaproof_overdue_seconds", "How long the oldest deadline is behind unjudged")
 
 _reason = Bounded()
@@ -55,7 +60,9 @@ def count(log: Sequence[tuple[UUID, Entry]], waited: Iterable[Waited]) -> None:
 async def look(tx: Tx) -> None:
     """How the living sagas stand. (Nothing awaits in between: no scrape sees it half.)"""
     census = await reader.census(tx)
-    for gauge, counts in ((SAGAS, census.states), (IN_FLIGHT, census.steps)):
+    for gauge, counts in (
+        (SAGAS, census.states), (IN_FLIGHT, census.steps), (LETTERS, census.letters),
+    ):  # fmt: skip
         gauge.clear()
         for label, number in counts.items():
             gauge.labels(label).set(number)

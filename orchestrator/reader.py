@@ -85,6 +85,9 @@ select step, count(*)
 _FIRST_DEADLINE = """
 select coalesce((select extract(epoch from now() - next_deadline)::float8 from saga_instance
   where next_deadline is not null order by next_deadline limit 1), 0)"""
+_LETTERS = """
+select queue, count(*) from (select queue from dead_letter where state = 'open' limit %s) letters
+ group by 1"""
 COUNTED = 10_000
 
 
@@ -151,17 +154,19 @@ class Census:
     states: Mapping[str, int]
     stuck: int
     steps: Mapping[str, int]  # by the step whose answer is awaited
+    letters: Mapping[str, int]  # by the queue they came from
     overdue_seconds: float  # how far the first deadline is behind; negative: it is ahead
 
 
 async def census(tx: Tx) -> Census:
     states, steps = tx.ask(_STATES), tx.ask(_AWAITED, (COUNTED,))
-    deadline = tx.ask(_FIRST_DEADLINE)
+    letters, deadline = tx.ask(_LETTERS, (COUNTED,)), tx.ask(_FIRST_DEADLINE)
     await tx.sync()
     return Census(
         {state: alive for state, alive, _ in states.rows},
         sum(stuck for *_, stuck in states.rows),
         dict(steps.rows),
+        dict(letters.rows),
         deadline.rows[0][0],
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ class Servers:
     amqp_user: str
     amqp_password: str
     management_url: str
+    rabbitmqctl: Callable[..., str] | None = None  # native only
 
     def dsn(self, database: str, role: str | None = None, password: str | None = None) -> str:
         who = f"{role or self.admin}:{password or self.admin_password}"
@@ -121,6 +122,7 @@ def _processes() -> Iterator[Servers]:
             amqp_user=amqp.username or "",
             amqp_password=amqp.password or "",
             management_url=endpoints.management_url,
+            rabbitmqctl=runtime.rabbitmqctl,
         )
     finally:
         runtime.down()

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import chosen_for_stacks
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/operations.md")  # the second goes on where the first ended
+DOCUMENTS = ("README.md", "docs/operations.md", "docs/runbook.md")  # each goes on from the last
 FENCE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STATUS = "status of the line above:"
 # Everything else ends well.
@@ -37,7 +37,7 @@ def commands(block: str) -> Iterator[str]:
 
 
 def typed() -> list[str]:
-    """Of both documents; the stack goes down last."""
+    """Of all documents; the stack goes down last."""
     found = [c for document in DOCUMENTS for block in blocks(document) for c in commands(block)]
     found = [c for c in found if not c.startswith("make ")]
     last = [c for c in found if "chaos down" in c]
