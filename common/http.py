@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, SecretStr
 from starlette.exceptions import HTTPException
@@ -106,6 +107,15 @@ def _caller(
 Caller = Annotated[Actor, Depends(_caller)]  # for an endpoint that must know who asks
 
 
+class _Endpoint(APIRoute):
+    """What every endpoint with a body may answer besides, without saying so."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        if not {*(more.get("methods") or READS)} <= {*READS}:
+            more["responses"] = problems(400, 413) | (more.get("responses") or {})
+        super().__init__(*args, **more)
+
+
 def new_app(
     title: str,
     about: str,
@@ -125,6 +135,7 @@ def new_app(
         title=title, version="1", description=about, redoc_url=None,
         dependencies=[Depends(_caller)], responses=problems(401, 429),
     )  # fmt: skip
+    app.router.route_class = _Endpoint
     app.add_middleware(BodyLimit, limit=entrance.body_limit_bytes)
     app.add_middleware(Admission, entrance=entrance)  # the last is asked first
     _answer_problems(app, explain, remedies)
@@ -161,7 +172,8 @@ def _answer_problems(app: FastAPI, explain: Explain, remedies: Remedies) -> None
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
         remedy = "see /docs for what there is"
-        return _response(error.status_code, Problem(error=str(error.detail).lower(), remedy=remedy))
+        problem = Problem(error=str(error.detail).lower(), remedy=remedy)
+        return _refusal(Refused(error.status_code, problem, error.headers))
 
 
 def invalid_field(errors: Sequence[Any], error: str) -> Problem:

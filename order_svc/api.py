@@ -170,7 +170,7 @@ def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> 
 
 
 def _placing(app: FastAPI, door: Door) -> None:
-    @app.post("/orders", status_code=202, responses=problems(400, 409, 413, 422, 503))
+    @app.post("/orders", status_code=202, responses=problems(409, 422, 503))
     async def place(
         order: OrderRequest,
         idempotency_key: Annotated[Name, Header()],
@@ -179,7 +179,7 @@ def _placing(app: FastAPI, door: Door) -> None:
         (reply,) = await door.ask([order.command(idempotency_key)])
         return _placed(reply)
 
-    @app.post("/orders/bulk", responses=problems(400, 413, 422, 503))
+    @app.post("/orders/bulk", responses=problems(422, 503))
     async def bulk(request: BulkRequest) -> BulkResponse:
         """Place many. One that is wrong hinders no other; results are in the order of asking."""
         results: list[BulkResult | None] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +15,18 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+import orchestrator.__main__
+import order_svc.__main__
 from common.access import Role
 from common.http import OPEN, READS, Caller
+from common.process import prepare
+from common.settings import Settings
+from order_svc.__main__ import MIGRATIONS
 from tests.support.apis import BODY_LIMIT, ENTRANCES, TOKENS, InMemory, Sagas, Shop, bearer
 
 APPS = {"door": Shop().app(), "operator": Sagas().app()}
 MAY_CHANGE = {"door": Role.CUSTOMER, "operator": Role.OPERATOR}
+ROOT = Path(__file__).parents[2]
 SECRET = "a-password-nobody-shall-read"
 
 
@@ -41,23 +49,25 @@ EVERY = pytest.mark.parametrize(
 
 
 @EVERY
-@pytest.mark.parametrize("header", [None, "Bearer", "Bearer ", "Basic eDp5", "Bearer wrong", "ä"])
 def test_nobody_is_let_in_without_a_token_of_this_api(
-    name: str, method: str, route: APIRoute, header: str | None
+    name: str, method: str, route: APIRoute
 ) -> None:
-    headers = {"Authorization": header.encode("latin-1")} if header else {}
-    response = api(APPS[name]).request(method, route.path, headers=headers, content=b"{")  # type: ignore[arg-type]
-    assert response.status_code == 401
-    assert response.headers["www-authenticate"] == "Bearer"
-    assert response.json()["error"] == ("unknown_token" if header == "Bearer wrong" else "no_token")
-    assert response.json()["remedy"]
-
-
-@EVERY
-def test_a_token_of_the_other_api_is_no_token(name: str, method: str, route: APIRoute) -> None:
     others = bearer(Role.OPERATOR if name == "door" else Role.CUSTOMER)
-    response = api(APPS[name], **others).request(method, route.path)
-    assert response.json()["error"] == "unknown_token"
+    for headers, error in (({}, "no_token"), (others, "unknown_token")):
+        response = api(APPS[name], **headers).request(method, route.path, content=b"{")
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["error"] == error
+        assert response.json()["remedy"]
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Basic eDp5", "Bearer wrong", "ä"])
+def test_what_is_no_token_is_told_from_one_that_is_unknown(header: str) -> None:
+    headers = {b"authorization": header.encode("latin-1")}
+    transport = InMemory(APPS["door"])
+    response = httpx.Client(transport=transport, base_url="http://door").get("/x", headers=headers)
+    assert response.status_code == 401
+    assert response.json()["error"] == ("unknown_token" if "wrong" in header else "no_token")
 
 
 @EVERY
@@ -67,7 +77,8 @@ def test_the_page_of_an_api_says_what_every_endpoint_wants_and_answers(
     page = APPS[name].openapi()
     operation = page["paths"][route.path][method.lower()]
     assert operation["security"] == [{"token": []}]
-    assert {"401", "429"} <= set(operation["responses"])
+    wanted = {"401", "429"} if method in READS else {"400", "401", "413", "429"}
+    assert wanted <= set(operation["responses"])
     assert page["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
 
 
@@ -107,6 +118,12 @@ def test_nothing_else_is(path: str) -> None:
     assert api(APPS["operator"]).get(path).status_code == 401
 
 
+def test_a_method_that_is_not_there_names_those_that_are() -> None:
+    refused = api(APPS["operator"], **bearer(Role.OPERATOR)).delete("/sagas")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+    assert refused.json()["error"] == "method not allowed"
+
+
 def test_an_endpoint_may_ask_who_asks() -> None:
     app = Sagas().app()
 
@@ -134,51 +151,60 @@ def test_who_asks_too_often_is_told_how_long_to_wait() -> None:
 # --- starting ------------------------------------------------------------------------------
 
 
-def started(module: str, mode: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process that must not start; no server is anywhere."""
-    nowhere = {
-        "SAGAPROOF_POSTGRES_DSN": f"postgresql://door:{SECRET}@127.0.0.1:9/x",
-        "SAGAPROOF_AMQP_URL": f"amqp://door:{SECRET}@127.0.0.1:9/",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", module, mode],
-        env={k: v for k, v in {**nowhere, **environment}.items() if v},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What a process is told, but for tokens; no server is there."""
+    for name in [name for name in os.environ if name.startswith("SAGAPROOF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SAGAPROOF_POSTGRES_DSN", f"postgresql://door:{SECRET}@127.0.0.1:9/x")
+    monkeypatch.setenv("SAGAPROOF_AMQP_URL", f"amqp://door:{SECRET}@127.0.0.1:9/")
+    return monkeypatch
+
+
+def ended(check: Callable[[Settings], object]) -> str:
+    """The last words of a process that does not start."""
+    with pytest.raises(SystemExit) as end:
+        prepare("door", MIGRATIONS, check=check)
+    assert SECRET not in str(end.value)
+    return str(end.value)
 
 
 @pytest.mark.parametrize(
-    ("module", "mode", "variable"),
+    ("check", "variable"),
     [
-        ("order_svc", "door", "SAGAPROOF_DOOR_KEYS"),
-        ("orchestrator", "operator", "SAGAPROOF_OPERATOR_TOKENS"),
+        (order_svc.__main__.entrance, "SAGAPROOF_DOOR_KEYS"),
+        (orchestrator.__main__.entrance, "SAGAPROOF_OPERATOR_TOKENS"),
     ],
 )
 def test_an_api_without_tokens_does_not_start_and_says_so(
-    module: str, mode: str, variable: str, tmp_path: Path
+    nowhere: pytest.MonkeyPatch, tmp_path: Path, check: Callable[[Settings], object], variable: str
 ) -> None:
-    none = started(module, mode)
-    assert none.returncode == 1
-    assert none.stderr.startswith(f"{variable}: it is not set, or empty.")
-    assert len(none.stderr.splitlines()) == 1
+    assert ended(check).startswith(f"{variable}: it is not set, or empty.")
+    nowhere.setenv(variable, " ")
+    assert ended(check).startswith(f"{variable}: it is not set, or empty.")
+    nowhere.delenv(variable)
     (tmp_path / "tokens").write_text(f"ann:ruler:{TOKENS[Role.OPERATOR]}\n")
-    wrong = started(module, mode, **{f"{variable}_FILE": str(tmp_path / "tokens")})
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith(f"{variable}: entry 1: no role 'ruler'")
-    assert TOKENS[Role.OPERATOR] not in wrong.stdout + wrong.stderr
+    nowhere.setenv(f"{variable}_FILE", str(tmp_path / "tokens"))
+    assert ended(check).startswith(f"{variable}: entry 1: no role 'ruler'")
+    assert TOKENS[Role.OPERATOR] not in ended(check)
+    nowhere.setenv(f"{variable}_FILE", "/nowhere/tokens")
+    assert "/nowhere/tokens" in ended(check)
 
 
-def test_what_is_wrong_with_a_setting_is_a_line_and_quotes_no_secret() -> None:
-    wrong = started("order_svc", "door", SAGAPROOF_AMQP_URL="", SAGAPROOF_POOL_SIZE="1")
-    assert wrong.returncode == 1
-    assert wrong.stderr.splitlines() == [
+def test_so_it_is_for_the_process_itself(nowhere: pytest.MonkeyPatch) -> None:
+    for module, mode in (("order_svc", "door"), ("orchestrator", "operator")):
+        words = [sys.executable, "-m", module, mode]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch(r"SAGAPROOF_\w+: it is not set, or empty\..*\n", done.stderr)
+
+
+def test_what_is_wrong_with_a_setting_is_a_line_and_quotes_no_secret(
+    nowhere: pytest.MonkeyPatch,
+) -> None:
+    nowhere.delenv("SAGAPROOF_AMQP_URL")
+    nowhere.setenv("SAGAPROOF_POOL_SIZE", "1")
+    assert ended(lambda _: None).splitlines() == [
         "SAGAPROOF_AMQP_URL: Field required",
         "SAGAPROOF_POOL_SIZE: Input should be greater than or equal to 2",
     ]
-    gone = started("order_svc", "door", SAGAPROOF_DOOR_KEYS_FILE="/nowhere/keys")
-    assert gone.stderr.startswith("a file that holds a secret: ")
-    assert "/nowhere/keys" in gone.stderr
-    assert SECRET not in wrong.stderr + gone.stderr
