@@ -187,13 +187,15 @@ class BatchConsumer(Generic[T]):
     async def _held(self, channel: Channel, batch: Sequence[Readable[T]]) -> None:
         """Handle; while a server is down, hold the batch: it is not the messages' fault."""
         backoff = Backoff(self._settings, self._stop)
+        only = _about(batch[0].envelope) if len(batch) == 1 else {}
         while True:
             channel.check()
             try:
-                await self._handle([readable.item for readable in batch])
+                with log.about(queue=self._queue, envelopes=len(batch), **only):
+                    await self._handle([readable.item for readable in batch])
             except Infrastructure as error:
                 logger.warning(
-                    "batch.held", queue=self._queue, envelopes=len(batch), error=str(error)
+                    "batch.held", queue=self._queue, envelopes=len(batch), error=str(error), **only
                 )
                 self._health.set(self._queue, str(error))
                 metrics.HELD.labels(self._queue).inc()

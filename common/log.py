@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import structlog
@@ -26,6 +27,11 @@ def configure(process: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def about(**fields: object) -> AbstractContextManager[None]:
+    """Every line logged inside says these too, whoever logs it."""
+    return structlog.contextvars.bound_contextvars(**fields)
 
 
 def get(name: str) -> Any:

@@ -101,16 +101,19 @@ class Relay:
             sent=lambda: failpoints.reach(Point.RELAY_AFTER_PUBLISH, _keys(rows)),
         )
         gone: list[Waiting] = []
-        failed: dict[str, Fate] = {}  # by destination, which rests once however much was refused
+        failed: dict[
+            str, tuple[Fate, int]
+        ] = {}  # by destination, which rests once however much was refused
         for group, fate in zip(packed, fates, strict=True):
             if self._may_go(group, fate):
                 gone.extend(group)
             else:
-                failed[group[0].destination] = fate
+                destination = group[0].destination
+                failed[destination] = fate, len(group) + failed.get(destination, (fate, 0))[1]
         for destination in {row.destination for row in gone} - failed.keys():
             self._paused.pop(destination, None)
-        for destination, fate in failed.items():
-            self._rest(destination, fate)
+        for destination, (fate, envelopes) in failed.items():
+            self._rest(destination, fate, envelopes)
         return gone
 
     def _may_go(self, group: Sequence[Waiting], fate: Fate) -> bool:
@@ -123,7 +126,7 @@ class Relay:
             return True
         return fate is Fate.CONFIRMED
 
-    def _rest(self, destination: str, fate: Fate) -> None:
+    def _rest(self, destination: str, fate: Fate, envelopes: int) -> None:
         self.flushed = False
         metrics.NOT_DELIVERED.labels(fate.value).inc()
         _, failures = self._paused.get(destination, (0.0, 0))
@@ -133,8 +136,9 @@ class Relay:
         until = asyncio.get_running_loop().time() + pause
         self._paused[destination] = (until, min(failures + 1, 16))
         logger.warning(
-            "relay.not_delivered", destination=destination, fate=fate.value, pause_seconds=pause
-        )
+            "relay.not_delivered",
+            destination=destination, fate=fate.value, envelopes=envelopes, pause_seconds=pause,
+        )  # fmt: skip
 
 
 def _keys(rows: Iterable[Waiting]) -> Iterator[Key]:

@@ -65,7 +65,11 @@ class Door:
                 _fail(future, error)
         except Exception:
             if len(batch) == 1:
-                logger.exception("order.failed", saga_id=batch[0][0].saga_id)
+                work = batch[0][0]
+                logger.exception(
+                    "order.failed",
+                    saga_id=work.saga_id, step=work.step, message_id=work.envelope.message_id,
+                )  # fmt: skip
                 _fail(batch[0][1], RuntimeError("this order could not be handled"))
                 return
             logger.warning("batch.retried_one_by_one", orders=len(batch), exc_info=True)

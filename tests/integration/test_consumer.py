@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.contextvars import get_contextvars
 from structlog.testing import capture_logs
 
 from common.broker import Broker, Channel
@@ -253,6 +254,29 @@ async def test_a_handler_that_fails_for_one_message_spares_its_neighbours(
         await post.send(QUEUE, charge(saga(6)))
         await eventually(lambda: 6 in service.handled)
         assert process.health.ready
+
+
+async def test_whatever_is_logged_on_the_way_says_which_message_or_how_many(
+    settings: MakeSettings,
+) -> None:
+    made = settings(ROLE, **FAST)
+    service, process = Service(), Process(made, QUEUE)
+    said: dict[int, dict[str, Any]] = {}
+    for number in (1, 2, 3):
+        service.faults[number] = lambda n=number: said.update({n: get_contextvars()})  # type: ignore[misc]
+    consumer_of(process, service)
+    async with mail(made) as post, running(process):
+        await post.send(QUEUE, charge(saga(1)))
+        await eventually(lambda: 1 in service.handled)
+        await post.send(QUEUE, charge(saga(2)), charge(saga(3)))
+        await eventually(lambda: 3 in service.handled)
+    asked = charge(saga(1))
+    assert said[1] | {"process": ""} == {
+        "process": "", "queue": QUEUE, "envelopes": 1, "saga_id": str(saga(1)),
+        "step": "charge_payment", "direction": "forward", "message_id": str(asked.message_id),
+    }  # fmt: skip
+    assert said[2] == said[3]
+    assert said[2] | {"process": ""} == {"process": "", "queue": QUEUE, "envelopes": 2}
 
 
 async def test_a_message_that_fails_a_few_times_is_handled_in_the_end(
