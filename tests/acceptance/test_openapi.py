@@ -21,7 +21,6 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
     "response_headers_conformance",
-    "allow_header_conformance",
 )
 
 
@@ -36,7 +35,7 @@ def test_nothing_is_answered_that_is_not_in_the_document(
         [
             *(COMMAND, "run", given[f"SAGAPROOF_{api.upper()}_URL"] + "/openapi.json"),
             *("--header", f"Authorization: Bearer {secret}", "--checks", ",".join(CHECKS)),
-            *("--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "7"),
+            *("--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--seed", "7"),
             *("--generation-database", "none", "--no-shrink", "--continue-on-failure"),
             *("--warnings", "off", "--no-color"),
         ],
