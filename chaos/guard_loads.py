@@ -16,7 +16,7 @@ from chaos.quiescence import count_queues
 from chaos.runtime import Plan
 from chaos.scene import GIVEN_UP, PROFILES, Scene
 from chaos.shop import PLENTY
-from chaos.system import CONFIRMED, ExperimentError, rejected, until
+from chaos.system import CONFIRMED, RETURNED, ExperimentError, rejected, until
 from chaos.tampering import DelayPastUndo, Duplicate, Tampering
 from chaos.workload import Ask
 from common.envelope import Direction
@@ -232,6 +232,15 @@ def _contended(trial: Trial) -> None:
     scene.expect(scene.system.place(asks), CONFIRMED, OUT_OF_STOCK)
 
 
+def _returns_race(trial: Trial) -> None:
+    """Three attempts at each order at once. How many are let in is for others to say."""
+    scene = trial.scene
+    orders = scene.system.place(scene.good())
+    scene.system.ends(orders, SECONDS)
+    scene.expect(orders, RETURNED)
+    scene.system.give_back(orders, "one", "two", "three")
+
+
 def _until_moved(scene: Scene, kind: str) -> None:
     """Each of the scene's orders has one."""
     customers = [f"{scene.name}.ann"]
@@ -318,6 +327,11 @@ LOADS = {
             "last-unit",
             "many buyers of the last unit, all at once",
             _last_unit, PATIENT, 8,
+        ),
+        Load(
+            "returns-race",
+            "every order is given back three times at once",
+            _returns_race, IMPATIENT, 4,
         ),
         Load(
             "contended-by-replicas",

@@ -119,6 +119,32 @@ GUARDS: tuple[Guard, ...] = (
         ("stock-lock",), ("inventory",), "contended-by-replicas", "stock matches reservations",
     ),
     Guard(
+        "return-lock",
+        "an order is locked by one return, and by none while its own saga is at work on it",
+        ("return-lock",), ("order", "door"), "returns-race", "one_return_per_order",
+    ),
+    Guard(
+        "refund-reread",
+        "whoever gives money back reads again, with the account held, whether it was given back",
+        ("return-lock", "refunded-already"), ("order", "door", "payment"), "returns-race",
+        "transfer_pk",
+        "the lock of the order, which lets in one return, in code and in DDL",
+        ("drop index order_svc.one_return_per_order",),
+    ),
+    Guard(
+        "refund-constraint",
+        "one refund per charge, in DDL",
+        ("return-lock", "refunded-already"), ("order", "door", "payment"), "returns-race",
+        "refunds match their charge",
+        "the lock of the order, the reading again, and the refund's id, which follows from the"
+        " charge's",
+        (
+            "drop index order_svc.one_return_per_order",
+            "alter table payment_svc.transfer drop constraint one_refund_per_charge",
+            "alter table payment_svc.transfer drop constraint transfer_pk cascade",
+        ),
+    ),
+    Guard(
         "awaited-replies-only",
         "a reply that nobody waits for moves nothing",
         ("only-awaited",), ("orchestrator",), "tripled-replies",

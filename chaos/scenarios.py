@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from chaos import plots
+from chaos import plots, returns
 from chaos.nemesis import (
     BOTH,
     CloseConnections,
@@ -225,6 +225,7 @@ SCENARIOS: dict[str, Scenario] = {
         *_POISON,
         *_ZOMBIES,
         *plots.SILENCE,
+        *returns.RETURNS,
         *_LINES,
     )
 }

@@ -19,7 +19,7 @@ from chaos.nemesis import BOTH, Nemesis, hold, struck
 from chaos.runtime import STYLES, Plan, Style
 from chaos.runtime.stack import CHECKOUT, read_plan_file
 from chaos.shop import PLENTY, Shop, shop
-from chaos.system import CONFIRMED, FAULT_SETTINGS, End, System, rejected, until
+from chaos.system import CONFIRMED, FAULT_SETTINGS, RETURNED, End, System, rejected, until
 from chaos.workload import Ask
 
 UNDER_WAY = 0.1  # of the orders: it is mid-flow
@@ -51,8 +51,8 @@ def plan_of(profile: str) -> Plan:
 def in_words(ends: Iterable[End]) -> str:
     """confirmed, or rejected: card_declined or charge_payment_timed_out."""
     found = set(ends)
-    reasons = sorted(end.reason or "?" for end in found - {CONFIRMED})
-    said = ["confirmed"] if CONFIRMED in found else []
+    reasons = sorted(end.reason or "?" for end in found - {CONFIRMED, RETURNED})
+    said = [end.status.lower() for end in (CONFIRMED, RETURNED) if end in found]
     return ", or ".join([*said, *([f"rejected: {' or '.join(reasons)}"] if reasons else [])])
 
 

@@ -37,7 +37,7 @@ from chaos.nemesis import (
 )
 from chaos.scene import DEAD, GIVEN_UP, Scene
 from chaos.shop import PLENTY, Shop
-from chaos.system import CONFIRMED, rejected
+from chaos.system import CONFIRMED, RETURNED, rejected
 from chaos.tampering import (
     DelayPastUndo,
     Duplicate,
@@ -54,12 +54,13 @@ SERVICES = ("orchestrator", "order", "payment", "inventory")
 ROLES = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
 SERVERS = ("postgres", "rabbitmq")
 PER_ROUND = 25  # orders
+GIVEN_BACK = 3  # orders of a round, if they are confirmed by then
 MOST_PENDING = 300  # orders; while nothing ends, nothing new begins
 LOOK_AGAIN_SECONDS = 0.1
 CALM_SECONDS = (0.2, 2.0)
 HELD_SECONDS = (0.2, 6.0)
 
-ENDS = (CONFIRMED, rejected("card_declined"), rejected("out_of_stock"), *GIVEN_UP, *DEAD)
+ENDS = (CONFIRMED, RETURNED, rejected("card_declined"), rejected("out_of_stock"), *GIVEN_UP, *DEAD)
 
 Draw = Callable[[random.Random], Nemesis]
 
@@ -134,7 +135,8 @@ class Storm:
         """Orders under way; as many as can be while that cannot be asked."""
         try:
             ((pending,),) = self.scene.system.rows(
-                "select count(*) from order_svc.customer_order where status = 'PENDING'"
+                "select count(*) from order_svc.customer_order"
+                " where status in ('PENDING', 'RETURN_PENDING')"
             )
         except psycopg.OperationalError:
             return MOST_PENDING
@@ -148,7 +150,10 @@ class Storm:
         def flow() -> None:
             while not enough.is_set():
                 if self._pending() < MOST_PENDING:
+                    before = self.placed[-PER_ROUND:]
                     self.placed += self.scene.system.place(_lot(here))
+                    if before:  # two attempts at each; an order that is not confirmed says no
+                        self.scene.system.give_back(before[:GIVEN_BACK], "one", "two")
                 else:
                     enough.wait(LOOK_AGAIN_SECONDS)
 

@@ -23,7 +23,15 @@ import psycopg
 from chaos.catalogue import load_catalogue, place_by_command
 from chaos.evidence import Case, Snapshot
 from chaos.fallen import whole_snapshot
-from chaos.history import Answered, Asked, Fault, History, Refused
+from chaos.history import (
+    Answered,
+    Asked,
+    Fault,
+    History,
+    Refused,
+    ReturnAnswered,
+    ReturnAsked,
+)
 from chaos.judge import Finding, Tally, Verdict, judge, overall, tally
 from chaos.mailbox import Mailbox
 from chaos.placer import place_orders
@@ -56,6 +64,8 @@ FAULT_SETTINGS = {
 
 WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.03
+RETURNS_AT_ONCE = 8  # requests
+TOO_MANY_REQUESTS = 429
 SHOWN = 12  # last lines of a log, of those that matter
 
 
@@ -71,6 +81,7 @@ class End(NamedTuple):
 
 
 CONFIRMED = End("CONFIRMED")
+RETURNED = End("RETURNED")
 
 
 def rejected(reason: str) -> End:
@@ -190,6 +201,34 @@ class System:
             self._history.record(Answered(run=run, line=ask.number, status=202, body=body))
         return [UUID(body["order_id"]) for body in answers]
 
+    def give_back(self, orders: Sequence[UUID], *keys: str) -> list[UUID | None]:
+        """Each order once by each key, all at once, asked again until there is an answer: the
+        return's id, or None for a no."""
+        wanted = [(order, key) for order in orders for key in keys]
+        with ThreadPoolExecutor(RETURNS_AT_ONCE) as pool:
+            return list(pool.map(self._give_back, *zip(*wanted, strict=True)))
+
+    def _give_back(self, order: UUID, key: str) -> UUID | None:
+        self._history.record(ReturnAsked(order_id=str(order), key=key))
+
+        def answered() -> httpx.Response | None:
+            try:
+                headers = {"Idempotency-Key": key}
+                response = self._http("POST", f"/orders/{order}/returns", headers)
+            except httpx.TransportError:
+                return None
+            again = response.is_server_error or response.status_code == TOO_MANY_REQUESTS
+            return None if again else response
+
+        response = until(answered, f"the door says whether order {order} may go back")
+        return_id = response.json().get("return_id")
+        self._history.record(
+            ReturnAnswered(
+                order_id=str(order), key=key, status=response.status_code, return_id=return_id
+            )
+        )
+        return UUID(return_id) if return_id else None
+
     @contextmanager
     def placing(self, asks: Sequence[Ask]) -> Iterator[Future[list[UUID]]]:
         """Likewise, while the block goes on."""
@@ -204,7 +243,7 @@ class System:
         return self._http("GET", path).raise_for_status().json()
 
     def ends(self, order_ids: Iterable[UUID], within: float = WITHIN_SECONDS) -> dict[UUID, End]:
-        """What became of each order, once its saga has ended."""
+        """What became of each order, once its saga has ended, and that of its return."""
         wanted = list(order_ids)
 
         def ended() -> dict[UUID, End] | None:
@@ -213,7 +252,8 @@ class System:
                 select order_id, status, o.reason
                 from order_svc.customer_order o join {self.sagas} i
                   on i.saga_id = o.order_id and i.ended_at is not null
-                where order_id = any(%s)""",  # noqa: S608 - one of two names of ours
+                where order_id = any(%s) and status <> 'RETURN_PENDING'
+                """,  # noqa: S608 - one of two names of ours
                 wanted,
             )
             return {row[0]: End(*row[1:]) for row in rows} if len(rows) == len(wanted) else None

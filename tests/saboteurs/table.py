@@ -18,6 +18,7 @@ from common.outbox import Outgoing
 from inventory_svc import domain as inventory
 from inventory_svc import store as inventory_store
 from orchestrator import saga
+from order_svc import domain as order
 from payment_svc import domain as payment
 from tests.support.without import Guard
 
@@ -65,6 +66,10 @@ CHANGED = (
         "if reservation.status is Status.HELD:": "if True:"}),
     Guard("enough-on-hand", inventory.Stock, "reserve", {
         "if pieces.on_hand < quantity:": "if False:"}),
+    Guard("return-lock", order.OrderBook, "open_return", {
+        "if order.status is not Status.CONFIRMED:": "if False:"}),
+    Guard("refunded-already", payment.Ledger, "refund_order", {
+        " or charge.transfer_id in self.refunded:": ":"}),
     Guard("only-awaited", saga._Move, "reply", {
         "(event.step, event.direction) in awaited(self._before)": "True"}),
     Guard("unknown-is-undone", saga._Move, "_give_up", {
