@@ -125,6 +125,11 @@ def open_return(book: OrderBook, work: Work) -> Answered:
     return Answered(accepted, also=(start_saga(opened),))
 
 
+def reopened(_: OpenReturn, stored: ReturnAccepted) -> ReturnAccepted:
+    """The key says which return it is; there is nothing else that could differ."""
+    return stored
+
+
 def close_return(book: OrderBook, work: Work) -> ReturnClosed:
     return book.close_return(work.saga_id, cast(CloseReturn, work.command).reason)
 
@@ -153,4 +158,4 @@ HANDLERS: dict[type[Command], Handler] = {
     SagaStarted: saga_started,
     ListProduct: list_product,
 }
-ON_DUPLICATE: dict[type[Command], OnDuplicate] = {PlaceOrder: repeated}
+ON_DUPLICATE: dict[type[Command], OnDuplicate] = {PlaceOrder: repeated, OpenReturn: reopened}

@@ -94,6 +94,15 @@ async def test_rule_19_of_two_returns_that_race_one_locks_the_order(
             assert rows == [("RETURN_PENDING", winner)]
 
 
+async def test_who_asks_again_hears_the_same_return(settings: MakeSettings, judge: Rows) -> None:
+    async with Database(settings("order_svc")) as db:
+        return_id, asked = opening(await buy(db, "order"), "one")
+        again = command(asked, return_id, step="open_return")
+        first = await handle(orders(db), again)
+        assert await handle(orders(db), again, again) == [*first, *first]
+        assert isinstance(first[0], ReturnAccepted)
+
+
 async def test_a_return_is_undone_and_another_finishes(settings: MakeSettings, judge: Rows) -> None:
     async with Database(settings("order_svc")) as db:
         order_id = await buy(db, "order")
