@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from chaos.nemesis import Kill, Nemesis
+from chaos.runtime import Style
 from chaos.scene import Scenario, Scene
 from chaos.system import CONFIRMED, RETURNED, ExperimentError, until
 
 FEW = 20
+ORCHESTRATED: frozenset[Style] = frozenset({"orchestrated"})  # returns have an orchestrator only
 
 
 def _confirmed(scene: Scene) -> list[UUID]:
@@ -90,6 +92,7 @@ RETURNS = (
         _given_back,
         "patient",
         orders=FEW,
+        styles=ORCHESTRATED,
     ),
     Scenario(
         "returns-race",
@@ -99,6 +102,7 @@ RETURNS = (
         _raced,
         "patient",
         orders=FEW,
+        styles=ORCHESTRATED,
     ),
     Scenario(
         "return-meets-order",
@@ -108,6 +112,7 @@ RETURNS = (
         _too_early,
         "patient",
         orders=FEW,
+        styles=ORCHESTRATED,
     ),
     Scenario(
         "kill-everybody-in-return",
@@ -119,5 +124,6 @@ RETURNS = (
         ),
         "patient",
         orders=FEW,
+        styles=ORCHESTRATED,
     ),
 )
