@@ -160,9 +160,11 @@ def _cause(event: Input, definition: Definition, target: State) -> str:
         return "expired" if gate else "attempts exhausted"
     if isinstance(event, GateDecided):
         return "approved" if event.approved else "rejected"
-    return {"DeadLettered": "dead letter", "CompensateAsked": "compensation asked"}[
-        type(event).__name__
-    ]
+    return {
+        "DeadLettered": "dead letter",
+        "CompensateAsked": "compensation asked",
+        "Resolved": "last step resolved by hand",
+    }[type(event).__name__]
 
 
 def configuration() -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import FastAPI, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from fastapi import FastAPI, Query
+from pydantic import Field
 
 from common.contracts import (
     MAX_PAGE,
@@ -29,7 +29,9 @@ from common.errors import IllegalTransition, Infrastructure, NoAnswer
 from common.health import Health
 from common.http import Caller, Entrance, Problem, Refused, invalid_field, new_app, problems
 from orchestrator.actions import ActionsWanted, Recorded
+from orchestrator.asking import Limit, Reasoned, SagaId, Seconds
 from orchestrator.doctor import House
+from orchestrator.hands_api import Hands, hands
 from orchestrator.letters_api import LetterSources, letters
 from orchestrator.naming import whole_id
 from orchestrator.reader import Logged, Parked, Seen, Wanted
@@ -55,22 +57,7 @@ from orchestrator.views import (
 )
 from orchestrator.watch_list import Watched
 
-LONGEST = 1e9  # seconds, some thirty years
 ACCOUNT_KEY = r"^[^\x00-\x1f\x7f]{1,128}/[A-Z]{3}$"
-
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="how many at most")]
-Reason = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$"),
-]
-SagaId = Annotated[str, Path(description="an id, or enough of its beginning to be the only one")]
-
-
-class Reasoned(BaseModel):
-    """What a person gives with whatever they do; it stays on record."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    reason: Reason
 
 
 class GateDecision(Reasoned):
@@ -109,6 +96,7 @@ class Sources:
     accounts: Callable[[AccountsQuery], Awaitable[AccountsPage]]
     house: Callable[[], Awaitable[House]]
     desk: Desk
+    hands: Hands
     letters: LetterSources
 
 
@@ -127,6 +115,7 @@ def make_app(
     _sagas(app, sources, definitions)
     _gates(app, sources, definitions)
     _watch_list(app, sources.desk)
+    hands(app, sources.hands, definitions, lambda text: _named(sources, text))
     _actions(app, sources)
     _services(app, sources)
     letters(app, sources.letters)
@@ -138,7 +127,7 @@ def _sagas(app: FastAPI, sources: Sources, definitions: Definitions) -> None:
     async def sagas(
         state: State | None = None,
         step: Annotated[Name | None, Query(description="whose answer is awaited")] = None,
-        older_than: Annotated[float | None, Query(ge=0, le=LONGEST, description="seconds")] = None,
+        older_than: Seconds = None,
         customer: Name | None = None,
         reason: Annotated[Name | None, Query(description="why it was turned back")] = None,
         stuck: Annotated[bool, Query(description="only those past their SLA")] = False,

@@ -254,7 +254,14 @@ def _sagas(standing: Standing) -> Iterator[Finding]:
             "warning",
             "sagas",
             f"{standing.stuck} are stuck: past their SLA, and asked for all the same",
-            "saga list --stuck, then saga show ID: what it waits for stands at the end",
+            "saga stuck says why, and what to type",
+        )
+    if standing.undeployed:
+        yield Finding(
+            "error",
+            "sagas",
+            f"some began under a version that is not deployed: {', '.join(standing.undeployed)}",
+            "deploy a release that has it: they go on by themselves; saga stuck lists them",
         )
     if standing.overdue:
         yield Finding(

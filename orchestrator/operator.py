@@ -16,14 +16,15 @@ from common.envelope import Answer, Query
 from common.errors import Infrastructure
 from common.process import Process
 from common.query import Asker
-from common.topology import queries_of
+from common.topology import ORCHESTRATOR_REPLIES, queries_of
 from orchestrator import actions, doctor, letter_store, reader, watch_list
 from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Desk, Sources
 from orchestrator.doctor import Deployed, Finding
+from orchestrator.hands_api import Hands
 from orchestrator.letter_store import Group, Kept, LettersWanted, Whole
 from orchestrator.letters_api import LetterSources
-from orchestrator.reader import Logged, Parked, Seen, Standing, Wanted
+from orchestrator.reader import Logged, Parked, Seen, Standing, Stuck, StuckWanted, Wanted
 from orchestrator.redrive import LetterDesk
 from orchestrator.saga import Definition, Instance
 from orchestrator.service import Service
@@ -74,9 +75,31 @@ def sources(
     async def house() -> doctor.House:
         return await look_at_house(process, deployed)
 
-    desk = _desk(process, service)
+    desk, hands = _desk(process, service), _hands(process, service)
     letters = _letters(db, LetterDesk(db, service))
-    return Sources(find, ids_between, page, timeline, acts, stock, accounts, house, desk, letters)
+    return Sources(
+        find, ids_between, page, timeline, acts, stock, accounts, house, desk, hands, letters
+    )
+
+
+def _hands(process: Process, service: Service) -> Hands:
+    async def stuck(wanted: StuckWanted, after: Seen | None, limit: int) -> list[Stuck]:
+        async with process.db.transaction() as tx:
+            return await reader.stuck(tx, wanted, after, limit)
+
+    async def unread() -> str | None:
+        channel = await process.broker.channel()
+        try:
+            waiting = (await channel.depth(ORCHESTRATOR_REPLIES)).ready
+        finally:
+            channel.close()
+        if waiting:
+            return f"{waiting} replies wait to be read"
+        return None if process.relay.flushed else "commands wait to be sent"
+
+    return Hands(
+        stuck, service.retry, service.compensate, service.resolve, service.reconcile, unread
+    )
 
 
 def _desk(process: Process, service: Service) -> Desk:

@@ -17,10 +17,11 @@ from common.envelope import Direction
 from orchestrator.saga import Entry, Instance
 from orchestrator.store import Held, held_of
 
-# In this order held_of() takes the first ten.
+# In this order held_of() takes the first eleven.
 _COLUMNS = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
-       stuck_since is not null, stuck_since, next_deadline, started_at, updated_at, ended_at"""
+       stuck_since is not null and not undeployed, undeployed, stuck_since, next_deadline,
+       started_at, updated_at, ended_at"""
 _ONE = _COLUMNS + " from saga_instance where saga_id = %s"
 
 _WANTED = """
@@ -66,10 +67,37 @@ select id, at, entry, step, direction, attempt, detail, answered_by, process fro
  where saga_id = %s and entry in ('approved', 'rejected', 'expired', 'compensate_asked')
  order by id desc limit 1"""
 
+# Oldest first, by the index of the living; each with the last trouble in its log.
+_TROUBLE = """,
+       log_id, log_at, log_entry, log_step, log_direction, log_attempt, log_detail, log_by,
+       log_process
+  from saga_instance i left join lateral (
+    select l.id as log_id, l.at as log_at, l.entry as log_entry, l.step as log_step,
+           l.direction as log_direction, l.attempt as log_attempt, l.detail as log_detail,
+           l.answered_by as log_by, l.process as log_process
+      from saga_log l
+     where l.saga_id = i.saga_id
+       and l.entry in ('timed_out', 'dead_lettered', 'discarded', 'undeployed', 'held')
+     order by l.id desc limit 1) trouble on true"""
+_STANDS_STILL = """
+ where ended_at is null
+   and (stuck_since is not null
+        or next_deadline < now() - make_interval(secs => %(overdue_by)s))
+   and (%(awaits)s::text is null
+        or steps -> %(awaits)s ->> 'status' in ('sent', 'undoing', 'fencing'))
+   and (%(older_than)s::float8 is null
+        or started_at < now() - make_interval(secs => %(older_than)s))
+   and (started_at, saga_id) > (%(after)s, %(after_id)s)
+ order by started_at, saga_id limit %(limit)s"""
+_STUCK = _COLUMNS + _TROUBLE + _STANDS_STILL
+_LOGGED_COLUMNS = 9
+
 _STANDING = """
 select count(*), count(stuck_since),
        count(*) filter (where next_deadline < now() - make_interval(secs => %s)),
-       (select count(*) from dead_letter where state = 'open')
+       (select count(*) from dead_letter where state = 'open'),
+       array(select distinct definition || ' v' || version from saga_instance
+              where ended_at is null and undeployed)
   from saga_instance where ended_at is null"""
 
 # By indexes alone but for the steps of those under way, whose number has a limit. What is parked
@@ -138,6 +166,23 @@ class Parked:
 
 
 @dataclass(frozen=True)
+class Stuck:
+    """An instance that stands still, and the last trouble its log tells of."""
+
+    seen: Seen
+    trouble: Logged | None
+
+
+@dataclass(frozen=True)
+class StuckWanted:
+    """Which of those that stand still; what is None does not matter."""
+
+    awaits: str | None = None  # a step
+    older_than_seconds: float | None = None
+    overdue_by_seconds: float = 0  # besides the stuck, those whose deadline is that long behind
+
+
+@dataclass(frozen=True)
 class Standing:
     """How the living instances fare, and how many dead letters nobody has dealt with."""
 
@@ -145,6 +190,7 @@ class Standing:
     stuck: int
     overdue: int
     dead_letters: int = 0
+    undeployed: Sequence[str] = ()  # definitions of theirs that nobody knows: `order v2`
 
 
 @dataclass(frozen=True)
@@ -223,6 +269,28 @@ async def waiting(tx: Tx, customer: str | None, after: Seen | None, limit: int) 
     return [Parked(_seen(row[:-1]), row[-1]) for row in rows]
 
 
+async def stuck(tx: Tx, wanted: StuckWanted, after: Seen | None, limit: int) -> list[Stuck]:
+    """Oldest first; `after` is the last one of the page before."""
+    place = (after.started_at, after.instance.saga_id) if after is not None else _BEFORE_ALL
+    await tx.plan_by_values()
+    rows = await tx.fetch(
+        _STUCK,
+        {
+            "awaits": wanted.awaits,
+            "older_than": wanted.older_than_seconds,
+            "overdue_by": wanted.overdue_by_seconds,
+            "after": place[0],
+            "after_id": place[1],
+            "limit": limit,
+        },
+    )
+    return [Stuck(_seen(row[:-_LOGGED_COLUMNS]), _trouble(row[-_LOGGED_COLUMNS:])) for row in rows]
+
+
+def _trouble(row: Sequence[Any]) -> Logged | None:
+    return _logged(row) if row[0] is not None else None
+
+
 async def decided(tx: Tx, saga_id: UUID) -> Logged | None:
     """What was decided last about its gate, or about all of it, and by whom."""
     rows = await tx.fetch(_DECIDED, (saga_id,))
@@ -235,7 +303,7 @@ async def standing(tx: Tx, overdue_by_seconds: float) -> Standing:
 
 
 def _seen(row: Sequence[Any]) -> Seen:
-    return Seen(held_of(tuple(row[:10])), *row[10:])
+    return Seen(held_of(tuple(row[:11])), *row[11:])
 
 
 def _logged(row: Sequence[Any]) -> Logged:

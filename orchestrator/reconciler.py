@@ -2,7 +2,8 @@
 
 Owns: when deadlines may be judged. Not until this process's outbox is flushed and its
 queue was seen empty since it last connected: else an outage burns every attempt, and
-everything compensates (section 6, rule 6). Must not know: what a timeout leads to.
+everything compensates (section 6, rule 6). Replies that were held for a process which knows
+their saga's version are read first. Must not know: what a timeout leads to.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Reconciler:
 
     async def run(self) -> None:
         while not self._stop.is_set():
-            more = self._may_judge() and await self.run_once() == BATCH
+            more = await self._service.release(BATCH) == BATCH
+            more |= self._may_judge() and await self.run_once() == BATCH
             self._health.set("reconciler", None)
             if not more:
                 await wait_for(self._stop, self._every)
@@ -52,7 +54,8 @@ class Reconciler:
     async def run_once(self) -> int:
         """Judge one batch of overdue instances; how many were found."""
         async with self._db.transaction() as tx:
-            saga_ids = await store.overdue(tx, BATCH)
+            known, undeployed_after = self._service.known, self._service.undeployed_after
+            saga_ids = await store.overdue(tx, BATCH, known, undeployed_after)
         if saga_ids:
             passed = await self._service.time_out(saga_ids)
             logger.info("reconciler.judged", instances=len(saga_ids), deadlines_passed=passed)

@@ -12,6 +12,7 @@ A step's status goes
     sent -> done | refused | unknown      done | unknown -> undoing -> undone
     sent -> fencing -> done | refused | fenced           (the pivot only)
     waiting -> open | refused                            (a gate only, which may be open at once)
+    undoing, or sent if retriable -> resolved            (by a person, where no machine can)
 
 A gate is the one step that sends nothing: while it waits for a person the instance is parked,
 WAITING, with a deadline in its row and nothing else anywhere. Whether a person is asked at all
@@ -73,9 +74,12 @@ class Status(StrEnum):
     FENCED = "fenced"
     WAITING = "waiting"
     OPEN = "open"  # nobody had to be asked, or somebody said yes
+    RESOLVED = "resolved"  # a named person says that it is seen to
 
 
-SETTLED_WITHOUT_EFFECT = frozenset({Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN})
+SETTLED_WITHOUT_EFFECT = frozenset(
+    {Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN, Status.RESOLVED}
+)
 _RANK = {Kind.COMPENSATABLE: 0, Kind.GATE: 0, Kind.PIVOT: 1, Kind.RETRIABLE: 2}
 
 
@@ -299,15 +303,25 @@ class GateDecided:
     reason: str
 
 
-Input = (
-    Started
-    | StartDeadLettered
-    | ReplyArrived
-    | TimedOut
-    | DeadLettered
-    | CompensateAsked
-    | GateDecided
-)
+@dataclass(frozen=True, slots=True)
+class RetryAsked:
+    """By a person: what is awaited is sent again now. No attempt is used up for it."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """By a person, who has seen to what this step was still asked for, where no machine can."""
+
+    step: str
+    actor: str
+    reason: str
+
+
+ByHand = CompensateAsked | GateDecided | RetryAsked | Resolved
+Input = Started | StartDeadLettered | ReplyArrived | TimedOut | DeadLettered | ByHand
 Asked = Mapping[str, str]
 """Gates at which a person is asked, should the saga come there now, and why, in words."""
 NOBODY: Asked = {}
@@ -406,6 +420,10 @@ def decide(
             move.compensate_asked(event)
         case GateDecided():
             move.gate_decided(event)
+        case RetryAsked():
+            move.retry_asked(event)
+        case Resolved():
+            move.resolved(event)
     return move.decision()
 
 
@@ -602,7 +620,10 @@ class _Move:
 
     def compensate_asked(self, event: CompensateAsked) -> None:
         if self._pivot_passed:
-            raise IllegalTransition("the pivot is passed: from here the saga only goes forward")
+            raise IllegalTransition(
+                "the pivot is passed: from here the saga only goes forward; `retry` asks again for"
+                " what it waits for"
+            )
         if self._state.ended:
             raise IllegalTransition(f"the saga has ended as {self._state}")
         self.note("compensate_asked", detail=f"{event.actor}: {event.reason}")
@@ -634,6 +655,49 @@ class _Move:
         else:
             self.note("rejected", event.step, detail=said)
             self._close(event.step, "rejected")
+
+    def retry_asked(self, event: RetryAsked) -> None:
+        """The same messages again, under the same attempts; each gets a new deadline."""
+        if self._state.ended:
+            raise IllegalTransition(f"the saga has ended as {self._state}: nothing is awaited")
+        if gate := waiting_at(self._before):
+            raise IllegalTransition(f"it waits for a person at {gate}: approve or reject it")
+        legs = timed_legs(self._before)
+        if not legs:
+            raise IllegalTransition(
+                "it has not begun: the dead letter that was to start it may be redriven"
+            )
+        self.note("retry_asked", detail=f"{event.actor}: {event.reason}")
+        for (name, direction), attempt in legs.items():
+            self._sends.append(Send(name, direction, attempt))
+            self.note("sent", name, direction, attempt)
+
+    def resolved(self, event: Resolved) -> None:
+        """Only what is asked for without end, and never the pivot: that is not for guessing."""
+        step, progress = self._of(event.step)
+        if step.kind is Kind.PIVOT:
+            raise IllegalTransition(
+                f"{step.name} is the pivot: whether it happened only {step.participant} can say,"
+                " and nobody may say it for them; it is asked without end"
+            )
+        retriable = step.kind is Kind.RETRIABLE and progress.status is Status.SENT
+        if not retriable and progress.status is not Status.UNDOING:
+            hint = "; compensate the saga, then its undo may be" if self._may_turn(progress) else ""
+            raise IllegalTransition(
+                f"{step.name} is {progress.status}: only an undo that is asked for, or a step after"
+                f" the pivot, is resolved by hand{hint}"
+            )
+        direction = FORWARD if retriable else COMPENSATING
+        self.note("resolved", step.name, direction, detail=f"{event.actor}: {event.reason}")
+        self._steps[step.name] = replace(progress, status=Status.RESOLVED)
+        self._stuck = False
+        if retriable:
+            self.advance()
+        else:
+            self._compensate()
+
+    def _may_turn(self, progress: Progress) -> bool:
+        return self._state is State.RUNNING and progress.status is Status.SENT
 
     # --- what they have in common ---
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -25,7 +25,7 @@ from common.errors import IllegalTransition, Poison
 from common.failpoints import Point
 from common.fence import First, Row
 from common.outbox import Outgoing
-from common.topology import ORCHESTRATOR_REPLIES, commands_of
+from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 from orchestrator import actions, metrics, reader, store
 from orchestrator.actions import Action
 from orchestrator.approval import Approval, before_a_gate
@@ -33,6 +33,7 @@ from orchestrator.saga import (
     FORWARD,
     NOBODY,
     Asked,
+    ByHand,
     CompensateAsked,
     Definition,
     Entry,
@@ -41,6 +42,8 @@ from orchestrator.saga import (
     Instance,
     Policy,
     ReplyArrived,
+    Resolved,
+    RetryAsked,
     Send,
     StartDeadLettered,
     Started,
@@ -58,10 +61,15 @@ logger = log.get("orchestrator")
 SAGA_STARTED = "saga_started"
 ROOM_POLL_SECONDS = 0.25
 DETAIL_LENGTH = 300  # of what a reply said, as kept in the saga log
+MOVED_ON, JUDGED, ASKED_AGAIN = (
+    "nothing: it has moved on", "its deadline was judged", "asked again",
+)  # fmt: skip
+UNDEPLOYED_AFTER_SECONDS = 60.0  # a deadline that long ago, and nobody knew its definition
 LOGGED = (
     "turned", "timed_out", "stuck", "ignored", "completed", "compensated",
     "parked", "approved", "rejected", "expired",
-    "compensate_asked", "action_done", "action_refused",
+    "compensate_asked", "retry_asked", "resolved", "action_done", "action_refused",
+    "held", "undeployed",
 )  # fmt: skip
 
 
@@ -71,6 +79,15 @@ class Received:
 
     envelope: Envelope
     message: StartSaga | ReplyArrived
+
+
+class VersionNotDeployed(Poison):
+    """An instance's definition is not known here: another process's turn, or nobody's."""
+
+    def __init__(self, instance: Instance) -> None:
+        version = f"{instance.definition} v{instance.version}"
+        super().__init__("unknown_version", f"{version} is not deployed")
+        self.refusal = f"{version} is not deployed here: it goes on by itself once it is"
 
 
 class Service:
@@ -136,7 +153,7 @@ class Service:
             for received in batch:
                 envelope, message = received.envelope, received.message
                 if isinstance(message, ReplyArrived):
-                    round_.step(envelope.saga_id, message)
+                    round_.take(envelope, message)
                     continue
                 assert fence is not None  # noqa: S101 - there is a start in the batch
                 if isinstance(fence.admit(envelope.key, _no_tombstone), First):
@@ -175,6 +192,39 @@ class Service:
         self.sent(round_)
         return passed
 
+    async def reconcile(self, saga_ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
+        """Asked by a person, of many: deadlines that have passed are judged, what is stuck is asked
+        for again. What became of each, in words. Only for who has read all replies (rule 6)."""
+        async with self._db.transaction() as tx:
+            round_ = await self.open(tx, saga_ids)
+            became = {one: round_.reconcile(one, actor, reason) for one in saga_ids}
+            await round_.save(tx)
+        self.sent(round_)
+        return became
+
+    async def release(self, limit: int) -> int:
+        """Take the replies that were held for somebody who knows their saga's version; of how many
+        sagas there were any."""
+        async with self._db.transaction() as tx:
+            saga_ids = await store.with_held_replies(tx, self.known, limit)
+            if not saga_ids:
+                return 0
+            round_ = await self.open(tx, saga_ids, watch=True)
+            for envelope in await store.take_held(tx, saga_ids):
+                round_.take_held(envelope)
+            await round_.save(tx)
+        self.sent(round_)
+        return len(saga_ids)
+
+    @property
+    def known(self) -> list[str]:
+        """The definitions that are deployed here: `order v2`."""
+        return [f"{name} v{version}" for name, version in self._definitions]
+
+    @property
+    def undeployed_after(self) -> float:
+        return min(self._policy.stuck_after_seconds, UNDEPLOYED_AFTER_SECONDS)
+
     async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
         """Asked by a person. Raises IllegalTransition past the pivot or after the end."""
         action = Action(actor, "compensate", reason, saga_id)
@@ -197,6 +247,16 @@ class Service:
         action = Action(actor, "approve" if approved else "reject", reason, saga_id, gate)
         return await self._act(saga_id, action, decided, watch=True)
 
+    async def retry(self, saga_id: UUID, actor: str, reason: str) -> Instance:
+        """Asked by a person: what is awaited goes out again now. Raises IllegalTransition."""
+        action = Action(actor, "retry", reason, saga_id)
+        return await self._act(saga_id, action, lambda _: RetryAsked(actor, reason))
+
+    async def resolve(self, saga_id: UUID, step: str, actor: str, reason: str) -> Instance:
+        """A person has seen to this step. Raises IllegalTransition if it is none of theirs."""
+        action = Action(actor, "resolve", reason, saga_id, step)
+        return await self._act(saga_id, action, lambda _: Resolved(step, actor, reason))
+
     async def _act(
         self,
         saga_id: UUID,
@@ -216,6 +276,8 @@ class Service:
                 round_.step(saga_id, asked(round_.of(saga_id).instance))
             except IllegalTransition as error:
                 refusal, action = error, action.refused(str(error))
+            except VersionNotDeployed as error:
+                refusal, action = IllegalTransition(error.refusal), action.refused(error.refusal)
             round_.acted(action, told=refusal is None)
             await round_.save(tx)
         self.sent(round_)
@@ -229,6 +291,7 @@ class Service:
         if seen is None:
             return SagaView(saga_id=query.saga_id, found=False)
         instance = seen.instance
+        known = self.knows(instance)
         return SagaView(
             saga_id=instance.saga_id,
             found=True,
@@ -237,7 +300,7 @@ class Service:
             reason=instance.reason,
             pivot_passed=instance.pivot_passed,
             stuck=instance.stuck,
-            steps=_step_views(self._definition_of(instance), instance),
+            steps=_step_views(self._definition_of(instance), instance) if known else (),
             started_at=seen.started_at,
             ended_at=seen.ended_at,
         )
@@ -265,10 +328,7 @@ class Service:
     def _definition_of(self, instance: Instance) -> Definition:
         definition = self._definitions.get((instance.definition, instance.version))
         if definition is None:
-            raise Poison(
-                "unknown_version",
-                f"{instance.definition} version {instance.version} is not deployed",
-            )
+            raise VersionNotDeployed(instance)
         return definition
 
     def sent(self, round_: Round) -> None:
@@ -303,6 +363,8 @@ class Round:
         self.log: list[tuple[UUID, Entry]] = []
         self.actions: list[Action] = []
         self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
+        self._held_replies: list[tuple[str, Envelope]] = []
+        self._undeployed: list[UUID] = []
 
     def start(self, envelope: Envelope, message: StartSaga) -> None:
         """Under the newest version; it will finish under it."""
@@ -331,6 +393,28 @@ class Round:
                 seconds = self._now - held.issued(event.step, event.direction)
                 self.waited.append((event.step, event.direction.value, seconds))
 
+    def take(self, envelope: Envelope, reply: ReplyArrived) -> None:
+        """A reply; if only another process knows its saga's version, it is kept for that."""
+        instance = self.of(envelope.saga_id).instance
+        if self._service.knows(instance):
+            self.step(envelope.saga_id, reply)
+            return
+        version = f"{instance.definition} v{instance.version}"
+        self._held_replies.append((version, envelope))
+        detail = f"{version} is not deployed in {self._service._process}"
+        entry = Entry("held", envelope.step, envelope.direction, detail=detail)
+        self.log.append((envelope.saga_id, entry))
+
+    def take_held(self, envelope: Envelope) -> None:
+        """One that was kept for us. If it makes no sense, it is a dead letter after all."""
+        reply = self._service.parse(envelope).message
+        try:
+            assert isinstance(reply, ReplyArrived)  # noqa: S101 - nothing else is held
+            self.step(envelope.saga_id, reply)
+        except Poison:
+            logger.exception("held_reply.dead", saga_id=envelope.saga_id, step=envelope.step)
+            self.outgoing.append(Outgoing(dead_letter_queue(ORCHESTRATOR_REPLIES), envelope))
+
     def of(self, saga_id: UUID) -> Held:
         held = self.held.get(saga_id)
         if held is None:
@@ -340,7 +424,10 @@ class Round:
     def judge(self, saga_id: UUID) -> int:
         """TimedOut for every leg whose deadline has passed by now, seen with the row held."""
         held = self.held.get(saga_id)
-        if held is None or not self._service.knows(held.instance):
+        if held is None:
+            return 0
+        if not self._service.knows(held.instance):
+            self._judge_undeployed(saga_id, held)
             return 0
         passed = 0
         for (step, direction), attempt in timed_legs(held.instance).items():
@@ -350,6 +437,36 @@ class Round:
                 self.step(saga_id, TimedOut(step, direction, attempt, past_sla))
                 passed += 1
         return passed
+
+    def reconcile(self, saga_id: UUID, actor: str, reason: str) -> str:
+        """As it stands now, whatever it was when it was found."""
+        held = self.held.get(saga_id)
+        if held is None or held.instance.state.ended:
+            return MOVED_ON
+        action = Action(actor, "reconcile", reason, saga_id)
+        try:
+            self._service._definition_of(held.instance)
+            if self.judge(saga_id):
+                self.acted(replace(action, detail=JUDGED), told=False)
+                return JUDGED
+            if not held.instance.stuck:
+                return MOVED_ON
+            self.step(saga_id, RetryAsked(actor, reason))
+        except (IllegalTransition, VersionNotDeployed) as error:
+            why = error.refusal if isinstance(error, VersionNotDeployed) else str(error)
+            self.acted(action.refused(why), told=False)
+            return f"refused: {why}"
+        self.acted(replace(action, detail=ASKED_AGAIN), told=True)
+        return ASKED_AGAIN
+
+    def _judge_undeployed(self, saga_id: UUID, held: Held) -> None:
+        """Somebody who knows its version would have judged it long ago: nobody does."""
+        deadline = held.next_deadline()
+        if deadline is None or self._now - deadline < self._service.undeployed_after:
+            return
+        self._undeployed.append(saga_id)
+        if not held.undeployed:
+            self.log.append((saga_id, Entry("undeployed", detail="version not deployed")))
 
     def _decide(
         self, saga_id: UUID, definition: Definition, held: Held | None, event: Input
@@ -362,7 +479,7 @@ class Round:
             held.take(decision.instance, decision.sends, definition, policy, self._now)
             self.outgoing.extend(self._command(definition, held, send) for send in decision.sends)
         except IllegalTransition as error:
-            if isinstance(event, CompensateAsked | GateDecided):
+            if isinstance(event, ByHand):
                 raise
             raise Poison("illegal_transition", str(error)) from error
         except ValidationError as error:
@@ -404,6 +521,9 @@ class Round:
     async def save(self, tx: Tx) -> None:
         await store.save(tx, list(self._changed.values()))
         await store.write_log(tx, self.log, self._service._process)
+        await store.hold(tx, self._held_replies)
+        again_after = self._service._policy.resend_cap_seconds
+        await store.mark_undeployed(tx, self._undeployed, again_after)
         await actions.record(tx, self.actions, self._service._process)
         await outbox.append(tx, self.outgoing)
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from common.db import Tx
-from common.envelope import Direction
+from common.envelope import Direction, Envelope
 from orchestrator.saga import (
     FORWARD,
     Definition,
@@ -45,6 +45,8 @@ class Held:
     instance: Instance
     times: dict[str, Times] = field(default_factory=dict)
     fresh: bool = False
+    undeployed: bool = False
+    """Marked so, since for long nobody came by who knows its version."""
     watched: str | None = None
     """Why its customer is on the watch list; only looked up when a gate comes next."""
 
@@ -85,14 +87,14 @@ class Held:
 _LOAD = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked,
        pivot_passed,
-       stuck_since is not null
+       stuck_since is not null and not undeployed, undeployed
   from saga_instance where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
 # Likewise, and who is on the watch list: no round trip of its own, and only before a gate.
 _LOAD_WATCHED = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked,
        pivot_passed,
-       stuck_since is not null,
+       stuck_since is not null and not undeployed, undeployed,
        (select w.reason from watched_customer w where w.customer = i.data ->> 'customer')
   from saga_instance i where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
@@ -121,6 +123,7 @@ def held_of(row: tuple[Any, ...]) -> Held:
         compensate_asked,
         pivot_passed,
         stuck,
+        undeployed,
         *watched,
     ) = row
     instance = Instance(
@@ -139,7 +142,7 @@ def held_of(row: tuple[Any, ...]) -> Held:
         stuck=stuck,
     )
     times = {name: _times(s) for name, s in steps.items()}
-    return Held(instance, times, watched=watched[0] if watched else None)
+    return Held(instance, times, undeployed=undeployed, watched=watched[0] if watched else None)
 
 
 def _times(step: Mapping[str, Any]) -> Times:
@@ -180,7 +183,7 @@ _UPDATE = """
 update saga_instance i
    set state = k.state, steps = k.steps::jsonb, reason = k.reason,
        compensate_asked = k.compensate_asked, pivot_passed = k.pivot_passed,
-       next_deadline = to_timestamp(k.deadline), updated_at = now(),
+       next_deadline = to_timestamp(k.deadline), updated_at = now(), undeployed = false,
        stuck_since = case when k.stuck then coalesce(i.stuck_since, now()) end,
        ended_at = case when k.ended then coalesce(i.ended_at, now()) end
   from unnest(%b::uuid[], %b::text[], %b::bool[], %b::text[], %b::text[], %b::bool[], %b::bool[],
@@ -243,14 +246,68 @@ async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str)
         )
 
 
-async def overdue(tx: Tx, limit: int) -> list[UUID]:
-    """Instances with a deadline behind them; to be judged again once their row is held."""
+async def overdue(tx: Tx, limit: int, known: Sequence[str], undeployed_after: float) -> list[UUID]:
+    """Instances with a deadline behind them; to be judged again once their row is held.
+
+    Those of a definition that is not among the known ones (`order v2`) only once that is so long
+    ago that nobody else seems to know it either.
+    """
     rows = await tx.fetch(
-        "select saga_id from saga_instance where next_deadline <= now()"
+        "select saga_id from saga_instance"
+        " where next_deadline <= now()"
+        "   and (definition || ' v' || version = any(%b::text[])"
+        "        or next_deadline <= now() - make_interval(secs => %s))"
         " order by next_deadline limit %s",
-        (limit,),
+        (list(known), undeployed_after, limit),
     )
     return [row[0] for row in rows]
+
+
+async def mark_undeployed(tx: Tx, saga_ids: Sequence[UUID], again_after: float) -> None:
+    """Stuck, and to be looked at again later; whoever knows their version unmarks them."""
+    if saga_ids:
+        await tx.execute(
+            "update saga_instance"
+            "   set undeployed = true, stuck_since = coalesce(stuck_since, now()),"
+            "       next_deadline = now() + make_interval(secs => %s)"
+            " where saga_id = any(%b::uuid[])",
+            (again_after, list(saga_ids)),
+        )
+
+
+async def hold(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
+    """Replies for a process that knows their saga's definition (`order v2`)."""
+    if replies:
+        await tx.execute(
+            "insert into held_reply (saga_id, step, direction, definition, envelope)"
+            " select * from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[])"
+            " on conflict do nothing",
+            (
+                [envelope.saga_id for _, envelope in replies],
+                [envelope.step for _, envelope in replies],
+                [envelope.direction.value for _, envelope in replies],
+                [definition for definition, _ in replies],
+                [envelope.encode() for _, envelope in replies],
+            ),
+        )
+
+
+async def with_held_replies(tx: Tx, known: Sequence[str], limit: int) -> list[UUID]:
+    """Instances of these definitions for which replies are held."""
+    rows = await tx.fetch(
+        "select distinct saga_id from held_reply where definition = any(%b::text[]) limit %s",
+        (list(known), limit),
+    )
+    return [row[0] for row in rows]
+
+
+async def take_held(tx: Tx, saga_ids: Sequence[UUID]) -> list[Envelope]:
+    """Theirs, which are held no longer. Whoever takes them holds the rows of their instances."""
+    rows = await tx.fetch(
+        "delete from held_reply where saga_id = any(%b::uuid[]) returning envelope",
+        (list(saga_ids),),
+    )
+    return [Envelope.model_validate_json(row[0]) for row in rows]
 
 
 async def count_running(tx: Tx) -> int:

@@ -12,8 +12,13 @@ from datetime import datetime
 from orchestrator.saga import COMPENSATING, Definition, Entry, Kind, Step
 
 
-def tell(definition: Definition, entry: Entry, at: datetime) -> str:
-    """What happened, as a sentence. An entry of a newer version is shown as it stands."""
+def tell(definition: Definition | None, entry: Entry, at: datetime) -> str:
+    """What happened, as a sentence. What belongs to a version that is not deployed here is shown as
+    it stands."""
+    if entry.entry == "undeployed":
+        return "stands still: nobody knows the version under which it began; deployed, it goes on"
+    if definition is None:
+        return _as_it_stands(entry)
     if entry.entry == "started":
         return _started(definition, entry, at)
     step = definition.by_name.get(entry.step or "")
@@ -21,6 +26,10 @@ def tell(definition: Definition, entry: Entry, at: datetime) -> str:
         return of_step(step, entry)
     if entry.step is None and (of_saga := _OF_THE_SAGA.get(entry.entry)):
         return of_saga(definition, entry)
+    return _as_it_stands(entry)
+
+
+def _as_it_stands(entry: Entry) -> str:
     return " ".join(filter(None, (entry.entry, entry.step, entry.direction, entry.detail)))
 
 
@@ -107,6 +116,10 @@ _OF_A_STEP: dict[str, Callable[[Step, Entry], str]] = {
     "approved": lambda step, e: f"{words(step.name)}: approved by {e.detail}",
     "rejected": lambda step, e: f"{words(step.name)}: rejected by {e.detail}",
     "expired": lambda step, _: f"{words(step.name)}: nobody decided in time",
+    "held": lambda step, e: (
+        f"an answer to {_asked(step, e)} is kept for a process that knows this version: {e.detail}"
+    ),
+    "resolved": lambda step, e: f"{_asked(step, e)} is seen to by hand: resolved by {e.detail}",
     "dead_lettered": lambda step, e: (
         f"{_asked(step, e)} could not be handled by {step.participant} and was set aside"
         f" as a dead letter: {words(e.detail or 'no reason given')}"
@@ -127,6 +140,7 @@ _OF_THE_SAGA: dict[str, Callable[[Definition, Entry], str]] = {
         f"what was to start it could not be handled: {words(e.detail or 'no reason given')}"
     ),
     "stuck": lambda _, __: "it has not begun: wants a person's eye",
+    "retry_asked": lambda _, e: f"asked to send again what is awaited, by {e.detail}",
     "compensate_asked": lambda _, e: f"asked to undo it all by {e.detail}",
     "action_done": lambda _, e: f"by hand: {e.detail}",
     "action_refused": lambda _, e: f"by hand, and refused: {e.detail}",

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.contracts import AccountRow, ProcessView, StockRow
 from orchestrator.actions import Recorded
 from orchestrator.doctor import House, diagnose
-from orchestrator.reader import Logged, Parked, Seen
+from orchestrator.reader import Logged, Parked, Seen, Stuck
 from orchestrator.saga import Definition, Instance, Kind, timed_legs, waiting_at
+from orchestrator.standstill import standstill, when_overdue
 from orchestrator.story import tell
 
 Definitions = Mapping[tuple[str, int], Definition]
@@ -73,6 +74,70 @@ class SagaRow(BaseModel):
 
 class SagaPage(BaseModel):
     sagas: list[SagaRow]
+    next: UUID | None = Field(description=NEXT)
+
+
+class StuckRow(SagaRow):
+    """An instance that stands still: why, since when it is tried, and what to type."""
+
+    cause: str = Field(description="one of a few words, for programs")
+    standstill: str = Field(description="why it stands still")
+    remedy: str
+    last_trouble: str | None = Field(description="the last its log tells of")
+    last_trouble_at: datetime | None
+    next_try: datetime | None
+
+    @classmethod
+    def why(cls, definitions: Definitions, stuck: Stuck, now: datetime) -> StuckRow:
+        seen, trouble = stuck.seen, stuck.trouble
+        definition = definition_of(definitions, seen.instance)
+        still = standstill(
+            definition,
+            seen.instance,
+            undeployed=seen.held.undeployed,
+            overdue_seconds=when_overdue(seen.next_deadline, now),
+            trouble=trouble.entry if trouble else None,
+        )
+        return cls(
+            **cls.fields_of(definitions, seen),
+            cause=still.cause,
+            standstill=still.why,
+            remedy=still.remedy,
+            last_trouble=tell(definition, trouble.entry, trouble.at) if trouble else None,
+            last_trouble_at=trouble.at if trouble else None,
+            next_try=seen.next_deadline,
+        )
+
+
+class StuckPage(BaseModel):
+    stuck: list[StuckRow]
+    next: UUID | None = Field(description=NEXT)
+
+
+class ReconciledRow(BaseModel):
+    """An instance that was found, and what became of it."""
+
+    saga_id: UUID
+    state: str = Field(description="when it was found")
+    standstill: str
+    became: str | None = Field(description="what was done about it; null: nothing, a dry run")
+
+    @classmethod
+    def of(
+        cls, definitions: Definitions, stuck: Stuck, now: datetime, became: Mapping[UUID, str]
+    ) -> ReconciledRow:
+        row = StuckRow.why(definitions, stuck, now)
+        return cls(
+            saga_id=row.saga_id,
+            state=row.state,
+            standstill=row.standstill,
+            became=became.get(row.saga_id),
+        )
+
+
+class Reconciled(BaseModel):
+    dry_run: bool
+    sagas: list[ReconciledRow]
     next: UUID | None = Field(description=NEXT)
 
 
@@ -151,10 +216,11 @@ class SagaDetail(SagaRow):
     @classmethod
     def of(cls, definitions: Definitions, seen: Seen) -> SagaDetail:
         definition = definition_of(definitions, seen.instance)
+        steps = definition.steps if definition else ()
         return cls(
             **cls.fields_of(definitions, seen),
             compensate_asked=seen.instance.compensate_asked,
-            pivot=next((s.name for s in definition.steps if s.kind is Kind.PIVOT), None),
+            pivot=next((s.name for s in steps if s.kind is Kind.PIVOT), None),
             steps=_steps(definition, seen),
         )
 
@@ -174,7 +240,7 @@ class TimelineEntry(BaseModel):
     told: str
 
     @classmethod
-    def of(cls, definition: Definition, logged: Logged) -> TimelineEntry:
+    def of(cls, definition: Definition | None, logged: Logged) -> TimelineEntry:
         entry = logged.entry
         return cls(
             id=logged.id,
@@ -277,13 +343,12 @@ class Diagnosis(BaseModel):
         )
 
 
-def definition_of(definitions: Definitions, instance: Instance) -> Definition:
-    """That under which it began; without steps if it is not deployed here."""
-    known = definitions.get((instance.definition, instance.version))
-    return known or Definition(instance.definition, instance.version, ())
+def definition_of(definitions: Definitions, instance: Instance) -> Definition | None:
+    """That under which it began; None if it is not deployed here."""
+    return definitions.get((instance.definition, instance.version))
 
 
-def _awaits(definition: Definition, seen: Seen) -> list[Awaited]:
+def _awaits(definition: Definition | None, seen: Seen) -> list[Awaited]:
     return [
         Awaited(
             step=name,
@@ -296,13 +361,13 @@ def _awaits(definition: Definition, seen: Seen) -> list[Awaited]:
     ]
 
 
-def _steps(definition: Definition, seen: Seen) -> list[StepDetail]:
-    names = dict.fromkeys([*definition.by_name, *seen.instance.steps])
+def _steps(definition: Definition | None, seen: Seen) -> list[StepDetail]:
+    names = dict.fromkeys([*(definition.by_name if definition else ()), *seen.instance.steps])
     return [_step(definition, seen, name) for name in names]
 
 
-def _step(definition: Definition, seen: Seen, name: str) -> StepDetail:
-    known = definition.by_name.get(name)
+def _step(definition: Definition | None, seen: Seen, name: str) -> StepDetail:
+    known = definition.by_name.get(name) if definition else None
     kind, participant = (known.kind if known else UNKNOWN), _participant(definition, name)
     progress = seen.instance.steps.get(name)
     if progress is None:
@@ -320,8 +385,8 @@ def _step(definition: Definition, seen: Seen, name: str) -> StepDetail:
     )
 
 
-def _participant(definition: Definition, step: str) -> str:
-    known = definition.by_name.get(step)
+def _participant(definition: Definition | None, step: str) -> str:
+    known = definition.by_name.get(step) if definition else None
     return known.participant if known else UNKNOWN
 
 

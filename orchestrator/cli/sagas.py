@@ -107,11 +107,11 @@ def _row(saga: dict[str, Any]) -> tuple[object, ...]:
         f"{age(saga['started_at'])} ago",
         age(saga["started_at"], ended) if ended else "",
         words(saga["reason"] or ""),
-        "; ".join(_awaited(each) for each in saga["awaits"]),
+        "; ".join(awaited(each) for each in saga["awaits"]),
     )
 
 
-def _awaited(each: dict[str, Any]) -> str:
+def awaited(each: dict[str, Any]) -> str:
     what = words(each["step"])
     if each["participant"] == "orchestrator":
         left = (moment(each["deadline"]) - datetime.now(UTC)).total_seconds()
@@ -233,6 +233,6 @@ def _standing(saga: dict[str, Any]) -> Iterator[str]:
         return
     yield f"{saga['state']} for {age(saga['started_at'])}"
     for each in saga["awaits"]:
-        yield f"waits for {_awaited(each)}"
+        yield f"waits for {awaited(each)}"
     if saga["stuck_since"]:
-        yield f"STUCK for {age(saga['stuck_since'])}: `saga doctor` tells what may be in its way"
+        yield f"STUCK for {age(saga['stuck_since'])}: `saga stuck` says why, and what to type"

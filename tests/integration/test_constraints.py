@@ -134,6 +134,9 @@ LOG: LiteralString = (
     "insert into saga_log (saga_id, id, entry, process) overriding system value"
     f" values ({SAGA}, 1, 'started', 'p')"
 )
+HELD_REPLY: LiteralString = (
+    f"insert into held_reply values ({SAGA}, 's', 'forward', 'order v2', '')"
+)
 PRODUCT: LiteralString = "insert into product (sku, price, currency) values ('tea', 1, 'EUR')"
 DELIVERY: LiteralString = (
     f"insert into delivery (saga_id, step, sku, quantity) values ({SAGA}, 's', 'tea', 1)"
@@ -207,6 +210,7 @@ PLANTS = [
     ),
     Plant("orchestrator", "saga_log_pk", (LOG, LOG)),
     Plant("orchestrator", "operator_action_pk", (action(), action())),
+    Plant("orchestrator", "held_reply_pk", (HELD_REPLY, HELD_REPLY)),
     Plant("orchestrator", "operator_action_outcome_known", (action(outcome="perhaps"),)),
     Plant("orchestrator", "operator_action_has_actor_and_reason", (action(actor=""),)),
     Plant("orchestrator", "operator_action_has_actor_and_reason", (action(reason=""),)),

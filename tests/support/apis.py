@@ -40,13 +40,17 @@ from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Desk, Sources
 from orchestrator.api import make_app as operator_app
 from orchestrator.doctor import House, deployed
+from orchestrator.hands_api import Hands
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.reader import Logged, Parked, Seen, Wanted
+from orchestrator.reader import Logged, Parked, Seen, Stuck, StuckWanted, Wanted
 from orchestrator.saga import (
     Asked,
+    CompensateAsked,
     GateDecided,
     Input,
     Instance,
+    Resolved,
+    RetryAsked,
     Started,
     State,
     decide,
@@ -85,6 +89,8 @@ class Sagas:
     letters: Letters = field(default_factory=Letters)
     actions: list[Recorded] = field(default_factory=list)  # oldest first
     actions_wanted: list[ActionsWanted] = field(default_factory=list)
+    stuck_wanted: list[StuckWanted] = field(default_factory=list)
+    unread: str | None = None
     asked: Asked = field(default_factory=dict)  # at which gates a person is asked, and why
     watched: dict[str, Watched] = field(default_factory=dict)
     _seen: dict[UUID, Seen] = field(default_factory=dict)
@@ -121,13 +127,48 @@ class Sagas:
         )
         return decision.instance
 
+    def timeline(self, saga_id: UUID) -> list[Logged]:
+        return self._log[saga_id]
+
     def app(self, entrance: Entrance | None = None) -> FastAPI:
         sources = Sources(
             self._find, self._ids_between, self._page, self._timeline, self._actions,
-            self._stock, self._accounts, self._house, self._desk(), self.letters.sources,
+            self._stock, self._accounts, self._house, self._desk(), self._hands(),
+            self.letters.sources,
         )  # fmt: skip
         definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
         return operator_app(sources, definitions, Health(), entrance or ENTRANCES["operator"])
+
+    def _hands(self) -> Hands:
+        async def stuck(wanted: StuckWanted, after: Seen | None, limit: int) -> list[Stuck]:
+            self.stuck_wanted.append(wanted)
+            found = [s for s in self._seen.values() if s.stuck_since is not None]
+            rest = found[found.index(after) + 1 if after else 0 :][:limit]
+            return [Stuck(seen, self._trouble(seen.instance.saga_id)) for seen in rest]
+
+        async def retry(saga_id: UUID, actor: str, reason: str) -> None:
+            self.go_on(saga_id, RetryAsked(actor, reason))
+
+        async def compensate(saga_id: UUID, actor: str, reason: str) -> None:
+            self.go_on(saga_id, CompensateAsked(actor, reason))
+
+        async def resolve(saga_id: UUID, step: str, actor: str, reason: str) -> None:
+            self.go_on(saga_id, Resolved(step, actor, reason))
+
+        async def reconcile(ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
+            for saga_id in ids:
+                self.go_on(saga_id, RetryAsked(actor, reason))
+            return dict.fromkeys(ids, "asked again")
+
+        async def unread() -> str | None:
+            return self.unread
+
+        return Hands(stuck, retry, compensate, resolve, reconcile, unread)
+
+    def _trouble(self, saga_id: UUID) -> Logged | None:
+        words = ("timed_out", "dead_lettered", "discarded")
+        found = [logged for logged in self._log[saga_id] if logged.entry.entry in words]
+        return found[-1] if found else None
 
     def _desk(self) -> Desk:
         async def waiting(customer: str | None, after: Seen | None, limit: int) -> list[Parked]:

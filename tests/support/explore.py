@@ -26,6 +26,8 @@ from orchestrator.saga import (
     Kind,
     Policy,
     ReplyArrived,
+    Resolved,
+    RetryAsked,
     Started,
     Status,
     TimedOut,
@@ -54,8 +56,11 @@ def inputs(definition: Definition, instance: Instance) -> Iterator[Input]:
     """Whatever anybody could come up with, whether it makes sense or not."""
     yield Started(SAGA, DATA)
     yield CompensateAsked("ops", "asked")
+    yield RetryAsked("ops", "asked")
     for step, approved in product([s.name for s in definition.steps] + ["nonsense"], (True, False)):
         yield GateDecided(step, approved, "ops", "seen")
+    for step in [s.name for s in definition.steps] + ["nonsense"]:
+        yield Resolved(step, "ops", "seen to")
     for step, direction in product([s.name for s in definition.steps] + ["nonsense"], Direction):
         yield DeadLettered(step, direction, "poison")
         for outcome in Outcome:

@@ -30,6 +30,8 @@ from orchestrator.saga import (
     Instance,
     Policy,
     ReplyArrived,
+    Resolved,
+    RetryAsked,
     Send,
     StartDeadLettered,
     Started,
@@ -168,6 +170,12 @@ class Story:
 
     def rejected(self, gate: str) -> Self:
         return self.when(GateDecided(gate, False, "ops", "seen"))
+
+    def asked_to_retry(self) -> Self:
+        return self.when(RetryAsked("ops", "payment_is_back"))
+
+    def resolved(self, step: str) -> Self:
+        return self.when(Resolved(step, "ops", "refunded by hand"))
 
     # --- what is expected ---
 

@@ -19,6 +19,7 @@ from common.envelope import Outcome, saga_id_for
 from orchestrator.actions import Action, ActionsWanted, Recorded
 from orchestrator.cli import app, client, dead_letters, orders, sagas
 from orchestrator.doctor import Finding
+from orchestrator.reader import StuckWanted
 from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
 from tests.support.apis import NOON, TOKENS, InMemory, Sagas, Shop
 from tests.support.letters import envelope
@@ -157,7 +158,21 @@ def test_something_else_that_listens_there_is_told(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "order", "orders", "orders place", "list", "show", "actions"]
+    "command",
+    [
+        "",
+        "order",
+        "orders",
+        "orders place",
+        "list",
+        "show",
+        "actions",
+        "stuck",
+        "retry",
+        "compensate",
+        "resolve",
+        "reconcile",
+    ],
 )
 def test_help_has_examples_and_exit_codes(saga: Saga, command: str) -> None:
     ran = saga(*command.split(), "--help")
@@ -468,6 +483,78 @@ def test_list_pages_and_says_how_to_go_on(saga: Saga, house: Sagas) -> None:
     assert saga("list", "--older-than", "soon").code == 2
     assert saga("list", "--state", "LOST").code == 2
     assert [*map(str, sagas.State)] == [*map(str, State)]
+
+
+# --- what stands still, and by hand ---------------------------------------------------------
+
+SILENT_UNDO = (RESERVED, DECLINED, TimedOut("reserve_stock", COMPENSATING, 1, past_sla=True))
+
+
+def test_stuck_says_why_what_was_tried_and_what_to_type(saga: Saga, house: Sagas) -> None:
+    house.begin(TWO, RESERVED)
+    assert saga("stuck").out == "nothing stands still\n"
+    house.begin(ONE, *SILENT_UNDO)
+    first, last, waits, remedy = saga("stuck").out.splitlines()
+    assert first.startswith("aaaa0000  COMPENSATING, begun ")
+    assert first.endswith(": no answer from inventory: the undo of reserve_stock")
+    assert "no answer from inventory in time (attempt 1): release stock may or may not" in last
+    assert "waits   for inventory: the undo of reserve stock, attempt 2, overdue for" in waits
+    assert "saga retry aaaa0000 asks again at once" in remedy
+    assert "saga resolve aaaa0000 reserve_stock --reason" in remedy
+    (row,) = saga("stuck", "--json").document["stuck"]
+    assert (row["cause"], row["saga_id"]) == ("silent", str(ONE))
+    assert f"--after {ONE}" in saga("stuck", "--limit", "1").err
+
+
+def test_stuck_asks_for_what_is_wanted(saga: Saga, house: Sagas) -> None:
+    saga("stuck", "--step", "charge_payment", "--older-than", "2h")
+    assert house.stuck_wanted == [StuckWanted("charge_payment", 7200.0, 60.0)]
+
+
+def test_retry_compensate_and_resolve_say_how_it_stands(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, RESERVED)
+    ran = saga("retry", "aaaa")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "saga aaaa0000 asked again")
+    ran = saga("compensate", "aaaa", "--reason", "customer called")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "saga aaaa0000 is turned back")
+    assert "COMPENSATING; see saga show aaaa0000 --follow" in ran.out
+    ran = saga("resolve", "aaaa", "charge_payment", "--reason", "refunded by hand", "--json")
+    steps = {step["step"]: step["status"] for step in ran.document["steps"]}
+    assert steps["charge_payment"] == "resolved"
+
+
+def test_what_is_refused_by_hand_says_why_and_exits_with_no(saga: Saga, house: Sagas) -> None:
+    house.begin(ONE, *STORY)
+    for words, why in (
+        (("retry", "aaaa"), "has ended as COMPENSATED: nothing is awaited"),
+        (("compensate", "aaaa", "--reason", "why"), "has ended as COMPENSATED"),
+        (("resolve", "aaaa", "create_order", "--reason", "why"), "create_order is undone: only"),
+        (("resolve", "aaaa", "dispatch_stock", "--reason", "why"), "was never sent"),
+    ):
+        ran = saga(*words)
+        assert (ran.code, ran.out) == (1, "")
+        assert why in ran.err
+    assert saga("retry", "bbbb").code == 1
+    assert saga("compensate", "aaaa").code == 2  # a reason is asked for
+    assert saga("compensate", "aaaa", "--reason", "").code == 1
+
+
+def test_reconcile_takes_up_what_stands_still_or_says_what_it_would(
+    saga: Saga, house: Sagas
+) -> None:
+    assert saga("reconcile", "--dry-run").out == "nothing is overdue or stuck\n"
+    house.begin(ONE, *SILENT_UNDO)
+    attempts = len(house.timeline(ONE))
+    _, row = saga("reconcile", "--dry-run").out.splitlines()
+    assert row.split()[:4] == ["aaaa0000", "COMPENSATING", "(dry", "run)"]
+    assert len(house.timeline(ONE)) == attempts
+    _, row = saga("reconcile", "--step", "reserve_stock", "--older-than", "1s").out.splitlines()
+    assert row.split()[:4] == ["aaaa0000", "COMPENSATING", "asked", "again"]
+    assert house.stuck_wanted[-1] == StuckWanted("reserve_stock", 1.0, 0)
+    house.unread = "7 replies wait to be read"
+    ran = saga("reconcile")
+    assert ran.code == 1
+    assert "7 replies wait to be read: deadlines are judged once" in ran.err
 
 
 # --- actions -------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from orchestrator.saga import (
     Kind,
     Progress,
     ReplyArrived,
+    Resolved,
+    RetryAsked,
     Started,
     State,
     Status,
@@ -31,13 +33,14 @@ from orchestrator.saga import (
     awaited,
     command_for,
     decide,
+    is_capped,
     timed_legs,
     waiting_at,
 )
 from tests.support.explore import Transition, explore
 from tests.support.story import DATA, POLICY, SAGA, ask, fence, given, undo
 
-SETTLED = {Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN}
+SETTLED = {Status.REFUSED, Status.UNDONE, Status.FENCED, Status.OPEN, Status.RESOLVED}
 
 # --- the way forward -----------------------------------------------------------------------
 
@@ -276,6 +279,75 @@ def test_a_gate_that_was_approved_is_settled_on_the_way_back() -> None:
     story.refused("charge_payment", "card_declined").expect(undo("reserve_stock"))
     story.undone("reserve_stock").undone("create_order")
     story.expect_state(State.COMPENSATED).expect_status(approve_order=Status.OPEN)
+
+
+# --- what a person may do by hand ----------------------------------------------------------
+
+
+def test_a_retry_is_the_same_message_and_uses_up_no_attempt() -> None:
+    (
+        given(ORDER_SAGA)
+        .awaiting("charge_payment")
+        .asked_to_retry()
+        .expect(ask("charge_payment"))
+        .expect_logged("retry_asked", "sent")
+        .asked_to_retry()
+        .asked_to_retry()
+        .silent("charge_payment")
+        .expect(ask("charge_payment", attempt=2))
+    )
+
+
+def test_a_retry_of_a_silent_pivot_under_its_fence_repeats_the_fence_alone() -> None:
+    story = given(ORDER_SAGA).awaiting("dispatch_stock").silent("dispatch_stock", times=2)
+    story.asked_to_retry().expect(fence("dispatch_stock"))
+
+
+def test_what_awaits_nothing_is_not_retried() -> None:
+    asked = RetryAsked("ops", "now")
+    given(ORDER_SAGA).completed().expect_illegal(asked, "ended as COMPLETED")
+    given(ORDER_SAGA).parked("approve_order").expect_illegal(asked, "approve or reject it")
+
+
+def test_an_undo_that_no_machine_can_do_is_resolved_and_the_way_back_goes_on() -> None:
+    (
+        given(ORDER_SAGA)
+        .awaiting("dispatch_stock")
+        .refused("dispatch_stock", "no")
+        .expect(undo("charge_payment"))
+        .silent("charge_payment", COMPENSATING, past_sla=True)
+        .expect_state(State.COMPENSATING, stuck=True)
+        .resolved("charge_payment")
+        .expect_nothing()  # the next undo went out when this one's first deadline passed
+        .expect_status(charge_payment=Status.RESOLVED)
+        .expect_state(State.COMPENSATING, stuck=False)
+        .expect_ignored(ReplyArrived("charge_payment", COMPENSATING, Outcome.DONE))
+        .undone("reserve_stock")
+        .expect(undo("create_order"))
+        .resolved("create_order")
+        .expect_logged("resolved", "compensated")
+        .expect_state(State.COMPENSATED, reason="no")
+    )
+
+
+def test_a_step_after_the_pivot_is_resolved_and_the_saga_completed() -> None:
+    story = given(ORDER_SAGA).awaiting("confirm_order").resolved("confirm_order")
+    story.expect_nothing().expect_state(State.COMPLETED).expect_logged("resolved", "completed")
+
+
+def test_nobody_resolves_the_pivot_its_fence_or_what_may_still_be_refused() -> None:
+    pivot = Resolved("dispatch_stock", "ops", "looks shipped")
+    (
+        given(ORDER_SAGA)
+        .awaiting("dispatch_stock")
+        .expect_illegal(pivot, "is the pivot")
+        .silent("dispatch_stock", times=2)
+        .expect_illegal(pivot, "is the pivot")
+        .expect_illegal(Resolved("reserve_stock", "ops", "why"), "is done: only an undo")
+        .expect_illegal(Resolved("confirm_order", "ops", "why"), "was never sent")
+    )
+    charge = Resolved("charge_payment", "ops", "paid in cash")
+    given(ORDER_SAGA).awaiting("charge_payment").expect_illegal(charge, "compensate the saga")
 
 
 # --- the rules of section 6 ----------------------------------------------------------------
@@ -755,6 +827,35 @@ def test_every_decision_of_a_person_counts_only_at_the_gate_that_waits(
 
 
 @every_definition
+def test_every_retry_sends_what_is_awaited_and_changes_nothing(definition: Definition) -> None:
+    for t in transitions(definition):
+        if isinstance(t.event, RetryAsked):
+            legs = {} if waiting_at(t.before) else timed_legs(t.before)
+            assert (t.decision is not None) == bool(legs), t
+            if t.decision is not None:
+                assert {(s.step, s.direction): s.attempt for s in t.decision.sends} == legs, t
+                assert t.after == t.before, t
+
+
+@every_definition
+def test_every_resolve_settles_what_is_asked_without_end_but_never_the_pivot(
+    definition: Definition,
+) -> None:
+    for t in transitions(definition):
+        if not isinstance(t.event, Resolved):
+            continue
+        name, legs = t.event.step, awaited(t.before)
+        step = definition.by_name.get(name)
+        may = step is not None and step.kind is not Kind.PIVOT
+        may = may and any(leg[0] == name and not is_capped(step, leg[1]) for leg in legs if step)
+        assert (t.decision is not None) == may, t
+        if may:
+            assert status_of(t.after, name) is Status.RESOLVED, t
+            assert not t.after.stuck, t
+            assert not any(leg[0] == name for leg in awaited(t.after)), t
+
+
+@every_definition
 def test_what_is_parked_sends_nothing_and_waits_for_no_answer(definition: Definition) -> None:
     for t in taken(definition):
         gates = {n for n, p in t.after.steps.items() if p.status is Status.WAITING}
@@ -803,7 +904,7 @@ def test_rule_02_an_end_means_every_sent_step_is_settled(definition: Definition)
         if instance.state is State.COMPLETED:
             gates = {s.name for s in definition.steps if s.kind is Kind.GATE}
             assert all(
-                p.status is (Status.OPEN if name in gates else Status.DONE)
+                p.status in ((Status.OPEN,) if name in gates else (Status.DONE, Status.RESOLVED))
                 for name, p in instance.steps.items()
             ), instance
             assert len(instance.steps) == len(definition.steps), instance
@@ -818,6 +919,8 @@ def test_rule_02_an_end_means_every_sent_step_is_settled(definition: Definition)
 def test_rule_02_what_is_sent_is_marked_and_what_is_marked_is_sent(definition: Definition) -> None:
     for t in taken(definition):
         assert t.decision is not None
+        if isinstance(t.event, RetryAsked):
+            continue  # repeats what is marked
         marked = set()
         for name, after in t.after.steps.items():
             before = t.before.steps.get(name, Progress(Status.SENT, attempt=0))
@@ -863,6 +966,7 @@ def test_every_forward_command_finds_all_before_it_done(definition: Definition) 
                 assert {status_of(t.after, name) for name in before} <= {
                     Status.DONE,
                     Status.OPEN,
+                    Status.RESOLVED,
                 }, t
                 assert t.after.state is State.RUNNING, t
 

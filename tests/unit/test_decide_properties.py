@@ -29,10 +29,14 @@ from orchestrator.saga import (
     Input,
     Kind,
     ReplyArrived,
+    Resolved,
+    RetryAsked,
     Started,
     State,
     TimedOut,
+    awaited,
     decide,
+    is_capped,
     timed_legs,
     waiting_at,
 )
@@ -173,6 +177,29 @@ class World:
         else:
             self._input(asked)
 
+    def retry(self, n: int) -> None:
+        self._if_legal(RetryAsked("ops", "now"), legal=bool(awaited(self.instance)))
+
+    def resolve(self, n: int) -> None:
+        """A person has the participant do it, hears of it, and says so; the reply is lost."""
+        legs = [
+            (name, direction)
+            for name, direction in sorted(awaited(self.instance))
+            if name != PIVOT and not is_capped(STEPS[name], direction)
+        ]
+        if legs:
+            command = Command(Key(SAGA, *legs[n % len(legs)]))
+            self._owner(command).handle([command])
+            self._input(Resolved(command.key.step, "ops", "seen to"))
+        self._if_legal(Resolved(PIVOT, "ops", "looks shipped"), legal=False)
+
+    def _if_legal(self, event: Input, *, legal: bool) -> None:
+        if legal:
+            self._input(event)
+        else:
+            with pytest.raises(IllegalTransition):
+                self._input(event)
+
     def decide_gate(self, n: int) -> None:
         decided = GateDecided(GATE, n % 3 > 0, "ops", "seen")
         if waiting_at(self.instance) == GATE:
@@ -234,6 +261,8 @@ MOVES: dict[str, Callable[[World, int], None]] = {
     "dead-letter": World.dead_letter,
     "redrive": World.redrive,
     "compensate": World.compensate,
+    "retry": World.retry,
+    "resolve": World.resolve,
     "decide at the gate": World.decide_gate,
 }
 # A saga that is left alone comes far: most of what is drawn is a delivery or a deadline.

@@ -108,11 +108,15 @@ def test_a_house_in_order_has_no_findings() -> None:
         ),
         (
             replace(HOUSE, standing=Standing(alive=3, stuck=1, overdue=0)),
-            "warning", "sagas", "1 are stuck", "saga list --stuck",
+            "warning", "sagas", "1 are stuck", "saga stuck",
         ),
         (
             replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=2)),
             "error", "sagas", "deadlines of 2", "orchestrator is ready",
+        ),
+        (
+            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, undeployed=["order v9"])),
+            "error", "sagas", "not deployed: order v9", "deploy a release that has it",
         ),
     ],
 )  # fmt: skip

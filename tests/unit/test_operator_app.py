@@ -28,6 +28,8 @@ def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) ->
         "/actions", "/stock", "/accounts", "/doctor",
         "/dead-letters", "/dead-letters/groups", "/dead-letters/{letter_id}",
         "/dead-letters/redrive", "/dead-letters/discard",
+        "/stuck", "/sagas/{saga_id}/retry", "/sagas/{saga_id}/compensate",
+        "/sagas/{saga_id}/steps/{step}/resolve", "/reconcile",
     }  # fmt: skip
     for operations in paths.values():
         assert all(operation["description"] for operation in operations.values())
@@ -50,6 +52,8 @@ def test_its_page_names_every_endpoint_and_what_it_answers(api: httpx.Client) ->
         ("/waiting?customer=%00", "customer"),
         ("/watch-list?limit=0", "limit"),
         ("/actions?outcome=maybe", "outcome"),
+        ("/stuck?older_than=-1", "older_than"),
+        ("/stuck?after=42", "after"),
         ("/actions?after=-1", "after"),
         ("/actions?saga=zz", "saga_id"),
         ("/dead-letters?state=lost", "state"),

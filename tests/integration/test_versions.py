@@ -1,0 +1,205 @@
+"""Versions of a definition side by side: an instance finishes under the one it began with, whoever
+of the replicas knows it; and if nobody does, it stands still with a reason, and is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from common.contracts import OrderConfirmed, SagaQuery, StockDispatched
+from common.db import Database
+from common.errors import IllegalTransition, Poison
+from common.health import Health
+from orchestrator import reader
+from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
+from orchestrator.reader import StuckWanted
+from orchestrator.reconciler import Reconciler
+from orchestrator.service import Service
+from tests.integration.conftest import MakeSettings
+from tests.integration.mail import saga
+from tests.integration.orchestrating import (
+    CHARGED,
+    PATIENT,
+    RESERVED,
+    ROLE,
+    commands,
+    give,
+    give_each,
+    logged,
+    make_overdue,
+    reply,
+    service,
+    start,
+    state,
+)
+from tests.integration.waiting import Rows
+
+# The replicas of a rolling restart: the old release knows version 1, the new one both.
+POLICY = replace(PATIENT, stuck_after_seconds=40)
+
+
+@pytest_asyncio.fixture
+async def db(settings: MakeSettings) -> AsyncIterator[Database]:
+    async with Database(settings(ROLE)) as db:
+        yield db
+
+
+def old(db: Database) -> Service:
+    return service(db, POLICY, definitions=[ORDER_SAGA_V1])
+
+
+def new(db: Database) -> Service:
+    return service(db, POLICY, definitions=[ORDER_SAGA_V1, ORDER_SAGA])
+
+
+def reconciler(db: Database, deciding: Service, settings: MakeSettings) -> Reconciler:
+    return Reconciler(db, deciding, lambda: True, settings(ROLE), Health(), asyncio.Event())
+
+
+def versions(judge: Rows) -> dict[Any, Any]:
+    rows: list[Any] = judge.execute(
+        "select saga_id, version from orchestrator.saga_instance"
+    ).fetchall()
+    return dict(rows)
+
+
+async def undeployed(db: Database) -> list[bool]:
+    async with db.transaction() as tx:
+        found = await reader.stuck(tx, StuckWanted(overdue_by_seconds=60), None, 100)
+    return [one.seen.held.undeployed for one in found]
+
+
+async def test_each_begins_under_the_newest_that_its_replica_knows_and_finishes_under_it(
+    db: Database, judge: Rows
+) -> None:
+    await give(old(db), start(1))
+    await give(new(db), start(2))
+    assert versions(judge) == {saga(1): 1, saga(2): 2}
+    for number, replica in ((1, new(db)), (2, new(db))):
+        await give_each(
+            replica,
+            reply(number, "reserve_stock", RESERVED),
+            reply(number, "charge_payment", CHARGED),
+            reply(number, "dispatch_stock", StockDispatched()),
+            reply(number, "confirm_order", OrderConfirmed()),
+        )
+        assert state(judge, number) == ("COMPLETED", None)
+    assert versions(judge) == {saga(1): 1, saga(2): 2}
+    steps = judge.execute(
+        "select version, steps ? 'approve_order' from orchestrator.saga_instance order by version"
+    ).fetchall()
+    assert steps == [(1, False), (2, True)]
+
+
+async def test_a_reply_that_comes_to_an_older_replica_is_kept_for_a_newer_one(
+    db: Database, judge: Rows
+) -> None:
+    await give_each(new(db), start(1), start(2))
+    answers = [reply(n, "reserve_stock", RESERVED) for n in (1, 2)]
+    await give(old(db), *answers, start(3))
+    await give(old(db), answers[0])  # and a repeat of it
+    assert logged(judge) == ["started", "sent", "held", "held"]
+    assert commands(judge, 3) == ["reserve_stock>1"]  # its neighbours are not held up
+    assert await old(db).release(100) == 0
+    assert await new(db).release(100) == 2
+    assert await new(db).release(100) == 0
+    for number in (1, 2):
+        assert commands(judge, number) == ["reserve_stock>1", "charge_payment>1"]
+
+
+async def test_replicas_that_release_the_same_replies_take_one_step(
+    db: Database, judge: Rows
+) -> None:
+    numbers = list(range(1, 31))
+    await give(new(db), *(start(n) for n in numbers))
+    answers = [reply(n, "reserve_stock", RESERVED) for n in numbers]
+    await asyncio.gather(
+        give(old(db), *answers),
+        new(db).release(100),
+        give(old(db), *reversed(answers)),
+        give(new(db), *answers[10:]),
+        new(db).release(100),
+    )
+    await asyncio.gather(*(new(db).release(100) for _ in range(3)))
+    assert judge.execute("select from orchestrator.held_reply").rowcount == 0
+    for number in numbers:
+        assert commands(judge, number) == ["reserve_stock>1", "charge_payment>1"]
+
+
+async def test_a_held_reply_that_makes_no_sense_is_a_dead_letter_after_all(
+    db: Database, judge: Rows
+) -> None:
+    await give_each(new(db), start(1), start(2))
+    nonsense = reply(1, "confirm_order", OrderConfirmed())  # it was never sent
+    with pytest.raises(Poison):
+        await give(new(db), nonsense)
+    await give(old(db), nonsense, reply(2, "reserve_stock", RESERVED))
+    assert await new(db).release(100) == 2
+    assert commands(judge, 2)[-1:] == ["charge_payment>1"]
+    dead = judge.execute(
+        "select destination from orchestrator.outbox where destination like '%.dead'"
+    ).fetchall()
+    assert dead == [("orchestrator.replies.dead",)]
+
+
+async def test_a_deadline_is_left_to_a_replica_that_knows_the_version(
+    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
+) -> None:
+    await give(new(db), start(1))
+    make_overdue(admin, "reserve_stock", ago="20 seconds")
+    assert await reconciler(db, old(db), settings).run_once() == 0
+    assert await old(db).time_out([saga(1)]) == 0
+    assert await undeployed(db) == []
+    assert await reconciler(db, new(db), settings).run_once() == 1
+    assert commands(judge) == ["reserve_stock>1", "reserve_stock>2"]
+
+
+async def test_a_saga_whose_version_nobody_knows_is_stuck_with_a_reason_and_goes_on_once_deployed(
+    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
+) -> None:
+    await give_each(new(db), start(1))
+    make_overdue(admin, "reserve_stock", ago="2 minutes")
+    before = reconciler(db, old(db), settings)
+    assert await before.run_once() == 1
+    assert await before.run_once() == 0  # looked at again later, and in nobody's way
+    assert await undeployed(db) == [True]
+    assert logged(judge) == ["started", "sent", "undeployed"]
+    async with db.transaction() as tx:
+        standing = await reader.standing(tx, 60)
+    assert (standing.undeployed, standing.stuck, standing.overdue) == (["order v2"], 1, 0)
+    view = await old(db).view(SagaQuery(saga_id=saga(1)))
+    assert (view.definition, view.state) == ("order v2", "RUNNING")
+    with pytest.raises(IllegalTransition, match="order v2 is not deployed here: it goes on by"):
+        await old(db).compensate(saga(1), "ada", "customer called")
+    became = await old(db).reconcile([saga(1)], "ada", "all of it")
+    assert became == {
+        saga(1): "refused: order v2 is not deployed here: it goes on by itself once it is"
+    }
+
+    # Deployed again, with the reply that came meanwhile.
+    await give(old(db), reply(1, "reserve_stock", RESERVED))
+    assert await new(db).release(100) == 1
+    assert await undeployed(db) == []
+    assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
+    rows = judge.execute("select stuck_since, undeployed from orchestrator.saga_instance")
+    assert rows.fetchall() == [(None, False)]
+
+
+async def test_without_a_reply_it_is_asked_for_again_once_deployed(
+    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
+) -> None:
+    await give(new(db), start(1))
+    make_overdue(admin, "reserve_stock", ago="2 minutes")
+    assert await reconciler(db, old(db), settings).run_once() == 1
+    make_overdue(admin, "reserve_stock", ago="2 minutes")  # a while later
+    assert await reconciler(db, old(db), settings).run_once() == 1
+    assert logged(judge).count("undeployed") == 1  # said once
+    make_overdue(admin, "reserve_stock", ago="2 minutes")
+    assert await reconciler(db, new(db), settings).run_once() == 1
+    assert commands(judge)[-1:] == ["reserve_stock>2"]
+    assert await undeployed(db) == []
