@@ -1,4 +1,5 @@
 """`python -m orchestrator [worker]` decides; `python -m orchestrator operator` serves operators.
+`python -m orchestrator check module:NAME` looks whether definitions contradict themselves.
 
 The composition root of both.
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from common.access import OPERATORS
 from common.contracts import SagaQuery
+from common.errors import DefinitionError
 from common.process import Process, prepare
 from common.settings import Settings
 from common.topology import (
@@ -24,7 +26,7 @@ from common.topology import (
 from orchestrator import metrics
 from orchestrator.approval import Approval
 from orchestrator.dead_letters import Intake
-from orchestrator.definitions import load, queues_of, work_queues_of
+from orchestrator.definitions import in_words, load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
 from orchestrator.saga import Definition
 from orchestrator.service import Service
@@ -32,7 +34,7 @@ from orchestrator.service import Service
 if TYPE_CHECKING:
     from common.http import Entrance
 
-USAGE = "usage: python -m orchestrator [worker|operator]"
+USAGE = "usage: python -m orchestrator [worker|operator|check MODULE:NAME]"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -110,5 +112,10 @@ if __name__ == "__main__":
         case ["operator"]:
             check = lambda s: (load(s.definitions), entrance(s))  # noqa: E731
             asyncio.run(operator(prepare("operator", MIGRATIONS, check=check)))
+        case ["check", setting]:
+            try:
+                print("\n".join(line for d in load(setting) for line in in_words(d)))
+            except DefinitionError as error:
+                sys.exit(str(error))
         case _:
             sys.exit(USAGE)

@@ -7,7 +7,7 @@ these definitions need. Must not know: any particular saga.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from common.errors import DefinitionError
 from common.topology import (
@@ -57,6 +57,17 @@ def queues_of(definitions: Iterable[Definition]) -> tuple[Queue, ...]:
     """Those, and where the orchestrator is asked."""
     work = (queue for name in work_queues_of(definitions) for queue in work_queue(name))
     return (*work, *query_queue(ORCHESTRATOR_QUERIES))
+
+
+def in_words(definition: Definition) -> Iterator[str]:
+    """Its steps in order, for whoever has just written it."""
+    yield f"{definition.name} version {definition.version}:"
+    for step in definition.steps:
+        sent = step.command.__name__ if step.command else "nothing, it is done at the door"
+        if step.kind is Kind.GATE:
+            sent = "nothing, a person may be asked"
+        undo = f"; undone by {step.undo.__name__}" if step.undo else ""
+        yield f"  {step.name}, {step.kind}: {step.participant} is sent {sent}{undo}"
 
 
 def _named(name: str) -> Sequence[Definition]:

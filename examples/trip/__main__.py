@@ -6,20 +6,19 @@ import asyncio
 import sys
 from pathlib import Path
 
-from common import log
 from common.errors import BrokerGone
 from common.process import run_participant
-from examples.trip.door import book
+from examples.trip.door import send, start
 from examples.trip.places import HANDLERS, PlacesStore
-from examples.trip.saga import Trip
+from examples.trip.saga import TRIP, Trip
 
 match sys.argv[1:]:
     case ["flight" | "hotel" | "car" as participant]:
         run_participant(participant, Path(__file__).parent, PlacesStore(), HANDLERS)
     case ["book", traveller, destination]:
-        log.configure("book", "warning")
         try:
-            print(asyncio.run(book(Trip(traveller=traveller, destination=destination))))
+            asked = start(TRIP, Trip(traveller=traveller, destination=destination))
+            print(asyncio.run(send(asked)))
         except (BrokerGone, ValueError) as error:  # a setting is missing or wrong
             sys.exit(f'{error}\nnothing was booked: eval "$(chaos env)", and try again')
     case _:

@@ -17,7 +17,7 @@ from chaos.scene import UNDER_WAY, Scenario, Scene
 from chaos.system import CONFIRMED, ExperimentError, System, until
 from common.topology import ORCHESTRATOR_COMMANDS
 from examples.trip.door import start
-from examples.trip.saga import Trip
+from examples.trip.saga import TRIP, Trip
 
 BOOKINGS = """
 select i.state, i.reason, f.status, h.status, c.status
@@ -52,7 +52,7 @@ def offences(asked: int, trips: Sequence[Seen]) -> Iterator[str]:
 
 def play(scene: Scene) -> None:
     system = scene.system
-    starts = [start(trip) for trip in wanted(scene.name, scene.count)]
+    starts = [start(TRIP, trip) for trip in wanted(scene.name, scene.count)]
     trips = [envelope.saga_id for envelope in starts]
     with system.placing(scene.good()) as placed, system.session("hotel") as hotel:
         hotel.execute("select from offer for update")  # nobody gets a room for now

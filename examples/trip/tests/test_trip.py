@@ -56,9 +56,12 @@ def test_undoing_what_was_never_done_changes_nothing() -> None:
 
 def test_the_same_trip_is_the_same_saga_and_begins_with_what_its_commands_want() -> None:
     trip = Trip(traveller="ann", destination="lisbon")
-    assert start(trip).saga_id == start(trip).saga_id
-    assert start(trip).saga_id != start(trip.model_copy(update={"traveller": "eve"})).saga_id
-    message = start(trip).message()
+    assert start(TRIP, trip).saga_id == start(TRIP, trip).saga_id
+    assert (
+        start(TRIP, trip).saga_id
+        != start(TRIP, trip.model_copy(update={"traveller": "eve"})).saga_id
+    )
+    message = start(TRIP, trip).message()
     assert isinstance(message, StartSaga)
     assert load("examples.trip.saga:TRIP") == (TRIP,)
     instance = Instance(ONE, TRIP.name, TRIP.version, message.data)
