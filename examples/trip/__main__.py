@@ -15,10 +15,9 @@ from examples.trip.saga import TRIP, Trip
 match sys.argv[1:]:
     case ["flight" | "hotel" | "car" as participant]:
         run_participant(participant, Path(__file__).parent, PlacesStore(), HANDLERS)
-    case ["book", traveller, destination]:
+    case ["book", who, where]:
         try:
-            asked = start(TRIP, Trip(traveller=traveller, destination=destination))
-            print(asyncio.run(send(asked)))
+            print(asyncio.run(send(start(TRIP, Trip(traveller=who, destination=where)))))
         except (BrokerGone, ValueError) as error:  # a setting is missing or wrong
             sys.exit(f'{error}\nnothing was booked: eval "$(chaos env)", and try again')
     case _:
