@@ -64,7 +64,11 @@ def neighbours(here: Shop, ended: list[UUID]) -> dict[str, list[Envelope]]:
     products = [ListProduct(sku=here.sku(s), price=PRICE, currency=CURRENCY) for s in NEW_SKUS]
     goods = [ReceiveStock(sku=here.sku("tea"), quantity=n) for n in NEW_GOODS]
     accounts = [OpenAccount(customer=here.customer(c), currency=CURRENCY) for c in NEW_CUSTOMERS]
-    again = StartSaga(definition="order", data={})
+    data = {
+        "order_id": str(ended[0]), "customer": here.customer("ann"), "currency": CURRENCY,
+        "total": PRICE, "lines": [{"sku": here.sku("tea"), "quantity": 1}],
+    }  # fmt: skip
+    again = StartSaga(definition="order", data=data)
     return {
         "order.commands": [command(uuid4(), "list_product", p) for p in products],
         "inventory.commands": [command(uuid4(), "receive_stock", g) for g in goods],

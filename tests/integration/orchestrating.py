@@ -50,6 +50,7 @@ def service(
 
 def start(number: int, **more: Any) -> Envelope:
     data: dict[str, object] = {
+        "order_id": str(saga(number)),
         "customer": "ada",
         "currency": "EUR",
         "lines": [{"sku": "tea", "quantity": 2}],

@@ -50,7 +50,8 @@ LINES = [{"sku": "tea", "quantity": 5}]
 
 def start(saga_id: UUID, customer: str = "ada") -> Envelope:
     data: dict[str, object] = {
-        "customer": customer, "currency": "EUR", "total": 700, "lines": LINES,
+        "order_id": str(saga_id), "customer": customer, "currency": "EUR", "total": 700,
+        "lines": LINES,
     }  # fmt: skip
     return command(StartSaga(definition="order", data=data), saga_id, reply_to=None)
 

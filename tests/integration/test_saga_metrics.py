@@ -22,6 +22,7 @@ LINES = [{"sku": "tea", "quantity": 5}]
 
 def start(number: int) -> Envelope:
     data: Any = {"customer": "ada", "currency": "EUR", "total": 700, "lines": LINES}
+    data["order_id"] = str(saga(number))
     return command(StartSaga(definition="order", data=data), saga(number), reply_to=None)
 
 
