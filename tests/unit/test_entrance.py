@@ -14,6 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 
 import orchestrator.__main__
 import order_svc.__main__
@@ -208,3 +209,6 @@ def test_what_is_wrong_with_a_setting_is_a_line_and_quotes_no_secret(
         "SAGAPROOF_AMQP_URL: Field required",
         "SAGAPROOF_POOL_SIZE: Input should be greater than or equal to 2",
     ]
+    with pytest.raises(ValidationError) as wrong:
+        Settings()
+    assert "input_value" not in str(wrong.value), "nor would a traceback"
