@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from common.settings import Settings
 from docs.generate import HERE, PAGES
+from examples.trip.saga import TRIP
+from orchestrator.order_saga import DEFINITIONS
+from orchestrator.return_saga import RETURN_SAGA
+from orchestrator.saga import Definition
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -15,3 +21,27 @@ def test_a_generated_page_is_current(name: str) -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+NAMED = re.compile(r"`((?:tests|examples)/\S+\.py)::(\w+)`")
+
+
+def test_every_claim_about_a_compensation_names_a_test_that_exists() -> None:
+    page = (HERE / "compensations.md").read_text()
+    named = NAMED.findall(page)
+    assert len(named) == page.count("::") > 30  # none is written otherwise, and passed over
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not re.search(rf"def {test}\(", (HERE.parent / file).read_text())
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("definition", [*DEFINITIONS, RETURN_SAGA, TRIP], ids=lambda d: d.name)
+def test_every_step_of_every_saga_has_its_compensation_told(definition: Definition) -> None:
+    page = (HERE / "compensations.md").read_text()
+    told = re.findall(r"`(\w+)`", page)
+    for step in definition.steps:
+        assert step.name in told
+        assert step.undo is None or step.undo.__name__ in told
