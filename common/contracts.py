@@ -76,6 +76,32 @@ class KeyReused(Refusal):
     order_id: UUID
 
 
+class CancelOrder(Command):
+    """A customer wants it no more. Step `customer_cancels` of the order's own saga id."""
+
+    order_id: UUID
+
+
+class CancelNoted(Done):
+    """Its saga was asked to undo it all. Whether that came in time, the order will say."""
+
+
+class NotCancellable(Refusal):
+    reason: Literal["not_cancellable"] = "not_cancellable"
+    remedy: str
+
+
+class OrderIsOver(Refusal):
+    """Nothing is left to cancel: the goods have left, or it was rejected before."""
+
+    reason: Literal["order_is_over"] = "order_is_over"
+    status: str
+
+
+class OrderUnknown(Refusal):
+    reason: Literal["order_unknown"] = "order_unknown"
+
+
 class ConfirmOrder(Command):
     pass
 
@@ -369,11 +395,25 @@ class ProcessView(Answer):
 # --- orchestrator --------------------------------------------------------------------------
 
 
+START = "start"
+"""The step of StartSaga: whoever begins a saga claims the inbox row of that name."""
+
+
 class StartSaga(Command):
     """Asks for a saga to run; an `attempt` above 1 wants SagaStarted back."""
 
     definition: str
     data: dict[str, object]
+
+
+class CancelSaga(Command):
+    """The customer asks for all of it to be undone. It says what StartSaga says, because it may
+    come first: then the saga begins with it, so that there is one to be undone."""
+
+    definition: str
+    data: dict[str, object]
+    actor: str
+    reason: str
 
 
 class SagaStarted(Command):
@@ -404,6 +444,7 @@ class SagaView(Answer):
     state: str | None = None
     reason: str | None = None
     pivot_passed: bool = False
+    compensate_asked: bool = False
     stuck: bool = False
     steps: tuple[StepView, ...] = ()
     started_at: datetime | None = None

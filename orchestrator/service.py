@@ -17,13 +17,21 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from common import failpoints, inbox, log, outbox
-from common.contracts import SagaQuery, SagaStarted, SagaView, StartSaga, StepView
+from common.contracts import (
+    START,
+    CancelSaga,
+    SagaQuery,
+    SagaStarted,
+    SagaView,
+    StartSaga,
+    StepView,
+)
 from common.daemon import wait_for
 from common.db import Database, Tx
 from common.envelope import Direction, Envelope, Key, Outcome
 from common.errors import IllegalTransition, Poison
 from common.failpoints import Point
-from common.fence import First, Row
+from common.fence import Fence, First, Row
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 from orchestrator import actions, metrics, reader, store
@@ -78,7 +86,17 @@ class Received:
     """An envelope of one of the orchestrator's queues, typed."""
 
     envelope: Envelope
-    message: StartSaga | ReplyArrived
+    message: StartSaga | CancelSaga | ReplyArrived
+
+    @property
+    def claims(self) -> tuple[Key, ...]:
+        """The inbox rows that it needs: matching makes replies safe to repeat (rule 3)."""
+        match self.message:
+            case StartSaga():
+                return (self.envelope.key,)
+            case CancelSaga():
+                return (self.envelope.key, Key(self.envelope.saga_id, START, FORWARD))
+        return ()
 
 
 class VersionNotDeployed(Poison):
@@ -133,7 +151,7 @@ class Service:
             )
             return Received(envelope, reply)
         message = envelope.message()
-        if not isinstance(message, StartSaga):
+        if not isinstance(message, StartSaga | CancelSaga):
             raise Poison("unknown_command", f"{envelope.type} is no input of the orchestrator")
         if envelope.direction is not Direction.FORWARD:
             raise Poison("wrong_direction", "a saga is not started backwards")
@@ -143,10 +161,11 @@ class Service:
         return Received(envelope, message)
 
     async def handle(self, batch: Sequence[Received]) -> None:
-        """Starts and replies, in the order they came. Raises Poison for an unknown saga."""
-        starts = {r.envelope.key: r.envelope for r in batch if isinstance(r.message, StartSaga)}
+        """Starts, cancels and replies, in the order they came. Raises Poison for a reply to an
+        unknown saga."""
+        keys = {key for received in batch for key in received.claims}
         async with self._db.transaction() as tx:
-            claim = inbox.Claim(tx, list(starts)) if starts else None
+            claim = inbox.Claim(tx, list(keys)) if keys else None
             watch = any(self._comes_to_a_gate(r.message) for r in batch)
             round_ = await self.open(tx, [r.envelope.saga_id for r in batch], watch=watch)
             fence = claim.fence() if claim else None
@@ -155,17 +174,19 @@ class Service:
                 if isinstance(message, ReplyArrived):
                     round_.take(envelope, message)
                     continue
-                assert fence is not None  # noqa: S101 - there is a start in the batch
-                if isinstance(fence.admit(envelope.key, _no_tombstone), First):
-                    round_.start(envelope, message)
-                    fence.settle(envelope.key, Row(Outcome.DONE, None))
-                round_.acknowledge_start(envelope)
+                assert fence is not None  # noqa: S101 - it has claims
+                if isinstance(message, CancelSaga):
+                    round_.cancel(fence, envelope, message)
+                else:
+                    asked_at = envelope.first_issued_at.isoformat()
+                    round_.start(fence, envelope.key, message, asked_at)
+                    round_.acknowledge_start(envelope)
             if fence is not None:
                 await inbox.keep(tx, fence)
             await round_.save(tx)
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (r.envelope.key for r in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (r.envelope.key for r in batch))
-        self._room -= len(starts)
+        self._room -= sum(isinstance(received.message, StartSaga) for received in batch)
         self.sent(round_)
 
     async def room(self) -> None:
@@ -299,6 +320,7 @@ class Service:
             state=instance.state,
             reason=instance.reason,
             pivot_passed=instance.pivot_passed,
+            compensate_asked=instance.compensate_asked,
             stuck=instance.stuck,
             steps=_step_views(self._definition_of(instance), instance) if known else (),
             started_at=seen.started_at,
@@ -310,7 +332,7 @@ class Service:
         held, now = await store.lock(tx, list(set(saga_ids)), watch=watch)
         return Round(self, held, now)
 
-    def _comes_to_a_gate(self, event: StartSaga | Input) -> bool:
+    def _comes_to_a_gate(self, event: object) -> bool:
         """Whether the saga may stand before a gate next; who is asked there is only then of use."""
         if isinstance(event, ReplyArrived):
             return event.direction is FORWARD and event.step in self._before_a_gate
@@ -366,17 +388,40 @@ class Round:
         self._held_replies: list[tuple[str, Envelope]] = []
         self._undeployed: list[UUID] = []
 
-    def start(self, envelope: Envelope, message: StartSaga) -> None:
-        """Under the newest version; it will finish under it."""
-        asked_at = envelope.first_issued_at.isoformat()
-        started = Started(envelope.saga_id, message.data, asked_at)
-        self._begin(envelope.saga_id, message, started)
+    def start(
+        self, fence: Fence, key: Key, message: StartSaga | CancelSaga, asked_at: str | None
+    ) -> None:
+        """Once, under the newest version; it will finish under it."""
+        if isinstance(fence.admit(key, _no_tombstone), First):
+            self._begin(key.saga_id, message, Started(key.saga_id, message.data, asked_at))
+            fence.settle(key, Row(Outcome.DONE, None))
+
+    def cancel(self, fence: Fence, envelope: Envelope, message: CancelSaga) -> None:
+        """Undo it all, if it is not too late: the saga log says which. One that has not begun
+        begins with this, so that its order ends like any other."""
+        saga_id = envelope.saga_id
+        if not isinstance(fence.admit(envelope.key, _no_tombstone), First):
+            return
+        if saga_id not in self.held:
+            self.start(fence, Key(saga_id, START, FORWARD), message, None)
+        if saga_id not in self.held:
+            return  # it ended long ago, and is forgotten
+        outcome = Outcome.DONE
+        try:
+            self.step(saga_id, CompensateAsked(message.actor, message.reason))
+        except IllegalTransition as late:
+            outcome = Outcome.REFUSED
+            detail = f"{message.actor}: {message.reason}: {late}"
+            self.log.append((saga_id, Entry("cancel_refused", detail=detail)))
+        fence.settle(envelope.key, Row(outcome, None))
 
     def start_dead_lettered(self, saga_id: UUID, message: StartSaga, reason: str) -> None:
         """Raises Poison for a definition that nobody here knows."""
         self._begin(saga_id, message, StartDeadLettered(saga_id, message.data, reason))
 
-    def _begin(self, saga_id: UUID, message: StartSaga, event: Started | StartDeadLettered) -> None:
+    def _begin(
+        self, saga_id: UUID, message: StartSaga | CancelSaga, event: Started | StartDeadLettered
+    ) -> None:
         held = self.held.get(saga_id)
         definition = self._service._newest.get(message.definition)
         if held is not None:
@@ -535,7 +580,7 @@ def _message_id(saga_id: UUID, entry: Entry) -> UUID | None:
     return Key(saga_id, entry.step, entry.direction).command_id
 
 
-def _check_data(definition: Definition, start: StartSaga) -> None:
+def _check_data(definition: Definition, start: StartSaga | CancelSaga) -> None:
     """Before anything is done: no command of the saga will then lack a field."""
     if definition.data is None:
         return

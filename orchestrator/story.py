@@ -141,6 +141,7 @@ _OF_THE_SAGA: dict[str, Callable[[Definition, Entry], str]] = {
     ),
     "stuck": lambda _, __: "it has not begun: wants a person's eye",
     "retry_asked": lambda _, e: f"asked to send again what is awaited, by {e.detail}",
+    "cancel_refused": lambda _, e: f"too late to cancel it for {e.detail}",
     "compensate_asked": lambda _, e: f"asked to undo it all by {e.detail}",
     "action_done": lambda _, e: f"by hand: {e.detail}",
     "action_refused": lambda _, e: f"by hand, and refused: {e.detail}",

@@ -6,24 +6,29 @@ the remedy, with nothing written. Must not know: SQL, the broker's driver, what 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import FastAPI, Header, Query
+from fastapi import FastAPI, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.contracts import (
     MAX_LINES,
+    CancelOrder,
     Currency,
     KeyReused,
     Line,
     Name,
+    NotCancellable,
     NotReturnable,
     OpenReturn,
     OrderAccepted,
     OrderInvalid,
+    OrderUnknown,
     PlaceOrder,
     Quantity,
     ReturnAccepted,
@@ -39,6 +44,16 @@ from order_svc.door import Door
 
 MAX_BULK = 1000
 IDEMPOTENCY_KEY = "Idempotency-Key"
+CANCEL_WAIT_SECONDS = 2.0  # how long whoever cancels waits for a certain answer
+CANCEL_POLL_SECONDS = 0.05
+
+Cancelled = Literal["cancelled", "cancelling", "undecided", "asked"]
+CANCEL_TOLD: dict[Cancelled, str] = {
+    "cancelled": "the order is rejected, and what was done for it is undone",
+    "cancelling": "the order will be rejected: what was done for it is being undone",
+    "undecided": "asked; whether the goods have left is being found out",
+    "asked": "asked; no answer yet, and it is not forgotten: look again, or ask again",
+}
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -132,6 +147,18 @@ class Returning(BaseModel):
     order_id: UUID
 
 
+class Cancellation(BaseModel):
+    """What has come of asking for an order to be cancelled. Asking again is safe."""
+
+    order_id: UUID
+    outcome: Cancelled = Field(
+        description="cancelled: it is over. cancelling: certain, and being undone. undecided: the"
+        " goods may have left, which is being found out. asked: nobody has answered yet"
+    )
+    told: str
+    look: str = Field(description="where the end will be seen")
+
+
 class OrderPage(BaseModel):
     orders: list[OrderView]
     next: UUID | None = Field(description="pass as `after` for the next page; null: no more")
@@ -164,6 +191,7 @@ def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> 
         remedies=REMEDIES,
     )
     _placing(app, door)
+    _cancelling(app, door, reader)
     _reading(app, reader)
     _returning(app, door, reader)
     return app
@@ -228,6 +256,59 @@ def _result(command: PlaceOrder, reply: Reply) -> BulkResult:
 
 def _failed(key: str | None, status: int, problem: Problem) -> BulkResult:
     return BulkResult(idempotency_key=key, http_status=status, problem=problem)
+
+
+def _cancelling(app: FastAPI, door: Door, reader: Reader) -> None:
+    @app.post(
+        "/orders/{order_id}/cancel",
+        status_code=202,
+        responses={200: {"model": Cancellation}, **problems(404, 409, 422, 503)},
+    )
+    async def cancel(order_id: UUID, response: Response) -> Cancellation:
+        """Ask for all of it to be undone. 200: it is over; 202: asked, `outcome` says what is
+        known by now; 409: the goods have left, and it can only go forward."""
+        (reply,) = await door.ask([CancelOrder(order_id=order_id)])
+        if isinstance(reply, OrderUnknown):
+            raise _not_found(order_id)
+        if isinstance(reply, NotCancellable):
+            problem = Problem(error=reply.reason, field="order_id", remedy=reply.remedy)
+            raise Refused(409, problem)
+        known = await _outcome(reader, order_id)
+        response.status_code = 200 if known.outcome == "cancelled" else 202
+        return known
+
+
+async def _outcome(reader: Reader, order_id: UUID) -> Cancellation:
+    """Once it is certain, or what is known when a caller has waited long enough. What is certain
+    stays so: only a saga that has turned back is called cancelling, and none turns twice."""
+    told: Cancelled = "asked"
+    with contextlib.suppress(TimeoutError, NoAnswer, Infrastructure):
+        async with asyncio.timeout(CANCEL_WAIT_SECONDS):
+            while True:
+                told = await _known(reader, order_id)
+                if told in ("cancelled", "cancelling"):
+                    break
+                await asyncio.sleep(CANCEL_POLL_SECONDS)
+    look = f"/orders/{order_id}"
+    return Cancellation(order_id=order_id, outcome=told, told=CANCEL_TOLD[told], look=look)
+
+
+async def _known(reader: Reader, order_id: UUID) -> Cancelled:
+    """Of the order itself, which is the last to hear, and of its saga. Raises Refused if the goods
+    have left."""
+    order = await reader.order(order_id)
+    if order is not None and order.status == "REJECTED":
+        return "cancelled"
+    saga = None
+    if order is None or order.status == "PENDING":
+        saga = await reader.saga(SagaQuery(saga_id=order_id))
+    if saga is None or saga.pivot_passed:
+        returns = f"POST /orders/{order_id}/returns, once it is CONFIRMED"
+        remedy = f"the goods have left, so it can only go forward: send them back by {returns}"
+        raise Refused(409, Problem(error="too_late", field="order_id", remedy=remedy))
+    if saga.state in ("COMPENSATING", "COMPENSATED"):
+        return "cancelling"
+    return "undecided" if saga.compensate_asked else "asked"
 
 
 def _reading(app: FastAPI, reader: Reader) -> None:

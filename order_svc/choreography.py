@@ -14,8 +14,10 @@ from uuid import UUID
 
 from common.contracts import (
     CancelAsked,
+    CancelOrder,
     ConfirmOrder,
     Line,
+    NotCancellable,
     NotReturnable,
     OpenReturn,
     OrderAccepted,
@@ -89,8 +91,15 @@ def no_returns(_book: OrderBook, _work: Work) -> Answered:
     return Answered(NotReturnable(field="order_id", remedy=remedy), keep=False)
 
 
+def no_cancels(_book: OrderBook, _work: Work) -> Answered:
+    """There is no saga's owner who could be asked."""
+    remedy = "customers cancel in the orchestrated style only"
+    return Answered(NotCancellable(remedy=remedy), keep=False)
+
+
 HANDLERS: dict[type[Command], Handler] = {
     **handlers.HANDLERS,
     PlaceOrder: handlers.placing(order_accepted),
     OpenReturn: no_returns,
+    CancelOrder: no_cancels,
 }

@@ -23,7 +23,9 @@ from common.contracts import (
     NotReturnable,
     OrderConfirmed,
     OrderInvalid,
+    OrderIsOver,
     OrderRejected,
+    OrderUnknown,
     PlaceOrder,
     ProductListed,
     ReturnClosed,
@@ -34,6 +36,8 @@ from common.errors import IllegalTransition
 
 CREATE_ORDER = "create_order"
 OPEN_RETURN = "open_return"
+CANCEL_ORDER = "customer_cancels"
+CANCELLED = "cancelled"  # the reason of an order rejected because its customer asked for it
 MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.contracts.Minor)
 
 
@@ -119,6 +123,7 @@ class OrderBook:
     currencies: set[str] = field(default_factory=set)  # those asked for that something is sold in
     products: dict[str, Product] = field(default_factory=dict)
     orders: dict[UUID, Standing] = field(default_factory=dict)
+    unwanted: dict[UUID, PlacedOrder] = field(default_factory=dict)  # those to be cancelled
     listed: set[str] = field(default_factory=set)  # SKUs
     placed: dict[UUID, tuple[PlacedOrder, str]] = field(default_factory=dict)  # and its key
     changed: set[UUID] = field(default_factory=set)
@@ -174,6 +179,16 @@ class OrderBook:
         elif order.status is not Status.REJECTED:
             raise IllegalTransition(f"order {order_id} is confirmed: it cannot be rejected")
         return OrderRejected()
+
+    def cancel(self, order_id: UUID) -> PlacedOrder | OrderIsOver | OrderUnknown:
+        """The order, if a saga is or will be at work on it, which alone can undo it."""
+        placed_with_it, _ = self.placed.get(order_id, (None, ""))
+        order, standing = self.unwanted.get(order_id, placed_with_it), self.orders.get(order_id)
+        if order is None or standing is None:
+            return OrderUnknown()
+        if standing.status is not Status.PENDING:
+            return OrderIsOver(status=standing.status)
+        return order
 
     def open_return(
         self, saga_id: UUID, step: str, order_id: UUID, key: str

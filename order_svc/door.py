@@ -1,4 +1,4 @@
-"""Placing orders, and giving them back, for callers who wait for the answer.
+"""Placing orders, cancelling and giving them back, for callers who wait for the answer.
 
 Owns: putting callers who come together into one batch of commands, one
 transaction, and handing each its own reply. Must not know: HTTP, SQL.
@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from common import log
-from common.contracts import OpenReturn, PlaceOrder
+from common.contracts import CancelOrder, OpenReturn, PlaceOrder
 from common.daemon import unless
 from common.envelope import Direction, Envelope, Key, Reply, return_id_for, saga_id_for
 from common.errors import Infrastructure
 from common.health import Health
 from common.participant import Participant, Work
-from order_svc.domain import CREATE_ORDER, OPEN_RETURN, OrderBook
+from order_svc.domain import CANCEL_ORDER, CREATE_ORDER, OPEN_RETURN, OrderBook
 
 logger = log.get("door")
 
+Wish = PlaceOrder | CancelOrder | OpenReturn
 Waiter = tuple[Work, "asyncio.Future[Reply]"]
 
 
@@ -38,7 +39,7 @@ class Door:
         self._waiting: deque[Waiter] = deque()
         self._arrived = asyncio.Event()
 
-    async def ask(self, commands: Sequence[PlaceOrder | OpenReturn]) -> list[Reply]:
+    async def ask(self, commands: Sequence[Wish]) -> list[Reply]:
         """The reply to each. Raises Infrastructure if it may or may not have been done."""
         loop = asyncio.get_running_loop()
         waiters: list[Waiter] = [(_work(command), loop.create_future()) for command in commands]
@@ -90,10 +91,12 @@ def _fail(future: asyncio.Future[Reply], error: Exception) -> None:
         future.set_exception(error)
 
 
-def _work(asked: PlaceOrder | OpenReturn) -> Work:
+def _work(asked: Wish) -> Work:
     """The command as it would have come by `order.commands`, but nobody's queue wants the reply."""
     if isinstance(asked, PlaceOrder):
         saga_id, step = saga_id_for(asked.customer, asked.idempotency_key), CREATE_ORDER
+    elif isinstance(asked, CancelOrder):
+        saga_id, step = asked.order_id, CANCEL_ORDER
     else:
         saga_id, step = return_id_for(asked.order_id, asked.idempotency_key), OPEN_RETURN
     key = Key(saga_id, step, Direction.FORWARD)

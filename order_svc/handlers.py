@@ -1,7 +1,7 @@
 """What the order service does with each command. Pure: a message is taken apart, the domain
 decides.
 
-Owns: the tables HANDLERS and ON_DUPLICATE, and what StartSaga says of an order.
+Owns: the tables HANDLERS and ON_DUPLICATE, and what StartSaga and CancelSaga say of an order.
 Must not know: SQL, the broker, the inbox.
 """
 
@@ -11,6 +11,10 @@ from collections.abc import Callable
 from typing import cast
 
 from common.contracts import (
+    START,
+    CancelNoted,
+    CancelOrder,
+    CancelSaga,
     CloseReturn,
     ConfirmOrder,
     FinishReturn,
@@ -21,7 +25,9 @@ from common.contracts import (
     OrderAccepted,
     OrderConfirmed,
     OrderInvalid,
+    OrderIsOver,
     OrderRejected,
+    OrderUnknown,
     PlaceOrder,
     ProductListed,
     RejectOrder,
@@ -31,11 +37,11 @@ from common.contracts import (
     SagaStarted,
     StartSaga,
 )
-from common.envelope import Command, Direction, Envelope, Key
+from common.envelope import Command, Direction, Envelope, Key, Reply
 from common.outbox import Outgoing
 from common.participant import Answered, Handler, OnDuplicate, Work
-from common.topology import ORCHESTRATOR_COMMANDS, commands_of
-from order_svc.domain import OpenedReturn, OrderBook, PlacedOrder
+from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
+from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder
 
 
 def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
@@ -60,7 +66,7 @@ def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
 
 def start_key(what: PlacedOrder | OpenedReturn) -> Key:
     saga_id = what.order_id if isinstance(what, PlacedOrder) else what.return_id
-    return Key(saga_id, "start", Direction.FORWARD)
+    return Key(saga_id, START, Direction.FORWARD)
 
 
 def start_saga(what: PlacedOrder | OpenedReturn) -> Outgoing:
@@ -98,6 +104,28 @@ def _return_data(opened: OpenedReturn) -> dict[str, object]:
     }
 
 
+def cancel_order(book: OrderBook, work: Work) -> Answered:
+    """Whoever asks again is asked for no second time: once it is in the outbox it arrives.
+
+    Not by the queue of starts: those may wait at a gate, and what is under way waits for none.
+    """
+    order = book.cancel(work.saga_id)
+    if isinstance(order, OrderIsOver | OrderUnknown):
+        return Answered(order, keep=False)
+    cancel = Envelope.command(
+        Key(order.order_id, "cancel", Direction.FORWARD),
+        CancelSaga(
+            definition="order",
+            data=_order_data(order),
+            actor=f"customer {order.customer}",
+            reason=CANCELLED,
+        ),
+        issued_at=book.now,
+        reply_to=None,
+    )
+    return Answered(CancelNoted(), also=(Outgoing(ORCHESTRATOR_REPLIES, cancel),))
+
+
 def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReused:
     """The key is known: the same order again gets the same answer, another one a refusal."""
     same = (asked.customer, asked.currency, asked.lines) == (
@@ -106,6 +134,11 @@ def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReu
         stored.lines,
     )
     return stored if same else KeyReused(order_id=stored.order_id)
+
+
+def the_same(_: Command, stored: Reply) -> Reply:
+    """Whoever asks again hears what they heard before."""
+    return stored
 
 
 def confirm_order(book: OrderBook, work: Work) -> OrderConfirmed:
@@ -150,6 +183,7 @@ def list_product(book: OrderBook, work: Work) -> ProductListed:
 
 HANDLERS: dict[type[Command], Handler] = {
     PlaceOrder: placing(start_saga),
+    CancelOrder: cancel_order,
     ConfirmOrder: confirm_order,
     RejectOrder: reject_order,
     OpenReturn: open_return,
@@ -158,4 +192,8 @@ HANDLERS: dict[type[Command], Handler] = {
     SagaStarted: saga_started,
     ListProduct: list_product,
 }
-ON_DUPLICATE: dict[type[Command], OnDuplicate] = {PlaceOrder: repeated, OpenReturn: reopened}
+ON_DUPLICATE: dict[type[Command], OnDuplicate] = {
+    PlaceOrder: repeated,
+    CancelOrder: the_same,
+    OpenReturn: reopened,
+}

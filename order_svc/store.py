@@ -23,6 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from common.contracts import (
+    CancelOrder,
     CloseReturn,
     FinishReturn,
     ListProduct,
@@ -63,6 +64,10 @@ _ORDERS_OF = "select order_id from order_return where return_id = any(%b::uuid[]
 _RETURNS = """
 select return_id, order_id, status, reason, saga_known from order_return
  where return_id = any(%b::uuid[])"""
+
+_UNWANTED = """
+select order_id, customer, currency, lines, total, placed_at from customer_order
+ where order_id = any(%b::uuid[])"""
 
 _PLACE = """
 insert into customer_order
@@ -187,6 +192,7 @@ class OrderStore:
         skus: set[str] = set()
         order_ids: set[UUID] = set()
         return_ids: set[UUID] = set()
+        unwanted: set[UUID] = set()
         for work in batch:
             match work.command:
                 case PlaceOrder() as asked:
@@ -194,6 +200,9 @@ class OrderStore:
                     skus.update(line.sku for line in asked.lines)
                 case ListProduct():
                     pass
+                case CancelOrder():
+                    order_ids.add(work.saga_id)
+                    unwanted.add(work.saga_id)
                 case OpenReturn(order_id=order_id):
                     order_ids.add(order_id)
                 case CloseReturn() | FinishReturn():
@@ -209,6 +218,7 @@ class OrderStore:
         products = tx.ask(_PRODUCTS, (list(skus),))
         orders = tx.ask(_ORDERS, (list(order_ids),))
         returns = tx.ask(_RETURNS, (list(return_ids),)) if return_ids else None
+        cancelled = tx.ask(_UNWANTED, (list(unwanted),)) if unwanted else None
         await tx.sync()
         [(now, known)] = standing.rows
         return OrderBook(
@@ -216,6 +226,10 @@ class OrderStore:
             currencies=set(known),
             products={sku: Product(price, currency) for sku, price, currency in products.rows},
             orders={row[0]: Standing(Status(row[1]), *row[2:]) for row in orders.rows},
+            unwanted={
+                i: PlacedOrder(i, c, y, _lines(lines), *rest)
+                for i, c, y, lines, *rest in (cancelled.rows if cancelled else ())
+            },
             returns={
                 row[0]: ReturnStanding(row[1], ReturnStatus(row[2]), *row[3:])
                 for row in (returns.rows if returns else ())

@@ -25,6 +25,21 @@ FORWARD: dict[str, list[Message]] = {
         c.KeyReused(order_id=SAGA),
     ],
     "cancel_order": [c.CancelAsked(reason="charge_payment_timed_out")],
+    "customer_cancels": [
+        c.CancelOrder(order_id=SAGA),
+        c.CancelNoted(),
+        c.NotCancellable(remedy="customers cancel in the orchestrated style only"),
+        c.OrderIsOver(status="CONFIRMED"),
+        c.OrderUnknown(),
+    ],
+    "cancel": [
+        c.CancelSaga(
+            definition="order",
+            data={"customer": "ada", "total": 700},
+            actor="customer ada",
+            reason="cancelled",
+        )
+    ],
     "start": [c.StartSaga(definition="order", data={"customer": "ada", "total": 700})],
     "saga_started": [c.SagaStarted()],
     "reserve_stock": [
@@ -73,6 +88,7 @@ FORWARD: dict[str, list[Message]] = {
             state="COMPENSATED",
             reason="card_declined",
             pivot_passed=False,
+            compensate_asked=True,
             stuck=False,
             steps=(
                 c.StepView(

@@ -22,7 +22,6 @@ from common.contracts import (
     AccountsPage,
     AccountsQuery,
     KeyReused,
-    OpenReturn,
     OrderAccepted,
     OrderInvalid,
     PlaceOrder,
@@ -60,7 +59,7 @@ from orchestrator.store import Held
 from orchestrator.watch_list import Watched
 from order_svc.api import OrderView, PricedLine, Reader, ReturnView
 from order_svc.api import make_app as door_app
-from order_svc.door import Door
+from order_svc.door import Door, Wish
 from tests.support.letters import Letters
 from tests.support.story import POLICY
 
@@ -243,7 +242,7 @@ class Shop(Door):
         self.outages = 0  # requests that will fail
         self.requests = 0
 
-    async def ask(self, orders: Sequence[PlaceOrder | OpenReturn]) -> list[Reply]:
+    async def ask(self, orders: Sequence[Wish]) -> list[Reply]:
         self.requests += 1
         if self.outages:
             self.outages -= 1

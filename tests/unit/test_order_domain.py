@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts import (
+    CancelNoted,
+    CancelOrder,
+    CancelSaga,
     ConfirmOrder,
     KeyReused,
     Line,
@@ -20,7 +23,9 @@ from common.contracts import (
     OrderAccepted,
     OrderConfirmed,
     OrderInvalid,
+    OrderIsOver,
     OrderRejected,
+    OrderUnknown,
     PlaceOrder,
     ProductListed,
     RejectOrder,
@@ -30,7 +35,7 @@ from common.contracts import (
 from common.envelope import Command, Direction, Envelope, Key, saga_id_for
 from common.errors import IllegalTransition
 from common.participant import Answered, Work
-from common.topology import ORCHESTRATOR_COMMANDS
+from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES
 from order_svc.domain import OrderBook, PlacedOrder, PricedLine, Product, Standing, Status
 from order_svc.handlers import HANDLERS, ON_DUPLICATE, start_saga
 
@@ -39,6 +44,7 @@ ORDER = saga_id_for("ann", "key-1")
 ANN_S = Standing(customer="ann", currency="EUR", total=1000)
 STEPS = {
     PlaceOrder: ("create_order", Direction.FORWARD),
+    CancelOrder: ("customer_cancels", Direction.FORWARD),
     RejectOrder: ("create_order", Direction.COMPENSATING),
     ConfirmOrder: ("confirm_order", Direction.FORWARD),
     SagaStarted: ("saga_started", Direction.FORWARD),
@@ -80,6 +86,35 @@ def with_order(status: Status) -> OrderBook:
     reason = "out_of_stock" if status is Status.REJECTED else None
     book.orders[ORDER] = Standing(status, reason)
     return book
+
+
+def test_a_pending_order_asks_its_saga_to_undo_it_all_with_all_that_it_takes_to_begin_one() -> None:
+    book = a_book()
+    (_, start) = ask(book, TEA_AND_CUP).also[0]
+    assert isinstance(start, Envelope)
+    asked = ask(book, CancelOrder(order_id=ORDER))  # of the same batch, or loaded from the table
+    assert (asked.reply, asked.keep) == (CancelNoted(), True)
+    ((destination, cancel),) = asked.also
+    assert destination == ORCHESTRATOR_REPLIES  # not where starts wait
+    assert isinstance(cancel, Envelope)
+    assert cancel.key == Key(ORDER, "cancel", Direction.FORWARD)
+    assert cancel.message() == CancelSaga(
+        definition="order", data=start.body["data"], actor="customer ann", reason="cancelled"
+    )
+    assert book.orders[ORDER].status is Status.PENDING  # only its saga can undo it
+
+
+@pytest.mark.parametrize("status", [Status.CONFIRMED, Status.REJECTED])
+def test_of_an_order_that_is_over_nothing_is_left_to_cancel(status: Status) -> None:
+    book = with_order(status)
+    book.unwanted[ORDER] = PlacedOrder(ORDER, "ann", "EUR", (), 0, NOON)
+    assert ask(book, CancelOrder(order_id=ORDER)) == Answered(
+        OrderIsOver(status=status), keep=False
+    )
+
+
+def test_an_unknown_order_is_not_cancelled_and_may_still_be_placed() -> None:
+    assert ask(a_book(), CancelOrder(order_id=ORDER)) == Answered(OrderUnknown(), keep=False)
 
 
 def test_an_order_is_priced_from_the_price_list_and_stands_pending() -> None:
