@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from chaos import plots, returns
+from chaos import people, plots, returns
 from chaos.nemesis import (
     BOTH,
     CloseConnections,
@@ -226,6 +226,7 @@ SCENARIOS: dict[str, Scenario] = {
         *_ZOMBIES,
         *plots.SILENCE,
         *returns.RETURNS,
+        *people.PEOPLE_DECIDE,
         *_LINES,
     )
 }

@@ -18,10 +18,11 @@ import psycopg
 from chaos.nemesis import BOTH, Nemesis, hold, struck
 from chaos.runtime import STYLES, Plan, Style
 from chaos.runtime.stack import CHECKOUT, read_plan_file
-from chaos.shop import PLENTY, Shop, shop
+from chaos.shop import CURRENCY, PLENTY, PRICE, Shop, shop
 from chaos.system import CONFIRMED, FAULT_SETTINGS, RETURNED, End, System, rejected, until
 from chaos.workload import Ask
 
+GATED_PIECES = 5  # an order of so many waits for a person, on a stack where any does
 UNDER_WAY = 0.1  # of the orders: it is mid-flow
 
 _CAN_BE_GIVEN_UP = ("reserve_stock", "charge_payment", "dispatch_stock")
@@ -40,6 +41,15 @@ PROFILES = {
         replicas=_NO_OPERATOR,
         settings={**FAULT_SETTINGS, "confirm_timeout_seconds": "0.5"},
         proxied=True,
+    ),
+    # Large orders wait for a person, and not for long. Here operators decide.
+    "gated": Plan(
+        settings={
+            "start_resend_seconds": "1",
+            "reconcile_every_seconds": "0.1",
+            "approval_thresholds": f'{{"{CURRENCY}": {GATED_PIECES * PRICE}}}',
+            "approval_expiry_seconds": "30",
+        }
     ),
 }
 

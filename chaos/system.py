@@ -237,6 +237,20 @@ class System:
             yield placed
             placed.result()
 
+    def cancel(self, order_id: UUID) -> httpx.Response:
+        """POST /orders/{id}/cancel, once, as the order's customer."""
+        return self._http("POST", f"/orders/{order_id}/cancel")
+
+    def decide(self, verb: str, saga_id: UUID) -> httpx.Response:
+        """approve or reject, once, as an operator."""
+        return httpx.post(
+            f"{self.endpoints.http_urls['operator']}/sagas/{saga_id}/{verb}",
+            json={"reason": "the experiment wants it"},
+            headers={"Authorization": f"Bearer {self.endpoints.operator_token}"},
+            timeout=WITHIN_SECONDS,
+            trust_env=False,
+        )
+
     # --- looking ---
 
     def get(self, path: str) -> Any:

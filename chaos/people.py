@@ -1,0 +1,115 @@
+"""Scenarios in which people decide: orders parked at their gate, operators, customers who cancel.
+
+Owns: who asks for what while something is broken, and that everybody is told the truth. Must not
+know: how a fault is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import httpx
+
+from chaos.nemesis import Kill, KillRepeatedly
+from chaos.runtime import STYLES
+from chaos.scene import GATED_PIECES, Scenario, Scene, in_words
+from chaos.shop import PLENTY
+from chaos.system import CONFIRMED, End, ExperimentError, rejected
+
+EACH = 6  # orders that are decided alike
+PEOPLE = 4  # who decide about the same order at the same time
+DECIDED, CONFLICT = 200, 409
+REJECTED, EXPIRED, CANCELLED = map(rejected, ("rejected", "expired", "cancelled"))
+EVERYBODY = ("orchestrator", "order", "payment", "inventory", "door", "operator")
+
+
+def _parked(scene: Scene, count: int) -> list[UUID]:
+    here = scene.shop(stock={"tea": 10 * GATED_PIECES * count}, accounts={"ann": PLENTY})
+    orders = scene.system.place([here.order("ann", tea=GATED_PIECES) for _ in range(count)])
+    scene.until_steps(orders, lambda s: s.get("approve_order") == "waiting", "all are parked")
+    return orders
+
+
+def _outlived(scene: Scene) -> None:
+    """Everybody dies while they wait; then people decide about some of them and leave others."""
+    orders = _parked(scene, 4 * EACH)
+    approved, refused, unwanted, left = (orders[n * EACH : (n + 1) * EACH] for n in range(4))
+    with scene.struck(*map(Kill, EVERYBODY)):
+        pass
+    for verb, group, end in (("approve", approved, CONFIRMED), ("reject", refused, REJECTED)):
+        for order in group:
+            said = scene.system.decide(verb, order)
+            scene.expect([order], end if said.status_code == DECIDED else EXPIRED)
+    for order in unwanted:
+        said = scene.system.cancel(order)
+        scene.expect([order], *_ends_after(said, EXPIRED))
+    scene.expect(left, EXPIRED)
+    scene.must_be_seen |= {CONFIRMED, REJECTED, CANCELLED, EXPIRED}
+    scene.system.ends(orders)  # what is parked is at rest: not before all have expired
+
+
+def _contested(scene: Scene) -> None:
+    """Several people decide about the same order at once, while the orchestrator dies; and a
+    customer cancels what an operator approves."""
+    orders = _parked(scene, 3 * EACH)
+    contested, unwanted = orders[:EACH], orders[EACH:]
+    system = scene.system
+    with ThreadPoolExecutor(PEOPLE) as people, scene.struck(KillRepeatedly("orchestrator")):
+        for order in contested:
+            verbs = ("approve", "reject") * (PEOPLE // 2)
+            heard = list(people.map(lambda verb, order=order: system.decide(verb, order), verbs))
+            scene.expect([order], _the_one(verbs, heard))
+        for order in unwanted:
+            approval = people.submit(system.decide, "approve", order)
+            cancel = people.submit(system.cancel, order)
+            approval.result()
+            scene.expect([order], *_ends_after(cancel.result(), CONFIRMED))
+    system.ends(orders)
+
+
+def _the_one(verbs: Sequence[str], heard: Sequence[httpx.Response]) -> End:
+    """What the one who was told that they decided wanted; everybody else was told who did."""
+    winners = [verb for verb, said in zip(verbs, heard, strict=True) if said.status_code == DECIDED]
+    losers = [said.json()["error"] for said in heard if said.status_code == CONFLICT]
+    if len(winners) != 1 or losers != ["already_decided"] * (len(verbs) - 1):
+        raise ExperimentError(f"not exactly one decided: {[said.text for said in heard]}")
+    return {"approve": CONFIRMED, "reject": REJECTED}[winners[0]]
+
+
+def _ends_after(said: httpx.Response, otherwise: End) -> Sequence[End]:
+    """The ends that a customer's cancel leaves open, by what they were told."""
+    if said.status_code == CONFLICT:
+        return (CONFIRMED,)
+    certain = said.json().get("outcome") in ("cancelled", "cancelling")
+    return (CANCELLED,) if certain else (CANCELLED, otherwise)
+
+
+def _scenario(
+    name: str, says: str, fault: str, ends: Sequence[End], play: Callable[[Scene], None], count: int
+) -> Scenario:
+    styles = frozenset(STYLES[:1])  # whom nobody owns, nobody parks
+    return Scenario(name, says, fault, in_words(ends), play, "gated", orders=count, styles=styles)
+
+
+PEOPLE_DECIDE = (
+    _scenario(
+        "parked-through-deaths",
+        "Large orders wait for a person while every service dies; some are approved, some"
+        " rejected, some cancelled by their customers, and some left to expire.",
+        "SIGKILL to every service at once",
+        (CONFIRMED, REJECTED, CANCELLED, EXPIRED),
+        _outlived,
+        4 * EACH,
+    ),
+    _scenario(
+        "people-at-once",
+        "Several people decide about the same order at the same moment: one does, the others are"
+        " told who. What an operator approves its customer cancels: they are told the truth.",
+        KillRepeatedly("orchestrator").sentence,
+        (CONFIRMED, REJECTED, CANCELLED),
+        _contested,
+        3 * EACH,
+    ),
+)

@@ -1,0 +1,117 @@
+"""Orders that wait for a person, through the end of every process there is; and those cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import psycopg
+
+from chaos.shop import PLENTY, Shop, shop
+from chaos.system import CONFIRMED, System, rejected, until
+from tests.acceptance.profiles import on
+from tests.acceptance.test_saga_cli import saga
+
+pytestmark = on("impatient")
+
+EACH = 3
+
+
+def parked(system: System, here: Shop, count: int) -> list[UUID]:
+    """Orders of a customer on the watch list, waiting at their gate."""
+    saga(system, "watch", "add", here.customer("eve"), "--reason", "chargebacks")
+    orders = system.place([here.order("eve", tea=1) for _ in range(count)])
+    until(
+        lambda: all(s.get("approve_order") == "waiting" for s in system.steps(orders)),
+        f"{count} orders wait at their gate",
+    )
+    return orders
+
+
+def pids(system: System) -> dict[str, int]:
+    return {s.name: s.pid for s in system.runtime.status() if s.pid is not None}
+
+
+def expire(system: System, orders: Sequence[UUID]) -> None:
+    """As if nobody had decided in a week."""
+    with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
+        server.execute(
+            """
+            update orchestrator.saga_instance
+            set next_deadline = now(), steps = jsonb_set(steps, '{approve_order,deadline}', '0')
+            where saga_id = any(%s)""",
+            (list(orders),),
+        )
+
+
+def test_what_is_parked_outlives_every_process_and_ends_as_people_decide(system: System) -> None:
+    here = system.stock_up(
+        shop("parked", stock={"tea": 100}, accounts={"eve": PLENTY, "ann": PLENTY})
+    )
+    orders = parked(system, here, 4 * EACH)
+    (free,) = system.place([here.order("ann", tea=1)])
+    assert system.ends([free]) == {free: CONFIRMED}
+    system.verdict()  # at rest: parked, its stock held, nothing charged
+
+    before = pids(system)
+    servers = [name for name in ("rabbitmq", "postgres", "epmd") if name in before]
+    everything = [*system.processes, *servers]
+    for process in everything:
+        system.stop(process)
+    assert not pids(system)
+    for process in reversed(everything):
+        system.start(process)
+    after = pids(system)
+    assert before.keys() == after.keys() == set(everything)
+    assert not set(before.items()) & set(after.items()), "somebody was never gone"
+
+    assert all(s["approve_order"] == "waiting" for s in system.steps(orders))
+    listed = saga(system, "waiting", "--customer", here.customer("eve"))
+    assert all(str(order)[:8] in listed for order in orders)
+    assert f"1 x {here.sku('tea')}" in listed
+    groups = [orders[n * EACH : (n + 1) * EACH] for n in range(4)]
+    approved, refused, expired, cancelled = groups
+    for order in approved:
+        saga(system, "approve", str(order), "--reason", "known to us")
+    for order in refused:
+        saga(system, "reject", str(order), "--reason", "stolen card")
+    for order in cancelled:
+        heard = system.cancel(order)
+        assert heard.json()["outcome"] in ("cancelling", "cancelled"), heard.text
+    expire(system, expired)
+    ends = dict.fromkeys(approved, CONFIRMED)
+    for group, reason in ((refused, "rejected"), (expired, "expired"), (cancelled, "cancelled")):
+        ends |= dict.fromkeys(group, rejected(reason))
+    assert system.ends(orders) == ends
+    saga(system, "approve", str(refused[0]), "--reason", "late", code=1)
+    saga(system, "watch", "remove", here.customer("eve"), "--reason", "cleared")
+    system.verdict()
+
+
+def test_a_customer_is_told_the_truth_whether_it_came_in_time(system: System) -> None:
+    """Before a saga has begun, before the pivot, while nobody knows, and after it."""
+    here = system.stock_up(shop("cancel", stock={"tea": 100}, accounts={"ann": PLENTY}))
+    system.stop("orchestrator")
+    (unbegun,) = system.place([here.order("ann", tea=1)])
+    for _ in range(2):  # asking again is safe
+        early = system.cancel(unbegun)
+        assert (early.status_code, early.json()["outcome"]) == (202, "asked")
+    system.start("orchestrator")
+    assert system.ends([unbegun]) == {unbegun: rejected("cancelled")}
+    again = system.cancel(unbegun)
+    assert (again.status_code, again.json()["outcome"]) == (200, "cancelled")
+
+    (gone,) = system.place([here.order("ann", tea=1)])
+    assert system.ends([gone]) == {gone: CONFIRMED}
+    late = system.cancel(gone)
+    assert (late.status_code, late.json()["error"]) == (409, "too_late")
+
+    racing = system.place([here.order("ann", tea=1) for _ in range(20)])
+    told = {order: system.cancel(order) for order in racing}
+    for order, end in system.ends(racing).items():
+        status, said = told[order].status_code, told[order].json()
+        if status == 409:
+            assert end == CONFIRMED, said
+        elif said["outcome"] in ("cancelled", "cancelling"):
+            assert end == rejected("cancelled"), said
+    system.verdict()
