@@ -29,7 +29,7 @@ from common.envelope import Command, Envelope, Query, Reply
 from common.process import Process
 from common.query import Asker
 from common.settings import Settings
-from common.topology import commands_of, dead_letter_queue, queries_of
+from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue, queries_of
 from inventory_svc.store import InventoryStore
 from orchestrator.api import make_app
 from orchestrator.approval import Approval
@@ -88,6 +88,12 @@ class Stage:
         assert response.status_code == status, response.text
         return response.json()
 
+    async def post(self, path: str, status: int = 200, **body: Any) -> Any:
+        """As somebody who may act."""
+        response = await self.api.post(path, json=body, headers=bearer(Role.OPERATOR))
+        assert response.status_code == status, response.text
+        return response.json()
+
     async def ids(self, **wanted: Any) -> list[str]:
         page = await self.get("/sagas", **wanted)
         return [row["saga_id"] for row in page["sagas"]]
@@ -125,6 +131,63 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
         await _answers(process, "queries", "processes")
         await (await process.broker.channel()).declare(QUEUES)
         yield Stage(api, process, service)
+
+
+# --- what stands still ----------------------------------------------------------------------
+
+
+async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
+    stage: Stage, admin: Rows
+) -> None:
+    """Inventory is silent for an hour; a version is gone; and somebody acts."""
+    await stage.feed(start(ONE), start(TWO), start(THREE))
+    admin.execute(
+        "update orchestrator.saga_instance set next_deadline = now() - interval '1 hour',"
+        " started_at = now() - interval '2 hours',"
+        " steps = jsonb_set(steps, '{reserve_stock, deadline}', '0') where saga_id = %s",
+        (ONE,),
+    )
+    admin.execute(
+        "update orchestrator.saga_instance set undeployed = true, stuck_since = now(), version = 9"
+        " where saga_id = %s",
+        (TWO,),
+    )
+    page = await stage.get("/stuck")
+    assert [(row["saga_id"], row["cause"]) for row in page["stuck"]] == [
+        (str(ONE), "deadline_not_judged"), (str(TWO), "version_not_deployed"),
+    ]  # fmt: skip
+    assert (await stage.get("/stuck", older_than=3600))["stuck"] == page["stuck"][:1]
+    assert page["stuck"][1]["standstill"].endswith("no orchestrator knows order v9")
+    assert (await stage.get(f"/sagas/{TWO}"))["steps"][0]["participant"] == "unknown"
+    assert (await stage.get(f"/sagas/{TWO}/timeline"))["entries"][0]["told"].startswith("started")
+    errors = {finding["what"] for finding in (await stage.get("/doctor"))["findings"]}
+    assert "some began under a version that is not deployed: order v9" in errors
+
+    why: dict[str, Any] = {"reason": "inventory is back"}
+    refused = await stage.post(f"/sagas/{TWO}/retry", 409, **why)
+    assert refused["remedy"] == "order v9 is not deployed here: it goes on by itself once it is"
+    assert (await stage.post("/reconcile", 409, **why))["remedy"].startswith("commands wait")
+    stage.process.relay.flushed = True
+    channel = await stage.process.broker.channel()
+    await channel.publish([Publication(ORCHESTRATOR_REPLIES, b"[]")], 5)
+    assert "1 replies wait to be read" in (await stage.post("/reconcile", 409, **why))["remedy"]
+    dry = await stage.post("/reconcile", dry_run=True, **why)
+    assert [row["became"] for row in dry["sagas"]] == [None, None]
+    await channel.wait(lambda w: channel._raw.queue_purge(ORCHESTRATOR_REPLIES, w.set_result))
+    done = await stage.post("/reconcile", **why)
+    assert [row["became"] for row in done["sagas"]] == [
+        "its deadline was judged", f"refused: {refused['remedy']}",
+    ]  # fmt: skip
+    saga = await stage.post(f"/sagas/{ONE}/compensate", reason="customer called")
+    assert saga["state"] == "COMPENSATING"
+    ended = await stage.post(f"/sagas/{ONE}/steps/reserve_stock/resolve", reason="nothing is held")
+    assert ended["awaits"][0]["step"] == "create_order"
+    acts = (await stage.get("/actions"))["actions"]
+    assert [(act["action"], act["outcome"]) for act in acts] == [
+        ("resolve", "done"), ("compensate", "done"), ("reconcile", "refused"),
+        ("reconcile", "done"), ("retry", "refused"),
+    ]  # fmt: skip
+    assert {act["actor"] for act in acts} == {"operator-ann"}
 
 
 # --- gates ---------------------------------------------------------------------------------
