@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test large model matrix guards evidence bench check docs clean
+.PHONY: help setup demo test large model matrix guards evidence bench compare check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -39,6 +39,9 @@ evidence: setup ## run all that the proof rests on, write docs/evidence (40 minu
 
 bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (6 minutes, alone)
 	@$(bin)/chaos bench
+
+compare: setup ## orchestrated beside choreographed; docs/choreography.md (5 minutes, alone)
+	@$(bin)/chaos compare
 
 .venv/bench: .venv/ready
 	@$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

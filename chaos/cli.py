@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.bench.command import bench
+from chaos.bench.compare import compare
 from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import StyleOption, demo
 from chaos.exhibits.command import evidence
@@ -253,6 +254,7 @@ app.command("matrix")(matrix)
 app.command("guards")(guards)
 app.command("evidence")(evidence)
 app.command("bench")(bench)
+app.command("compare")(compare)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -68,10 +68,11 @@ def commits(superuser_dsn: str, database: str) -> int:
     return int(row[0]) if row else 0
 
 
-def envelopes(superuser_dsn: str) -> int:
+def envelopes(superuser_dsn: str, style: str = "orchestrated") -> int:
     """Rows that ever stood in an outbox: each is one envelope."""
     query = " + ".join(
-        f"coalesce(pg_sequence_last_value('{schema}.outbox_id_seq'), 0)" for schema in SCHEMAS
+        f"coalesce(pg_sequence_last_value('{schema}.outbox_id_seq'), 0)"
+        for schema in (SCHEMAS if style == "orchestrated" else SCHEMAS[1:])
     )
     with psycopg.connect(superuser_dsn) as db:
         row = db.execute(f"select {query}".encode()).fetchone()

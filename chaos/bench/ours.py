@@ -1,8 +1,8 @@
 """Our side: orders as PlaceOrder commands, so many in flight, each replaced when its saga ends.
 
 Owns: the closed loop and what is read off it. Must not know: how the services work. An order's
-time runs from before it is published until its end is seen committed in the orchestrator's
-schema, both by this process's clock; the looking adds up to `LOOK_SECONDS`.
+time runs from before it is published until its end is seen committed in the table of
+sagas, both by this process's clock; the looking adds up to `LOOK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
+from typing import LiteralString
 from uuid import UUID
 
 import pika
@@ -23,6 +24,7 @@ from chaos.bench import meter
 from chaos.bench.figures import Measured
 from chaos.bench.workload import CURRENCY, Order
 from chaos.runtime import Endpoints
+from chaos.snapshot import SAGAS
 from common.contracts import Line, PlaceOrder
 from common.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
 from common.topology import commands_of
@@ -34,8 +36,8 @@ LOOK_SELDOM_SECONDS = 0.05
 STUCK_SECONDS = 60.0
 WARM_UP, RAMP = 0.5, 0.2  # shares of the measured time, before it; then all is under way
 
-_ENDED = """
-select saga_id, state from orchestrator.saga_instance
+_ENDED: LiteralString = """
+select saga_id, state from {sagas}
  where saga_id = any(%b::uuid[]) and ended_at is not null"""
 
 
@@ -54,6 +56,7 @@ class Loop:
     flying: dict[UUID, float] = field(default_factory=dict)
     ended: list[tuple[float, float]] = field(default_factory=list)
     looks: int = 0
+    style: str = "orchestrated"
 
     def launch(self, count: int) -> None:
         """So many more orders, packed as the relay would."""
@@ -71,7 +74,8 @@ class Loop:
 
     def look(self) -> int:
         """How many have ended since the last look."""
-        rows = self.db.execute(_ENDED, [list(self.flying)]).fetchall()
+        query = _ENDED.format(sagas=SAGAS[self.style])
+        rows = self.db.execute(query, [list(self.flying)]).fetchall()
         self.looks += 1
         now = time.monotonic()
         for saga_id, state in rows:
@@ -108,15 +112,16 @@ def measure(
     orders: Iterator[Order],
     in_flight: int,
     seconds: float,
+    style: str = "orchestrated",
 ) -> Measured:
     """Over `seconds`, after a warm-up. `processes` are whose CPU time is read: name to pid."""
-    with _loop(endpoints, orders, in_flight) as loop:
+    with _loop(endpoints, orders, in_flight, style) as loop:
         loop.launch(in_flight)
         loop.run(seconds * WARM_UP)
         loop.land()
         meter.settle()
         warm, looks = len(loop.ended), loop.looks
-        before = _read(endpoints, processes)
+        before = _read(endpoints, processes, style)
         loop.launch(in_flight)
         loop.run(seconds * RAMP)
         began = time.monotonic()
@@ -125,28 +130,30 @@ def measure(
         loop.land()
         cpu, looks = meter.cpu_seconds(processes), loop.looks - looks
         meter.settle()
-        after = replace(_read(endpoints, processes), cpu=cpu)
+        after = replace(_read(endpoints, processes, style), cpu=cpu)
     steady = [latency for at, latency in loop.ended if began <= at <= over]
     spent = meter.cost(before, after, len(loop.ended) - warm, own_commits=looks)
     return Measured(len(steady), over - began, steady, asdict(spent))
 
 
 @contextmanager
-def _loop(endpoints: Endpoints, orders: Iterator[Order], in_flight: int) -> Iterator[Loop]:
+def _loop(
+    endpoints: Endpoints, orders: Iterator[Order], in_flight: int, style: str
+) -> Iterator[Loop]:
     with (
         pika.BlockingConnection(pika.URLParameters(endpoints.amqp_url)) as connection,
         psycopg.connect(endpoints.judge_dsn, autocommit=True) as db,
     ):
         look = LOOK_SECONDS.get(in_flight, LOOK_SELDOM_SECONDS)
-        yield Loop(connection.channel(), db, orders, look)
+        yield Loop(connection.channel(), db, orders, look, style=style)
 
 
-def _read(endpoints: Endpoints, processes: Mapping[str, int]) -> meter.Reading:
+def _read(endpoints: Endpoints, processes: Mapping[str, int], style: str) -> meter.Reading:
     database = endpoints.superuser_dsn.rpartition("/")[2]
     return meter.Reading(
         cpu=meter.cpu_seconds(processes),
         commits=meter.commits(endpoints.superuser_dsn, database),
-        envelopes=meter.envelopes(endpoints.superuser_dsn),
+        envelopes=meter.envelopes(endpoints.superuser_dsn, style),
         deliveries=meter.deliveries(endpoints.management_url),
     )
 
