@@ -62,6 +62,7 @@ def compare(
     stage = Stage(Console(stderr=json_, highlight=False))
     command = ["chaos", "compare", "--seconds", f"{seconds:g}", "--seed", str(seed)]
     result: dict[str, Any] = {**provenance(command), "cores": os.cpu_count(), "seed": seed}
+    result["load_before"] = round(os.getloadavg()[1], 1)
     result["added_step"] = {style: _added_step(style) for style in STYLES}
     for style in STYLES:
         with _stack(stage, style, name) as system:
@@ -93,7 +94,7 @@ def _measured(stage: Stage, system: System, seconds: float, seed: int) -> dict[s
     loads = {}
     for load in IN_FLIGHT:
         stage.say(f"{system.style}: {load} in flight")
-        asked = orders(seed, f"{system.style}-{load}")
+        asked = orders(seed, str(load))  # the same ones on both stacks
         loads[str(load)] = ours.measure(
             system.endpoints, pids, asked, load, seconds, system.style
         ).figures()

@@ -29,6 +29,7 @@ RESULT: dict[str, Any] = {
     "at": "2026-01-01",
     "command": "chaos compare",
     "cores": 2,
+    "load_before": 0.1,
     "uncommitted_changes": True,
     "added_step": {style: _added_step(style) for style in STYLES},
     "orchestrated": measured(9),
