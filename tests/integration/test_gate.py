@@ -280,9 +280,11 @@ async def test_what_is_parked_costs_no_work(
     assert busy == quiet
     assert len(ever) > len(quiet)  # with the count of what runs, which is asked for once
     admin.execute("set search_path = orchestrator; set enable_seqscan = off")
-    for statement in ever:
-        explain = "explain (analyze, buffers, format json) " + statement.replace("%s", "200")
-        ((plan,),) = admin.execute(explain.encode()).fetchall()
+    for statement, params in ever.items():
+        if "group by" in statement:
+            continue  # the gauge of how many there are in each state counts them
+        explain = "explain (analyze, buffers, format json) " + statement
+        ((plan,),) = admin.execute(explain.encode(), params).fetchall()
         read: Any = plan
         blocks = read[0]["Plan"]["Shared Hit Blocks"] + read[0]["Plan"]["Shared Read Blocks"]
         assert blocks < 20, statement
@@ -290,17 +292,17 @@ async def test_what_is_parked_costs_no_work(
 
 async def idle_span(
     settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, int], set[str]]:
+) -> tuple[dict[str, int], dict[str, Params]]:
     """What a whole orchestrator asks about instances in some rounds of its reconciler, how often;
     and what it ever asked."""
     asked: Counter[str] = Counter()
-    ever: set[str] = set()
+    ever: dict[str, Params] = {}
     original = Tx.ask
 
     def counting(self: Tx, sql: LiteralString, params: Params = ()) -> Asked:
         if "saga_instance" in sql and max(asked.values(), default=0) < ROUNDS:
             asked[sql] += 1
-            ever.add(sql)
+            ever[sql] = params
         return original(self, sql, params)
 
     made = settings(ROLE, **FAST)
