@@ -9,8 +9,9 @@ Money is in integer minor units of its currency; quantities are whole pieces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints
@@ -367,6 +368,56 @@ class AccountRow(Message):
 class AccountsPage(Answer):
     rows: tuple[AccountRow, ...]
     more: bool
+
+
+FIRST_ID = UUID(int=0)  # no saga's
+
+
+class TouchedQuery(Query):
+    """The next sagas in the order of ids, from behind `after` on, of which this service holds an
+    effect that was made before `until` and not settled before `since`. `limit` are looked at."""
+
+    after: UUID = FIRST_ID
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: Limit = MAX_PAGE
+
+
+class TouchedPage(Answer):
+    """Nobody up to `looked_to` is missing; None: nobody is missing at all."""
+
+    saga_ids: tuple[UUID, ...]
+    looked_to: UUID | None
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]], limit: int) -> TouchedPage:
+        """From those that were looked at, and whether they lie in the window."""
+        touched = tuple(saga_id for saga_id, inside in rows if inside)
+        return cls(saga_ids=touched, looked_to=rows[-1][0] if len(rows) == limit else None)
+
+
+class EffectsQuery(Query):
+    """What have these sagas left with this service?"""
+
+    saga_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_PAGE)]
+
+
+class Effect(Message):
+    """What a step has left behind, and in which state it stands: CHARGED, HELD, REJECTED ..."""
+
+    saga_id: UUID
+    step: str
+    standing: str
+    at: datetime
+
+
+class Effects(Answer):
+    rows: tuple[Effect, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]]) -> Effects:
+        names = tuple(Effect.model_fields)
+        return cls(rows=tuple(Effect(**dict(zip(names, row, strict=True))) for row in rows))
 
 
 class ProcessQuery(Query):

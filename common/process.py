@@ -38,6 +38,7 @@ logger = log.get("process")
 
 COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
 DISTRIBUTION = "sagaproof"
+Reader = Callable[[Tx, Any], Awaitable[Answer]]
 STOP_WITHIN_SECONDS = 8.0  # of the ten that whoever stops us waits; then it is cut off, safely
 
 
@@ -92,6 +93,18 @@ class Process:
         self.health.set(name, "not started")
         answerer = Answerer(source, responders, self.broker, self.settings, self.health, self.stop)
         self.add(name, answerer.run)
+
+    def answer_from(self, queue: str, readers: Mapping[type[Query], Reader]) -> None:
+        """Likewise, out of this process's database."""
+
+        def reading(read: Reader) -> Respond:
+            async def respond(query: Query) -> Answer:
+                async with self.db.transaction() as tx:
+                    return await read(tx, query)
+
+            return respond
+
+        self.answer(queue, {query: reading(read) for query, read in readers.items()})
 
     def announce(self, service: str, migrations: Path) -> None:
         """Answer whoever asks which processes there are; `saga doctor` does."""
@@ -197,9 +210,6 @@ def _from_environment() -> Settings:
     raise SystemExit("\n".join(lines))
 
 
-Reader = Callable[[Tx, Any], Awaitable[Answer]]
-
-
 def run_participant(
     service: str,
     package: Path,
@@ -232,16 +242,7 @@ def run_participant(
             types = [event.__name__ for event in reactions]
             process.consumer(events_of(service), listener.parse, listener.handle, events=types)
         if responders:
-            readers = {query: _reading(process.db, read) for query, read in responders.items()}
-            process.answer(queries_of(service), readers)
+            process.answer_from(queries_of(service), responders)
         await process.run()
 
     asyncio.run(main())
-
-
-def _reading(db: Database, read: Reader) -> Respond:
-    async def respond(query: Query) -> Answer:
-        async with db.transaction() as tx:
-            return await read(tx, query)
-
-    return respond

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.contracts import StockQuery
+from common.contracts import EffectsQuery, StockQuery, TouchedQuery
 from common.process import run_participant
 from inventory_svc.choreography import REACTIONS
 from inventory_svc.handlers import HANDLERS
@@ -17,6 +17,10 @@ if __name__ == "__main__":
         Path(__file__).parent,
         store,
         HANDLERS,
-        responders={StockQuery: store.stock_page},
+        responders={
+            StockQuery: store.stock_page,
+            TouchedQuery: store.touched,
+            EffectsQuery: store.effects,
+        },
         reactions=REACTIONS,
     )

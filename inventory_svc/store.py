@@ -21,6 +21,8 @@ from uuid import UUID
 
 from common.contracts import (
     DispatchStock,
+    Effects,
+    EffectsQuery,
     ReceiveStock,
     ReleaseStock,
     ReserveStock,
@@ -28,6 +30,8 @@ from common.contracts import (
     StockPage,
     StockQuery,
     StockRow,
+    TouchedPage,
+    TouchedQuery,
 )
 from common.db import Tx
 from common.participant import Work
@@ -73,6 +77,14 @@ _PAGE = """
 select sku, on_hand, held, dispatched, received from stock
  where (%(after)s::text is null or sku > %(after)s) and starts_with(sku, %(prefix)s)
  order by sku limit %(limit)s"""
+
+_TOUCHED = """
+select saga_id, coalesce(settled_at, 'infinity') >= coalesce(%s, '-infinity'::timestamptz)
+       and at < coalesce(%s, 'infinity'::timestamptz)
+  from reservation
+ where saga_id > %s order by saga_id limit %s"""
+
+_EFFECTS = "select saga_id, step, status, at from reservation where saga_id = any(%b::uuid[])"
 
 
 class InventoryStore:
@@ -154,6 +166,13 @@ class InventoryStore:
             for sku, on_hand, held, dispatched, received in found[: query.limit]
         )
         return StockPage(rows=rows, more=len(found) > query.limit)
+
+    async def touched(self, tx: Tx, query: TouchedQuery) -> TouchedPage:
+        found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
+        return TouchedPage.of(found, query.limit)
+
+    async def effects(self, tx: Tx, query: EffectsQuery) -> Effects:
+        return Effects.of(await tx.fetch(_EFFECTS, (list(query.saga_ids),)))
 
 
 def _lines(reservation: Reservation) -> str:

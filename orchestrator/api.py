@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import FastAPI, Query
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from common.contracts import (
+    FIRST_ID,
     MAX_PAGE,
     AccountsPage,
     AccountsQuery,
@@ -29,7 +30,8 @@ from common.errors import IllegalTransition, Infrastructure, NoAnswer
 from common.health import Health
 from common.http import Caller, Entrance, Problem, Refused, invalid_field, new_app, problems
 from orchestrator.actions import ActionsWanted, Recorded
-from orchestrator.asking import Limit, Reasoned, SagaId, Seconds
+from orchestrator.asking import LONGEST, Limit, Reasoned, SagaId, Seconds
+from orchestrator.auditor import AuditedPage, Window
 from orchestrator.doctor import House
 from orchestrator.hands_api import Hands, hands
 from orchestrator.letters_api import LetterSources, letters
@@ -41,6 +43,7 @@ from orchestrator.views import (
     Accounts,
     ActionRow,
     Actions,
+    Audit,
     Definitions,
     Diagnosis,
     SagaDetail,
@@ -57,6 +60,7 @@ from orchestrator.views import (
 )
 from orchestrator.watch_list import Watched
 
+GRACE_SECONDS = 300.0
 ACCOUNT_KEY = r"^[^\x00-\x1f\x7f]{1,128}/[A-Z]{3}$"
 
 
@@ -95,6 +99,7 @@ class Sources:
     stock: Callable[[StockQuery], Awaitable[StockPage]]
     accounts: Callable[[AccountsQuery], Awaitable[AccountsPage]]
     house: Callable[[], Awaitable[House]]
+    audited: Callable[[Window], Awaitable[AuditedPage]]
     desk: Desk
     hands: Hands
     letters: LetterSources
@@ -302,6 +307,24 @@ def _services(app: FastAPI, sources: Sources) -> None:
     async def doctor() -> Diagnosis:
         """What is wrong with every process, queue and schema, and what to do about it."""
         return Diagnosis.of(await sources.house())
+
+    @app.get("/audit", responses=problems(422, 503))
+    async def audit(
+        since: Annotated[AwareDatetime | None, Query(description="what was settled before")] = None,
+        until: Annotated[
+            AwareDatetime | None, Query(description="what began then or later")
+        ] = None,
+        grace: Annotated[
+            float, Query(ge=0, le=LONGEST, description="seconds an order may wait for its saga")
+        ] = GRACE_SECONDS,
+        limit: Limit = MAX_PAGE,
+        after: UUID = FIRST_ID,
+    ) -> Audit:
+        """A page of the audit: instances that have ended compared with what each service holds.
+
+        Left out is what was settled before `since` and what began at `until` or later.
+        """
+        return Audit.of(await sources.audited(Window(since, until, grace, after, limit)))
 
 
 REMEDIES = {

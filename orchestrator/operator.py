@@ -20,6 +20,9 @@ from common.topology import ORCHESTRATOR_REPLIES, queries_of
 from orchestrator import actions, doctor, letter_store, reader, watch_list
 from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Desk, Sources
+from orchestrator.audit import ENDS
+from orchestrator.auditor import Auditor
+from orchestrator.definitions import participants_of
 from orchestrator.doctor import Deployed, Finding
 from orchestrator.hands_api import Hands
 from orchestrator.letter_store import Group, Kept, LettersWanted, Whole
@@ -60,7 +63,7 @@ def sources(
         async with db.transaction() as tx:
             return await actions.page(tx, wanted, before, limit)
 
-    async def ask(service: str, query: Query, expected: type[A]) -> A:
+    async def ask(service: str, query: Query, expected: type[A], /) -> A:
         answer = await asker.ask(queries_of(service), query)
         if not isinstance(answer, expected):
             raise TypeError(f"{service} answered {type(answer).__name__} to {query}")
@@ -75,10 +78,22 @@ def sources(
     async def house() -> doctor.House:
         return await look_at_house(process, deployed)
 
+    audited = Auditor(db, ask, participants_of(d for d in definitions if d.name in ENDS)).page
     desk, hands = _desk(process, service), _hands(process, service)
     letters = _letters(db, LetterDesk(db, service))
     return Sources(
-        find, ids_between, page, timeline, acts, stock, accounts, house, desk, hands, letters
+        find,
+        ids_between,
+        page,
+        timeline,
+        acts,
+        stock,
+        accounts,
+        house,
+        audited,
+        desk,
+        hands,
+        letters,
     )
 
 

@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from common.contracts import TouchedPage, TouchedQuery
 from common.db import Tx
 from common.envelope import Direction
-from orchestrator.saga import Entry, Instance
+from orchestrator.audit import Known
+from orchestrator.saga import Entry, Instance, State
 from orchestrator.store import Held, held_of
 
 # In this order held_of() takes the first eleven.
@@ -117,6 +119,12 @@ _LETTERS = """
 select queue, count(*) from (select queue from dead_letter where state = 'open' limit %s) letters
  group by 1"""
 COUNTED = 10_000
+# For the audit.
+_TOUCHED = """
+select saga_id, coalesce(ended_at, 'infinity') >= coalesce(%s, '-infinity'::timestamptz)
+       and started_at < coalesce(%s, 'infinity'::timestamptz)
+  from saga_instance where saga_id > %s order by saga_id limit %s"""
+_KNOWN = "select saga_id, definition, state from saga_instance where saga_id = any(%b::uuid[])"
 
 
 @dataclass(frozen=True)
@@ -300,6 +308,16 @@ async def decided(tx: Tx, saga_id: UUID) -> Logged | None:
 async def standing(tx: Tx, overdue_by_seconds: float) -> Standing:
     rows = await tx.fetch(_STANDING, (overdue_by_seconds,))
     return Standing(*rows[0])
+
+
+async def touched(tx: Tx, query: TouchedQuery) -> TouchedPage:
+    found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
+    return TouchedPage.of(found, query.limit)
+
+
+async def known(tx: Tx, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
+    rows = await tx.fetch(_KNOWN, (list(saga_ids),))
+    return {saga_id: Known(definition, State(state)) for saga_id, definition, state in rows}
 
 
 def _seen(row: Sequence[Any]) -> Seen:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts import AccountRow, ProcessView, StockRow
 from orchestrator.actions import Recorded
+from orchestrator.audit import REMEDIES
+from orchestrator.auditor import AuditedPage
 from orchestrator.doctor import House, diagnose
 from orchestrator.reader import Logged, Parked, Seen, Stuck
 from orchestrator.saga import Definition, Instance, Kind, timed_legs, waiting_at
@@ -305,6 +307,42 @@ class Stock(BaseModel):
 class Accounts(BaseModel):
     accounts: list[AccountRow]
     next: str | None = Field(description=NEXT)
+
+
+class DriftDetail(BaseModel):
+    drift: str
+    saga_id: UUID
+    step: str
+    what: str
+    remedy: str
+
+
+class Audit(BaseModel):
+    """Of the sagas up to `next`."""
+
+    compared: int
+    skipped: int = Field(description="under way, or of a saga whose ends are not known here")
+    drift: list[DriftDetail]
+    next: UUID | None = Field(description=NEXT)
+
+    @classmethod
+    def of(cls, page: AuditedPage) -> Audit:
+        found = page.compared
+        return cls(
+            compared=found.compared,
+            skipped=found.skipped,
+            drift=[
+                DriftDetail(
+                    drift=each.drift,
+                    saga_id=each.saga_id,
+                    step=each.step,
+                    what=each.what,
+                    remedy=REMEDIES[each.drift],
+                )
+                for each in found.findings
+            ],
+            next=page.looked_to,
+        )
 
 
 class QueueDetail(BaseModel):

@@ -11,13 +11,13 @@ from pathlib import Path
 from uuid import UUID
 
 from common.access import CUSTOMERS
-from common.contracts import SagaQuery, SagaView
+from common.contracts import EffectsQuery, SagaQuery, SagaView, TouchedQuery
 from common.http import Entrance, serve
 from common.participant import Participant
 from common.process import Process, prepare
 from common.query import Asker
 from common.settings import Settings
-from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of
+from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
 from order_svc import choreography
 from order_svc.api import OrderView, Reader, ReturnView, make_app
 from order_svc.deadlines import Deadlines
@@ -55,12 +55,16 @@ async def worker(settings: Settings) -> None:
     process.announce("order", MIGRATIONS)
     participant = participant_of(process)
     process.consumer(queue, participant.parse, participant.handle)
+    store = _store(settings)
+    process.answer_from(
+        queries_of("order"), {TouchedQuery: store.touched, EffectsQuery: store.effects}
+    )
     if settings.style == "choreographed":
         _listen(process, participant)
     else:
         process.health.set("starter", "not started")
         starter = Starter(
-            process.db, _store(settings), settings, process.health, process.stop, process.relay.wake
+            process.db, store, settings, process.health, process.stop, process.relay.wake
         )
         process.add("starter", starter.run)
     await process.run()

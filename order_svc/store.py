@@ -25,15 +25,20 @@ from uuid import UUID
 from common.contracts import (
     CancelOrder,
     CloseReturn,
+    Effects,
+    EffectsQuery,
     FinishReturn,
     ListProduct,
     OpenReturn,
     PlaceOrder,
     SagaStarted,
+    TouchedPage,
+    TouchedQuery,
 )
 from common.db import Tx
 from common.participant import Work
 from order_svc.domain import (
+    CREATE_ORDER,
     OpenedReturn,
     OrderBook,
     PlacedOrder,
@@ -154,6 +159,15 @@ _OLDER = """
 _NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
 _PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
 _PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
+
+_TOUCHED = """
+select order_id, coalesce(settled_at, 'infinity') >= coalesce(%s, '-infinity'::timestamptz)
+       and placed_at < coalesce(%s, 'infinity'::timestamptz)
+  from customer_order
+ where order_id > %s order by order_id limit %s"""
+
+_EFFECTS = """
+select order_id, %s, status, placed_at from customer_order where order_id = any(%b::uuid[])"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +351,13 @@ class OrderStore:
         else:
             rows = await tx.fetch(_PAGE_AFTER, (customer, after, limit))
         return [_row(row) for row in rows]
+
+    async def touched(self, tx: Tx, query: TouchedQuery) -> TouchedPage:
+        found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
+        return TouchedPage.of(found, query.limit)
+
+    async def effects(self, tx: Tx, query: EffectsQuery) -> Effects:
+        return Effects.of(await tx.fetch(_EFFECTS, (CREATE_ORDER, list(query.saga_ids))))
 
 
 def _row(row: tuple[Any, ...]) -> OrderRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.contracts import AccountsQuery
+from common.contracts import AccountsQuery, EffectsQuery, TouchedQuery
 from common.process import run_participant
 from payment_svc.choreography import REACTIONS
 from payment_svc.handlers import HANDLERS
@@ -17,6 +17,10 @@ if __name__ == "__main__":
         Path(__file__).parent,
         store,
         HANDLERS,
-        responders={AccountsQuery: store.accounts_page},
+        responders={
+            AccountsQuery: store.accounts_page,
+            TouchedQuery: store.touched,
+            EffectsQuery: store.effects,
+        },
         reactions=REACTIONS,
     )

@@ -25,9 +25,13 @@ from common.contracts import (
     AccountsQuery,
     ChargePayment,
     Deposit,
+    Effects,
+    EffectsQuery,
     OpenAccount,
     RefundOrder,
     RefundPayment,
+    TouchedPage,
+    TouchedQuery,
 )
 from common.db import Tx
 from common.participant import Work
@@ -70,6 +74,18 @@ select customer, currency, card, balance from account
  where (%(customer)s::text is null or customer = %(customer)s)
    and (%(after)s::text is null or (customer, currency) > (%(after)s, %(after_currency)s))
  order by customer, currency limit %(limit)s"""
+
+_TOUCHED = """
+select saga_id, at >= coalesce(%s, '-infinity'::timestamptz)
+       and at < coalesce(%s, 'infinity'::timestamptz)
+  from transfer
+ where kind = 'CHARGE' and saga_id > %s order by saga_id limit %s"""
+
+# A charge that another saga gave back has stood until then.
+_EFFECTS = """
+select c.saga_id, c.step, case when r.transfer_id is null then 'CHARGED' else 'REFUNDED' end, c.at
+  from transfer c left join transfer r on r.refund_of = c.transfer_id and r.saga_id = c.saga_id
+ where c.saga_id = any(%b::uuid[]) and c.kind = 'CHARGE'"""
 
 
 class PaymentStore:
@@ -155,6 +171,13 @@ class PaymentStore:
             for customer, currency, card, balance in found[: query.limit]
         )
         return AccountsPage(rows=rows, more=len(found) > query.limit)
+
+    async def touched(self, tx: Tx, query: TouchedQuery) -> TouchedPage:
+        found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
+        return TouchedPage.of(found, query.limit)
+
+    async def effects(self, tx: Tx, query: EffectsQuery) -> Effects:
+        return Effects.of(await tx.fetch(_EFFECTS, (list(query.saga_ids),)))
 
 
 def _columns(keys: Iterable[AccountKey]) -> tuple[list[str], list[str]]:

@@ -1,14 +1,15 @@
 """`saga`, the operator's command: places orders, shows where they are and what is wrong.
 
 It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
-sagas.py, gates.py, hands.py, services.py, dead_letters.py; client.py asks, output.py prints.
+sagas.py, gates.py, hands.py, services.py, dead_letters.py, audit.py; client.py asks, output.py
+prints.
 """
 
 from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import client, dead_letters, gates, hands, orders, sagas, services
+from orchestrator.cli import audit, client, dead_letters, gates, hands, orders, sagas, services
 
 ABOUT = """
 Place orders, see where they are and why they stand still, and what is wrong.
@@ -29,7 +30,7 @@ Begin with `saga doctor`, and with `saga show ID` of an order that stands still.
 \b
 Exit codes:
     0  yes
-    1  no: rejected, refused, not found, errors found
+    1  no: rejected, refused, not found, errors or drift found
     2  the command line is wrong
     3  nobody answered: ask again
     4  it had not ended when the wait was over
@@ -55,6 +56,7 @@ app.command("actions")(hands.actions)
 app.command("stock")(services.stock)
 app.command("accounts")(services.accounts)
 app.command("doctor")(services.doctor)
+app.command("audit")(audit.audit)
 
 _orders = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Orders from a file.")
 _orders.command("place")(orders.place)

@@ -119,6 +119,14 @@ QUERIES: dict[str, list[Message]] = {
             more=True,
         ),
     ],
+    "audit": [
+        c.TouchedQuery(after=CHARGE, since=NOON, until=NOON, limit=10),
+        c.TouchedPage(saga_ids=(SAGA, CHARGE), looked_to=CHARGE),
+        c.EffectsQuery(saga_ids=(SAGA,)),
+        c.Effects(
+            rows=(c.Effect(saga_id=SAGA, step="charge_payment", standing="CHARGED", at=NOON),)
+        ),
+    ],
     "processes": [
         c.ProcessQuery(),
         c.ProcessView(

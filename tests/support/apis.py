@@ -32,12 +32,13 @@ from common.contracts import (
     StockRow,
 )
 from common.envelope import Reply, saga_id_for
-from common.errors import Infrastructure
+from common.errors import Infrastructure, NoAnswer
 from common.health import Health
 from common.http import Entrance
 from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Desk, Sources
 from orchestrator.api import make_app as operator_app
+from orchestrator.auditor import AuditedPage, Window
 from orchestrator.doctor import House, deployed
 from orchestrator.hands_api import Hands
 from orchestrator.order_saga import ORDER_SAGA
@@ -92,6 +93,9 @@ class Sagas:
     unread: str | None = None
     asked: Asked = field(default_factory=dict)  # at which gates a person is asked, and why
     watched: dict[str, Watched] = field(default_factory=dict)
+    windows: list[Window] = field(default_factory=list)  # likewise
+    audited: list[AuditedPage] = field(default_factory=list)  # the pages there are
+    outages: int = 0  # audits that will find nobody
     _seen: dict[UUID, Seen] = field(default_factory=dict)
     _log: dict[UUID, list[Logged]] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -132,7 +136,7 @@ class Sagas:
     def app(self, entrance: Entrance | None = None) -> FastAPI:
         sources = Sources(
             self._find, self._ids_between, self._page, self._timeline, self._actions,
-            self._stock, self._accounts, self._house, self._desk(), self._hands(),
+            self._stock, self._accounts, self._house, self._audited, self._desk(), self._hands(),
             self.letters.sources,
         )  # fmt: skip
         definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
@@ -227,6 +231,13 @@ class Sagas:
     async def _accounts(self, query: AccountsQuery) -> AccountsPage:
         rows = [r for r in self.accounts if (r.customer, r.currency) > (query.after or ("", ""))]
         return AccountsPage(rows=tuple(rows[: query.limit]), more=len(rows) > query.limit)
+
+    async def _audited(self, window: Window) -> AuditedPage:
+        if self.outages:
+            self.outages -= 1
+            raise NoAnswer
+        self.windows.append(window)
+        return self.audited[len(self.windows) - 1]
 
     async def _house(self) -> House:
         return self.house

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,9 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from common.access import Role
-from common.contracts import AccountRow, StockRow
+from common.contracts import FIRST_ID, AccountRow, StockRow
 from common.envelope import Outcome, saga_id_for
 from orchestrator.actions import Action, ActionsWanted, Recorded
+from orchestrator.audit import Compared, Drift
+from orchestrator.audit import Finding as Drifted
+from orchestrator.auditor import AuditedPage
 from orchestrator.cli import app, client, dead_letters, orders, sagas
 from orchestrator.doctor import Finding
 from orchestrator.reader import StuckWanted
@@ -757,3 +761,51 @@ def test_which_letters_must_be_said_and_why_they_are_discarded(saga: Saga, burie
     ran = saga("dead-letters", "redrive", "--all", SAGAPROOF_OPERATOR_TOKEN=viewer)
     assert ran.code == 1
     assert {w.kept.state for w in buried.letters.kept.values()} == {"open"}
+
+
+# --- audit ---------------------------------------------------------------------------------
+
+
+def pages(*findings: Drifted) -> list[AuditedPage]:
+    """Two, the second with these."""
+    return [
+        AuditedPage(Compared(1000, 2, ()), UUID("8" + "0" * 31)),
+        AuditedPage(Compared(500, 0, findings), None),
+    ]
+
+
+def test_an_audit_asks_page_by_page_and_finds_nothing(saga: Saga, house: Sagas) -> None:
+    house.audited = pages()
+    ran = saga("audit", "--since", "1d", "--until", "2026-01-31T12:00+01:00", "--grace", "10s")
+    assert ran.code == 0
+    assert (
+        ran.out.strip()
+        == "1,500 sagas compared; 2 under way or of another kind were left out: 0 in drift"
+    )
+    first, second = house.windows
+    assert (first.after, second.after) == (FIRST_ID, UUID("8" + "0" * 31))
+    assert first.since is not None
+    assert abs(datetime.now(UTC) - first.since - timedelta(days=1)) < timedelta(seconds=30)
+    assert first.until == datetime(2026, 1, 31, 11, tzinfo=UTC)
+    assert (first.grace_seconds, second.since) == (10, first.since)
+
+
+def test_drift_is_named_with_a_remedy_and_an_exit_code(saga: Saga, house: Sagas) -> None:
+    house.audited = pages(Drifted(Drift.MISSING_REFUND, ONE, "charge_payment", "CHARGED stands"))
+    ran = saga("audit")
+    assert ran.code == 1
+    assert f"missing refund  {ONE}  charge payment  CHARGED stands" in ran.out
+    assert "missing refund: see saga show; the customer is owed the money" in ran.out
+    house.windows.clear()
+    document = saga("audit", "--json").document
+    assert (document["compared"], document["skipped"]) == (1500, 2)
+    assert document["drift"][0]["drift"] == "missing_refund"
+
+
+def test_one_lost_answer_does_not_end_an_audit_and_nobody_does(saga: Saga, house: Sagas) -> None:
+    house.audited = pages()
+    house.outages = 3
+    assert saga("audit").code == 0
+    house.outages = 1000
+    assert saga("audit").code == 3
+    assert saga("audit", "--since", "yesterday").code == 2

@@ -1,0 +1,168 @@
+"""What instances and effects disagree about. Pure.
+
+Owns: the kinds of drift, and what an order saga that has ended must have left in each service.
+Must not know: how either was read.
+
+Two rules make what it says true while sagas run:
+
+1. only an instance that was seen ended before its effects were read is compared: what it has left
+   behind is final by then;
+2. an effect is without an instance only if the instance was looked for again after the effect was
+   seen: no command is sent before its instance is committed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from common.contracts import Effect
+from orchestrator.saga import State
+
+
+class Drift(StrEnum):
+    ORPHAN_CHARGE = "orphan_charge"
+    """Money was taken for a saga that does not exist."""
+    LEAKED_HOLD = "leaked_hold"
+    """Stock is held for a saga that has ended."""
+    MISSING_REFUND = "missing_refund"
+    """Money was taken and not given back, though the saga was compensated."""
+    PENDING_WITHOUT_SAGA = "pending_without_saga"
+    """An order has been waiting for its saga to begin for longer than the grace."""
+    EFFECT_WITHOUT_INSTANCE = "effect_without_instance"
+    """Something was done for a saga that does not exist."""
+    EFFECT_MISSING = "effect_missing"
+    """Nothing stands where the saga's end says that something was done."""
+    WRONG_END = "wrong_end"
+    """What stands contradicts how the saga ended."""
+
+
+REMEDIES = {
+    Drift.ORPHAN_CHARGE: "see what the customer was charged for; give it back in the payment"
+    " service's own way, and find out who sent the command or removed the saga",
+    Drift.LEAKED_HOLD: "see saga show; the pieces are on the shelf, and nobody can buy them",
+    Drift.MISSING_REFUND: "see saga show; the customer is owed the money",
+    Drift.PENDING_WITHOUT_SAGA: "saga doctor: does an orchestrator run, and is there room for more"
+    " sagas? The order asks for its saga again by itself",
+    Drift.EFFECT_WITHOUT_INSTANCE: "find out who sent the command or removed the saga",
+    Drift.EFFECT_MISSING: "see saga show for what that service answered, and its log at that time",
+    Drift.WRONG_END: "see saga show for what that service answered, and its log at that time",
+}
+
+ABSENT = ""
+# What each step of an order saga must have left once the saga has ended. Of what is given back later
+# the return saga knows more; a refund of another saga's leaves the charge as it stood.
+ORDER: Mapping[State, Mapping[str, frozenset[str]]] = {
+    State.COMPLETED: {
+        "create_order": frozenset({"CONFIRMED", "RETURN_PENDING", "RETURNED"}),
+        "reserve_stock": frozenset({"DISPATCHED", "RETURNED"}),
+        "charge_payment": frozenset({"CHARGED"}),
+    },
+    State.COMPENSATED: {
+        "create_order": frozenset({"REJECTED"}),
+        "reserve_stock": frozenset({"RELEASED", ABSENT}),
+        "charge_payment": frozenset({"REFUNDED", ABSENT}),
+    },
+}
+ENDS = {"order": ORDER}
+TAKEN_BACK = frozenset({"RELEASED", "REFUNDED", "REJECTED", ABSENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An instance, as far as it matters here."""
+
+    definition: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    drift: Drift
+    saga_id: UUID
+    step: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Of one batch of sagas; `skipped` are under way, or of a definition without a table here."""
+
+    compared: int
+    skipped: int
+    findings: tuple[Finding, ...]
+
+
+def compare(
+    saga_ids: Iterable[UUID],
+    before: Mapping[UUID, Known],
+    effects: Iterable[Effect],
+    after: Mapping[UUID, Known],
+    *,
+    now: datetime,
+    grace: timedelta,
+) -> Compared:
+    """`before` was read before the effects; `after` after them, of the sagas not in `before`."""
+    left: defaultdict[UUID, list[Effect]] = defaultdict(list)
+    for effect in effects:
+        left[effect.saga_id].append(effect)
+    compared = skipped = 0
+    findings: list[Finding] = []
+    for saga_id in saga_ids:
+        known = before.get(saga_id)
+        if known is None and saga_id not in after:
+            findings += _without_instance(left[saga_id], now - grace)
+        elif known is None or known.definition not in ENDS or not known.state.ended:
+            skipped += 1
+            continue
+        else:
+            expected = ENDS[known.definition][known.state]
+            findings += _after_the_end(saga_id, known.state, expected, left[saga_id])
+        compared += 1
+    return Compared(compared, skipped, tuple(findings))
+
+
+def _without_instance(effects: Iterable[Effect], overdue: datetime) -> Iterator[Finding]:
+    for effect in effects:
+        what = f"{effect.standing} since {effect.at:%Y-%m-%d %H:%M:%S} UTC, and there is no saga"
+        if effect.standing == "PENDING":
+            if effect.at < overdue:
+                what = f"the order was placed at {effect.at:%Y-%m-%d %H:%M:%S} UTC; no saga began"
+                yield _finding(Drift.PENDING_WITHOUT_SAGA, effect, what)
+        elif effect.standing == "CHARGED":
+            yield _finding(Drift.ORPHAN_CHARGE, effect, what)
+        else:
+            yield _finding(Drift.EFFECT_WITHOUT_INSTANCE, effect, what)
+
+
+def _after_the_end(
+    saga_id: UUID, state: State, expected: Mapping[str, frozenset[str]], effects: Iterable[Effect]
+) -> Iterator[Finding]:
+    by_step = {effect.step: effect.standing for effect in effects}
+    for step, allowed in expected.items():
+        standing = by_step.get(step, ABSENT)
+        if standing not in allowed:
+            should = " or ".join(sorted(each or "nothing" for each in allowed))
+            what = f"the saga is {state}: {standing or 'nothing'} stands, expected {should}"
+            yield Finding(_kind(state, standing), saga_id, step, what)
+    for step in sorted(by_step.keys() - expected.keys()):
+        what = f"{by_step[step]} stands, and the saga has no such step"
+        yield Finding(Drift.WRONG_END, saga_id, step, what)
+
+
+def _kind(state: State, standing: str) -> Drift:
+    if standing == "HELD":
+        return Drift.LEAKED_HOLD
+    if state is State.COMPENSATED and standing == "CHARGED":
+        return Drift.MISSING_REFUND
+    if standing == ABSENT or (state is State.COMPLETED and standing in TAKEN_BACK):
+        return Drift.EFFECT_MISSING
+    return Drift.WRONG_END
+
+
+def _finding(drift: Drift, effect: Effect, what: str) -> Finding:
+    return Finding(drift, effect.saga_id, effect.step, what)
