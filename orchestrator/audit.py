@@ -54,8 +54,8 @@ REMEDIES = {
 }
 
 ABSENT = ""
-# What each step of an order saga must have left once the saga has ended. Of what is given back later
-# the return saga knows more; a refund of another saga's leaves the charge as it stood.
+# What each step of an order saga must have left once the saga has ended. An order may be given back
+# later; a refund by that other saga leaves the charge as it stood.
 ORDER: Mapping[State, Mapping[str, frozenset[str]]] = {
     State.COMPLETED: {
         "create_order": frozenset({"CONFIRMED", "RETURN_PENDING", "RETURNED"}),

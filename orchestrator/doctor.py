@@ -42,7 +42,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
     "payment": {"payment": "python -m payment_svc"},
     "inventory": {"inventory": "python -m inventory_svc"},
 }
-ASKED = ("inventory", "payment")  # by the operator's API, for stock and accounts
+ASKED = ("order", "inventory", "payment")  # by the operator's API: stock, accounts, the audit
 
 
 @dataclass(frozen=True)

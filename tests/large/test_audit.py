@@ -1,0 +1,85 @@
+"""An audit of 100,000 orders: minutes, and the memory of a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+
+from chaos.runtime import Endpoints, Plan
+from chaos.runtime.native import NativeRuntime
+from tests.support.history import write_history
+
+ORDERS = 100_000
+WITHIN_SECONDS = 300
+RESIDENT_KIB = 200 * 1024  # the largest of all that take part
+SAGA = Path(__file__).parents[2] / ".venv" / "bin" / "saga"
+PLAN = Plan(replicas={"door": 0, "orchestrator": 0})  # nobody moves: only who is asked is there
+
+
+@pytest.fixture
+def stack() -> Iterator[tuple[NativeRuntime, Endpoints]]:
+    runtime = NativeRuntime(f"large-{os.getpid()}")
+    try:
+        yield runtime, runtime.up(PLAN, tethered=True)
+    finally:
+        runtime.down()
+
+
+class Audited(NamedTuple):
+    code: int
+    document: Any
+    seconds: float
+    peak_kib: int
+
+
+def audit(endpoints: Endpoints, folder: Path) -> Audited:
+    began = time.monotonic()
+    with (folder / "audit.json").open("w+") as out:
+        environment = {**os.environ, **endpoints.environment}
+        process = subprocess.Popen([SAGA, "audit", "--json"], env=environment, stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        seconds = time.monotonic() - began
+        return Audited(process.returncode, json.load(out), seconds, usage.ru_maxrss)
+
+
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_orders_are_audited_in_minutes(
+    stack: tuple[NativeRuntime, Endpoints], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime, endpoints = stack
+    for first in range(1, ORDERS, 20_000):
+        write_history(endpoints.superuser_dsn, first, first + 19_999)
+
+    clean = audit(endpoints, tmp_path)
+    peaks = {p.name: peak_kib(p.pid) for p in runtime.status() if p.pid and p.name in SERVICES}
+    peaks["saga audit"] = clean.peak_kib
+    with capsys.disabled():
+        print(f"\n{ORDERS} orders audited in {clean.seconds:.1f} s; peak RSS in KiB: {peaks}")
+    assert (clean.code, clean.document) == (0, {"compared": ORDERS, "skipped": 0, "drift": []})
+    assert clean.seconds < WITHIN_SECONDS
+    assert max(peaks.values()) < RESIDENT_KIB
+
+    with psycopg.connect(endpoints.superuser_dsn) as connection:
+        connection.execute("delete from payment_svc.transfer where kind = 'REFUND'")
+    drifted = audit(endpoints, tmp_path)
+    assert (drifted.code, len(drifted.document["drift"])) == (1, ORDERS // 10)
+
+
+SERVICES = ("operator", "order", "payment", "inventory")
+
+
+def peak_kib(pid: int) -> int:
+    (line,) = [
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line
+    ]
+    return int(line.split()[1])
