@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from chaos import people, plots, returns
+from chaos.forgetting import FORGETTING
 from chaos.nemesis import (
     BOTH,
     CloseConnections,
@@ -227,6 +228,7 @@ SCENARIOS: dict[str, Scenario] = {
         *plots.SILENCE,
         *returns.RETURNS,
         *people.PEOPLE_DECIDE,
+        *FORGETTING,
         *_LINES,
     )
 }

@@ -35,6 +35,10 @@ PROFILES = {
     "patient": Plan(replicas=_NO_OPERATOR, settings={"start_resend_seconds": "1"}),
     # Silence is noticed within seconds, and given up soon after.
     "impatient": Plan(replicas=_NO_OPERATOR, settings=FAULT_SETTINGS),
+    # What ended is forgotten within seconds.
+    "forgetful": Plan(
+        replicas=_NO_OPERATOR, settings={"start_resend_seconds": "1", "retention_seconds": "2"}
+    ),
     # A confirm that does not come is missed as soon as a reply: only then does the orchestrator
     # know that it is cut off, and judges nobody for it (design.md, section 6, rule 6).
     "lines": Plan(

@@ -34,6 +34,17 @@ SAGAS: dict[str, LiteralString] = {
     "orchestrated": "orchestrator.saga_instance",
     "choreographed": "order_svc.saga_progress",
 }
+EVER: dict[str, LiteralString] = {  # and those that have moved out
+    **SAGAS,
+    "orchestrated": """(
+      select saga_id, definition, state, steps, pivot_passed, stuck_since, ended_at
+      from orchestrator.saga_instance
+      union all
+      select saga_id, instance->>'definition', instance->>'state', instance->'steps',
+             (instance->>'pivot_passed')::boolean, (instance->>'stuck_since')::timestamptz,
+             (instance->>'ended_at')::timestamptz
+      from orchestrator.saga_archive)""",
+}
 
 
 def take_snapshot(dsn: str, style: str = "orchestrated") -> Snapshot:
@@ -111,7 +122,7 @@ def _read(db: psycopg.Connection[TupleRow], style: str) -> Snapshot:
             )
             for saga_id, definition, state, steps, pivot_passed, stuck in db.execute(
                 "select saga_id, definition, state, steps, pivot_passed, stuck_since is not null"  # noqa: S608 - one of two names of ours
-                f" from {SAGAS[style]}"
+                f" from {EVER[style]} as ever"
             )
         ),
         claims=tuple(

@@ -38,7 +38,7 @@ from chaos.placer import place_orders
 from chaos.quiescence import Standing, look_twice, wait_for_quiescence
 from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
 from chaos.shop import Shop, both
-from chaos.snapshot import SAGAS
+from chaos.snapshot import EVER, SAGAS
 from chaos.workload import Ask, Catalogue, facts_of
 from common.topology import ORCHESTRATOR_REPLIES, commands_of, events_of
 
@@ -123,6 +123,7 @@ class System:
         self._plan = plan
         self.style = plan.style
         self.sagas = SAGAS[plan.style]
+        self.ever = EVER[plan.style]
         self._catalogue = Catalogue()
         self._history = History(endpoints.log_dir / "history.jsonl")
         self._runs = itertools.count(1)
@@ -264,7 +265,7 @@ class System:
             rows = self.rows(
                 f"""
                 select order_id, status, o.reason
-                from order_svc.customer_order o join {self.sagas} i
+                from order_svc.customer_order o join {self.ever} as i
                   on i.saga_id = o.order_id and i.ended_at is not null
                 where order_id = any(%s) and status <> 'RETURN_PENDING'
                 """,  # noqa: S608 - one of two names of ours
@@ -280,7 +281,7 @@ class System:
             f"""
             select coalesce(steps, '{{}}')
             from unnest(%s::uuid[]) as wanted (saga_id)
-            left join {self.sagas} using (saga_id)""",  # noqa: S608 - one of two names of ours
+            left join {self.ever} as i using (saga_id)""",  # noqa: S608 - one of two names of ours
             list(saga_ids),
         )
         return [{step: entry["status"] for step, entry in steps.items()} for (steps,) in rows]
@@ -290,10 +291,12 @@ class System:
         rows = self.rows(f"select saga_id from {self.sagas} where ended_at is null")  # noqa: S608 - one of two names of ours
         return [saga_id for (saga_id,) in rows]
 
-    def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+    def rows(
+        self, query: LiteralString, *parameters: object, **named: object
+    ) -> list[tuple[Any, ...]]:
         """As the judge, who may only read."""
         with psycopg.connect(self.endpoints.judge_dsn, autocommit=True) as connection:
-            return connection.execute(query, parameters).fetchall()
+            return connection.execute(query, named or parameters).fetchall()
 
     @contextmanager
     def session(self, role: str) -> Iterator[Session]:

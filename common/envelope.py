@@ -128,6 +128,14 @@ class Fence(Undo):
     """To a pivot's owner: if you have not done it, never do; tell me which."""
 
 
+class Forget(Command):
+    """To a participant of sagas that ended long ago: nothing of them can come any more but what is
+    old; keep no evidence of them. Their commands were first issued at `until` at the latest."""
+
+    until: datetime
+    saga_ids: tuple[UUID, ...]
+
+
 class Query(Message):
     """Asked over the broker with a deadline and a private reply queue; has no effect."""
 

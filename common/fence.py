@@ -6,7 +6,8 @@ null compensation and protection against late actions (design.md, 5.4):
 
 - a command acts only if its row was claimed by this very transaction;
 - an undo claims its action's row as well. If nobody had it, the claim is the
-  *tombstone*: nothing to undo, and the action, should it still come, is refused.
+  *tombstone*: nothing to undo, and the action, should it still come, is refused;
+- rows of sagas that ended long ago are forgotten, so what is as old and has no row does not act.
 
 Must not know: SQL, the broker, what any command means.
 """
@@ -15,8 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from common.envelope import Direction, Fenced, Key, Outcome, PivotDone, Reply
+from common.errors import Poison
+
+EVIDENCE_GONE = "evidence_gone"  # the reason by which such a command is set aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,33 @@ def fence_answer(action: Row | None) -> Reply:
 class Fence:
     """One batch's view of the inbox, kept up to date in memory while the batch is decided."""
 
-    def __init__(self, claimed: Collection[Key], known: Mapping[Key, Row]) -> None:
+    def __init__(
+        self,
+        claimed: Collection[Key],
+        known: Mapping[Key, Row],
+        forgotten_until: datetime | None = None,
+    ) -> None:
         self._claimed = frozenset(claimed)
         self._known = dict(known)
+        self._forgotten_until = forgotten_until
 
-    def admit(self, key: Key, tombstone: Callable[[Key], Row]) -> First | Duplicate:
-        """What to do with the next command; `tombstone` makes the row laid for what never ran."""
+    def admit(
+        self, key: Key, tombstone: Callable[[Key], Row], issued_at: datetime | None = None
+    ) -> First | Duplicate:
+        """What to do with the next command; `tombstone` makes the row laid for what never ran.
+
+        `issued_at` is when it was *first* issued; None: its evidence is never forgotten. Raises
+        Poison for what is unknown and as old as what was forgotten: it may have been done.
+        """
         row = self._known.get(key)
         if row is not None:
             return Duplicate(row)
+        if issued_at and self._forgotten_until and issued_at <= self._forgotten_until:
+            raise Poison(
+                EVIDENCE_GONE,
+                f"first issued at {issued_at.isoformat()}; sagas of until"
+                f" {self._forgotten_until.isoformat()} are forgotten",
+            )
         if key not in self._claimed:
             raise AssertionError(f"{key} is neither claimed nor known: its evidence is gone")
         if key.direction is Direction.FORWARD:

@@ -6,6 +6,7 @@ Owns: the SQL of claiming and settling. The rules are fence.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from common.db import Tx
@@ -13,7 +14,9 @@ from common.envelope import Direction, Key, Outcome
 from common.fence import Fence, Row, claims
 
 # Claim, then read, in two statements with a snapshot each: a claim-and-read in one saw nothing
-# beside an uncommitted action (section 6, rule 10). One insert, one order: no deadlocks.
+# beside an uncommitted action (section 6, rule 10). One insert, one order: no deadlocks. What was
+# forgotten is read with the rows: whoever claimed a row that was just forgotten has waited for that
+# transaction, and sees it here.
 _CLAIM = """
 insert into inbox (saga_id, step, direction)
 select saga_id, step, direction
@@ -23,10 +26,12 @@ on conflict do nothing
 returning saga_id, step, direction"""
 
 _READ = """
-select i.saga_id, i.step, i.direction, i.outcome, i.reply
+select i.saga_id, i.step, i.direction, i.outcome, i.reply, null::timestamptz
   from unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
   join inbox i using (saga_id, step, direction)
- where i.outcome <> 'claimed' and i.saga_id = any(%b::uuid[])"""
+ where i.outcome <> 'claimed' and i.saga_id = any(%b::uuid[])
+ union all
+select null, null, null, null, null, nullif(until, '-infinity') from forgotten where here"""
 
 _SETTLE = """
 update inbox i set outcome = k.outcome, reply = k.reply
@@ -57,12 +62,15 @@ class Claim:
 
     def fence(self) -> Fence:
         """After that sync."""
+        *_, forgotten_until = next(row for row in self._known.rows if row[0] is None)
         return Fence(
             claimed=[_key(*row) for row in self._claimed.rows],
             known={
                 _key(*key): Row(Outcome(outcome), reply)
-                for *key, outcome, reply in self._known.rows
+                for *key, outcome, reply, _ in self._known.rows
+                if outcome is not None
             },
+            forgotten_until=forgotten_until,
         )
 
 
@@ -84,3 +92,10 @@ async def keep(tx: Tx, fence: Fence) -> None:
         await tx.execute(_SETTLE, columns)
     if back := fence.given_back():
         await tx.execute(_GIVE_BACK, [*_columns(back), [key.saga_id for key in back]])
+
+
+async def forget(tx: Tx, until: datetime, saga_ids: Sequence[UUID]) -> None:
+    """Remove all rows of these sagas. The row that says so is locked first: one at a time."""
+    tx.ask("update forgotten set until = greatest(until, %s) where here", (until,))
+    tx.ask("delete from inbox where saga_id = any(%b::uuid[])", (list(saga_ids),))
+    await tx.sync()

@@ -9,7 +9,7 @@ are in a service's handlers, which are pure, and its store, which has the SQL.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -23,6 +23,7 @@ from common.envelope import (
     Envelope,
     Fence,
     Fenced,
+    Forget,
     Key,
     Message,
     Outcome,
@@ -90,7 +91,10 @@ class Store(Protocol[State]):
 
 
 class Participant(Generic[State]):
-    """Handles batches of commands; `wake` is called after each commit that left outbox rows."""
+    """Handles batches of commands; `wake` is called after each commit that left outbox rows.
+
+    Commands `kept_for_ever` can tell a repeat without an inbox row, by what they left behind.
+    """
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class Participant(Generic[State]):
         handlers: Mapping[type[Command], Handler],
         *,
         on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
+        kept_for_ever: Collection[type[Command]] = (),
         process: str | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -106,6 +111,7 @@ class Participant(Generic[State]):
         self._store = store
         self._handlers = handlers
         self._on_duplicate = on_duplicate or {}
+        self._kept_for_ever = frozenset(kept_for_ever)
         self._process = process
         self._wake = wake
 
@@ -113,7 +119,7 @@ class Participant(Generic[State]):
         """Raises Poison for what this participant can never handle."""
         message = envelope.message()
         if not isinstance(message, Command) or not (
-            isinstance(message, Fence) or type(message) in self._handlers
+            isinstance(message, Fence | Forget) or type(message) in self._handlers
         ):
             raise Poison("unknown_command", f"{envelope.type} is no command of this participant")
         if isinstance(message, Undo) != (envelope.direction is Direction.COMPENSATING):
@@ -121,11 +127,17 @@ class Participant(Generic[State]):
         return Work(envelope, message)
 
     async def handle(self, batch: Sequence[Work]) -> list[Reply | None]:
-        """One transaction over the whole batch; raises and changes nothing.
+        """One transaction over the whole batch; raises and changes nothing. Forget is apart.
 
-        Returns what was replied to each command, for the door, which answers its caller with it;
-        None where nothing was, or where a stored reply was given again unread.
+        Returns what was replied to each other command, for the door, which answers its caller
+        with it; None where nothing was, or where a stored reply was given again unread.
         """
+        for work in batch:
+            if isinstance(work.command, Forget):
+                await self._forget(work.command)
+        batch = [work for work in batch if not isinstance(work.command, Forget)]
+        if not batch:
+            return []
         async with self._db.transaction() as tx:
             round_ = await self.take_part(tx, batch)
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
@@ -135,6 +147,13 @@ class Participant(Generic[State]):
             self._wake()
         return round_.replies
 
+    async def _forget(self, forget: Forget) -> None:
+        """In a transaction of its own, so that many that waited do not become a long one. It can be
+        done again, so it needs no inbox row, which nobody would ever forget."""
+        async with self._db.transaction() as tx:
+            await inbox.forget(tx, forget.until, forget.saga_ids)
+        logger.info("sagas.forgotten", sagas=len(forget.saga_ids), until=forget.until.isoformat())
+
     async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
         """The same within a transaction of the caller's, who wakes the relay after it."""
         claim = inbox.Claim(tx, [work.key for work in batch])
@@ -143,7 +162,9 @@ class Participant(Generic[State]):
         fence = claim.fence()
         round_ = _Round()
         for work in batch:
-            verdict = fence.admit(work.key, _tombstone)
+            for_ever = type(work.command) in self._kept_for_ever
+            issued_at = None if for_ever else work.envelope.first_issued_at
+            verdict = fence.admit(work.key, _tombstone, issued_at)
             if isinstance(verdict, Duplicate):
                 self._repeat(round_, work, verdict.row)
                 continue

@@ -113,6 +113,15 @@ class Settings(BaseSettings):
         0.5, gt=0, description="how often overdue deadlines are looked for"
     )
 
+    retention_seconds: float = Field(
+        30 * 86_400,
+        gt=0,
+        description="after its end a saga is archived, and its participants forget it; 30 days",
+    )
+    retention_batch: int = Field(
+        200, ge=1, le=1000, description="sagas archived in one transaction, and forgotten in one"
+    )
+
     running_limit: int = Field(
         1000, ge=1, description="sagas under way at a time; more wait in their queue"
     )

@@ -28,6 +28,7 @@ from orchestrator.approval import Approval
 from orchestrator.dead_letters import Intake
 from orchestrator.definitions import in_words, load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
+from orchestrator.retention import Retention
 from orchestrator.saga import Definition
 from orchestrator.service import Service
 
@@ -54,7 +55,9 @@ def service_of(process: Process, definitions: Sequence[Definition]) -> Service:
 async def worker(settings: Settings) -> None:
     definitions = load(settings.definitions)
     dead = map(dead_letter_queue, work_queues_of(definitions))
-    process = Process(settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", *dead)
+    process = Process(
+        settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", "retention", *dead
+    )
     process.announce("orchestrator", MIGRATIONS)
     process.watch.add(metrics.look)
     service = service_of(process, definitions)
@@ -71,6 +74,16 @@ async def worker(settings: Settings) -> None:
         process.stop,
     )
     process.add("reconciler", reconciler.run)
+    retention = Retention(
+        process.db,
+        definitions,
+        settings,
+        process.health,
+        process.stop,
+        may_send=lambda: process.relay.flushed,
+        wake=process.relay.wake,
+    )
+    process.add("retention", retention.run)
     for queue in work_queues_of(definitions):
         intake = Intake(queue, service, process.db, process.broker, process.health, process.stop)
         process.add(intake.name, intake.run)

@@ -140,6 +140,9 @@ class Intake:
 
 def _tell(round_: Round, letter: Letter, key: Key) -> None:
     """Through the front door. A letter about no saga or no step that we know is only kept."""
+    if key.saga_id in round_.archived:  # nothing is awaited there any more
+        logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why="archived")
+        return
     try:
         if letter.start is not None:
             round_.start_dead_lettered(key.saga_id, letter.start, letter.reason)

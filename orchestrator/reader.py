@@ -24,7 +24,17 @@ _COLUMNS = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
        stuck_since is not null and not undeployed, undeployed, stuck_since, next_deadline,
        started_at, updated_at, ended_at"""
-_ONE = _COLUMNS + " from saga_instance where saga_id = %s"
+# An instance is in one of the two tables, whenever one statement looks at both.
+_ARCHIVED = """
+  from (select instance, log from saga_archive where saga_id = %(saga_id)s) a cross join lateral"""
+_ONE = (
+    _COLUMNS + " from saga_instance where saga_id = %(saga_id)s union all" + _COLUMNS
+    + _ARCHIVED + " jsonb_populate_record(null::saga_instance, instance) i"
+)  # fmt: skip
+_IDS = """
+select saga_id from saga_instance where saga_id between %(low)s and %(high)s union all
+select saga_id from saga_archive where saga_id between %(low)s and %(high)s
+ order by 1 limit %(limit)s"""
 
 _WANTED = """
    and (%(state)s::text is null or state = %(state)s)
@@ -47,9 +57,12 @@ _ENDED = (
 _PAGE = _ALIVE + " union all " + _ENDED + " order by started_at desc, saga_id desc limit %(limit)s"
 _FIRST_PAGE = ("infinity", UUID(int=2**128 - 1))
 
-_TIMELINE = """
-select id, at, entry, step, direction, attempt, detail, answered_by, process from saga_log
- where saga_id = %s and id > %s order by id limit %s"""
+_ENTRIES = "select id, at, entry, step, direction, attempt, detail, answered_by, process"
+_TIMELINE = (
+    _ENTRIES + " from saga_log where saga_id = %(saga_id)s and id > %(after)s union all "
+    + _ENTRIES + _ARCHIVED + " jsonb_populate_recordset(null::saga_log, log) where id > %(after)s"
+    " order by id limit %(limit)s"
+)  # fmt: skip
 
 # Oldest first, by the index of the living. The saga log says why a person is asked.
 _WHY = """,
@@ -121,10 +134,21 @@ select queue, count(*) from (select queue from dead_letter where state = 'open' 
 COUNTED = 10_000
 # For the audit.
 _TOUCHED = """
-select saga_id, coalesce(ended_at, 'infinity') >= coalesce(%s, '-infinity'::timestamptz)
-       and started_at < coalesce(%s, 'infinity'::timestamptz)
-  from saga_instance where saga_id > %s order by saga_id limit %s"""
-_KNOWN = "select saga_id, definition, state from saga_instance where saga_id = any(%b::uuid[])"
+(select saga_id, coalesce(ended_at, 'infinity') >= coalesce(%(since)s, '-infinity'::timestamptz)
+        and started_at < coalesce(%(until)s, 'infinity'::timestamptz)
+   from saga_instance where saga_id > %(after)s order by saga_id limit %(limit)s)
+union all
+(select saga_id, (instance ->> 'ended_at')::timestamptz
+                 >= coalesce(%(since)s, '-infinity'::timestamptz)
+        and (instance ->> 'started_at')::timestamptz
+            < coalesce(%(until)s, 'infinity'::timestamptz)
+   from saga_archive where saga_id > %(after)s order by saga_id limit %(limit)s)
+ order by saga_id limit %(limit)s"""
+_KNOWN = """
+select saga_id, definition, state from saga_instance where saga_id = any(%(ids)b::uuid[])
+ union all
+select saga_id, instance ->> 'definition', instance ->> 'state' from saga_archive
+ where saga_id = any(%(ids)b::uuid[])"""
 
 
 @dataclass(frozen=True)
@@ -226,15 +250,12 @@ async def census(tx: Tx) -> Census:
 
 
 async def find(tx: Tx, saga_id: UUID) -> Seen | None:
-    rows = await tx.fetch(_ONE, (saga_id,))
+    rows = await tx.fetch(_ONE, {"saga_id": saga_id})
     return _seen(rows[0]) if rows else None
 
 
 async def ids_between(tx: Tx, low: UUID, high: UUID, limit: int) -> list[UUID]:
-    rows = await tx.fetch(
-        "select saga_id from saga_instance where saga_id between %s and %s order by 1 limit %s",
-        (low, high, limit),
-    )
+    rows = await tx.fetch(_IDS, {"low": low, "high": high, "limit": limit})
     return [row[0] for row in rows]
 
 
@@ -263,7 +284,8 @@ async def page(tx: Tx, wanted: Wanted, after: Seen | None, limit: int) -> list[S
 
 async def timeline(tx: Tx, saga_id: UUID, after: int, limit: int) -> list[Logged]:
     """In the order in which it happened: an instance's row was locked when each was written."""
-    return [_logged(row) for row in await tx.fetch(_TIMELINE, (saga_id, after, limit))]
+    wanted = {"saga_id": saga_id, "after": after, "limit": limit}
+    return [_logged(row) for row in await tx.fetch(_TIMELINE, wanted)]
 
 
 async def waiting(tx: Tx, customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
@@ -311,12 +333,12 @@ async def standing(tx: Tx, overdue_by_seconds: float) -> Standing:
 
 
 async def touched(tx: Tx, query: TouchedQuery) -> TouchedPage:
-    found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
+    found = await tx.fetch(_TOUCHED, query.model_dump())
     return TouchedPage.of(found, query.limit)
 
 
 async def known(tx: Tx, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
-    rows = await tx.fetch(_KNOWN, (list(saga_ids),))
+    rows = await tx.fetch(_KNOWN, {"ids": list(saga_ids)})
     return {saga_id: Known(definition, State(state)) for saga_id, definition, state in rows}
 
 

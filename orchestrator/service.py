@@ -167,12 +167,16 @@ class Service:
         async with self._db.transaction() as tx:
             claim = inbox.Claim(tx, list(keys)) if keys else None
             watch = any(self._comes_to_a_gate(r.message) for r in batch)
-            round_ = await self.open(tx, [r.envelope.saga_id for r in batch], watch=watch)
+            new = list({key.saga_id for key in keys})
+            round_ = await self.open(tx, [r.envelope.saga_id for r in batch], watch=watch, new=new)
             fence = claim.fence() if claim else None
             for received in batch:
                 envelope, message = received.envelope, received.message
                 if isinstance(message, ReplyArrived):
-                    round_.take(envelope, message)
+                    if envelope.saga_id in round_.archived:  # nobody awaits it any more
+                        logger.info("reply.archived", saga_id=envelope.saga_id, step=envelope.step)
+                    else:
+                        round_.take(envelope, message)
                     continue
                 assert fence is not None  # noqa: S101 - it has claims
                 if isinstance(message, CancelSaga):
@@ -327,10 +331,12 @@ class Service:
             ended_at=seen.ended_at,
         )
 
-    async def open(self, tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False) -> Round:
+    async def open(
+        self, tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False, new: Sequence[UUID] = ()
+    ) -> Round:
         """Their rows are held until the transaction ends."""
-        held, now = await store.lock(tx, list(set(saga_ids)), watch=watch)
-        return Round(self, held, now)
+        held, gone, now = await store.lock(tx, list(set(saga_ids)), watch=watch, new=new)
+        return Round(self, held, gone, now)
 
     def _comes_to_a_gate(self, event: object) -> bool:
         """Whether the saga may stand before a gate next; who is asked there is only then of use."""
@@ -376,8 +382,11 @@ class Service:
 class Round:
     """The instances of one transaction and what becomes of them."""
 
-    def __init__(self, service: Service, held: dict[UUID, Held], now: float) -> None:
+    def __init__(
+        self, service: Service, held: dict[UUID, Held], archived: set[UUID], now: float
+    ) -> None:
         self._service = service
+        self.archived = archived
         self._now = now
         self._changed: dict[UUID, Held] = {}
         self.held = held
@@ -392,7 +401,9 @@ class Round:
         self, fence: Fence, key: Key, message: StartSaga | CancelSaga, asked_at: str | None
     ) -> None:
         """Once, under the newest version; it will finish under it."""
-        if isinstance(fence.admit(key, _no_tombstone), First):
+        if key.saga_id in self.archived:  # it began and ended, long ago (rule 9)
+            logger.info("start.archived", saga_id=key.saga_id)
+        elif isinstance(fence.admit(key, _no_tombstone), First):
             self._begin(key.saga_id, message, Started(key.saga_id, message.data, asked_at))
             fence.settle(key, Row(Outcome.DONE, None))
 
@@ -462,6 +473,8 @@ class Round:
 
     def of(self, saga_id: UUID) -> Held:
         held = self.held.get(saga_id)
+        if saga_id in self.archived:
+            raise IllegalTransition("the saga ended long ago and is archived")
         if held is None:
             raise Poison("unknown_saga", f"no saga {saga_id}")
         return held

@@ -23,7 +23,7 @@ from order_svc.api import OrderView, Reader, ReturnView, make_app
 from order_svc.deadlines import Deadlines
 from order_svc.domain import OrderBook
 from order_svc.door import Door
-from order_svc.handlers import HANDLERS, ON_DUPLICATE
+from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
 from order_svc.listener import Listener
 from order_svc.progress_store import ProgressStore
 from order_svc.starter import Starter
@@ -40,6 +40,7 @@ def participant_of(process: Process) -> Participant[OrderBook]:
         ProgressStore(process.settings.policy) if choreographed else _store(process.settings),
         choreography.HANDLERS if choreographed else HANDLERS,
         on_duplicate=ON_DUPLICATE,
+        kept_for_ever=KEPT_FOR_EVER,
         process=process.settings.process,
         wake=process.relay.wake,
     )

@@ -130,6 +130,7 @@ class OrderBook:
     returns: dict[UUID, ReturnStanding] = field(default_factory=dict)
     opened: dict[UUID, tuple[OpenedReturn, str]] = field(default_factory=dict)  # and its key
     changed_returns: set[UUID] = field(default_factory=set)
+    standing: dict[UUID, PlacedOrder] = field(default_factory=dict)  # placed long before
 
     def list_product(self, sku: str, price: int, currency: str) -> ProductListed:
         """Put on the price list, or give it another price for orders to come."""

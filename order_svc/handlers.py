@@ -1,7 +1,8 @@
 """What the order service does with each command. Pure: a message is taken apart, the domain
 decides.
 
-Owns: the tables HANDLERS and ON_DUPLICATE, and what StartSaga and CancelSaga say of an order.
+Owns: the tables HANDLERS, ON_DUPLICATE and KEPT_FOR_EVER, and what StartSaga and CancelSaga say of
+an order.
 Must not know: SQL, the broker, the inbox.
 """
 
@@ -19,6 +20,7 @@ from common.contracts import (
     ConfirmOrder,
     FinishReturn,
     KeyReused,
+    Line,
     ListProduct,
     NotReturnable,
     OpenReturn,
@@ -49,19 +51,24 @@ def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
 
     def place_order(book: OrderBook, work: Work) -> Answered:
         asked = cast(PlaceOrder, work.command)
+        if stands := book.standing.get(work.saga_id):  # its saga is forgotten; the order never is
+            return Answered(repeated(asked, _accepted(stands)), keep=False)
         order = book.place(work.saga_id, work.step, asked)
         if isinstance(order, OrderInvalid):
             return Answered(order, keep=False)
-        accepted = OrderAccepted(
-            order_id=order.order_id,
-            customer=order.customer,
-            currency=order.currency,
-            lines=asked.lines,
-            total=order.total,
-        )
-        return Answered(accepted, also=(begin(order),))
+        return Answered(_accepted(order), also=(begin(order),))
 
     return place_order
+
+
+def _accepted(order: PlacedOrder) -> OrderAccepted:
+    return OrderAccepted(
+        order_id=order.order_id,
+        customer=order.customer,
+        currency=order.currency,
+        lines=tuple(Line(sku=line.sku, quantity=line.quantity) for line in order.lines),
+        total=order.total,
+    )
 
 
 def start_key(what: PlacedOrder | OpenedReturn) -> Key:
@@ -151,6 +158,10 @@ def reject_order(book: OrderBook, work: Work) -> OrderRejected:
 
 def open_return(book: OrderBook, work: Work) -> Answered:
     asked = cast(OpenReturn, work.command)
+    stands = book.returns.get(work.saga_id)
+    if stands and stands.order_id == asked.order_id:  # as above
+        again = ReturnAccepted(return_id=work.saga_id, order_id=asked.order_id)
+        return Answered(again, keep=False)
     opened = book.open_return(work.saga_id, work.step, asked.order_id, asked.idempotency_key)
     if isinstance(opened, NotReturnable):
         return Answered(opened, keep=False)
@@ -197,3 +208,5 @@ ON_DUPLICATE: dict[type[Command], OnDuplicate] = {
     CancelOrder: the_same,
     OpenReturn: reopened,
 }
+# By the order itself, and by the return.
+KEPT_FOR_EVER: frozenset[type[Command]] = frozenset({PlaceOrder, OpenReturn})

@@ -69,8 +69,9 @@ _ORDERS_OF = "select order_id from order_return where return_id = any(%b::uuid[]
 _RETURNS = """
 select return_id, order_id, status, reason, saga_known from order_return
  where return_id = any(%b::uuid[])"""
-
-_UNWANTED = """
+# Orders to be cancelled; and of those to be placed, the ones that stand already: repeats whose
+# inbox row may be forgotten.
+_AS_PLACED = """
 select order_id, customer, currency, lines, total, placed_at from customer_order
  where order_id = any(%b::uuid[])"""
 
@@ -207,11 +208,13 @@ class OrderStore:
         order_ids: set[UUID] = set()
         return_ids: set[UUID] = set()
         unwanted: set[UUID] = set()
+        placed: list[UUID] = []
         for work in batch:
             match work.command:
                 case PlaceOrder() as asked:
                     currencies.add(asked.currency)
                     skus.update(line.sku for line in asked.lines)
+                    placed.append(work.saga_id)
                 case ListProduct():
                     pass
                 case CancelOrder():
@@ -219,6 +222,7 @@ class OrderStore:
                     unwanted.add(work.saga_id)
                 case OpenReturn(order_id=order_id):
                     order_ids.add(order_id)
+                    return_ids.add(work.saga_id)  # it may stand, and its inbox row be forgotten
                 case CloseReturn() | FinishReturn():
                     return_ids.add(work.saga_id)
                 case SagaStarted():  # of either kind
@@ -232,7 +236,8 @@ class OrderStore:
         products = tx.ask(_PRODUCTS, (list(skus),))
         orders = tx.ask(_ORDERS, (list(order_ids),))
         returns = tx.ask(_RETURNS, (list(return_ids),)) if return_ids else None
-        cancelled = tx.ask(_UNWANTED, (list(unwanted),)) if unwanted else None
+        cancelled = tx.ask(_AS_PLACED, (list(unwanted),)) if unwanted else None
+        standing_orders = tx.ask(_AS_PLACED, (placed,)) if placed else None
         await tx.sync()
         [(now, known)] = standing.rows
         return OrderBook(
@@ -248,6 +253,9 @@ class OrderStore:
                 row[0]: ReturnStanding(row[1], ReturnStatus(row[2]), *row[3:])
                 for row in (returns.rows if returns else ())
             },
+            standing={row[0]: _placed(row) for row in standing_orders.rows}
+            if standing_orders
+            else {},
         )
 
     async def save(self, tx: Tx, state: OrderBook) -> None:
@@ -331,8 +339,7 @@ class OrderStore:
         orders = tx.ask(_OVERDUE, backoff)
         returns = tx.ask(_OVERDUE_RETURNS, backoff)
         await tx.sync()
-        placed = [PlacedOrder(i, c, y, _lines(li), *rest) for i, c, y, li, *rest in orders.rows]
-        return [*placed, *(OpenedReturn(*row) for row in returns.rows)]
+        return [*map(_placed, orders.rows), *(OpenedReturn(*row) for row in returns.rows)]
 
     async def get_return(self, tx: Tx, return_id: UUID) -> ReturnRow | None:
         rows = await tx.fetch(_ONE_RETURN, (return_id,))
@@ -358,6 +365,11 @@ class OrderStore:
 
     async def effects(self, tx: Tx, query: EffectsQuery) -> Effects:
         return Effects.of(await tx.fetch(_EFFECTS, (CREATE_ORDER, list(query.saga_ids))))
+
+
+def _placed(row: tuple[Any, ...]) -> PlacedOrder:
+    order_id, customer, currency, lines, *rest = row
+    return PlacedOrder(order_id, customer, currency, _lines(lines), *rest)
 
 
 def _row(row: tuple[Any, ...]) -> OrderRow:

@@ -28,6 +28,7 @@ HERE = (
     "silent-pivot-done",
     "silent-pivot-lost",
     "failing-refund",
+    "old-comes-again",
     "cut-payment-postgres",
     "unconfirmed-orchestrator",
 )

@@ -10,7 +10,18 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from common import contracts as c
-from common.envelope import Direction, Envelope, Fence, Fenced, Key, Message, PivotDone, Reply, Undo
+from common.envelope import (
+    Direction,
+    Envelope,
+    Fence,
+    Fenced,
+    Forget,
+    Key,
+    Message,
+    PivotDone,
+    Reply,
+    Undo,
+)
 
 SAGA = UUID("5a6a0000-0000-5000-8000-000000000001")
 CHARGE = UUID("5a6a0000-0000-5000-8000-000000000002")
@@ -79,6 +90,7 @@ FORWARD: dict[str, list[Message]] = {
         c.Deposit(customer="ada", currency="EUR", amount=9000),
         c.Deposited(customer="ada"),
     ],
+    "forget": [Forget(until=NOON, saga_ids=(SAGA, CHARGE))],
     "saga_view": [
         c.SagaQuery(saga_id=SAGA),
         c.SagaView(

@@ -161,9 +161,15 @@ COMMON = [
     ("inbox_once", (CLAIM, CLAIM)),
     ("outbox_pk", (OUTBOX, OUTBOX)),
     ("solo_tries_pk", (TRY, TRY)),
+    ("forgotten_pk", ("insert into forgotten default values",)),
+    ("forgotten_is_one_row", ("insert into forgotten (here) values (false)",)),
 ]
+ARCHIVED: LiteralString = (
+    f"insert into saga_archive (saga_id, instance, log) values ({SAGA}, '{{}}', '[]')"
+)
 PLANTS = [
     *(Plant(schema, *plant) for schema in SERVICES for plant in COMMON),
+    Plant("orchestrator", "saga_archive_pk", (ARCHIVED, ARCHIVED)),
     # Orchestrator. Rule 2: COMPENSATED needs every sent step settled, COMPLETED every step done;
     # a passed pivot excludes both COMPENSATING and COMPENSATED.
     *(

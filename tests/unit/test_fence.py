@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import UUID
 
 import pytest
 
 from common.envelope import Direction, Key, Outcome, PivotDone, Reply
-from common.fence import Duplicate, Fence, First, Row, claims, fence_answer
+from common.errors import Poison
+from common.fence import EVIDENCE_GONE, Duplicate, Fence, First, Row, claims, fence_answer
 
 ACTION = Key(UUID(int=1), "charge_payment", Direction.FORWARD)
 UNDO = Key(UUID(int=1), "charge_payment", Direction.COMPENSATING)
@@ -169,3 +171,28 @@ def test_an_undo_whose_action_left_no_evidence_is_not_decided() -> None:
     fence = Fence(claimed=[UNDO], known={})
     with pytest.raises(AssertionError, match="evidence is gone"):
         fence.admit(UNDO, lay)
+
+
+# --- what is forgotten (section 6, rule 18) ------------------------------------------------
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LATER = NOON + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_rule_18_what_is_as_old_as_what_was_forgotten_does_not_act(claimed: bool) -> None:
+    """Whether its row could be claimed, or was removed between the claim and the look."""
+    fence = Fence([ACTION] if claimed else [], {}, forgotten_until=NOON)
+    with pytest.raises(Poison, match="evidence_gone") as gone:
+        fence.admit(ACTION, lay, NOON)
+    assert gone.value.reason == EVIDENCE_GONE
+    assert fence.settled() == {}
+
+
+def test_rule_18_what_is_known_what_is_younger_and_what_has_other_evidence_is_not_concerned() -> (
+    None
+):
+    assert Fence([], {ACTION: DONE}, NOON).admit(ACTION, lay, NOON) == Duplicate(DONE)
+    assert Fence([ACTION], {}, NOON).admit(ACTION, lay, LATER) == First()
+    assert Fence([ACTION], {}, NOON).admit(ACTION, lay) == First()
+    assert Fence([ACTION], {}, None).admit(ACTION, lay, NOON) == First()

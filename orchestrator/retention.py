@@ -1,0 +1,99 @@
+"""Retention: sagas that ended long ago are archived, and their participants told to forget them.
+
+Owns: how much at a time and how often. An instance moves, and the command that says so lies in the
+outbox, in one transaction. Must not know: SQL, which sagas may go (archive.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from common import log, outbox
+from common.daemon import wait_for
+from common.db import Database
+from common.envelope import Direction, Envelope, Forget, Key
+from common.health import Health
+from common.outbox import Outgoing
+from common.settings import Settings
+from common.topology import commands_of
+from orchestrator import archive
+from orchestrator.archive import Ended
+from orchestrator.definitions import participants_of
+from orchestrator.saga import Definition
+
+logger = log.get("retention")
+
+FORGET = "forget"  # the step by which the command travels
+LOOK_SECONDS = 30.0  # at most, for what has become old enough
+REST = 3.0  # times as long as a batch took: live traffic has at least three quarters of the time
+
+
+class Retention:
+    """Any number may run: what one has taken the others skip."""
+
+    def __init__(
+        self,
+        db: Database,
+        definitions: Sequence[Definition],
+        settings: Settings,
+        health: Health,
+        stop: asyncio.Event,
+        *,
+        may_send: Callable[[], bool] = lambda: True,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._db = db
+        self._definitions: Mapping[tuple[str, int], Definition] = {
+            (d.name, d.version): d for d in definitions
+        }
+        self._seconds = settings.retention_seconds
+        self._batch = settings.retention_batch
+        self._health = health
+        self._stop = stop
+        self._may_send = may_send
+        self._wake = wake
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            began = loop.time()
+            more = self._may_send() and await self.run_once() == self._batch
+            self._health.set("retention", None)
+            rest = REST * (loop.time() - began) if more else min(LOOK_SECONDS, self._seconds / 4)
+            await wait_for(self._stop, rest)
+
+    async def run_once(self) -> int:
+        """Archive one batch; how many it were."""
+        async with self._db.transaction() as tx:
+            ended = await archive.take(tx, self._seconds, self._definitions, self._batch)
+            if not ended:
+                return 0
+            await archive.move(tx, [saga.saga_id for saga in ended])
+            commands = self._commands(ended)
+            await outbox.append(tx, commands)
+        logger.info("sagas.archived", sagas=len(ended), participants=len(commands))
+        self._wake()
+        return len(ended)
+
+    def _commands(self, ended: Sequence[Ended]) -> list[Outgoing]:
+        """To each participant, of the sagas it had a part in."""
+        theirs: defaultdict[str, list[UUID]] = defaultdict(list)
+        for saga in ended:
+            for participant in participants_of([self._definitions[saga.definition, saga.version]]):
+                theirs[participant].append(saga.saga_id)
+        until = max(saga.last for saga in ended)
+        return [
+            Outgoing(commands_of(participant), _command(until, saga_ids))
+            for participant, saga_ids in theirs.items()
+        ]
+
+
+def _command(until: datetime, saga_ids: Sequence[UUID]) -> Envelope:
+    """Named by one of its sagas, which is forgotten but once."""
+    key = Key(min(saga_ids), FORGET, Direction.FORWARD)
+    forget = Forget(until=until, saga_ids=tuple(saga_ids))
+    return Envelope.command(key, forget, issued_at=datetime.now(UTC), reply_to=None)
