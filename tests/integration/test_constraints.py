@@ -79,6 +79,19 @@ def given_back(
     )
 
 
+def letter(
+    count: LiteralString = "1",
+    state: LiteralString = "open",
+    settled: LiteralString = "null, null, null",
+) -> LiteralString:
+    return (
+        "insert into dead_letter (letter_id, queue, reason, reply, body, size, readable, headers,"
+        " set_aside, count, state, settled_at, settled_by, settled_why)"
+        f" values ({SAGA}, 'q', 'r', false, '', 0, false, '{{}}', 's', {count}, '{state}',"
+        f" {settled})"
+    )
+
+
 def transfer(
     transfer_id: LiteralString = SAGA,
     kind: LiteralString = "CHARGE",
@@ -221,6 +234,16 @@ PLANTS = [
     Plant("orchestrator", "operator_action_has_actor_and_reason", (action(actor=""),)),
     Plant("orchestrator", "operator_action_has_actor_and_reason", (action(reason=""),)),
     Plant("orchestrator", "operator_action_has_actor_and_reason", (action(outcome="refused"),)),
+    Plant("orchestrator", "dead_letter_pk", (letter(), letter())),
+    Plant("orchestrator", "came_at_least_once", (letter("0"),)),
+    Plant("orchestrator", "dead_letter_state_known", (letter("1", "lost", "now(), 'ann', 'x'"),)),
+    Plant("orchestrator", "settled_by_somebody", (letter("1", "redriven", "now(), null, null"),)),
+    Plant("orchestrator", "settled_by_somebody", (letter("1", "open", "null, 'ann', null"),)),
+    Plant(
+        "orchestrator",
+        "discarded_for_a_reason",
+        (letter("1", "discarded", "now(), 'ann', null"),),
+    ),
     # Order.
     Plant("order_svc", "product_pk", (PRODUCT, PRODUCT)),
     Plant("order_svc", "price_not_negative", (PRODUCT, "update product set price = -1")),
