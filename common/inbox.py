@@ -31,7 +31,7 @@ select i.saga_id, i.step, i.direction, i.outcome, i.reply, null::timestamptz
   join inbox i using (saga_id, step, direction)
  where i.outcome <> 'claimed' and i.saga_id = any(%b::uuid[])
  union all
-select null, null, null, null, null, nullif(until, '-infinity') from forgotten where here"""
+select null, null, null, null, null, until from forgotten where here and until >= %b::timestamptz"""
 
 _SETTLE = """
 update inbox i set outcome = k.outcome, reply = k.reply
@@ -53,16 +53,19 @@ def _columns(keys: Sequence[Key]) -> list[list[object]]:
 class Claim:
     """Claims all the batch needs at the transaction's next sync, which waits for others that hold
     one of the same rows. What is locked after it, in the same round trip, is locked in that order.
+
+    `oldest` is when the first of them was issued whose evidence may be forgotten: what was
+    forgotten is read only if that is as old, since a row that is read costs more than none.
     """
 
-    def __init__(self, tx: Tx, keys: Sequence[Key]) -> None:
+    def __init__(self, tx: Tx, keys: Sequence[Key], oldest: datetime | None = None) -> None:
         columns = _columns(claims(keys))
         self._claimed = tx.ask(_CLAIM, columns)
-        self._known = tx.ask(_READ, [*columns, columns[0]])
+        self._known = tx.ask(_READ, [*columns, columns[0], oldest])
 
     def fence(self) -> Fence:
         """After that sync."""
-        *_, forgotten_until = next(row for row in self._known.rows if row[0] is None)
+        forgotten = (until for saga_id, *_, until in self._known.rows if saga_id is None)
         return Fence(
             claimed=[_key(*row) for row in self._claimed.rows],
             known={
@@ -70,7 +73,7 @@ class Claim:
                 for *key, outcome, reply, _ in self._known.rows
                 if outcome is not None
             },
-            forgotten_until=forgotten_until,
+            forgotten_until=next(forgotten, None),
         )
 
 

@@ -156,15 +156,15 @@ class Participant(Generic[State]):
 
     async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
         """The same within a transaction of the caller's, who wakes the relay after it."""
-        claim = inbox.Claim(tx, [work.key for work in batch])
+        issued = [self._forgettable(work) for work in batch]
+        oldest = min(filter(None, issued), default=None)
+        claim = inbox.Claim(tx, [work.key for work in batch], oldest)
         state = await self._store.load(tx, batch)
         await tx.sync()  # nothing is left to run, unless the store had nothing to load
         fence = claim.fence()
         round_ = _Round()
         for work in batch:
-            for_ever = type(work.command) in self._kept_for_ever
-            issued_at = None if for_ever else work.envelope.first_issued_at
-            verdict = fence.admit(work.key, _tombstone, issued_at)
+            verdict = fence.admit(work.key, _tombstone, self._forgettable(work))
             if isinstance(verdict, Duplicate):
                 self._repeat(round_, work, verdict.row)
                 continue
@@ -180,6 +180,13 @@ class Participant(Generic[State]):
         await inbox.keep(tx, fence)
         await outbox.append(tx, round_.outgoing)
         return round_
+
+    def _forgettable(self, work: Work) -> datetime | None:
+        """When it was first issued; None if its evidence is never forgotten."""
+        if type(work.command) in self._kept_for_ever:
+            return None
+        issued = work.envelope.first_issued_at
+        return issued if issued.tzinfo else issued.replace(tzinfo=UTC)  # whoever sent it
 
     def _act(self, state: State, work: Work, verdict: First) -> Answered:
         if isinstance(work.command, Fence):

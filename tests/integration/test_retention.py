@@ -319,7 +319,8 @@ async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run
         await handle(payment(db), refund(saga(1)), refund(saga(3)))
         await handle(payment(db), forget(1, 3), forget(1, 3))
         assert inbox(judge, "payment_svc", saga(1)) == inbox(judge, "payment_svc", saga(3)) == {}
-        for old in (charge(saga(1)), refund(saga(1)), charge(saga(3)), charge(saga(4))):
+        nowhere = charge(saga(4)).model_copy(update={"first_issued_at": NOON.replace(tzinfo=None)})
+        for old in (charge(saga(1)), refund(saga(1)), charge(saga(3)), charge(saga(4)), nowhere):
             with pytest.raises(Poison, match="evidence_gone"):
                 await handle(payment(db), old)
         # What is remembered is answered as ever; what was issued later acts.
