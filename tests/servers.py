@@ -68,7 +68,7 @@ def engine_answers() -> bool:
 @contextmanager
 def running() -> Iterator[Servers]:
     """The servers, stopped and removed at the end."""
-    with {"docker": _containers, "native": _processes}[chosen()]() as servers:
+    with {"docker": _containers, "native": native}[chosen()]() as servers:
         yield servers
 
 
@@ -106,7 +106,7 @@ def _containers() -> Iterator[Servers]:
 
 
 @contextmanager
-def _processes() -> Iterator[Servers]:
+def native() -> Iterator[Servers]:
     runtime = choose("native", f"tests-{os.getpid()}")
     endpoints = runtime.up(SERVERS_ONLY, tethered=True)
     try:

@@ -112,8 +112,8 @@ def test_the_image_is_for_nobody_in_particular_and_holds_no_secret(stack: Docker
         ["docker", "run", "--rm", IMAGE, "payment_svc"], capture_output=True, text=True
     )
     assert bare.returncode != 0
-    assert "postgres_dsn" in bare.stderr
-    assert "amqp_url" in bare.stderr
+    assert "SAGAPROOF_POSTGRES_DSN: Field required" in bare.stderr
+    assert "SAGAPROOF_AMQP_URL: Field required" in bare.stderr
 
 
 def test_postgres_is_durable_and_its_roles_are_kept_apart(stack: DockerRuntime) -> None:

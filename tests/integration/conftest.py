@@ -40,19 +40,24 @@ UNHURRIED = {
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     with running() as servers:
-        with psycopg.connect(servers.dsn("postgres"), autocommit=True) as admin:
-            # Nothing here outlives the run, and making a database waits for the disk.
-            admin.execute("alter system set fsync = off")
-            admin.execute("select pg_reload_conf()")
-            _make_roles(admin)
-            admin.execute(f"create database {TEMPLATE}".encode())
-        with psycopg.connect(servers.dsn(TEMPLATE), autocommit=True) as template:
-            for statement in schema_statements():
-                template.execute(statement.encode())
-        for schema in SERVICES:
-            settings = _settings(servers, TEMPLATE, "/", schema)
-            migrate(settings, COMMON_MIGRATIONS, ROOT / schema / "migrations")
+        prepare(servers)
         yield servers
+
+
+def prepare(servers: Servers) -> None:
+    """The roles, and the template with all schemas migrated."""
+    with psycopg.connect(servers.dsn("postgres"), autocommit=True) as admin:
+        # Nothing here outlives the run, and making a database waits for the disk.
+        admin.execute("alter system set fsync = off")
+        admin.execute("select pg_reload_conf()")
+        _make_roles(admin)
+        admin.execute(f"create database {TEMPLATE}".encode())
+    with psycopg.connect(servers.dsn(TEMPLATE), autocommit=True) as template:
+        for statement in schema_statements():
+            template.execute(statement.encode())
+    for schema in SERVICES:
+        settings = _settings(servers, TEMPLATE, "/", schema)
+        migrate(settings, COMMON_MIGRATIONS, ROOT / schema / "migrations")
 
 
 def _make_roles(admin: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -65,7 +65,7 @@ class Office:
         self.db = db
         self.service = service(db)
         self.desk = LetterDesk(db, self.service)
-        asked: Any = SimpleNamespace(letters=_letters(db, self.desk), desk=None)
+        asked: Any = SimpleNamespace(letters=_letters(db, self.desk), desk=None, hands=None)
         app = make_app(asked, {}, Health(), ENTRANCES["operator"])
         self.api = httpx.AsyncClient(
             transport=httpx.ASGITransport(app),

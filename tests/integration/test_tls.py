@@ -15,6 +15,7 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
+from chaos.runtime.install import missing
 from chaos.runtime.ports import free_ports
 from chaos.runtime.specs import _account
 from common.broker import Broker
@@ -22,8 +23,8 @@ from common.db import Database, migrate
 from common.errors import BrokerGone, Infrastructure
 from common.process import COMMON_MIGRATIONS
 from common.settings import Settings
-from tests.integration.conftest import MakeSettings
-from tests.servers import Servers
+from tests.integration.conftest import MakeSettings, prepare
+from tests.servers import Servers, native
 
 HOST = "127.0.0.1"
 
@@ -36,10 +37,22 @@ class Authorities:
 
 
 @pytest.fixture(scope="module")
+def servers(servers: Servers) -> Iterator[Servers]:
+    """This run's, or native ones where they are containers, in which TLS cannot be turned on."""
+    if servers.rabbitmqctl is not None:
+        yield servers
+        return
+    if absent := missing():
+        pytest.skip(f"TLS is turned on in native servers, and {absent} is not installed")
+    with native() as own:
+        prepare(own)
+        yield own
+
+
+@pytest.fixture(scope="module")
 def tls(servers: Servers) -> Iterator[Authorities]:
     """Both servers of this run speak TLS too, from now until the module ends."""
-    if servers.rabbitmqctl is None:
-        pytest.skip("the servers of this run are containers: TLS is turned on in native ones")
+    assert servers.rabbitmqctl is not None
     directory = Path(tempfile.mkdtemp(prefix="sp-tls-", dir="/var/tmp"))
     directory.chmod(0o711)
     authority, (port,) = trustme.CA(), free_ports(1)
