@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import FrameType
 from typing import NoReturn
@@ -30,5 +31,9 @@ if __name__ == "__main__":
     given = {key: value for key, value in os.environ.items() if key.startswith("SAGAPROOF_")}
     print(json.dumps(given), flush=True)
     signal.signal(signal.SIGTERM, leave)
-    (port,) = (int(value) for key, value in given.items() if key.endswith("_PORT"))
-    HTTPServer((given.get("SAGAPROOF_HEALTH_HOST", "127.0.0.1"), port), Ready).serve_forever()
+    host = given.get("SAGAPROOF_HEALTH_HOST", "127.0.0.1")
+    ports = [int(value) for key, value in given.items() if key.endswith("_PORT")]
+    first, *others = [HTTPServer((host, port), Ready) for port in ports]  # an API has two
+    for other in others:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+    first.serve_forever()
