@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test large model matrix guards evidence bench compare check docs clean
+.PHONY: help setup demo test drill large model matrix guards evidence bench compare check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: setup ## a stack comes up, real orders flow, processes are killed, the ver
 
 test: setup ## the whole suite
 	@$(bin)/pytest
+
+drill: setup ## what CI breaks: cells of the matrix, scenarios, guards, containers (5 minutes)
+	@$(bin)/pytest tests/drills
 
 large: setup ## a hundred thousand of something (minutes)
 	@$(bin)/pytest tests/large

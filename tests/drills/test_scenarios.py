@@ -23,6 +23,8 @@ HERE = (
     "poisoned-charge",
     "kill-payment-repeatedly",
     "backends-killed",
+    "returns-race",
+    "return-meets-order",
     "payment-unreachable",
     "charge-after-its-undo",
     "silent-pivot-done",
