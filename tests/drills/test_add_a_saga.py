@@ -1,0 +1,84 @@
+"""docs/add-a-saga.md, typed as its reader would; the trip played and broken on the same stack."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.runtime import choose
+from chaos.runtime.stack import read_plan_file
+from chaos.scene import Scene
+from chaos.system import System
+from examples.trip.tests.scenario import KILLS
+from tests.servers import chosen_for_stacks
+from tests.support.reader import ROOT, commands, run, state_directory
+
+FILE_OR_FENCE = re.compile(
+    r"^`(tour/[^`]+)`\n\n```\w+\n(.*?)^```|^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
+BY_HAND = (".venv/bin/python", "trip=", ".venv/bin/saga", "until", ".venv/bin/chaos kill")
+WANTED = {  # of what is typed, by how it begins
+    ".venv/bin/python -m orchestrator check tour.saga:TOUR": "book_flight, compensatable: flight",
+    ".venv/bin/python -m pytest": "1 passed",
+    ".venv/bin/saga doctor": "nothing wrong",
+    "until .venv/bin/saga show $eve": "sold out",
+    "until .venv/bin/saga show $ann": "COMPLETED",
+    "until .venv/bin/saga show $bob": "COMPLETED",
+    "until .venv/bin/saga show $trip": "COMPENSATED",
+}
+
+
+def written_and_typed(document: str) -> list[str]:
+    """Its files become commands that write them."""
+    found: list[str] = []
+    for path, content, block in FILE_OR_FENCE.findall((ROOT / document).read_text()):
+        if path:
+            found.append(f"mkdir -p $(dirname {path}); cat > {path} <<'END'\n{content}END")
+        else:
+            found.extend(commands(block))
+    return found
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    with state_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def tour() -> Iterator[None]:
+    """What the reader of docs/add-a-saga.md writes, where he writes it; gone at the end."""
+    directory = ROOT / "tour"
+    if directory.exists():
+        pytest.skip("there is a tour/ here already, which is somebody's work")
+    yield
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("tour")
+def test_a_saga_is_added_by_the_book_and_the_example_is_played_and_broken_beside_it(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All on one stack, the page's own: its services are the trip's and one more."""
+    walk = written_and_typed("docs/add-a-saga.md")
+    by_hand = [c for c in written_and_typed("examples/trip/README.md") if c.startswith(BY_HAND)]
+    typed = [c for c in walk if "chaos down" not in c] + by_hand
+    monkeypatch.setenv("SAGAPROOF_STATE_DIR", str(state_dir))
+    runtime = choose(chosen_for_stacks())
+    try:
+        said = dict(zip(typed, run(typed, state_dir), strict=False))
+        told = {key: "".join(out for c, out in said.items() if c.startswith(key)) for key in WANTED}
+        assert {key: words for key, words in WANTED.items() if words not in told[key]} == {}, told
+        system = System(read_plan_file(ROOT / "tour/plan.json"), runtime, runtime.endpoints())
+        KILLS.play(scene := Scene(system, "trips", seed=7, count=60))
+        system.verdict()
+        system.close()
+    finally:
+        runtime.down()
+    assert scene.under_way
+    assert scene.others == {"trip completed": 39, "trip sold_out": 21}  # one car was gone
