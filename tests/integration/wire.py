@@ -65,6 +65,8 @@ class Proxy:
             return
         server = await asyncio.open_connection(self._url.hostname, self._url.port)
         self._writers |= {writer, server[1]}
+        if self._cut:  # meanwhile
+            self.cut()
         try:
             there = asyncio.create_task(self._pump(reader, server[1], asked=True))
             back = asyncio.create_task(self._pump(server[0], writer, asked=False))
