@@ -6,13 +6,12 @@ done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from chaos.nemesis import Kill, Nemesis
 from chaos.runtime import Style
 from chaos.scene import Scenario, Scene
-from chaos.system import CONFIRMED, RETURNED, ExperimentError, until
+from chaos.system import CONFIRMED, RETURNED, ExperimentError
 
 FEW = 20
 ORCHESTRATED: frozenset[Style] = frozenset({"orchestrated"})  # returns have an orchestrator only
@@ -26,12 +25,9 @@ def _confirmed(scene: Scene) -> list[UUID]:
 
 def _given_back(scene: Scene, *faults: Nemesis) -> None:
     orders = _confirmed(scene)
-    if faults:
-        with scene.struck(*faults):
-            accepted = scene.system.give_back(orders, "first")
-        scene.under_way = len(orders)
-    else:
+    with scene.struck(*faults):
         accepted = scene.system.give_back(orders, "first")
+    scene.under_way = len(orders)
     if None in accepted:
         raise ExperimentError("a confirmed order was not taken back")
     if scene.system.give_back(orders, "first") != accepted:
@@ -46,41 +42,29 @@ def _raced(scene: Scene) -> None:
     let_in = [sum(a is not None for a in answers[n : n + 3]) for n in range(0, len(answers), 3)]
     if set(let_in) != {1}:
         raise ExperimentError(f"of three attempts at an order so many were let in: {let_in}")
+    scene.under_way = len(orders)
     scene.expect(orders, RETURNED)
 
 
 def _too_early(scene: Scene) -> None:
     """While the order's own saga is at work on it, it cannot go back; afterwards it can."""
+    asks = scene.good()
     scene.system.runtime.pause("payment")
     try:
-        orders = scene.system.place(scene.good())
+        orders = scene.system.place(asks)
         scene.until_asked(orders, "charge_payment")
         early = scene.system.give_back(orders, "first")
     finally:
         scene.system.runtime.resume("payment")
     if any(early):
         raise ExperimentError("an order that is not confirmed was taken back")
+    scene.under_way = len(orders)
     scene.system.ends(orders)
     later = scene.system.give_back(orders[::2], "first")
     if None in later:
         raise ExperimentError("a confirmed order was not taken back")
     scene.expect(orders[::2], RETURNED)
     scene.expect(orders[1::2], CONFIRMED)
-
-
-def until_settled(scene: Scene, orders: Sequence[UUID]) -> None:
-    """No return of them is open any more."""
-    until(
-        lambda: (
-            scene.system.rows(
-                "select count(*) from order_svc.order_return"
-                " where status = 'OPEN' and order_id = any(%s)",
-                list(orders),
-            )
-            == [(0,)]
-        ),
-        "every return has ended",
-    )
 
 
 RETURNS = (
