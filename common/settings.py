@@ -10,13 +10,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.patience import Policy
 
 SECRETS = ("postgres_dsn", "amqp_url", "operator_tokens", "door_keys")
+URLS = {
+    "postgres_dsn": "postgresql://ROLE:PASSWORD@HOST:5432/DATABASE",
+    "amqp_url": "amqp://USER:PASSWORD@HOST:5672/VHOST",
+}
+SCHEMES = {"postgres_dsn": ("postgresql", "postgres"), "amqp_url": ("amqp", "amqps")}
 
 
 class Settings(BaseSettings):
@@ -189,3 +196,20 @@ class Settings(BaseSettings):
             if path and name not in values:
                 values[name] = Path(path).read_text().strip()
         return values
+
+    @field_validator("postgres_dsn", "amqp_url")
+    @classmethod
+    def _names_its_server(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        """What is left out a driver fills in: localhost, where somebody else's server listens."""
+        name = str(info.field_name)
+        try:
+            url = urlsplit(secret.get_secret_value())
+            # A socket's directory stands in the query, where libpq looks for it.
+            named = url.hostname or (name == "postgres_dsn" and "host" in parse_qs(url.query))
+        except ValueError:  # whose words would quote it
+            named = False
+        if not named or url.scheme not in SCHEMES[name]:
+            raise PydanticCustomError(
+                "no_server", "it is empty, or no URL that names a server; write " + URLS[name]
+            )
+        return secret

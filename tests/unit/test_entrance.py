@@ -212,3 +212,37 @@ def test_what_is_wrong_with_a_setting_is_a_line_and_quotes_no_secret(
     with pytest.raises(ValidationError) as wrong:
         Settings()
     assert "input_value" not in str(wrong.value), "nor would a traceback"
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        *(("SAGAPROOF_AMQP_URL", url) for url in ("", " ", "amqp://", f"amqp://x:{SECRET}@/v",
+          "localhost:5672", f"http://x:{SECRET}@host/", f"amqp://x:{SECRET}@[::1/")),
+        *(("SAGAPROOF_POSTGRES_DSN", url) for url in ("", "postgresql:///x", "dbname=x host=y",
+          f"mysql://x:{SECRET}@host/x")),
+    ],
+)  # fmt: skip
+def test_a_url_that_leaves_its_server_to_the_driver_is_refused(
+    nowhere: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    """Which would take localhost, where somebody else's listens."""
+    nowhere.setenv(variable, url)
+    said = ended(lambda _: None)
+    assert said.startswith(f"{variable}: it is empty, or no URL that names a server; write ")
+    assert said.endswith("5672/VHOST" if "AMQP" in variable else "5432/DATABASE")
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("amqp_url", "amqps://broker"),
+        ("postgres_dsn", "postgres://u:p@one:5432,two:5433/x"),
+        ("postgres_dsn", "postgresql:///x?host=/run/postgresql"),
+    ],
+)
+def test_every_way_to_name_a_server_will_do(
+    nowhere: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    nowhere.setenv(f"SAGAPROOF_{name.upper()}", url)
+    assert getattr(Settings(), name).get_secret_value() == url
