@@ -30,8 +30,7 @@ def start(definition: Definition, data: BaseModel) -> Envelope:
 async def send(envelope: Envelope) -> UUID:
     """The saga's id. Raises BrokerGone."""
     log.configure("door", "warning")
-    no_database = SecretStr("postgresql://none.invalid/")
-    broker = Broker(Settings(postgres_dsn=no_database))  # the rest is from the environment
+    broker = Broker(Settings(postgres_dsn=SecretStr("postgresql://none")))  # it has no database
     publication = Publication(ORCHESTRATOR_COMMANDS, pack([envelope.encode()]))
     (fate,) = await (await broker.channel()).publish([publication], timeout_seconds=5)
     await broker.close()
