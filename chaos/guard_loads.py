@@ -14,10 +14,10 @@ from chaos.armory import Armory
 from chaos.nemesis import Unreachable, hold, revive
 from chaos.quiescence import count_queues
 from chaos.runtime import Plan
-from chaos.scene import GIVEN_UP, PROFILES, Scene
+from chaos.scene import GATED_PIECES, GIVEN_UP, PROFILES, Scene
 from chaos.shop import PLENTY
-from chaos.system import CONFIRMED, RETURNED, ExperimentError, rejected, until
-from chaos.tampering import DelayPastUndo, Duplicate, Tampering
+from chaos.system import CONFIRMED, RETURNED, End, ExperimentError, rejected, until
+from chaos.tampering import DelayPastUndo, Duplicate, Poisoned, Tampering
 from chaos.workload import Ask
 from common.envelope import Direction
 from common.failpoints import Arming, Point
@@ -25,6 +25,8 @@ from common.failpoints import Arming, Point
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 OUT_OF_STOCK = rejected("out_of_stock")
 CHARGE_UNKNOWN = rejected("charge_payment_timed_out")
+CHARGE_DEAD = rejected("charge_payment_dead_lettered")
+EXPIRED = rejected("expired")
 AWAY_SECONDS = 2.0  # past a deadline of half a second
 SECONDS = 20.0  # for something that comes within one or two
 
@@ -36,6 +38,8 @@ NOBODY_ASKS_TWICE = Plan(
     replicas=PATIENT.replicas,
     settings={"step_timeout_seconds": "600", "start_resend_seconds": "600"},
 )
+GATED = PROFILES["gated"]
+NOBODY_DECIDES = replace(GATED, settings={**GATED.settings, "approval_expiry_seconds": "1"})
 
 
 @dataclass
@@ -56,7 +60,11 @@ class Load:
 
 
 def _tripled_charges(trial: Trial) -> None:
-    _tampered(trial.scene, Duplicate("payment", trial.scene.seed))
+    _tampered(trial.scene, Duplicate("payment", trial.scene.seed), CONFIRMED)
+
+
+def _garbled_charges(trial: Trial) -> None:
+    _tampered(trial.scene, Poisoned("payment", trial.scene.seed), CHARGE_DEAD)
 
 
 def _tripled_replies(trial: Trial) -> None:
@@ -76,12 +84,13 @@ def _tripled_replies(trial: Trial) -> None:
     scene.expect(orders, CONFIRMED)
 
 
-def _tampered(scene: Scene, fault: Tampering) -> None:
+def _tampered(scene: Scene, fault: Tampering, end: End) -> None:
     asks = scene.good()
     with scene.struck(fault):
         orders = scene.system.place(asks)
         scene.until_asked(orders, "charge_payment")
-    scene.expect(orders, CONFIRMED)
+        _until_sent(scene, "orchestrator")
+    scene.expect(orders, end)
 
 
 def _charges_past_their_undo(trial: Trial) -> None:
@@ -216,6 +225,15 @@ def _fenced_or_given_up(steps: dict[str, str]) -> bool:
     return steps.get("dispatch_stock") == "fencing" or steps.get("reserve_stock") == "undoing"
 
 
+def _parked(trial: Trial) -> None:
+    """Orders so large that a person is asked, and nobody is there."""
+    scene = trial.scene
+    here = scene.shop(stock={"tea": 10 * GATED_PIECES * scene.count}, accounts={"ann": PLENTY})
+    orders = scene.system.place([here.order("ann", tea=GATED_PIECES) for _ in range(scene.count)])
+    scene.system.ends(orders, SECONDS)
+    scene.expect(orders, EXPIRED)
+
+
 def _last_unit(trial: Trial) -> None:
     scene = trial.scene
     here = scene.shop(stock={"last": 1}, accounts={"ann": PLENTY})
@@ -322,6 +340,16 @@ LOADS = {
             "dispatch-past-release",
             "a dispatch comes after its fence, when the goods are released and others are held",
             _dispatch_past_release, UNHURRIED, 6,
+        ),
+        Load(
+            "garbled-charges",
+            "every charge is garbled on its way, and nobody asks twice",
+            _garbled_charges, NOBODY_ASKS_TWICE, 2,
+        ),
+        Load(
+            "nobody-decides",
+            "orders so large that a person is asked, and no person who answers",
+            _parked, NOBODY_DECIDES, 4,
         ),
         Load(
             "last-unit",

@@ -161,6 +161,17 @@ GUARDS: tuple[Guard, ...] = (
         ("end-when-settled",), ("orchestrator",), "unheard-rejections",
         "compensated_means_every_step_settled",
     ),
+    Guard(
+        "approval-gate",
+        "nobody goes through a gate whom no person let through, if one is to be asked",
+        ("gate",), ("orchestrator",), "nobody-decides", "the orders' ends",
+    ),
+    Guard(
+        "dead-letter-told",
+        "the saga hears of its dead command when that is taken in",
+        ("dead-letter-told",), ("orchestrator",), "garbled-charges", "at rest",
+        "resends, which would hide it at the price of a step's timeout",
+    ),
 )  # fmt: skip
 
 
@@ -274,7 +285,7 @@ def _played(system: System, armory: Armory, load: Load, seed: int, began: float)
     except (ExperimentError, StackError, CatalogueError, OSError) as error:
         problem = str(error) or repr(error)
     system.rest(STUCK_SECONDS)
-    judgement = system.judgement()
+    judgement = system.judgement(scene.explained)
     witnesses = (
         *_offences(judgement), *_ends(scene), *_constraints(system), *_standing(judgement),
     )  # fmt: skip

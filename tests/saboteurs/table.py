@@ -17,7 +17,7 @@ from common.envelope import pack
 from common.outbox import Outgoing
 from inventory_svc import domain as inventory
 from inventory_svc import store as inventory_store
-from orchestrator import saga
+from orchestrator import dead_letters, saga
 from order_svc import domain as order
 from payment_svc import domain as payment
 from tests.support.without import Guard
@@ -76,6 +76,10 @@ CHANGED = (
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
     Guard("end-when-settled", saga._Move, "_compensate", {
         "if self._all_settled():": "if True:"}),
+    Guard("gate", saga._Move, "advance", {
+        "if why := self._asked.get(step.name):": "if why := None:"}),
+    Guard("dead-letter-told", dead_letters.Intake, "_keep", {
+        "if tell and letter.key:": "if False:"}),
 )  # fmt: skip
 SABOTEURS: Mapping[str, Remove] = {
     **{guard.name: guard.remove for guard in CHANGED},
