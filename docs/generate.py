@@ -16,19 +16,13 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from common.envelope import Direction, Message, Outcome, Refusal
+from common.patience import Policy
 from common.settings import SECRETS, Settings
+from orchestrator.inputs import GateDecided, Input, ReplyArrived, TimedOut
+from orchestrator.instance import State
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.return_saga import RETURN_SAGA
-from orchestrator.saga import (
-    Definition,
-    GateDecided,
-    Input,
-    Kind,
-    Policy,
-    ReplyArrived,
-    State,
-    TimedOut,
-)
+from orchestrator.saga import Definition, Kind
 from tests.support.explore import explore
 
 HERE = Path(__file__).parent

@@ -34,10 +34,10 @@ from orchestrator.asking import LONGEST, Limit, Reasoned, SagaId, Seconds
 from orchestrator.auditor import AuditedPage, Window
 from orchestrator.doctor import House
 from orchestrator.hands_api import Hands, hands
+from orchestrator.instance import State
 from orchestrator.letters_api import LetterSources, letters
 from orchestrator.naming import whole_id
 from orchestrator.reader import Logged, Parked, Seen, Wanted
-from orchestrator.saga import State
 from orchestrator.story import tell
 from orchestrator.views import (
     Accounts,

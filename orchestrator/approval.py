@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.saga import Asked, Definition, Instance, Kind, Step
+from orchestrator.inputs import Asked
+from orchestrator.instance import Instance
+from orchestrator.saga import Definition, Kind, Step
 
 
 @dataclass(frozen=True)

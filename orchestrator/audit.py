@@ -21,7 +21,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from common.contracts import Effect
-from orchestrator.saga import State
+from orchestrator.instance import State
 
 
 class Drift(StrEnum):

@@ -19,8 +19,8 @@ from common.failpoints import Point
 from common.health import Health
 from common.topology import dead_letter_queue, work_queue
 from orchestrator import letter_store
+from orchestrator.inputs import DeadLettered
 from orchestrator.letters import Letter, letters_of
-from orchestrator.saga import DeadLettered
 from orchestrator.service import Round, Service
 
 logger = log.get("dead_letters")

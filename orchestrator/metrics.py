@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 from common.db import Tx
 from common.metrics import Bounded, Durations
 from orchestrator import reader
-from orchestrator.saga import Entry
+from orchestrator.decision import Entry
 
 ENTRIES = Counter(
     "sagaproof_saga_entries",

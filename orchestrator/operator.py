@@ -25,11 +25,12 @@ from orchestrator.auditor import Auditor
 from orchestrator.definitions import participants_of
 from orchestrator.doctor import Deployed, Finding
 from orchestrator.hands_api import Hands
+from orchestrator.instance import Instance
 from orchestrator.letter_store import Group, Kept, LettersWanted, Whole
 from orchestrator.letters_api import LetterSources
 from orchestrator.reader import Logged, Parked, Seen, Standing, Stuck, StuckWanted, Wanted
 from orchestrator.redrive import LetterDesk
-from orchestrator.saga import Definition, Instance
+from orchestrator.saga import Definition
 from orchestrator.service import Service
 from orchestrator.watch_list import Watched
 

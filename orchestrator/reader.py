@@ -16,7 +16,8 @@ from common.contracts import TouchedPage, TouchedQuery
 from common.db import Tx
 from common.envelope import Direction
 from orchestrator.audit import Known
-from orchestrator.saga import Entry, Instance, State
+from orchestrator.decision import Entry
+from orchestrator.instance import Instance, State
 from orchestrator.store import Held, held_of
 
 # In this order held_of() takes the first eleven.

@@ -19,9 +19,9 @@ from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES
 from orchestrator import letter_store
 from orchestrator.actions import Action
+from orchestrator.inputs import DeadLettered
 from orchestrator.letter_store import OPEN, Locked
 from orchestrator.letters import About
-from orchestrator.saga import DeadLettered
 from orchestrator.service import Round, Service
 
 logger = log.get("dead_letters")

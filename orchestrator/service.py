@@ -33,35 +33,29 @@ from common.errors import IllegalTransition, Poison
 from common.failpoints import Point
 from common.fence import Fence, First, Row
 from common.outbox import Outgoing
+from common.patience import Policy
 from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 from orchestrator import actions, metrics, reader, store
 from orchestrator.actions import Action
 from orchestrator.approval import Approval, before_a_gate
-from orchestrator.saga import (
-    FORWARD,
+from orchestrator.decide import decide
+from orchestrator.decision import Entry, Send, command_for
+from orchestrator.inputs import (
     NOBODY,
     Asked,
     ByHand,
     CompensateAsked,
-    Definition,
-    Entry,
     GateDecided,
     Input,
-    Instance,
-    Policy,
     ReplyArrived,
     Resolved,
     RetryAsked,
-    Send,
     StartDeadLettered,
     Started,
-    Status,
     TimedOut,
-    command_for,
-    decide,
-    timed_legs,
-    waiting_at,
 )
+from orchestrator.instance import Instance, Status
+from orchestrator.saga import FORWARD, Definition
 from orchestrator.store import Held
 
 logger = log.get("orchestrator")
@@ -264,7 +258,7 @@ class Service:
         """
 
         def decided(instance: Instance) -> GateDecided:
-            step = gate or waiting_at(instance)
+            step = gate or instance.waiting_at()
             if step is None:
                 raise IllegalTransition("it waits at no gate")
             return GateDecided(step, approved, actor, reason)
@@ -488,7 +482,7 @@ class Round:
             self._judge_undeployed(saga_id, held)
             return 0
         passed = 0
-        for (step, direction), attempt in timed_legs(held.instance).items():
+        for (step, direction), attempt in held.instance.timed_legs().items():
             if held.times[step]["deadline"] <= self._now:
                 waiting = self._now - held.issued(step, direction)
                 past_sla = waiting > self._service._policy.stuck_after_seconds

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from orchestrator.saga import COMPENSATING, Definition, Entry, Instance, Kind, timed_legs
+from orchestrator.decision import Entry
+from orchestrator.instance import Instance
+from orchestrator.saga import COMPENSATING, Definition, Kind
 
 JUDGED_WITHIN_SECONDS = 60.0
 """A deadline is judged within a second; one that is longer behind has nobody to judge it."""
@@ -55,7 +57,7 @@ def standstill(
     version = f"{instance.definition} v{instance.version}"
     if undeployed:
         return _of(Cause.UNDEPLOYED, f"version not deployed: no orchestrator knows {version}")
-    legs = list(timed_legs(instance))
+    legs = list(instance.timed_legs())
     if not legs:
         return _of(Cause.UNBEGUN, "what was to start it is a dead letter")
     if overdue_seconds > JUDGED_WITHIN_SECONDS:

@@ -15,21 +15,11 @@ from uuid import UUID
 
 from common.db import Tx
 from common.envelope import Direction, Envelope
+from common.patience import Policy
 from orchestrator import archive
-from orchestrator.saga import (
-    FORWARD,
-    Definition,
-    Entry,
-    Instance,
-    Policy,
-    Progress,
-    Send,
-    State,
-    Status,
-    is_capped,
-    timed_legs,
-    waiting_at,
-)
+from orchestrator.decision import Entry, Send
+from orchestrator.instance import Instance, Progress, State, Status
+from orchestrator.saga import FORWARD, Definition
 
 Times = dict[str, float]
 
@@ -64,7 +54,7 @@ class Held:
     ) -> None:
         """The next state of the instance; what it sends, or waits for, gets a deadline."""
         self.instance = instance
-        gate = waiting_at(instance)
+        gate = instance.waiting_at()
         if gate is not None and gate not in self.times:
             expiry = (definition.by_name[gate].policy or policy).approval_expiry_seconds
             self.times[gate] = {"issued": now, "deadline": now + expiry}
@@ -74,14 +64,14 @@ class Held:
             times.setdefault("issued" if send.direction is FORWARD else "undo_issued", now)
             patience = (step.policy or policy).patience(
                 send.attempt,
-                capped=is_capped(step, send.direction),
+                capped=step.is_capped(send.direction),
                 jitter=random.random(),  # noqa: S311 - spreads resends, no secret
             )
             times["deadline"] = now + patience
 
     def next_deadline(self) -> float | None:
         return min(
-            (self.times[step]["deadline"] for step, _ in timed_legs(self.instance)), default=None
+            (self.times[step]["deadline"] for step, _ in self.instance.timed_legs()), default=None
         )
 
 
@@ -160,7 +150,7 @@ def _times(step: Mapping[str, Any]) -> Times:
 
 
 def _steps(held: Held) -> str:
-    legs = {step for step, _ in timed_legs(held.instance)}
+    legs = {step for step, _ in held.instance.timed_legs()}
     return json.dumps(
         {
             name: {

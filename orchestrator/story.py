@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
-from orchestrator.saga import COMPENSATING, Definition, Entry, Kind, Step
+from orchestrator.decision import Entry
+from orchestrator.saga import COMPENSATING, Definition, Kind, Step
 
 
 def tell(definition: Definition | None, entry: Entry, at: datetime) -> str:

@@ -17,8 +17,9 @@ from orchestrator.actions import Recorded
 from orchestrator.audit import REMEDIES
 from orchestrator.auditor import AuditedPage
 from orchestrator.doctor import House, diagnose
+from orchestrator.instance import Instance
 from orchestrator.reader import Logged, Parked, Seen, Stuck
-from orchestrator.saga import Definition, Instance, Kind, timed_legs, waiting_at
+from orchestrator.saga import Definition, Kind
 from orchestrator.standstill import standstill, when_overdue
 from orchestrator.story import tell
 
@@ -161,7 +162,7 @@ class WaitingRow(BaseModel):
     def of(cls, parked: Parked) -> WaitingRow:
         seen = parked.seen
         instance, data = seen.instance, seen.instance.data
-        gate = waiting_at(instance) or ""
+        gate = instance.waiting_at() or ""
         return cls(
             saga_id=instance.saga_id,
             definition=f"{instance.definition} v{instance.version}",
@@ -395,7 +396,7 @@ def _awaits(definition: Definition | None, seen: Seen) -> list[Awaited]:
             attempt=attempt,
             deadline=_time(seen, name, "deadline"),
         )
-        for (name, direction), attempt in timed_legs(seen.instance).items()
+        for (name, direction), attempt in seen.instance.timed_legs().items()
     ]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from common.contracts import OutOfStock, PaymentCharged, StartSaga, StockReserved
 from common.db import Database
 from common.envelope import Direction, Envelope, Fence, Key, Reply
+from common.patience import Policy
 from orchestrator.approval import Approval
 from orchestrator.order_saga import DEFINITIONS
-from orchestrator.saga import Definition, Policy
+from orchestrator.saga import Definition
 from orchestrator.service import Service
 from tests.integration.mail import NOON, command, saga
 from tests.integration.services import sent

@@ -22,8 +22,8 @@ from common.envelope import Direction
 from common.errors import IllegalTransition
 from orchestrator import actions, reader
 from orchestrator.actions import Action, ActionsWanted
+from orchestrator.inputs import DeadLettered
 from orchestrator.reader import Stuck, StuckWanted
-from orchestrator.saga import DeadLettered
 from orchestrator.service import ASKED_AGAIN, JUDGED, MOVED_ON
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga

@@ -23,9 +23,10 @@ from common.errors import IllegalTransition, Poison
 from common.health import Health
 from orchestrator import __main__ as root
 from orchestrator import store
+from orchestrator.instance import Instance
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.reconciler import Reconciler
-from orchestrator.saga import Definition, Instance, Kind
+from orchestrator.saga import Definition, Kind
 from orchestrator.service import Service
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import mail, saga

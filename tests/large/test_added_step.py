@@ -30,7 +30,9 @@ ORCHESTRATED = """
 from uuid import UUID
 from common.envelope import Direction, Outcome
 from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA
-from orchestrator.saga import Policy, ReplyArrived, Started, decide
+from common.patience import Policy
+from orchestrator.decide import decide
+from orchestrator.inputs import ReplyArrived, Started
 from common.contracts import CheckFraud
 from payment_svc.handlers import HANDLERS
 

@@ -6,53 +6,56 @@ Owns: the table. Must not know: how a guard is taken out, nor what the model fin
 from __future__ import annotations
 
 from common import fence
-from orchestrator import saga
+from orchestrator import decide
+from orchestrator.decision import Move
+from orchestrator.instance import Instance
+from orchestrator.saga import Step
 from tests.support.without import Guard
 
 _FENCE_ANSWER = "PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()"
 GUARDS = (
-    Guard("while the pivot is unknown nothing turns", saga._Move, "_give_up", {
-        "self._send(step, COMPENSATING)": "self._send(step, COMPENSATING); self._turn(reason)"}),
-    Guard("the pivot is never guessed: given up, it is fenced", saga._Move, "_give_up", {
+    Guard("while the pivot is unknown nothing turns", Move, "give_up", {
+        "self.send(step, COMPENSATING)": "self.send(step, COMPENSATING); self.turn(reason)"}),
+    Guard("the pivot is never guessed: given up, it is fenced", Move, "give_up", {
         "step.kind is Kind.PIVOT": "False"}),
-    Guard("a silent step is unknown, not failed", saga._Move, "_give_up", {
+    Guard("a silent step is unknown, not failed", Move, "give_up", {
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
-    Guard("a pivot that was done after all is passed", saga._Move, "_done", {
+    Guard("a pivot that was done after all is passed", decide, "_done", {
         "step.kind is Kind.PIVOT": "False"}),
-    Guard("past the pivot nobody is granted compensation", saga._Move, "compensate_asked", {
-        "if self._pivot_passed:": "if False:"}),
-    Guard("a retriable step is never given up", saga, "is_capped", {
-        "direction is FORWARD and step.kind is not Kind.RETRIABLE": "direction is FORWARD"}),
-    Guard("only awaited replies count", saga._Move, "reply", {
-        "(event.step, event.direction) in awaited(self._before)": "True"}),
-    Guard("a refusal turns the saga", saga._Move, "_not_done", {
-        'self._turn(refused or self._reason or f"{step.name}_{status.value}")': "self.advance()"}),
-    Guard("compensated means every step settled", saga._Move, "_compensate", {
+    Guard("past the pivot nobody is granted compensation", decide, "_compensate_asked", {
+        "if move.pivot_passed:": "if False:"}),
+    Guard("a retriable step is never given up", Step, "is_capped", {
+        "direction is FORWARD and self.kind is not Kind.RETRIABLE": "direction is FORWARD"}),
+    Guard("only awaited replies count", decide, "_reply", {
+        "(event.step, event.direction) in move.before.awaited()": "True"}),
+    Guard("a refusal turns the saga", decide, "_not_done", {
+        'move.turn(refused or move.reason or f"{step.name}_{status.value}")': "move.advance()"}),
+    Guard("compensated means every step settled", Move, "compensate", {
         "if self._all_settled():": "if True:"}),
-    Guard("the customer is told last", saga._Move, "_compensate", {
+    Guard("the customer is told last", Move, "compensate", {
         "not step.at_the_door or self._all_settled(but=step.name)": "True"}),
-    Guard("what is silent is asked for again", saga._Move, "timed_out", {
-        "self._send(step, event.direction)": "pass"}),
-    Guard("nothing lies ahead of a gate that waits", saga._Move, "advance", {
+    Guard("what is silent is asked for again", decide, "_timed_out", {
+        "move.send(step, event.direction)": "pass"}),
+    Guard("nothing lies ahead of a gate that waits", Move, "advance", {
         "detail=why)\n            return": "detail=why)"}),
-    Guard("a gate that waits has a deadline", saga, "timed_legs", {
-        "if gate := waiting_at(instance):": "if False:"}),
-    Guard("a gate is decided once", saga._Move, "gate_decided", {
+    Guard("a gate that waits has a deadline", Instance, "timed_legs", {
+        "if gate := self.waiting_at():": "if False:"}),
+    Guard("a gate is decided once", decide, "_gate_decided", {
         "if progress.status is not Status.WAITING:": "if False:"}),
-    Guard("a rejection turns the saga", saga._Move, "gate_decided", {
-        'self._close(event.step, "rejected")':
-            "self._state = State.RUNNING; self.advance()"}),
-    Guard("a gate that expires turns the saga", saga._Move, "timed_out", {
+    Guard("a rejection turns the saga", decide, "_gate_decided", {
+        'move.close(event.step, "rejected")':
+            "move.state = State.RUNNING; move.advance()"}),
+    Guard("a gate that expires turns the saga", decide, "_timed_out", {
         "if step.kind is Kind.GATE:": "if False:"}),
-    Guard("a gate that was decided does not expire", saga._Move, "timed_out", {
-        "timed_legs(self._before).get((event.step, event.direction)) != event.attempt": "False"}),
-    Guard("no message opens a gate", saga, "awaited", {
+    Guard("a gate that was decided does not expire", decide, "_timed_out", {
+        "move.before.timed_legs().get((event.step, event.direction)) != event.attempt": "False"}),
+    Guard("no message opens a gate", Instance, "awaited", {
         "(Status.SENT, Status.FENCING):\n            legs[name, FORWARD]":
             "(Status.SENT, Status.FENCING, Status.WAITING):\n            legs[name, FORWARD]"}),
-    Guard("no dead letter closes a gate", saga._Move, "dead_lettered", {
+    Guard("no dead letter closes a gate", decide, "_dead_lettered", {
         "if step.kind is Kind.GATE:": "if False:"}),
-    Guard("compensation asked while a gate waits turns the saga", saga._Move, "compensate_asked", {
-        "if gate := waiting_at(self._before):": "if False:"}),
+    Guard("compensation asked while a gate waits turns the saga", decide, "_compensate_asked", {
+        "if gate := move.before.waiting_at():": "if False:"}),
     Guard("what is known is not done again", fence.Fence, "admit", {
         "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
     Guard("a late action is refused", fence.Fence, "admit", {

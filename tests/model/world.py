@@ -19,28 +19,30 @@ from common import fence
 from common.envelope import Direction, Fenced, Key, Outcome
 from common.errors import IllegalTransition
 from common.fence import Duplicate, Row
-from orchestrator import saga
-from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import (
-    COMPENSATING,
-    FORWARD,
+from common.patience import Policy
+from orchestrator.decide import decide
+from orchestrator.decision import Send
+from orchestrator.inputs import (
     NOBODY,
     Asked,
     CompensateAsked,
     DeadLettered,
     GateDecided,
     Input,
-    Instance,
-    Kind,
-    Policy,
-    Progress,
     ReplyArrived,
-    Send,
     Started,
-    State,
-    Status,
     TimedOut,
 )
+from orchestrator.instance import (
+    SETTLED_WITHOUT_EFFECT,
+    Instance,
+    Leg,
+    Progress,
+    State,
+    Status,
+)
+from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.saga import COMPENSATING, FORWARD, Kind
 
 SAGA = UUID(int=1)
 POLICY = Policy(1, 2, 0.1, 1, 1, 10)  # two attempts, then it is given up
@@ -55,7 +57,6 @@ EFFECTS = frozenset(STEPS) - {GATE}
 CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock"})
 
 T = TypeVar("T")
-Leg = tuple[str, Direction]
 Reply = tuple[str, Direction, Outcome]
 
 
@@ -136,7 +137,7 @@ Move = tuple[str, World]
 
 def first() -> World:
     """The order was placed at the door, whose inbox row says so (section 6, rule 5)."""
-    decision = saga.decide(ORDER_SAGA, POLICY, None, Started(SAGA, {}))
+    decision = decide(ORDER_SAGA, POLICY, None, Started(SAGA, {}))
     placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
     locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in STEPS[1:]))))
     sent = LEGS.bits((send.step, send.direction) for send in decision.sends)
@@ -198,7 +199,7 @@ def _heard(standing: int, reply: Reply) -> list[Decided]:
 def _unasked(standing: int) -> list[Decided]:
     """Silence, and people."""
     instance = _instance(STANDINGS[standing])
-    legs = saga.timed_legs(instance)
+    legs = instance.timed_legs()
     if not legs and not instance.state.ended:
         raise Violation("it is alive and has no deadline: nobody would ever find it")
     found = _told(standing, "an operator asks for compensation", CompensateAsked("ops", "asked"))
@@ -240,7 +241,7 @@ def _told_if(standing: int, words: str, event: Input, asked: Asked) -> list[Deci
     before = STANDINGS[standing]
     illegal = _is_illegal(before, event)
     try:
-        decision = saga.decide(ORDER_SAGA, POLICY, _instance(before), event, asked)
+        decision = decide(ORDER_SAGA, POLICY, _instance(before), event, asked)
     except IllegalTransition as refused:
         if illegal:
             return []
@@ -291,7 +292,7 @@ def _may_be_sent(after: Standing, send: Send) -> None:
         raise Violation(f"the undo of {send.step} is sent while the pivot is unknown")
     if undo and send.step == DOOR:
         others = {s for name, s in status.items() if name != DOOR}
-        if others - saga.SETTLED_WITHOUT_EFFECT:
+        if others - SETTLED_WITHOUT_EFFECT:
             raise Violation("the customer is told before everything else is undone")
 
 

@@ -17,7 +17,8 @@ from common.envelope import pack
 from common.outbox import Outgoing
 from inventory_svc import domain as inventory
 from inventory_svc import store as inventory_store
-from orchestrator import dead_letters, saga
+from orchestrator import dead_letters, decide
+from orchestrator.decision import Move
 from order_svc import domain as order
 from payment_svc import domain as payment
 from tests.support.without import Guard
@@ -70,13 +71,13 @@ CHANGED = (
         "if order.status is not Status.CONFIRMED:": "if False:"}),
     Guard("refunded-already", payment.Ledger, "refund_order", {
         " or charge.transfer_id in self.refunded:": ":"}),
-    Guard("only-awaited", saga._Move, "reply", {
-        "(event.step, event.direction) in awaited(self._before)": "True"}),
-    Guard("unknown-is-undone", saga._Move, "_give_up", {
+    Guard("only-awaited", decide, "_reply", {
+        "(event.step, event.direction) in move.before.awaited()": "True"}),
+    Guard("unknown-is-undone", Move, "give_up", {
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
-    Guard("end-when-settled", saga._Move, "_compensate", {
+    Guard("end-when-settled", Move, "compensate", {
         "if self._all_settled():": "if True:"}),
-    Guard("gate", saga._Move, "advance", {
+    Guard("gate", Move, "advance", {
         "if why := self._asked.get(step.name):": "if why := None:"}),
     Guard("dead-letter-told", dead_letters.Intake, "_keep", {
         "if tell and letter.key:": "if False:"}),

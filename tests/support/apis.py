@@ -39,23 +39,21 @@ from orchestrator.actions import ActionsWanted, Recorded
 from orchestrator.api import Desk, Sources
 from orchestrator.api import make_app as operator_app
 from orchestrator.auditor import AuditedPage, Window
+from orchestrator.decide import decide
 from orchestrator.doctor import House, deployed
 from orchestrator.hands_api import Hands
-from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.reader import Logged, Parked, Seen, Stuck, StuckWanted, Wanted
-from orchestrator.saga import (
+from orchestrator.inputs import (
     Asked,
     CompensateAsked,
     GateDecided,
     Input,
-    Instance,
     Resolved,
     RetryAsked,
     Started,
-    State,
-    decide,
-    waiting_at,
 )
+from orchestrator.instance import Instance, State
+from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.reader import Logged, Parked, Seen, Stuck, StuckWanted, Wanted
 from orchestrator.store import Held
 from orchestrator.watch_list import Watched
 from order_svc.api import OrderView, PricedLine, Reader, ReturnView
@@ -183,7 +181,7 @@ class Sagas:
         async def decide_(
             saga_id: UUID, approved: bool, actor: str, reason: str, gate: str | None
         ) -> None:
-            gate = gate or waiting_at(self._seen[saga_id].instance) or "approve_order"
+            gate = gate or self._seen[saga_id].instance.waiting_at() or "approve_order"
             self.go_on(saga_id, GateDecided(gate, approved, actor, reason))
 
         async def decided(saga_id: UUID) -> Logged | None:

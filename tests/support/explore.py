@@ -13,26 +13,24 @@ from itertools import product
 
 from common.envelope import Direction, Outcome
 from common.errors import IllegalTransition
-from orchestrator.saga import (
+from common.patience import Policy
+from orchestrator.decide import decide
+from orchestrator.decision import Decision
+from orchestrator.inputs import (
     NOBODY,
     Asked,
     CompensateAsked,
     DeadLettered,
-    Decision,
-    Definition,
     GateDecided,
     Input,
-    Instance,
-    Kind,
-    Policy,
     ReplyArrived,
     Resolved,
     RetryAsked,
     Started,
-    Status,
     TimedOut,
-    decide,
 )
+from orchestrator.instance import Instance, Status
+from orchestrator.saga import Definition, Kind
 from tests.support.story import DATA, SAGA
 
 DEEPEST = 2  # where the policy of these tests gives up

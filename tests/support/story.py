@@ -16,31 +16,25 @@ import pytest
 
 from common.envelope import Direction, Outcome
 from common.errors import IllegalTransition
-from orchestrator.saga import (
-    COMPENSATING,
-    FORWARD,
+from common.patience import Policy
+from orchestrator.decide import decide
+from orchestrator.decision import Decision, Send
+from orchestrator.inputs import (
     NOBODY,
     Asked,
     CompensateAsked,
     DeadLettered,
-    Decision,
-    Definition,
     GateDecided,
     Input,
-    Instance,
-    Policy,
     ReplyArrived,
     Resolved,
     RetryAsked,
-    Send,
     StartDeadLettered,
     Started,
-    State,
-    Status,
     TimedOut,
-    awaited,
-    decide,
 )
+from orchestrator.instance import Instance, State, Status
+from orchestrator.saga import COMPENSATING, FORWARD, Definition
 
 SAGA = UUID(int=42)
 DATA: Mapping[str, Any] = {
@@ -99,7 +93,7 @@ class Story:
         """Everything before the gate is done, and it waits there."""
         self.policy_asks(**{gate: "a large total"}).started()
         while self.instance.state is not State.WAITING:
-            ((waiting, _),) = awaited(self.instance)
+            ((waiting, _),) = self.instance.awaited()
             self.done(waiting)
         return self
 
@@ -111,7 +105,7 @@ class Story:
         """Everything before `step` is done, and `step` was sent."""
         self.started()
         while step not in self.instance.steps:
-            ((waiting, _),) = awaited(self.instance)
+            ((waiting, _),) = self.instance.awaited()
             self.done(waiting)
         return self
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.approval import Approval, before_a_gate
+from orchestrator.instance import Instance, Progress, Status
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
-from orchestrator.saga import Definition, Instance, Kind, Progress, Status
+from orchestrator.saga import Definition, Kind
 from tests.support.story import DATA, SAGA
 
 GATE = "approve_order"

@@ -9,8 +9,8 @@ import pytest
 
 from common.contracts import Effect
 from orchestrator.audit import ORDER, REMEDIES, Compared, Drift, Known, compare
+from orchestrator.instance import State
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import State
 
 SAGA = UUID(int=7)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

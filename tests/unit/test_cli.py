@@ -23,8 +23,10 @@ from orchestrator.audit import Finding as Drifted
 from orchestrator.auditor import AuditedPage
 from orchestrator.cli import app, client, dead_letters, orders, sagas
 from orchestrator.doctor import Finding
+from orchestrator.inputs import ReplyArrived, TimedOut
+from orchestrator.instance import State
 from orchestrator.reader import StuckWanted
-from orchestrator.saga import COMPENSATING, FORWARD, ReplyArrived, State, TimedOut
+from orchestrator.saga import COMPENSATING, FORWARD
 from tests.support.apis import NOON, TOKENS, InMemory, Sagas, Shop
 from tests.support.letters import envelope
 

@@ -11,32 +11,21 @@ import pytest
 from common import contracts
 from common.envelope import Direction, Fence, Outcome
 from common.errors import IllegalTransition
-from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
-from orchestrator.saga import (
-    COMPENSATING,
-    FORWARD,
+from orchestrator.decide import decide
+from orchestrator.decision import command_for
+from orchestrator.inputs import (
     CompensateAsked,
     DeadLettered,
-    Definition,
     GateDecided,
-    Instance,
-    Kind,
-    Progress,
     ReplyArrived,
     Resolved,
     RetryAsked,
     Started,
-    State,
-    Status,
-    Step,
     TimedOut,
-    awaited,
-    command_for,
-    decide,
-    is_capped,
-    timed_legs,
-    waiting_at,
 )
+from orchestrator.instance import Instance, Progress, State, Status
+from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
+from orchestrator.saga import COMPENSATING, FORWARD, Definition, Kind, Step
 from tests.support.explore import Transition, explore
 from tests.support.story import DATA, POLICY, SAGA, ask, fence, given, undo
 
@@ -523,14 +512,14 @@ def test_rule_08_what_else_is_dead_is_stuck_and_still_resent(
         story.asked_to_compensate()
     story.dead(dead, direction).expect_nothing()
     assert story.instance.stuck
-    assert (dead, direction) in timed_legs(story.instance)  # its deadline goes on running
+    assert (dead, direction) in story.instance.timed_legs()  # its deadline goes on running
     again = ask(dead, attempt=2) if direction is FORWARD else undo(dead, attempt=2)
     story.silent(dead, direction).expect(again)
 
 
 def test_rule_08_a_dead_start_makes_a_stuck_instance_that_awaits_nothing() -> None:
     story = given(ORDER_SAGA).start_dead().expect_nothing().expect_state(State.RUNNING, stuck=True)
-    assert timed_legs(story.instance) == {}
+    assert story.instance.timed_legs() == {}
     story.start_dead().expect_nothing().expect_state(State.RUNNING, stuck=True)
 
 
@@ -791,7 +780,7 @@ def test_every_compensate_asked_does_what_its_state_allows(definition: Definitio
         before = {name: progress.status for name, progress in t.before.steps.items()}
         if t.before.pivot_passed or t.before.state.ended:
             assert t.decision is None, t
-        elif gate := waiting_at(t.before):
+        elif gate := t.before.waiting_at():
             assert status_of(t.after, gate) is Status.REFUSED, t
             assert t.after.state is not State.WAITING, t
             assert t.after.compensate_asked, t
@@ -801,7 +790,7 @@ def test_every_compensate_asked_does_what_its_state_allows(definition: Definitio
             recorded = t.before.compensate_asked or t.before.state is State.RUNNING
             assert t.after == replace(t.before, compensate_asked=recorded), t
         else:
-            ((step, _),) = awaited(t.before)
+            ((step, _),) = t.before.awaited()
             pivot = definition.by_name[step].kind is Kind.PIVOT
             assert status_of(t.after, step) is (Status.FENCING if pivot else Status.UNDOING), t
             assert t.decision is not None, t
@@ -816,7 +805,7 @@ def test_every_decision_of_a_person_counts_only_at_the_gate_that_waits(
     for t in transitions(definition):
         if not isinstance(t.event, GateDecided):
             continue
-        if t.event.step != waiting_at(t.before):
+        if t.event.step != t.before.waiting_at():
             assert t.decision is None, t
         elif t.event.approved:
             assert status_of(t.after, t.event.step) is Status.OPEN, t
@@ -830,7 +819,7 @@ def test_every_decision_of_a_person_counts_only_at_the_gate_that_waits(
 def test_every_retry_sends_what_is_awaited_and_changes_nothing(definition: Definition) -> None:
     for t in transitions(definition):
         if isinstance(t.event, RetryAsked):
-            legs = {} if waiting_at(t.before) else timed_legs(t.before)
+            legs = {} if t.before.waiting_at() else t.before.timed_legs()
             assert (t.decision is not None) == bool(legs), t
             if t.decision is not None:
                 assert {(s.step, s.direction): s.attempt for s in t.decision.sends} == legs, t
@@ -844,15 +833,15 @@ def test_every_resolve_settles_what_is_asked_without_end_but_never_the_pivot(
     for t in transitions(definition):
         if not isinstance(t.event, Resolved):
             continue
-        name, legs = t.event.step, awaited(t.before)
+        name, legs = t.event.step, t.before.awaited()
         step = definition.by_name.get(name)
         may = step is not None and step.kind is not Kind.PIVOT
-        may = may and any(leg[0] == name and not is_capped(step, leg[1]) for leg in legs if step)
+        may = may and any(leg[0] == name and not step.is_capped(leg[1]) for leg in legs if step)
         assert (t.decision is not None) == may, t
         if may:
             assert status_of(t.after, name) is Status.RESOLVED, t
             assert not t.after.stuck, t
-            assert not any(leg[0] == name for leg in awaited(t.after)), t
+            assert not any(leg[0] == name for leg in t.after.awaited()), t
 
 
 @every_definition
@@ -862,7 +851,7 @@ def test_what_is_parked_sends_nothing_and_waits_for_no_answer(definition: Defini
         assert (t.after.state is State.WAITING) == bool(gates), t
         if gates:
             assert t.decision is not None
-            assert (t.decision.sends, awaited(t.after), len(gates)) == ((), {}, 1), t
+            assert (t.decision.sends, t.after.awaited(), len(gates)) == ((), {}, 1), t
 
 
 @every_definition
@@ -909,7 +898,7 @@ def test_rule_02_an_end_means_every_sent_step_is_settled(definition: Definition)
             ), instance
             assert len(instance.steps) == len(definition.steps), instance
         if instance.state.ended:
-            assert not awaited(instance), instance
+            assert not instance.awaited(), instance
             assert not instance.stuck, instance
             ends.add(instance.state)
     assert ends == {State.COMPLETED, State.COMPENSATED}
@@ -974,11 +963,11 @@ def test_every_forward_command_finds_all_before_it_done(definition: Definition) 
 @every_definition
 def test_what_lives_always_has_a_deadline(definition: Definition) -> None:
     for instance in reachable(definition):
-        assert bool(timed_legs(instance)) is not instance.state.ended, instance
-        if gate := waiting_at(instance):
-            assert timed_legs(instance) == {(gate, FORWARD): 0}, instance
+        assert bool(instance.timed_legs()) is not instance.state.ended, instance
+        if gate := instance.waiting_at():
+            assert instance.timed_legs() == {(gate, FORWARD): 0}, instance
         else:
-            assert timed_legs(instance).items() <= awaited(instance).items(), instance
+            assert instance.timed_legs().items() <= instance.awaited().items(), instance
 
 
 @every_definition

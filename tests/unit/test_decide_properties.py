@@ -17,29 +17,23 @@ from hypothesis import strategies as st
 from common.envelope import Key, Outcome
 from common.errors import IllegalTransition
 from common.fence import Duplicate, Fence, Row, claims, fence_answer
-from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import (
-    COMPENSATING,
-    FORWARD,
+from orchestrator.decide import decide
+from orchestrator.decision import Decision
+from orchestrator.inputs import (
     NOBODY,
     CompensateAsked,
     DeadLettered,
-    Decision,
     GateDecided,
     Input,
-    Kind,
     ReplyArrived,
     Resolved,
     RetryAsked,
     Started,
-    State,
     TimedOut,
-    awaited,
-    decide,
-    is_capped,
-    timed_legs,
-    waiting_at,
 )
+from orchestrator.instance import State
+from orchestrator.order_saga import ORDER_SAGA
+from orchestrator.saga import COMPENSATING, FORWARD, Kind
 from tests.support.story import DATA, POLICY, SAGA
 
 STEPS = ORDER_SAGA.by_name
@@ -165,7 +159,7 @@ class World:
             self.network.append(self._dead[n % len(self._dead)])
 
     def time_out(self, n: int) -> None:
-        if legs := sorted(timed_legs(self.instance).items()):
+        if legs := sorted(self.instance.timed_legs().items()):
             (step, direction), attempt = legs[n % len(legs)]
             self._input(TimedOut(step, direction, attempt, past_sla=n > 5))
 
@@ -178,14 +172,14 @@ class World:
             self._input(asked)
 
     def retry(self, n: int) -> None:
-        self._if_legal(RetryAsked("ops", "now"), legal=bool(awaited(self.instance)))
+        self._if_legal(RetryAsked("ops", "now"), legal=bool(self.instance.awaited()))
 
     def resolve(self, n: int) -> None:
         """A person has the participant do it, hears of it, and says so; the reply is lost."""
         legs = [
             (name, direction)
-            for name, direction in sorted(awaited(self.instance))
-            if name != PIVOT and not is_capped(STEPS[name], direction)
+            for name, direction in sorted(self.instance.awaited())
+            if name != PIVOT and not STEPS[name].is_capped(direction)
         ]
         if legs:
             command = Command(Key(SAGA, *legs[n % len(legs)]))
@@ -202,7 +196,7 @@ class World:
 
     def decide_gate(self, n: int) -> None:
         decided = GateDecided(GATE, n % 3 > 0, "ops", "seen")
-        if waiting_at(self.instance) == GATE:
+        if self.instance.waiting_at() == GATE:
             self.let_through = decided.approved
             self._input(decided)
         else:
@@ -232,14 +226,14 @@ class World:
                 self.check()
             if self.instance.state.ended:
                 return
-            for n in range(len(timed_legs(self.instance))):
+            for n in range(len(self.instance.timed_legs())):
                 self.time_out(n)
         pytest.fail(f"has not ended: {self.instance}")
 
     def come_as_far_as(self, step: str) -> None:
         """Undisturbed until `step` was sent, or an end."""
-        while step not in self.instance.steps and (self.network or waiting_at(self.instance)):
-            if waiting_at(self.instance):
+        while step not in self.instance.steps and (self.network or self.instance.waiting_at()):
+            if self.instance.waiting_at():
                 self.decide_gate(1)
             self.deliver(0)
 

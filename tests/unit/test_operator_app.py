@@ -9,7 +9,7 @@ import pytest
 
 from common.access import Role
 from common.envelope import Direction, Outcome
-from orchestrator.saga import ReplyArrived
+from orchestrator.inputs import ReplyArrived
 from tests.support.apis import InMemory, Sagas, bearer
 
 

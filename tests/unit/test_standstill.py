@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orchestrator.decision import Entry
+from orchestrator.instance import Instance
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import COMPENSATING, Definition, Entry, Instance
+from orchestrator.saga import COMPENSATING, Definition
 from orchestrator.standstill import Cause, Standstill, standstill, when_overdue
 from tests.support.story import DATA, SAGA, given
 

@@ -8,8 +8,11 @@ import pytest
 
 from common.envelope import Direction, Outcome
 from orchestrator.actions import Action
+from orchestrator.decide import decide
+from orchestrator.decision import Entry
+from orchestrator.inputs import Input, ReplyArrived, Started
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import COMPENSATING, FORWARD, Entry, Input, ReplyArrived, Started, decide
+from orchestrator.saga import COMPENSATING, FORWARD
 from orchestrator.story import tell, words
 from tests.support.explore import explore
 from tests.support.story import DATA, POLICY, SAGA, given

@@ -15,8 +15,10 @@ from examples.trip.door import start
 from examples.trip.places import HANDLERS, Places
 from examples.trip.saga import TRIP, BookPlace, CancelPlace, ConfirmPlace, SoldOut, Trip
 from examples.trip.tests.scenario import Seen, offences
+from orchestrator.decision import Send, command_for
 from orchestrator.definitions import load
-from orchestrator.saga import FORWARD, Instance, Send, command_for
+from orchestrator.instance import Instance
+from orchestrator.saga import FORWARD
 
 ONE = UUID(int=1)
 BOOK = BookPlace(traveller="ann", destination="lisbon")
