@@ -164,14 +164,8 @@ class Channel:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         connection.channel(on_open_callback=lambda raw: _resolve(opened, raw))
         channel = cls(connection, await opened)
-        await channel._call(
-            lambda done: channel._raw.confirm_delivery(channel._on_confirm, callback=done)
-        )
+        await channel._call(channel._raw.confirm_delivery, channel._on_confirm)
         return channel
-
-    @property
-    def is_open(self) -> bool:
-        return self._broken is None
 
     def close(self) -> None:
         """What is unacked goes back to its queue."""
@@ -208,23 +202,21 @@ class Channel:
         finally:
             self._waiters.discard(waiter)
 
-    async def _call(self, method: Callable[[Callable[..., None]], Any]) -> Any:
-        return await self.wait(lambda waiter: method(lambda frame: _resolve(waiter, frame)))
+    async def _call(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """The broker's answer to one of the driver's methods."""
+        return await self.wait(
+            lambda waiter: method(*arguments, **more, callback=partial(_resolve, waiter))
+        )
 
     async def declare(self, queues: Sequence[Queue]) -> None:
         """Make sure they exist as described; raises BrokerGone naming the difference if not."""
         for queue in queues:
-            await self._call(partial(self._declare, queue))
-
-    def _declare(self, queue: Queue, done: Callable[..., None]) -> None:
-        arguments = dict(queue.arguments)
-        self._raw.queue_declare(queue.name, durable=True, arguments=arguments, callback=done)
+            arguments = dict(queue.arguments)
+            await self._call(self._raw.queue_declare, queue.name, durable=True, arguments=arguments)
 
     async def depth(self, queue: str) -> Depth:
         """What is ready in the queue and how many consume it. Code 404: there is no such queue."""
-        frame = await self._call(
-            lambda done: self._raw.queue_declare(queue, passive=True, callback=done)
-        )
+        frame = await self._call(self._raw.queue_declare, queue, passive=True)
         return Depth(int(frame.method.message_count), int(frame.method.consumer_count))
 
     async def ready_count(self, queue: str) -> int:
@@ -303,38 +295,25 @@ class Channel:
     async def subscribe(self, exchange: Exchange) -> Consumer:
         """Whatever is published to the exchange from now on, by a private queue of ours."""
         await self.declare_exchange(exchange)
-        frame = await self._call(self._declare_private)
+        private = {"x-queue-type": "classic"}
+        frame = await self._call(self._raw.queue_declare, "", exclusive=True, arguments=private)
         queue = frame.method.queue
-        await self._call(lambda done: self._raw.queue_bind(queue, exchange.name, callback=done))
+        await self._call(self._raw.queue_bind, queue, exchange.name)
         return await self.consume(queue, prefetch=0, auto_ack=True)
 
     async def declare_exchange(self, exchange: Exchange) -> None:
-        await self._call(partial(self._declare_exchange, exchange))
+        await self._call(self._raw.exchange_declare, exchange.name, exchange.kind, durable=True)
 
     async def bind(self, queue: str, exchange: Exchange, keys: Iterable[str]) -> None:
         """What goes to the exchange under one of these keys reaches the queue from now on."""
         await self.declare_exchange(exchange)
         for key in keys:
-            await self._call(partial(self._bind, queue, exchange, key))
-
-    def _bind(self, queue: str, exchange: Exchange, key: str, done: Callable[..., None]) -> None:
-        self._raw.queue_bind(queue, exchange.name, routing_key=key, callback=done)
-
-    def _declare_exchange(self, exchange: Exchange, done: Callable[..., None]) -> None:
-        self._raw.exchange_declare(exchange.name, exchange.kind, durable=True, callback=done)
-
-    def _declare_private(self, done: Callable[..., None]) -> None:
-        arguments = {"x-queue-type": "classic"}
-        self._raw.queue_declare("", exclusive=True, arguments=arguments, callback=done)
+            await self._call(self._raw.queue_bind, queue, exchange.name, routing_key=key)
 
     async def consume(self, queue: str, prefetch: int, *, auto_ack: bool = False) -> Consumer:
         consumer = Consumer(self, auto_ack)
-        await self._call(lambda done: self._raw.basic_qos(prefetch_count=prefetch, callback=done))
-        await self._call(
-            lambda done: self._raw.basic_consume(
-                queue, consumer.on_message, auto_ack=auto_ack, callback=done
-            )
-        )
+        await self._call(self._raw.basic_qos, prefetch_count=prefetch)
+        await self._call(self._raw.basic_consume, queue, consumer.on_message, auto_ack=auto_ack)
         return consumer
 
     def took(self, tag: int) -> None:

@@ -8,7 +8,7 @@ envelopes. Must not know: any business message, any server, any clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -67,11 +67,6 @@ def saga_id_for(customer: str, idempotency_key: str) -> UUID:
     return uuid5(ORDERS, f"{customer}\x1f{idempotency_key}")
 
 
-def return_id_for(order_id: UUID, idempotency_key: str) -> UUID:
-    """The id of a return and of its saga; a new attempt has a new key and is a new saga."""
-    return uuid5(order_id, f"return\x1f{idempotency_key}")
-
-
 class Message(BaseModel):
     """A body. Its class name and `version` are its type on the wire; subclasses register."""
 
@@ -86,6 +81,17 @@ class Message(BaseModel):
         known = Message.registry.setdefault(name, cls)
         if known.__module__ != cls.__module__:
             raise TypeError(f"message {name} is defined in {known.__module__} and {cls.__module__}")
+
+
+def typed(type_: str, version: int, body: Mapping[str, Any]) -> Message:
+    """What the wire says. Raises Poison: unknown type or version, or a body that does not fit."""
+    known = Message.registry.get((type_, version))
+    if known is None:
+        raise Poison("unknown_type", f"{type_} version {version}")
+    try:
+        return known.model_validate(body)
+    except ValidationError as error:
+        raise Poison("invalid_body", _brief(error)) from error
 
 
 class Command(Message):
@@ -240,14 +246,8 @@ class Envelope(BaseModel):
         return self.model_dump_json(exclude_none=True)
 
     def message(self) -> Message:
-        """The typed body. Raises Poison: unknown type or version, or a body that does not fit."""
-        cls = Message.registry.get((self.type, self.version))
-        if cls is None:
-            raise Poison("unknown_type", f"{self.type} version {self.version}")
-        try:
-            return cls.model_validate(self.body)
-        except ValidationError as error:
-            raise Poison("invalid_body", _brief(error)) from error
+        """The body. Raises Poison."""
+        return typed(self.type, self.version, self.body)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,3 @@ class IllegalTransition(SagaproofError):
 
 class NoAnswer(SagaproofError):
     """Nobody answered the query before its deadline."""
-
-
-class DefinitionError(SagaproofError):
-    """A saga definition contradicts itself; the message says what to change."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from common import log
 from common.broker import REPLY_TO, Broker, Channel, Consumer, Fate, Publication
 from common.daemon import Backoff, unless
-from common.envelope import Answer, Message, Query
+from common.envelope import Answer, Message, Query, typed
 from common.errors import BrokerGone, Infrastructure, NoAnswer, Poison
 from common.health import Health
 from common.settings import Settings
@@ -44,10 +44,7 @@ class _Body(BaseModel):
         return wire.model_dump_json().encode()
 
     def message(self) -> Message:
-        known = Message.registry.get((self.type, self.version))
-        if known is None:
-            raise Poison("unknown_type", f"{self.type} version {self.version}")
-        return known.model_validate(self.body)
+        return typed(self.type, self.version, self.body)
 
 
 class Asker:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from common.access import OPERATORS
 from common.contracts import SagaQuery
-from common.errors import DefinitionError
 from common.process import Process, prepare
 from common.settings import Settings
 from common.topology import (
@@ -29,7 +28,7 @@ from orchestrator.dead_letters import Intake
 from orchestrator.definitions import in_words, load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
 from orchestrator.retention import Retention
-from orchestrator.saga import Definition
+from orchestrator.saga import Definition, DefinitionError
 from orchestrator.service import Service
 
 if TYPE_CHECKING:

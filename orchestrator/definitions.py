@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from common.errors import DefinitionError
 from common.topology import (
     ORCHESTRATOR_COMMANDS,
     ORCHESTRATOR_QUERIES,
@@ -19,7 +18,7 @@ from common.topology import (
     query_queue,
     work_queue,
 )
-from orchestrator.saga import Definition, Kind
+from orchestrator.saga import Definition, DefinitionError, Kind
 
 FORM = "write module:NAME, several by comma, as in orchestrator.order_saga:ORDER_SAGA"
 

@@ -18,11 +18,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from common.envelope import Command, Direction, Message, Undo
-from common.errors import DefinitionError
+from common.errors import SagaproofError
 from common.patience import Policy
 
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 _WORD = re.compile("[A-Za-z][A-Za-z0-9_-]{0,49}")  # <participant>.commands.dead fits everywhere
+
+
+class DefinitionError(SagaproofError):
+    """A saga definition contradicts itself; the message says what to change."""
 
 
 class Kind(StrEnum):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from common.contracts import (
     Line,
@@ -31,7 +31,7 @@ from common.contracts import (
     ReturnClosed,
     ReturnFinished,
 )
-from common.envelope import return_id_for, saga_id_for
+from common.envelope import saga_id_for
 from common.errors import IllegalTransition
 
 CREATE_ORDER = "create_order"
@@ -39,6 +39,11 @@ OPEN_RETURN = "open_return"
 CANCEL_ORDER = "customer_cancels"
 CANCELLED = "cancelled"  # the reason of an order rejected because its customer asked for it
 MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.contracts.Minor)
+
+
+def return_id_for(order_id: UUID, idempotency_key: str) -> UUID:
+    """The id of a return and of its saga; a new attempt has a new key and is a new saga."""
+    return uuid5(order_id, f"return\x1f{idempotency_key}")
 
 
 class Status(StrEnum):

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from common import log
 from common.contracts import CancelOrder, OpenReturn, PlaceOrder
 from common.daemon import unless
-from common.envelope import Direction, Envelope, Key, Reply, return_id_for, saga_id_for
+from common.envelope import Direction, Envelope, Key, Reply, saga_id_for
 from common.errors import Infrastructure
 from common.health import Health
 from common.participant import Participant, Work
-from order_svc.domain import CANCEL_ORDER, CREATE_ORDER, OPEN_RETURN, OrderBook
+from order_svc.domain import CANCEL_ORDER, CREATE_ORDER, OPEN_RETURN, OrderBook, return_id_for
 
 logger = log.get("door")
 

@@ -31,7 +31,7 @@ from common.contracts import (
     StockDispatched,
 )
 from common.db import Database
-from common.envelope import Direction, Envelope, Forget, Key, pack, return_id_for, saga_id_for
+from common.envelope import Direction, Envelope, Forget, Key, pack, saga_id_for
 from common.errors import IllegalTransition, Poison
 from common.health import Health
 from common.participant import Participant
@@ -40,6 +40,7 @@ from orchestrator import reader
 from orchestrator.order_saga import DEFINITIONS
 from orchestrator.retention import Retention
 from orchestrator.store import lock
+from order_svc.domain import return_id_for
 from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
 from order_svc.store import OrderStore
 from tests.integration.conftest import MakeSettings

@@ -25,9 +25,9 @@ from common.contracts import (
     ReturnClosed,
 )
 from common.db import Database
-from common.envelope import return_id_for, saga_id_for
+from common.envelope import saga_id_for
 from common.participant import Participant
-from order_svc.domain import OrderBook
+from order_svc.domain import OrderBook, return_id_for
 from order_svc.handlers import HANDLERS, ON_DUPLICATE
 from order_svc.store import OrderStore
 from tests.integration.conftest import MakeSettings

@@ -28,12 +28,12 @@ for suspicious, end in ((1000, ("CONFIRMED", None)), (1, ("REJECTED", "fraud_sus
 
 ORCHESTRATED = """
 from uuid import UUID
+from common.contracts import CheckFraud
 from common.envelope import Direction, Outcome
-from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA
 from common.patience import Policy
 from orchestrator.decide import decide
 from orchestrator.inputs import ReplyArrived, Started
-from common.contracts import CheckFraud
+from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA
 from payment_svc.handlers import HANDLERS
 
 assert CheckFraud in HANDLERS and [d.version for d in DEFINITIONS] == [1, 2, 3]

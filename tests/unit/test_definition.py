@@ -25,11 +25,10 @@ from common.contracts import (
     StartSaga,
 )
 from common.envelope import Command, Envelope
-from common.errors import DefinitionError
 from common.topology import commands_of
 from orchestrator.definitions import load, queues_of
 from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA, ORDER_SAGA_V1
-from orchestrator.saga import Definition, Kind, Step
+from orchestrator.saga import Definition, DefinitionError, Kind, Step
 from order_svc.domain import PlacedOrder, PricedLine
 from order_svc.handlers import start_saga
 

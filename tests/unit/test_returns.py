@@ -26,14 +26,14 @@ from common.contracts import (
     SagaStarted,
     StartSaga,
 )
-from common.envelope import Command, Direction, Envelope, Key, Undo, return_id_for, saga_id_for
+from common.envelope import Command, Direction, Envelope, Key, Undo, saga_id_for
 from common.errors import IllegalTransition
 from common.participant import Answered, Work
 from common.topology import ORCHESTRATOR_COMMANDS
 from inventory_svc.domain import Pieces, Reservation, Stock
 from inventory_svc.domain import Status as Reserved
 from inventory_svc.handlers import HANDLERS as INVENTORY
-from order_svc.domain import OrderBook, ReturnStatus, Standing, Status
+from order_svc.domain import OrderBook, ReturnStatus, Standing, Status, return_id_for
 from order_svc.handlers import HANDLERS as ORDER
 from payment_svc.domain import SHOP, Account, AccountKey, Kind, Ledger, Transfer
 from payment_svc.handlers import HANDLERS as PAYMENT
