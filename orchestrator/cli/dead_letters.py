@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orchestrator.cli.client import ASK_AGAIN_SECONDS, Api, No, Operator, Unanswered, again
+from orchestrator.cli.options import After
 from orchestrator.cli.output import Exit, Json, Output, age, short, words
 
 CHUNK = 200  # letters in one request
@@ -49,9 +50,7 @@ def list_(
     state: Annotated[State, typer.Option(help="In this state.")] = State.OPEN,
     each: Annotated[bool, typer.Option("--each", help="One by one, not grouped.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, with --each.")] = 50,
-    after: Annotated[
-        str | None, typer.Option(metavar="ID", help="The next page: the one below it says.")
-    ] = None,
+    after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
@@ -95,8 +94,7 @@ def _each(output: Output, page: dict[str, Any]) -> None:
         for r in page["letters"]
     )  # fmt: skip
     output.table(("letter", "#came", "#last", "queue", "reason", "saga", "what"), rows)
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 def _what(letter: dict[str, Any]) -> str:

@@ -8,17 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.client import Api, Operator
+from orchestrator.cli.options import After, Limit, Reason, SagaId
 from orchestrator.cli.output import Json, Output, age, duration, moment, money, short, words
 
-PAGE = 1000
-
-SagaId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how it begins (4 digits).")]
-Reason = Annotated[str, typer.Option(help="Why; stays on record, with your name.")]
 Customer = Annotated[str, typer.Argument(help="As orders name them.")]
-Limit = Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")]
-After = Annotated[
-    str | None, typer.Option(metavar="KEY", help="The next page: the one below it says.")
-]
 
 
 def waiting(
@@ -48,8 +41,7 @@ def waiting(
         return
     columns = ("saga", "#waits", "#expires in", "#total", "customer", "holds", "why")
     output.table(columns, (_row(row) for row in page["waiting"]))
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 def _row(row: dict[str, Any]) -> tuple[object, ...]:
@@ -130,8 +122,7 @@ def watch_list(
         ("customer", "#since", "by", "reason"),
         ((c["customer"], age(c["added_at"]), c["actor"], c["reason"]) for c in page["customers"]),
     )
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 @watch.command("add")

@@ -11,29 +11,16 @@ from urllib.parse import quote
 import typer
 
 from orchestrator.cli.client import Api, Operator
+from orchestrator.cli.options import After, Limit, OlderThan, Reason, SagaId, Step
 from orchestrator.cli.output import Json, Output, age, parse_duration, short, words
 from orchestrator.cli.sagas import awaited
-
-PAGE = 1000
-
-
-SagaId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how it begins (4 digits).")]
-Reason = Annotated[str, typer.Option(help="Why; stays on record, with your name.")]
-Step = Annotated[
-    str | None, typer.Option(metavar="STEP", help="Whose answer is awaited: charge_payment.")
-]
-OlderThan = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Begun longer ago: 90s, 5m, 2h, 1d.")
-]
 
 
 def stuck(
     step: Step = None,
     older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")] = 50,
-    after: Annotated[
-        str | None, typer.Option(metavar="ID", help="The next page: the one below it says.")
-    ] = None,
+    limit: Limit = 50,
+    after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +50,7 @@ def stuck(
     for row in page["stuck"]:
         for line, style in _standstill(row):
             output.line(line, style)
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 def _standstill(row: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
@@ -200,7 +186,7 @@ def actions(
         str | None, typer.Option(help="Only such: compensate, retry, resolve, redrive ...")
     ] = None,
     outcome: Annotated[Outcome | None, typer.Option(help="Only with this outcome.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")] = 50,
+    limit: Limit = 50,
     after: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="The next page: the one below it says.")
     ] = None,
@@ -234,8 +220,7 @@ def actions(
         return
     columns = ("#done", "actor", "action", "saga", "about", "outcome", "reason")
     output.table(columns, (_row(act) for act in page["actions"]))
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 def _row(act: dict[str, Any]) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn
@@ -64,6 +64,10 @@ class Output:
         for row in rows:
             table.add_row(*(_escaped(cell) for cell in row))
         self.out.print(table)
+
+    def more(self, page: Mapping[str, Any]) -> None:
+        if page["next"]:
+            self.say(f"more: add --after {page['next']}")
 
     def fail(self, code: Exit, error: str, remedy: str) -> NoReturn:
         """Say what is wrong and what to type; end."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.client import Api, Door, No, Operator, Unanswered
+from orchestrator.cli.options import PAGE, After, Limit, OlderThan, Step
 from orchestrator.cli.output import (
     Exit,
     Json,
@@ -26,7 +27,6 @@ from orchestrator.cli.output import (
 )
 
 FOLLOW_SECONDS = 0.5
-PAGE = 1000
 STYLES = {
     "refused": "red", "fenced": "red", "turned": "bold yellow", "timed_out": "yellow",
     "stuck": "bold red", "dead_lettered": "bold red", "ignored": "dim", "sent": "",
@@ -49,21 +49,15 @@ def list_(
     state: Annotated[
         State | None, typer.Option(case_sensitive=False, help="Only in this state.")
     ] = None,
-    step: Annotated[
-        str | None, typer.Option(metavar="STEP", help="Whose answer is awaited: charge_payment.")
-    ] = None,
-    older_than: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Begun longer ago: 90s, 5m, 2h, 1d.")
-    ] = None,
+    step: Step = None,
+    older_than: OlderThan = None,
     customer: Annotated[str | None, typer.Option(help="Of this customer.")] = None,
     reason: Annotated[
         str | None, typer.Option(help="Turned back for this reason: out_of_stock.")
     ] = None,
     stuck: Annotated[bool, typer.Option("--stuck", help="Only those past their SLA.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")] = 50,
-    after: Annotated[
-        str | None, typer.Option(metavar="ID", help="The next page: the one below it says.")
-    ] = None,
+    limit: Limit = 50,
+    after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
@@ -94,8 +88,7 @@ def list_(
         return
     columns = ("saga", "state", "customer", "#begun", "#took", "reason", "waits for")
     output.table(columns, (_row(saga) for saga in page["sagas"]))
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 def _row(saga: dict[str, Any]) -> tuple[object, ...]:

@@ -7,12 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.client import Api, Operator
+from orchestrator.cli.options import After, Limit
 from orchestrator.cli.output import Exit, Json, Output, money
-
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many.")]
-After = Annotated[
-    str | None, typer.Option(metavar="KEY", help="The next page: the one below it says.")
-]
 
 
 def stock(
@@ -36,7 +32,7 @@ def stock(
     columns = ("#on hand", "#held", "#dispatched", "#received", "sku")
     keys = ("on_hand", "held", "dispatched", "received", "sku")
     output.table(columns, ([row[key] for key in keys] for row in page["stock"]))
-    _more(output, page)
+    output.more(page)
 
 
 def accounts(
@@ -63,12 +59,7 @@ def accounts(
         (money(a["balance"], a["currency"]), a["card"], a["customer"]) for a in page["accounts"]
     )
     output.table(("#balance", "card", "customer"), rows)
-    _more(output, page)
-
-
-def _more(output: Output, page: dict[str, Any]) -> None:
-    if page["next"]:
-        output.say(f"more: add --after {page['next']}")
+    output.more(page)
 
 
 def doctor(operator: Operator = None, as_json: Json = False) -> None:
