@@ -1,8 +1,8 @@
 """`saga`, the operator's command: places orders, shows where they are and what is wrong.
 
 It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
-sagas.py, gates.py, hands.py, services.py, dead_letters.py, audit.py; client.py asks, output.py
-prints.
+sagas.py, gates.py, hands.py, services.py, dead_letters.py, audit.py; options.py is what they
+take alike, client.py asks, output.py prints.
 """
 
 from __future__ import annotations
