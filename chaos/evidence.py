@@ -38,6 +38,9 @@ class Order:
     placed_at: datetime
     settled_at: datetime | None
 
+    def __str__(self) -> str:
+        return f"order {self.order_id} ({self.idempotency_key} of {self.customer})"
+
 
 @dataclass(frozen=True)
 class Return:
@@ -93,6 +96,12 @@ class Transfer:
     amount: int
     currency: str
     refund_of: UUID | None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} {self.amount} {self.currency} "
+            f"{self.debit} > {self.credit} of saga {self.saga_id}"
+        )
 
 
 @dataclass(frozen=True)

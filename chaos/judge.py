@@ -12,10 +12,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from chaos.evidence import Case, Order
-from chaos.invariants import (
-    AT_REST,
-    INVARIANTS,
-    Check,
+from chaos.invariants import AT_REST, INVARIANTS
+from chaos.invariants.looked import Check
+from chaos.invariants.tallied import (
     nothing_is_duplicated,
     nothing_is_lost,
     nothing_is_unexpected,

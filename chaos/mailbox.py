@@ -59,10 +59,6 @@ class Mailbox:
                 taken.extend(member for member in members if isinstance(member, Envelope))
         return taken
 
-    def purge(self, queue: str) -> None:
-        with self._channel() as channel:
-            channel.queue_purge(queue)
-
     @contextmanager
     def _channel(self) -> Iterator[BlockingChannel]:
         with pika.BlockingConnection(pika.URLParameters(self._amqp_url)) as connection:

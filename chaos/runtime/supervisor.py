@@ -26,11 +26,13 @@ from typing import Any
 import psycopg
 
 from chaos.runtime import Plan, ProcessStatus, StackError
-from chaos.runtime import specs as how
 from chaos.runtime.bootstrap import DATABASE, role_statements, schema_statements
+from chaos.runtime.endpoints import Ports, Secrets, endpoints_of, postgres_dsn
 from chaos.runtime.install import Programs, found
 from chaos.runtime.managed import Managed, Spec, spawn
 from chaos.runtime.processes import record, signal_tree
+from chaos.runtime.servers import epmd_spec, initdb_command, postgres_spec, rabbitmq_spec
+from chaos.runtime.services import proxy_spec, service_specs
 from chaos.runtime.stack import KEEP, Stack
 
 START_ATTEMPTS = 3
@@ -104,30 +106,30 @@ class Supervisor:
             say("start.failed", traceback=traceback.format_exc())
 
     async def _start_on_free_ports(self) -> None:
-        programs, keys = found(), how.Secrets.fresh(self._plan)
-        ports = how.Ports.free(self._plan)
-        endpoints = how.endpoints_of(self._stack, ports, keys)
-        postgres = how.postgres_spec(self._stack, programs, ports, keys, self._plan.postgres)
-        rabbitmq = how.rabbitmq_spec(self._stack, programs, ports, keys)
-        epmd = how.epmd_spec(self._stack, programs, ports)
+        programs, keys = found(), Secrets.fresh(self._plan)
+        ports = Ports.free(self._plan)
+        endpoints = endpoints_of(self._stack, ports, keys)
+        postgres = postgres_spec(self._stack, programs, ports, keys, self._plan.postgres)
+        rabbitmq = rabbitmq_spec(self._stack, programs, ports, keys)
+        epmd = epmd_spec(self._stack, programs, ports)
 
         self._stage = "starting Postgres and RabbitMQ"
         await _together(
             self._start_in_turn(epmd, rabbitmq),
-            self._start_postgres(programs, postgres, how.postgres_dsn(ports, keys), keys),
+            self._start_postgres(programs, postgres, postgres_dsn(ports, keys), keys),
         )
-        if proxy := how.proxy_spec(self._stack, ports):
+        if proxy := proxy_spec(self._stack, ports):
             await self._start_in_turn(proxy)
-        services = how.service_specs(self._plan, endpoints, ports.lines)
+        services = service_specs(self._plan, endpoints, ports.lines)
         if services:
             self._stage = f"starting {', '.join(spec.name for spec in services)}"
         await _together(*(self._start_in_turn(spec) for spec in services))
         self._stack.write_endpoints(endpoints)
 
     async def _start_postgres(
-        self, programs: Programs, spec: Spec, dsn: str, keys: how.Secrets
+        self, programs: Programs, spec: Spec, dsn: str, keys: Secrets
     ) -> None:
-        initdb = await self._run_beside(spec, *how.initdb_command(self._stack, programs))
+        initdb = await self._run_beside(spec, *initdb_command(self._stack, programs))
         if initdb.status != 0:
             raise StackError(f"initdb failed: {initdb.errors.strip()}")
         await self._start_in_turn(spec)
@@ -280,7 +282,7 @@ async def _together(*starts: Coroutine[Any, Any, None]) -> None:
         raise failed.exceptions[0] from None
 
 
-def _bootstrap(dsn: str, plan: Plan, keys: how.Secrets) -> None:
+def _bootstrap(dsn: str, plan: Plan, keys: Secrets) -> None:
     with psycopg.connect(dsn, autocommit=True) as server:
         server.execute(f"create database {DATABASE}".encode())
     with psycopg.connect(dsn, dbname=DATABASE) as database:

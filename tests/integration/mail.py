@@ -186,13 +186,3 @@ class Management:
 
     def delete_queue(self, queue: str) -> None:
         self.api.delete(f"/queues/{self.vhost}/{queue}").raise_for_status()
-
-    def purge_queue(self, queue: str) -> None:
-        self.api.delete(f"/queues/{self.vhost}/{queue}/contents").raise_for_status()
-
-    def put_policy(self, queue: str, **definition: object) -> None:
-        policy = {"pattern": f"^{queue}$", "definition": definition, "apply-to": "queues"}
-        self.api.put(f"/policies/{self.vhost}/{queue}", json=policy).raise_for_status()
-
-    def delete_policy(self, queue: str) -> None:
-        self.api.delete(f"/policies/{self.vhost}/{queue}").raise_for_status()

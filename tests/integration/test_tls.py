@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from chaos.runtime.install import missing
 from chaos.runtime.ports import free_ports
-from chaos.runtime.specs import _account
+from chaos.runtime.servers import account_of
 from common.broker import Broker
 from common.db import Database, migrate
 from common.errors import BrokerGone, Infrastructure
@@ -87,7 +87,7 @@ def _give(certificate: trustme.LeafCert, directory: Path, server: str) -> tuple[
     certificate.private_key_pem.write_to_path(key)
     chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
     key.chmod(0o600)
-    if account := _account(server):
+    if account := account_of(server):
         os.chown(key, account.uid, account.gid)
         os.chown(chain, account.uid, account.gid)
     return key, chain

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from chaos import cli
 from chaos.runtime import SERVERS_ONLY, Endpoints, Plan, Service, StackError, bootstrap, install
+from chaos.runtime.endpoints import Ports, Secrets, endpoints_of
 from chaos.runtime.managed import Backoff
 from chaos.runtime.native import NativeRuntime
 from chaos.runtime.ports import free_ports, is_free
@@ -28,7 +29,7 @@ from chaos.runtime.processes import (
     signal_tree,
     sweep,
 )
-from chaos.runtime.specs import Ports, Secrets, endpoints_of, proxy_spec, service_specs
+from chaos.runtime.services import proxy_spec, service_specs
 from chaos.runtime.stack import CHECKOUT, Stack, all_names, default_name, read_plan_file
 
 PARENT_AND_CHILD = "sleep 60 & echo $!; wait"

@@ -1,41 +1,30 @@
-"""How each process of a native stack is run: the two servers, the port mapper, the services.
+"""How the two servers of a native stack are run, and the port mapper that one of them wants.
 
-Owns: command lines, environments and configuration files. Must not know: when they are
+Owns: their command lines, environments and configuration files. Must not know: when they are
 started, and what happens when they die.
 """
 
 from __future__ import annotations
 
-import http.client
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit
 
 import pika
 import pika.exceptions
 import psycopg
 
-from chaos import proxy
-from chaos.proxy import line_name
-from chaos.runtime import APIS, SERVERS, Endpoints, Plan, bootstrap
+from chaos.runtime.endpoints import RABBITMQ_USER, SUPERUSER, Ports, Secrets, postgres_dsn
 from chaos.runtime.install import Programs
 from chaos.runtime.managed import Account, Spec
-from chaos.runtime.ports import HOST, free_ports
-from chaos.runtime.stack import CHECKOUT, Stack, write_private
+from chaos.runtime.ports import HOST
+from chaos.runtime.stack import Stack, write_private
 
-SUPERUSER = "postgres"
-RABBITMQ_USER = "sagaproof"
-CHAOS = "chaos"  # as both APIs know whoever uses the stack
 PROBE_SECONDS = 2
 
 POSTGRES_SETTINGS = {
@@ -73,91 +62,10 @@ RABBITMQ_PLUGINS = {
 RABBITMQ_VM = "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
 
 
-@dataclass(frozen=True)
-class Secrets:
-    """Made anew for every stack."""
-
-    superuser: str
-    roles: Mapping[str, str]
-    rabbitmq: str
-    cookie: str
-    door_key: str
-    operator_token: str
-
-    @classmethod
-    def fresh(cls, plan: Plan) -> Self:
-        new = partial(secrets.token_urlsafe, 18)
-        roles = {role: new() for role in (*plan.roles, bootstrap.JUDGE)}
-        return cls(new(), roles, new(), new(), new(), new())
-
-
-@dataclass(frozen=True)
-class Ports:
-    """One for everything that listens."""
-
-    postgres: int
-    amqp: int
-    management: int
-    distribution: int
-    epmd: int
-    http: Mapping[str, int]
-    health: Mapping[str, int]  # of the APIs, which have another port than others for it
-    lines: Mapping[str, int]  # of the proxy
-    proxy: int | None  # where it is told what to do
-
-    @classmethod
-    def free(cls, plan: Plan) -> Self:
-        names = list(plan.processes)
-        apis = [name for name, service in plan.processes.items() if service in APIS]
-        lines = [line_name(name, s) for name in names for s in SERVERS] if plan.proxied else []
-        first = free_ports(6 + len(names) + len(apis) + len(lines))
-        postgres, amqp, management, distribution, epmd, proxy, *others = first
-        http, others = others[: len(names)], others[len(names) :]
-        health, way = others[: len(apis)], others[len(apis) :]
-        return cls(
-            postgres, amqp, management, distribution, epmd,
-            dict(zip(names, http, strict=True)), dict(zip(apis, health, strict=True)),
-            dict(zip(lines, way, strict=True)),
-            proxy if plan.proxied else None,
-        )  # fmt: skip
-
-
-def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
-    def dsn(role: str, password: str) -> str:
-        return f"postgresql://{role}:{password}@{HOST}:{ports.postgres}/{bootstrap.DATABASE}"
-
-    broker = f"{RABBITMQ_USER}:{keys.rabbitmq}@{HOST}"
-    return Endpoints(
-        superuser_dsn=dsn(SUPERUSER, keys.superuser),
-        judge_dsn=dsn(bootstrap.JUDGE, keys.roles[bootstrap.JUDGE]),
-        service_dsns={
-            role: dsn(role, password)
-            for role, password in keys.roles.items()
-            if role != bootstrap.JUDGE
-        },
-        amqp_url=f"amqp://{broker}:{ports.amqp}/",
-        management_url=f"http://{broker}:{ports.management}",
-        http_urls={name: f"http://{HOST}:{port}" for name, port in ports.http.items()},
-        metrics_urls={
-            name: f"http://{HOST}:{port}/metrics"
-            for name, port in {**ports.http, **ports.health}.items()
-        },
-        log_dir=stack.logs,
-        door_key=keys.door_key,
-        operator_token=keys.operator_token,
-        proxy=(HOST, ports.proxy) if ports.proxy else None,
-    )
-
-
-def postgres_dsn(ports: Ports, keys: Secrets) -> str:
-    """The superuser's, to the database that is always there."""
-    return f"postgresql://{SUPERUSER}:{keys.superuser}@{HOST}:{ports.postgres}/postgres"
-
-
 def postgres_spec(
     stack: Stack, programs: Programs, ports: Ports, keys: Secrets, settings: Mapping[str, str]
 ) -> Spec:
-    account = _account("postgres")
+    account = account_of("postgres")
     home = stack.postgres
     _make_home(home, account, {"password": keys.superuser})
     settings = {
@@ -173,7 +81,7 @@ def postgres_spec(
             *("-D", str(home / "data")),
             *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
         ),
-        environment=_plain_environment(home),
+        environment=plain_environment(home),
         directory=home,
         ports=(ports.postgres,),
         answers=partial(_postgres_answers, postgres_dsn(ports, keys)),
@@ -202,16 +110,16 @@ def epmd_spec(stack: Stack, programs: Programs, ports: Ports) -> Spec:
     return Spec(
         name="epmd",
         command=(str(programs.epmd), "-port", str(ports.epmd), "-address", HOST),
-        environment=_plain_environment(stack.rabbitmq),
+        environment=plain_environment(stack.rabbitmq),
         directory=stack.rabbitmq,
         ports=(ports.epmd,),
         answers=partial(_epmd_answers, ports.epmd),
-        account=_account("rabbitmq"),
+        account=account_of("rabbitmq"),
     )
 
 
 def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets) -> Spec:
-    account = _account("rabbitmq")
+    account = account_of("rabbitmq")
     home = stack.rabbitmq
     conf = RABBITMQ_CONF.format(
         host=HOST,
@@ -232,7 +140,7 @@ def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets)
         name="rabbitmq",
         command=(str(programs.rabbitmq / "rabbitmq-server"),),
         environment={
-            **_plain_environment(home),
+            **plain_environment(home),
             "RABBITMQ_NODENAME": "sagaproof@localhost",
             "RABBITMQ_MNESIA_BASE": str(home / "data"),
             "RABBITMQ_LOG_BASE": str(home / "log"),
@@ -260,72 +168,12 @@ def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets)
     )
 
 
-def proxy_spec(stack: Stack, ports: Ports) -> Spec | None:
-    """None where nothing is proxied."""
-    if ports.proxy is None:
-        return None
-    to = {"postgres": ports.postgres, "rabbitmq": ports.amqp}
-    lines = [
-        proxy.LineSpec(name, HOST, port, HOST, to[name.rpartition(">")[2]])
-        for name, port in ports.lines.items()
-    ]
-    control = (HOST, ports.proxy)
-    return Spec(
-        name="proxy",
-        command=(sys.executable, "-m", *proxy.command_line(control, lines)),
-        environment=_plain_environment(stack.directory),
-        directory=CHECKOUT,
-        ports=(ports.proxy, *ports.lines.values()),
-        answers=partial(proxy.answers, control),
-    )
+def plain_environment(home: Path) -> dict[str, str]:
+    """Nothing of the caller's: a PGPORT or RABBITMQ_* of theirs must not reach our servers."""
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(home)}
 
 
-def service_specs(
-    plan: Plan, endpoints: Endpoints, lines: Mapping[str, int] | None = None
-) -> list[Spec]:
-    return [_service_spec(plan, endpoints, name, lines or {}) for name in plan.processes]
-
-
-def _service_spec(plan: Plan, endpoints: Endpoints, name: str, lines: Mapping[str, int]) -> Spec:
-    service = plan.processes[name]
-    its = plan.all_services[service]
-
-    def by_its_line(url: str, server: str) -> str:
-        port = lines.get(line_name(name, server))
-        return url.replace(f":{urlsplit(url).port}/", f":{port}/") if port else url
-
-    url = endpoints.http_urls[name]
-    port, health = (urlsplit(u).port or 0 for u in (url, endpoints.metrics_urls[name]))
-    api = f"SAGAPROOF_{service.upper()}"
-    http = {"SAGAPROOF_HEALTH_PORT": str(health)}
-    if service in APIS:
-        http |= {f"{api}_HOST": HOST, f"{api}_PORT": str(port), **_who_may_ask(service, endpoints)}
-    return Spec(
-        name=name,
-        command=(sys.executable, "-m", *plan.entry.get(service, its.entry).split()),
-        environment={
-            # What a service is set to, the plan says, and nothing of the caller's.
-            **{key: value for key, value in os.environ.items() if not key.startswith("SAGAPROOF_")},
-            "PYTHONUNBUFFERED": "1",
-            "SAGAPROOF_PROCESS": name,
-            "SAGAPROOF_POSTGRES_DSN": by_its_line(endpoints.service_dsns[its.role], "postgres"),
-            "SAGAPROOF_AMQP_URL": by_its_line(endpoints.amqp_url, "rabbitmq"),
-            **http,
-            **plan.environment,
-        },
-        directory=CHECKOUT,
-        ports=tuple({port, health}),
-        answers=partial(_ready, url),
-    )
-
-
-def _who_may_ask(api: str, endpoints: Endpoints) -> dict[str, str]:
-    if api == "door":
-        return {"SAGAPROOF_DOOR_KEYS": f"{CHAOS}:{endpoints.door_key}"}
-    return {"SAGAPROOF_OPERATOR_TOKENS": f"{CHAOS}:operator:{endpoints.operator_token}"}
-
-
-def _account(name: str) -> Account | None:
+def account_of(name: str) -> Account | None:
     """Both servers refuse, or ought to refuse, to run as root."""
     if os.geteuid() != 0:
         return None
@@ -361,11 +209,6 @@ def _make_lean(program: Path, scripts: Path) -> None:
             (program / "plugins" / plugin.name).symlink_to(plugin)
 
 
-def _plain_environment(home: Path) -> dict[str, str]:
-    """Nothing of the caller's: a PGPORT or RABBITMQ_* of theirs must not reach our servers."""
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(home)}
-
-
 def _postgres_answers(dsn: str) -> bool:
     try:
         psycopg.connect(dsn, connect_timeout=PROBE_SECONDS).close()
@@ -383,20 +226,6 @@ def _rabbitmq_answers(url: str) -> bool:
     except (pika.exceptions.AMQPError, OSError):
         return False
     return True
-
-
-def _ready(url: str) -> bool:
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(
-        address.hostname or HOST, address.port, timeout=PROBE_SECONDS
-    )
-    try:
-        connection.request("GET", "/ready")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _epmd_answers(port: int) -> bool:
