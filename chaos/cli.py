@@ -24,10 +24,11 @@ from rich.table import Table
 from chaos.bench.command import bench
 from chaos.bench.compare import compare
 from chaos.catalogue import CatalogueError, load_catalogue
-from chaos.demo import StyleOption, demo
+from chaos.demo import demo
 from chaos.exhibits.command import evidence
 from chaos.guards_command import guards
 from chaos.matrix_command import matrix
+from chaos.options import Kind, StyleOption
 from chaos.run_command import list_scenarios, report, run
 from chaos.runtime import (
     APIS,
@@ -78,14 +79,6 @@ app = Chaos(
     " several can live side by side (--name).",
 )
 
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        "--runtime",
-        envvar="RUNTIME",
-        help="docker or native (processes). Default: docker where an engine answers.",
-    ),
-]
 Name = Annotated[
     str | None, typer.Option("--name", help="Which stack. Default: this checkout's own.")
 ]

@@ -25,11 +25,12 @@ from chaos.fallen import whole_snapshot
 from chaos.history import Answered, Fault, History, Refused
 from chaos.judge import Verdict, judge, tally
 from chaos.model import Foreseen, foresee
+from chaos.options import Json, Kind, StyleOption
 from chaos.outcome import outcome_of, reactions_of, what_changed
 from chaos.placer import BULK, place_orders
 from chaos.quiescence import Standing, wait_for_quiescence
 from chaos.report import Report, WrongLine, as_json, show
-from chaos.runtime import SERVERS, Endpoints, Plan, Runtime, StackError, Style, choose
+from chaos.runtime import SERVERS, Endpoints, Plan, Runtime, StackError, choose
 from chaos.stage import Stage
 from chaos.workload import Ask, BadLine, Catalogue, facts_of, parse_catalogue, parse_orders
 
@@ -42,14 +43,6 @@ PLACE_SECONDS = 180.0
 REVIVE_SECONDS = 60.0
 QUIESCENCE_SECONDS = 120.0
 POLL_SECONDS = 0.1
-
-StyleOption = Annotated[
-    Style,
-    typer.Option(
-        envvar="STYLE",
-        help="Who says what is next: the orchestrator, or, choreographed, each service by itself.",
-    ),
-]
 
 
 def demo(
@@ -71,13 +64,8 @@ def demo(
         bool, typer.Option("--keep", help="Leave the stack up; `chaos down` ends it.")
     ] = False,
     style: StyleOption = "orchestrated",
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-    ] = False,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="docker or native (processes). Default: docker where an engine answers."),
-    ] = None,
+    json_: Json = False,
+    runtime: Kind = None,
     name: Annotated[
         str | None, typer.Option(help="The stack's name; by default this checkout's own.")
     ] = None,

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from chaos.guards import GUARDS, SABOTEURS, Bench, Guard, Proof
 from chaos.judge import Verdict
+from chaos.options import Json, Name, Seed
 from chaos.provenance import provenance
 from chaos.runtime import StackError
 from chaos.runtime.stack import CHECKOUT
@@ -31,14 +32,12 @@ def guards(
         list[str] | None,
         typer.Argument(metavar="[NAME...]", help="Guards by name. Default: all."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides what is left to chance.")] = 7,
+    seed: Seed = 7,
     list_: Annotated[
         bool, typer.Option("--list", help="Only say which guards there are, and what is lost.")
     ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="The stack's name.")] = "guards",
+    json_: Json = False,
+    name: Name = "guards",
 ) -> None:
     """Take each guard out of the running system and see who notices; then the same with it.
 

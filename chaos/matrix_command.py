@@ -22,6 +22,7 @@ from rich.table import Table
 
 from chaos.cells import Cell, combinations, covering, possible
 from chaos.matrix import Run, matrix_on, sample
+from chaos.options import Json, Name
 from chaos.provenance import provenance
 from chaos.runtime import choose
 from chaos.stage import Stage
@@ -53,10 +54,8 @@ def matrix(
     list_: Annotated[
         bool, typer.Option("--list", help="Only say which cells there are, and which cannot be.")
     ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="The stack's name.")] = "matrix",
+    json_: Json = False,
+    name: Name = "matrix",
 ) -> None:
     """Kill each process at every failpoint, with every step in hand, and judge each time.
 

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chaos.demo import StyleOption
 from chaos.judge import Verdict, overall
+from chaos.options import Json, Kind, Name, Seed, StyleOption
 from chaos.provenance import provenance
 from chaos.report import COLOURS
 from chaos.run_page import write_report
@@ -32,20 +32,6 @@ from chaos.stage import Stage
 
 ALL = "all"
 RESULT = "result.json"
-
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        "--runtime",
-        envvar="RUNTIME",
-        help="docker or native (processes). Default: docker where an engine answers.",
-    ),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-]
-Seed = Annotated[int, typer.Option(help="Decides what is left to chance.")]
-Name = Annotated[str, typer.Option(help="The stack's name.")]
 
 
 def list_scenarios(

@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 
 from chaos.judge import Verdict
+from chaos.options import Json, Kind, Name, Seed
 from chaos.provenance import provenance
-from chaos.run_command import Json, Kind, Name, Seed, finish, kind_of, tell
+from chaos.run_command import finish, kind_of, tell
 from chaos.runner import Result, Session, conclude, new_folder
 from chaos.runtime import choose
 from chaos.scene import Scene, in_words

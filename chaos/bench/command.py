@@ -24,6 +24,7 @@ from chaos.bench import ours, profile, report, theirs
 from chaos.bench.figures import Measured, document
 from chaos.bench.workload import CUSTOMERS, SKUS, Order, catalogue, orders
 from chaos.catalogue import load_catalogue
+from chaos.options import Json, Name
 from chaos.provenance import provenance
 from chaos.runtime import Endpoints, Plan, Runtime, StackError, choose
 from chaos.stage import Stage
@@ -50,10 +51,8 @@ def bench(
     only_ours: Annotated[
         bool, typer.Option("--only-ours", help="Leave DBOS out: no ratios, and nothing is written.")
     ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="The stack's name.")] = "bench",
+    json_: Json = False,
+    name: Name = "bench",
 ) -> None:
     """Measure our saga and the same order as a DBOS workflow, and write the comparison.
 

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from chaos.bench import compare_page, ours
 from chaos.bench.workload import catalogue, orders
+from chaos.options import Json, Name
 from chaos.provenance import provenance
 from chaos.quiescence import count_queues
 from chaos.runtime import STYLES, Plan, Style, choose
@@ -47,10 +48,8 @@ def compare(
         float, typer.Option(min=1, help="How long each load of each style is measured.")
     ] = 10.0,
     seed: Annotated[int, typer.Option(help="Draws the orders.")] = 7,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="The stack's name.")] = "compare",
+    json_: Json = False,
+    name: Name = "compare",
 ) -> None:
     """Measure the orchestrated and the choreographed style, and write the comparison.
 

@@ -29,6 +29,7 @@ from chaos.guards_command import prove
 from chaos.judge import Verdict, overall
 from chaos.matrix import sample
 from chaos.matrix_command import Chosen
+from chaos.options import Seed
 from chaos.provenance import provenance
 from chaos.runner import ORDERS, Result, Runner, new_folder
 from chaos.runtime import StackError
@@ -148,7 +149,7 @@ def evidence(
         list[str] | None,
         typer.Argument(metavar="[PART...]", help=f"{', '.join(PARTS)}. Default: all."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides what is left to chance.")] = 7,
+    seed: Seed = 7,
     few: Annotated[
         bool,
         typer.Option("--few", help="A little of each part, into build/evidence: does it work?"),
