@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -149,7 +150,7 @@ def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) 
     foreseen = foresee(script.catalogue, script.asks)
     snapshots: list[Snapshot] = []
     standing: list[str] = []
-    with History(endpoints.log_dir / "history.jsonl") as history:
+    with closing(History(endpoints.log_dir / "history.jsonl")) as history:
         for run in range(1, script.runs + 1):
             asyncio.run(_place(stage, script, runtime, endpoints, history, run))
             last = _rest(stage, script, runtime, endpoints, len(foreseen.ends))

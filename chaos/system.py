@@ -131,7 +131,7 @@ class System:
         self._explained: set[tuple[str, str]] = set()  # dead letters that were meant, so far
 
     def close(self) -> None:
-        self._history.__exit__(None, None, None)
+        self._history.close()
 
     # --- asking: everything is recorded, so that the judge knows of it ---
 

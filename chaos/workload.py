@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from chaos.evidence import Accepted, Facts, Line
@@ -139,30 +139,6 @@ def _parse_line(number: int, text: str) -> Ask | BadLine:
     if not isinstance(key, str) or not key:
         return BadLine(number, "no idempotency_key")
     return Ask(number, key, row)
-
-
-class Dice(Protocol):
-    """The part of random.Random that drawing orders needs."""
-
-    def randint(self, a: int, b: int) -> int: ...
-    def choice(self, seq: Sequence[Any]) -> Any: ...
-    def sample(self, population: Sequence[Any], k: int) -> list[Any]: ...
-
-
-def draw_orders(catalogue: Catalogue, dice: Dice, count: int, prefix: str) -> list[Ask]:
-    """Right orders for this catalogue, drawn evenly; for scenarios that need their own."""
-    by_currency: dict[str, list[str]] = {}
-    for product in catalogue.products:
-        by_currency.setdefault(product.currency, []).append(product.sku)
-    asks = []
-    for number in range(1, count + 1):
-        account = dice.choice(catalogue.accounts)
-        shelf = by_currency[account.currency]
-        skus = dice.sample(shelf, dice.randint(1, min(5, len(shelf))))
-        lines = [{"sku": sku, "quantity": dice.randint(1, 3)} for sku in skus]
-        body = {"customer": account.customer, "currency": account.currency, "lines": lines}
-        asks.append(Ask(number, f"{prefix}-{number:05d}", body))
-    return asks
 
 
 def facts_of(

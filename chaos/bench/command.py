@@ -34,7 +34,6 @@ RESULT = Path("build/bench.json")
 PAGE = Path("docs/performance.md")
 IN_FLIGHT = (1, 20, 1000)
 PROCESSES, THREADS = (1, 2, 4), (1, 8, 32)
-ROUNDS = 2
 CATALOGUE_SECONDS = 60.0
 # One process of each service that the flow needs; the orders come by command, past the door.
 PLAN = Plan(

@@ -8,7 +8,6 @@ import pytest
 
 from chaos.shop import PLENTY, shop
 from chaos.system import CONFIRMED, System, rejected
-from chaos.workload import draw_orders
 from tests.acceptance.profiles import CONSUMERS, on
 
 pytestmark = on("replicas")
@@ -16,6 +15,7 @@ pytestmark = on("replicas")
 ORDERS = 400
 SKUS = 100
 PIECES = 12
+CUSTOMERS = 4
 
 
 @pytest.mark.parametrize("replicas", [3, 2])
@@ -27,13 +27,18 @@ def test_replicas_neither_oversell_nor_deadlock_on_contended_skus(
         shop(
             f"contended-{replicas}",
             stock={f"s{n}": PIECES for n in range(SKUS)},
-            accounts={f"c{n}": PLENTY for n in range(4)},
+            accounts={f"c{n}": PLENTY for n in range(CUSTOMERS)},
         )
     )
     spare = [p for service in CONSUMERS for p in system.replicas(service)[replicas:]]
     for process in spare:
         system.stop(process)
-    asks = draw_orders(here.catalogue, random.Random(replicas), ORDERS, here.name)
+    dice = random.Random(replicas)
+    asks = []
+    for _ in range(ORDERS):
+        skus = dice.sample(range(SKUS), dice.randint(1, 5))
+        pieces = {f"s{n}": dice.randint(1, 3) for n in skus}
+        asks.append(here.order(f"c{dice.randrange(CUSTOMERS)}", **pieces))
     orders = system.place(asks)
 
     ends = system.ends(orders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def asks(count: int) -> list[Ask]:
 
 
 async def place(url: str, what: list[Ask], path: Path, seconds: float = 10) -> list[Event]:
-    with History(path / "history.jsonl") as history:
+    with closing(History(path / "history.jsonl")) as history:
         counts: list[int] = []
         await place_orders(
             Endpoints("", "", {}, "", "", {"door": url}, {}, path, KEY, ""), what, history,

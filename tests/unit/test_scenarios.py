@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_a_run_becomes_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
         {"placed_at": str(now), "settled_at": str(now + timedelta(seconds=1)), "status": "REJECTED"}
     ]
     (stack / "snapshot.json").write_text(json.dumps({"orders": orders}))
-    with History(stack / "logs" / "history.jsonl") as history:
+    with closing(History(stack / "logs" / "history.jsonl")) as history:
         for seconds, healed in ((0.2, False), (0.7, True)):
             at = now + timedelta(seconds=seconds)
             history.record(Fault(at=at, what="Kill", target="payment", healed=healed))
