@@ -45,3 +45,11 @@ def test_every_step_of_every_saga_has_its_compensation_told(definition: Definiti
     for step in definition.steps:
         assert step.name in told
         assert step.undo is None or step.undo.__name__ in told
+
+
+def test_the_walkthrough_names_files_and_functions_that_are_there() -> None:
+    page = (HERE / "walkthrough.md").read_text()
+    code = "".join((HERE / file).read_text() for file in re.findall(r"\]\((\S+\.py)\)", page))
+    named = set(re.findall(r"`(\w+)\(", page))
+    assert len(named) > 3
+    assert {name for name in named if not re.search(rf"def {name}\(", code)} == set()
