@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test drill large model matrix guards evidence bench compare check docs clean
+.PHONY: help setup demo test drill large model matrix guards evidence bench compare isolation check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -45,6 +45,9 @@ bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (6 
 
 compare: setup ## orchestrated beside choreographed; docs/choreography.md (5 minutes, alone)
 	@$(bin)/chaos compare
+
+isolation: setup ## anomalies with and without what stands against them; docs/isolation.md (8 minutes)
+	@$(bin)/chaos isolation
 
 .venv/bench: .venv/ready
 	@$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -27,6 +27,7 @@ from chaos.catalogue import CatalogueError, load_catalogue
 from chaos.demo import demo
 from chaos.exhibits.command import evidence
 from chaos.guards_command import guards
+from chaos.isolation import isolation
 from chaos.matrix_command import matrix
 from chaos.options import Kind, StyleOption
 from chaos.run_command import list_scenarios, report, run
@@ -248,6 +249,7 @@ app.command("guards")(guards)
 app.command("evidence")(evidence)
 app.command("bench")(bench)
 app.command("compare")(compare)
+app.command("isolation")(isolation)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

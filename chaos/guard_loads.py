@@ -259,6 +259,18 @@ def _returns_race(trial: Trial) -> None:
     scene.system.give_back(orders, "one", "two", "three")
 
 
+def _return_meets_order(trial: Trial) -> None:
+    """Orders that will be refused are given back before they are."""
+    scene = trial.scene
+    here = scene.shop(stock={"tea": 10 * scene.count}, accounts={"eve": PLENTY}, declined=["eve"])
+    orders = _held(scene, [here.order("eve", tea=1) for _ in range(scene.count)])
+    try:
+        scene.system.give_back(orders, "one")
+    finally:
+        scene.system.runtime.resume("payment")
+    scene.expect(orders, rejected("card_declined"))
+
+
 def _until_moved(scene: Scene, kind: str) -> None:
     """Each of the scene's orders has one."""
     customers = [f"{scene.name}.ann"]
@@ -360,6 +372,11 @@ LOADS = {
             "returns-race",
             "every order is given back three times at once",
             _returns_race, IMPATIENT, 4,
+        ),
+        Load(
+            "return-meets-order",
+            "orders whose card will be declined are given back while payment has not said so yet",
+            _return_meets_order, PATIENT, 4,
         ),
         Load(
             "contended-by-replicas",

@@ -120,8 +120,13 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "return-lock",
-        "an order is locked by one return, and by none while its own saga is at work on it",
+        "an order is locked by one return at a time",
         ("return-lock",), ("order", "door"), "returns-race", "one_return_per_order",
+    ),
+    Guard(
+        "return-waits",
+        "an order is locked by no return while its own saga is at work on it",
+        ("return-lock",), ("order", "door"), "return-meets-order", "confirmed is charged once",
     ),
     Guard(
         "refund-reread",

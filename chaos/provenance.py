@@ -15,7 +15,9 @@ from typing import Any
 from chaos.runtime.stack import CHECKOUT
 
 # What a run leaves in the checkout does not make the next one's code another.
-_WRITTEN_BY_RUNS = (":!docs/evidence", ":!docs/performance.md", ":!docs/choreography.md")
+_WRITTEN_BY_RUNS = tuple(
+    f":!docs/{page}" for page in ("evidence", "performance.md", "choreography.md", "isolation.md")
+)
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The orders both sides carry: 1 to 3 lines of 500 SKUs, 200 customers, all of them good. Pure.
+"""The orders that are measured: 1 to 3 lines of 500 SKUs, or one that some want more than others;
+200 customers, all of them good. Pure.
 
 Owns: their shape and their seed. Must not know: who carries them.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from chaos.workload import Account, Arrival, Catalogue, Deposit, Product
 
@@ -42,9 +44,27 @@ def orders(seed: int, prefix: str) -> Iterator[Order]:
         yield Order(f"{prefix}-{number}", _customer(dice.randrange(CUSTOMERS)), lines)
 
 
-def catalogue() -> Catalogue:
+def shares(skew: float, skus: int) -> list[float]:
+    """How much of the demand each SKU has, by Zipf's law: rank to the power of -skew. 0 is even,
+    infinity one SKU alone."""
+    weights = [float(rank) ** -skew for rank in range(1, skus + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def skewed(seed: int, prefix: str, skew: float, skus: int) -> Iterator[Order]:
+    """Without end; one line each, so that nothing but the demand differs from skew to skew."""
+    dice, bounds = random.Random(f"{seed} {prefix}"), list(accumulate(shares(skew, skus)))
+    number = 0
+    while True:
+        number += 1
+        (sku,) = dice.choices(range(skus), cum_weights=bounds)
+        lines = ((_sku(sku), dice.randint(1, 3)),)
+        yield Order(f"{prefix}-{number}", _customer(dice.randrange(CUSTOMERS)), lines)
+
+
+def catalogue(count: int = SKUS) -> Catalogue:
     """Goods and money enough for everything."""
-    skus = [_sku(n) for n in range(SKUS)]
+    skus = [_sku(n) for n in range(count)]
     customers = [_customer(n) for n in range(CUSTOMERS)]
     return Catalogue(
         products=tuple(Product(sku, PRICE, CURRENCY) for sku in skus),

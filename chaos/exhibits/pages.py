@@ -210,6 +210,23 @@ def _trace(found: Result) -> str:
 
 
 def guards(result: Result) -> str:
+    rows = result["guards"]
+    return page(
+        "Guards, taken out of the running system",
+        result,
+        [
+            f"**{result['passed']} of {len(rows)} guards are needed and tested.** Each was taken"
+            " out of the real processes (`tests/saboteurs`), which then ran on the real servers"
+            " under a load that needs it; and the same load ran with every guard in place, and must"
+            " harm nobody. Where another guard stands behind one and would hide its absence, both"
+            " are out, or the other is seen to act.",
+            guard_table(rows),
+        ],
+    )
+
+
+def guard_table(guards: Sequence[Result]) -> str:
+    """What `chaos.guards_command.prove` found of each."""
     rows = [
         (
             f"**{row['guard']}**: {row['keeps']}",
@@ -220,24 +237,13 @@ def guards(result: Result) -> str:
             "; ".join(row["with_the_guard"]) or "nothing",
             row["verdict"],
         )
-        for row in result["guards"]
+        for row in guards
     ]
     columns = (
         "guard", "taken out", "under this load", "what breaks without it", "who noticed",
         "what breaks with it", "verdict",
     )  # fmt: skip
-    return page(
-        "Guards, taken out of the running system",
-        result,
-        [
-            f"**{result['passed']} of {len(rows)} guards are needed and tested.** Each was taken"
-            " out of the real processes (`tests/saboteurs`), which then ran on the real servers"
-            " under a load that needs it; and the same load ran with every guard in place, and must"
-            " harm nobody. Where another guard stands behind one and would hide its absence, both"
-            " are out, or the other is seen to act.",
-            table(columns, rows),
-        ],
-    )
+    return table(columns, rows)
 
 
 def _taken_out(row: Result) -> str:
