@@ -34,28 +34,30 @@ from orchestrator.asking import LONGEST, Limit, Reasoned, SagaId, Seconds
 from orchestrator.auditor import AuditedPage, Window
 from orchestrator.doctor import House
 from orchestrator.hands_api import Hands, hands
+from orchestrator.house_views import (
+    Accounts,
+    ActionRow,
+    Actions,
+    Audit,
+    Diagnosis,
+    Stock,
+    WatchedRow,
+    WatchList,
+)
 from orchestrator.instance import State
 from orchestrator.letters_api import LetterSources, letters
 from orchestrator.naming import whole_id
 from orchestrator.reader import Logged, Parked, Seen, Wanted
 from orchestrator.story import tell
 from orchestrator.views import (
-    Accounts,
-    ActionRow,
-    Actions,
-    Audit,
     Definitions,
-    Diagnosis,
     SagaDetail,
     SagaPage,
     SagaRow,
-    Stock,
     Timeline,
     TimelineEntry,
     WaitingPage,
     WaitingRow,
-    WatchedRow,
-    WatchList,
     definition_of,
 )
 from orchestrator.watch_list import Watched

@@ -19,7 +19,7 @@ from common.query import Asker
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
 from order_svc import choreography
-from order_svc.api import OrderView, Reader, ReturnView, make_app
+from order_svc.api import Reader, make_app
 from order_svc.deadlines import Deadlines
 from order_svc.domain import OrderBook
 from order_svc.door import Door
@@ -28,6 +28,7 @@ from order_svc.listener import Listener
 from order_svc.progress_store import ProgressStore
 from order_svc.starter import Starter
 from order_svc.store import OrderStore
+from order_svc.views import OrderView, ReturnView
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: python -m order_svc worker|door"

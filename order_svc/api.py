@@ -1,7 +1,7 @@
 """The customer's door over HTTP; the same in every style of coordination.
 
-Owns: what a customer may send, and how they are told what is wrong with it: the field and
-the remedy, with nothing written. Must not know: SQL, the broker's driver, what a saga does.
+Owns: the endpoints, and how a customer is told what is wrong with what they sent: the field
+and the remedy, with nothing written. Must not know: SQL, the broker's driver, what a saga does.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import FastAPI, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from common.contracts import (
-    MAX_LINES,
     CancelOrder,
-    Currency,
     KeyReused,
-    Line,
     Name,
     NotCancellable,
     NotReturnable,
@@ -30,138 +26,40 @@ from common.contracts import (
     OrderInvalid,
     OrderUnknown,
     PlaceOrder,
-    Quantity,
     ReturnAccepted,
     SagaQuery,
     SagaView,
-    Sku,
 )
 from common.envelope import Reply
 from common.errors import Infrastructure, NoAnswer
 from common.health import Health
 from common.http import Entrance, Problem, Refused, invalid_field, new_app, problems
 from order_svc.door import Door
+from order_svc.views import (
+    BulkRequest,
+    BulkResponse,
+    BulkResult,
+    Cancellation,
+    Cancelled,
+    KeyedOrder,
+    OrderPage,
+    OrderRequest,
+    OrderView,
+    Placed,
+    Returning,
+    ReturnView,
+)
 
-MAX_BULK = 1000
 IDEMPOTENCY_KEY = "Idempotency-Key"
 CANCEL_WAIT_SECONDS = 2.0  # how long whoever cancels waits for a certain answer
 CANCEL_POLL_SECONDS = 0.05
 
-Cancelled = Literal["cancelled", "cancelling", "undecided", "asked"]
 CANCEL_TOLD: dict[Cancelled, str] = {
     "cancelled": "the order is rejected, and what was done for it is undone",
     "cancelling": "the order will be rejected: what was done for it is being undone",
     "undecided": "asked; whether the goods have left is being found out",
     "asked": "asked; no answer yet, and it is not forgotten: look again, or ask again",
 }
-
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class OrderLine(BaseModel):
-    model_config = STRICT
-    sku: Annotated[Sku, Field(examples=["sku-001"])]
-    quantity: Annotated[Quantity, Field(examples=[2])]
-
-
-class OrderRequest(BaseModel):
-    """What a customer asks for: SKUs and quantities, never prices."""
-
-    model_config = STRICT
-    customer: Annotated[Name, Field(examples=["c-001"])]
-    currency: Annotated[Currency, Field(examples=["EUR"])]
-    lines: Annotated[list[OrderLine], Field(min_length=1, max_length=MAX_LINES)]
-
-    def command(self, key: str) -> PlaceOrder:
-        lines = tuple(Line(sku=line.sku, quantity=line.quantity) for line in self.lines)
-        return PlaceOrder(
-            customer=self.customer, idempotency_key=key, currency=self.currency, lines=lines
-        )
-
-
-class KeyedOrder(OrderRequest):
-    idempotency_key: Name
-
-
-class BulkRequest(BaseModel):
-    """Up to 1,000 orders, each with its own key and its own result."""
-
-    model_config = STRICT
-    orders: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BULK)]
-
-
-class Placed(BaseModel):
-    """The order was accepted and stands PENDING; its saga will decide. A repeat hears the same."""
-
-    order_id: UUID
-    customer: str
-    currency: str
-    lines: list[Line]
-    total: int = Field(description="in minor units of the currency")
-
-
-class BulkResult(BaseModel):
-    idempotency_key: str | None
-    http_status: int
-    order: Placed | None = None
-    problem: Problem | None = None
-
-
-class BulkResponse(BaseModel):
-    results: list[BulkResult]
-
-
-class PricedLine(BaseModel):
-    sku: str
-    quantity: int
-    price: int
-
-
-class OrderView(BaseModel):
-    order_id: UUID
-    customer: str
-    currency: str
-    lines: list[PricedLine]
-    total: int
-    status: str
-    reason: str | None
-    placed_at: datetime
-    settled_at: datetime | None
-
-
-class ReturnView(BaseModel):
-    """An attempt at giving an order back: OPEN, then FINISHED, or CLOSED with the reason."""
-
-    return_id: UUID
-    order_id: UUID
-    status: str
-    reason: str | None
-    opened_at: datetime
-    settled_at: datetime | None
-
-
-class Returning(BaseModel):
-    """The order is locked for this return; its saga will decide. A repeat hears the same."""
-
-    return_id: UUID
-    order_id: UUID
-
-
-class Cancellation(BaseModel):
-    """What has come of asking for an order to be cancelled. Asking again is safe."""
-
-    order_id: UUID
-    outcome: Cancelled = Field(
-        description="cancelled: it is over. cancelling: certain, and being undone. undecided: the"
-        " goods may have left, which is being found out. asked: nobody has answered yet"
-    )
-    told: str
-    look: str = Field(description="where the end will be seen")
-
-
-class OrderPage(BaseModel):
-    orders: list[OrderView]
-    next: UUID | None = Field(description="pass as `after` for the next page; null: no more")
 
 
 class Reader:

@@ -56,9 +56,10 @@ from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.reader import Logged, Parked, Seen, Stuck, StuckWanted, Wanted
 from orchestrator.store import Held
 from orchestrator.watch_list import Watched
-from order_svc.api import OrderView, PricedLine, Reader, ReturnView
+from order_svc.api import Reader
 from order_svc.api import make_app as door_app
 from order_svc.door import Door, Wish
+from order_svc.views import OrderView, PricedLine, ReturnView
 from tests.support.letters import Letters
 from tests.support.story import POLICY
 

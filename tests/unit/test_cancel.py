@@ -25,8 +25,9 @@ from common.envelope import Reply
 from common.errors import NoAnswer
 from common.health import Health
 from order_svc import api
-from order_svc.api import OrderView, Reader, ReturnView, make_app
+from order_svc.api import Reader, make_app
 from order_svc.door import Door, Wish
+from order_svc.views import OrderView, ReturnView
 from tests.support.apis import ENTRANCES, InMemory, bearer
 
 ORDER = UUID(int=7)
