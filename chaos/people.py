@@ -13,7 +13,7 @@ from uuid import UUID
 import httpx
 
 from chaos.nemesis import Kill, KillRepeatedly
-from chaos.runtime import STYLES
+from chaos.runtime import STYLES, Style
 from chaos.scene import GATED_PIECES, Scenario, Scene, in_words
 from chaos.shop import PLENTY
 from chaos.system import CONFIRMED, End, ExperimentError, rejected
@@ -69,6 +69,43 @@ def _contested(scene: Scene) -> None:
     system.ends(orders)
 
 
+def _changed_their_mind(scene: Scene) -> None:
+    """Customers cancel while payment stands still, while their goods may be leaving and the pivot's
+    owner dies, and when it is too late."""
+    system = scene.system
+    asks = scene.good()
+    early, racing, late = asks[:EACH], asks[EACH:-EACH], asks[-EACH:]
+    with ThreadPoolExecutor(EACH) as customers:
+        system.runtime.pause("payment")
+        try:
+            orders = system.place(early)
+            scene.until_asked(orders, "charge_payment")
+            _told(scene, orders, list(customers.map(system.cancel, orders)), too_late=0)
+        finally:
+            system.runtime.resume("payment")
+        orders = system.place(racing)
+        with scene.struck(KillRepeatedly("inventory")):
+            _told(scene, orders, list(customers.map(system.cancel, orders)))
+        orders = system.place(late)
+        system.ends(orders)
+        _told(scene, orders, list(customers.map(system.cancel, orders)), too_late=len(orders))
+    scene.must_be_seen |= {CONFIRMED, CANCELLED}
+
+
+def _told(
+    scene: Scene,
+    orders: Sequence[UUID],
+    heard: Sequence[httpx.Response],
+    too_late: int | None = None,
+) -> None:
+    """Each customer the truth; `too_late`: so many of them that."""
+    conflicts = [said.json() for said in heard if said.status_code == CONFLICT]
+    if too_late not in (None, len(conflicts)) or any(not told["remedy"] for told in conflicts):
+        raise ExperimentError(f"{len(conflicts)} were told that it is too late: {conflicts[:1]}")
+    for order, said in zip(orders, heard, strict=True):
+        scene.expect([order], *_ends_after(said, CONFIRMED))
+
+
 def _the_one(verbs: Sequence[str], heard: Sequence[httpx.Response]) -> End:
     """What the one who was told that they decided wanted; everybody else was told who did."""
     winners = [verb for verb, said in zip(verbs, heard, strict=True) if said.status_code == DECIDED]
@@ -87,10 +124,17 @@ def _ends_after(said: httpx.Response, otherwise: End) -> Sequence[End]:
 
 
 def _scenario(
-    name: str, says: str, fault: str, ends: Sequence[End], play: Callable[[Scene], None], count: int
+    name: str,
+    says: str,
+    fault: str,
+    ends: Sequence[End],
+    play: Callable[[Scene], None],
+    count: int,
+    styles: Sequence[Style] = STYLES[:1],  # whom nobody owns, nobody parks
 ) -> Scenario:
-    styles = frozenset(STYLES[:1])  # whom nobody owns, nobody parks
-    return Scenario(name, says, fault, in_words(ends), play, "gated", orders=count, styles=styles)
+    profile = "gated" if len(styles) == 1 else "patient"
+    told = in_words(ends)
+    return Scenario(name, says, fault, told, play, profile, orders=count, styles=frozenset(styles))
 
 
 PEOPLE_DECIDE = (
@@ -111,5 +155,15 @@ PEOPLE_DECIDE = (
         (CONFIRMED, REJECTED, CANCELLED),
         _contested,
         3 * EACH,
+    ),
+    _scenario(
+        "customers-cancel",
+        "Customers cancel before the goods leave, while they may be leaving, and afterwards:"
+        " exactly one of cancelling and going forward happens, and each is told the truth.",
+        KillRepeatedly("inventory").sentence,
+        (CONFIRMED, CANCELLED),
+        _changed_their_mind,
+        8 * EACH,
+        STYLES,
     ),
 )

@@ -84,12 +84,7 @@ class CancelOrder(Command):
 
 
 class CancelNoted(Done):
-    """Its saga was asked to undo it all. Whether that came in time, the order will say."""
-
-
-class NotCancellable(Refusal):
-    reason: Literal["not_cancellable"] = "not_cancellable"
-    remedy: str
+    """It was asked for all of it to be undone. Whether that came in time, the order will say."""
 
 
 class OrderIsOver(Refusal):

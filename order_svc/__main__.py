@@ -134,7 +134,9 @@ def _reader(process: Process, asker: Asker) -> Reader:
         return ReturnView.model_validate(row, from_attributes=True) if row else None
 
     choreographed = process.settings.style == "choreographed"
-    return Reader(order, orders, progress if choreographed else saga, return_)
+    if choreographed:
+        return Reader(order, orders, progress, return_, choreography.TOO_LATE)
+    return Reader(order, orders, saga, return_)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from common.contracts import (
     CancelOrder,
     KeyReused,
     Name,
-    NotCancellable,
     NotReturnable,
     OpenReturn,
     OrderAccepted,
@@ -60,6 +59,7 @@ CANCEL_TOLD: dict[Cancelled, str] = {
     "undecided": "asked; whether the goods have left is being found out",
     "asked": "asked; no answer yet, and it is not forgotten: look again, or ask again",
 }
+SEND_BACK = "send them back by POST /orders/{order_id}/returns, once it is CONFIRMED"
 
 
 class Reader:
@@ -71,11 +71,13 @@ class Reader:
         orders: Callable[[str, int, UUID | None], Awaitable[list[OrderView]]],
         saga: Callable[[SagaQuery], Awaitable[SagaView]],
         return_: Callable[[UUID], Awaitable[ReturnView | None]],
+        instead_of_cancelling: str = SEND_BACK,
     ) -> None:
         self.order = order
         self.orders = orders
         self.saga = saga
         self.return_ = return_
+        self.instead_of_cancelling = instead_of_cancelling
 
 
 def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> FastAPI:
@@ -168,9 +170,6 @@ def _cancelling(app: FastAPI, door: Door, reader: Reader) -> None:
         (reply,) = await door.ask([CancelOrder(order_id=order_id)])
         if isinstance(reply, OrderUnknown):
             raise _not_found(order_id)
-        if isinstance(reply, NotCancellable):
-            problem = Problem(error=reply.reason, field="order_id", remedy=reply.remedy)
-            raise Refused(409, problem)
         known = await _outcome(reader, order_id)
         response.status_code = 200 if known.outcome == "cancelled" else 202
         return known
@@ -201,8 +200,8 @@ async def _known(reader: Reader, order_id: UUID) -> Cancelled:
     if order is None or order.status == "PENDING":
         saga = await reader.saga(SagaQuery(saga_id=order_id))
     if saga is None or saga.pivot_passed:
-        returns = f"POST /orders/{order_id}/returns, once it is CONFIRMED"
-        remedy = f"the goods have left, so it can only go forward: send them back by {returns}"
+        instead = reader.instead_of_cancelling.format(order_id=order_id)
+        remedy = f"the goods have left, so it can only go forward: {instead}"
         raise Refused(409, Problem(error="too_late", field="order_id", remedy=remedy))
     if saga.state in ("COMPENSATING", "COMPENSATED"):
         return "cancelling"

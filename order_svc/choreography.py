@@ -1,7 +1,8 @@
 """The order service without an orchestrator: which event leads to which command. Pure.
 
 It owns the deadline. Whatever is silent for too long, the first event is told again, and with it,
-from service to service, each that followed; in the end the pivot's owner is asked to cancel.
+from service to service, each that followed; in the end the pivot's owner is asked to cancel, as it
+is at once for a customer who wants the order no more.
 The customer is told last, once the others have confirmed that nothing of theirs is left.
 
 Owns: the table REACTIONS, the two events that are this service's own, and what PlaceOrder leads to
@@ -14,13 +15,15 @@ from uuid import UUID
 
 from common.contracts import (
     CancelAsked,
+    CancelNoted,
     CancelOrder,
     ConfirmOrder,
     Line,
-    NotCancellable,
     NotReturnable,
     OpenReturn,
     OrderAccepted,
+    OrderIsOver,
+    OrderUnknown,
     PaymentRefunded,
     PlaceOrder,
     RejectOrder,
@@ -33,7 +36,7 @@ from common.participant import Answered, Handler, Work
 from common.reactions import Reaction, Reactions, parse_event, react
 from common.topology import event_of
 from order_svc import handlers
-from order_svc.domain import CREATE_ORDER, OrderBook, PlacedOrder
+from order_svc.domain import CANCELLED, CREATE_ORDER, OrderBook, PlacedOrder
 from order_svc.progress import STEPS, Progress
 
 CONFIRM = Reaction("confirm_order", ConfirmOrder)
@@ -85,21 +88,26 @@ def first_key(order_id: UUID) -> Key:
     return Key(order_id, CREATE_ORDER, Direction.FORWARD)
 
 
+TOO_LATE = "nobody takes returns in the choreographed style, so settle it with the customer by hand"
+
+
 def no_returns(_book: OrderBook, _work: Work) -> Answered:
     """A return is a saga of its own, and nobody reacts to it yet."""
     remedy = "returns are taken in the orchestrated style only"
     return Answered(NotReturnable(field="order_id", remedy=remedy), keep=False)
 
 
-def no_cancels(_book: OrderBook, _work: Work) -> Answered:
-    """There is no saga's owner who could be asked."""
-    remedy = "customers cancel in the orchestrated style only"
-    return Answered(NotCancellable(remedy=remedy), keep=False)
+def cancel_order(book: OrderBook, work: Work) -> Answered:
+    """The pivot's owner is asked at once; whoever asks again is asked for no second time."""
+    order = book.cancel(work.saga_id)
+    if isinstance(order, OrderIsOver | OrderUnknown):
+        return Answered(order, keep=False)
+    return Answered(CancelNoted(), also=(cancel_asked(order, CANCELLED),))
 
 
 HANDLERS: dict[type[Command], Handler] = {
     **handlers.HANDLERS,
     PlaceOrder: handlers.placing(order_accepted),
     OpenReturn: no_returns,
-    CancelOrder: no_cancels,
+    CancelOrder: cancel_order,
 }

@@ -129,6 +129,7 @@ class OrderBook:
     products: dict[str, Product] = field(default_factory=dict)
     orders: dict[UUID, Standing] = field(default_factory=dict)
     unwanted: dict[UUID, PlacedOrder] = field(default_factory=dict)  # those to be cancelled
+    cancelled: set[UUID] = field(default_factory=set)  # of those, the ones that still can be
     listed: set[str] = field(default_factory=set)  # SKUs
     placed: dict[UUID, tuple[PlacedOrder, str]] = field(default_factory=dict)  # and its key
     changed: set[UUID] = field(default_factory=set)
@@ -194,6 +195,7 @@ class OrderBook:
             return OrderUnknown()
         if standing.status is not Status.PENDING:
             return OrderIsOver(status=standing.status)
+        self.cancelled.add(order_id)
         return order
 
     def open_return(

@@ -75,7 +75,7 @@ class Progress:
     saga_id: UUID
     heard: dict[Leg, Heard] = field(default_factory=dict)
     asked: str | None = None
-    """Why the order service has asked the pivot's owner to cancel."""
+    """Why the order service has asked the pivot's owner to cancel: silence, or the customer."""
     attempt: int = 1
     stuck: bool = False
 
@@ -144,11 +144,16 @@ class Progress:
         """Whether it may still be given up: only before anybody asked to cancel, or dispatched."""
         return self.reason is None and not self.dispatched and not self.fenced
 
+    def cancel(self, reason: str) -> None:
+        """The pivot's owner is asked, until it answers; unless it was asked or has answered."""
+        if self.capped:
+            self.asked, self.attempt = reason, 1
+
     def silence(self, attempts: int, *, past_sla: bool) -> str | None:
         """Past its deadline: the reason to ask the pivot's owner to cancel for; None if the first
         event is to be told again, which brings each that followed from it again."""
         if self.capped and self.attempt >= attempts:
-            self.asked, self.attempt = f"{STEPS[self.awaited].name}_timed_out", 1
+            self.cancel(f"{STEPS[self.awaited].name}_timed_out")
         else:
             self.attempt += 1
             self.stuck = self.stuck or (past_sla and not self.capped)

@@ -15,11 +15,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from common.contracts import SagaView
+from common.contracts import CancelOrder, SagaView
 from common.db import Tx
 from common.envelope import Direction, Outcome
+from common.participant import Work
 from common.patience import Policy
-from order_svc.domain import OrderBook, PlacedOrder, PricedLine
+from order_svc.domain import CANCELLED, OrderBook, PlacedOrder, PricedLine
 from order_svc.progress import FIRST, FORWARD, Heard, Progress
 from order_svc.store import OrderStore
 
@@ -81,6 +82,12 @@ class ProgressStore(OrderStore):
         super().__init__()
         self._policy = policy
 
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> OrderBook:
+        unwanted = [work.saga_id for work in batch if isinstance(work.command, CancelOrder)]
+        if unwanted:  # their orders are locked after it, as by who hears an event
+            await self.lock(tx, unwanted)
+        return await super().load(tx, batch)
+
     async def save(self, tx: Tx, state: OrderBook) -> None:
         await super().save(tx, state)
         if state.placed:
@@ -95,6 +102,11 @@ class ProgressStore(OrderStore):
                     [_steps(p) for p in begun],
                 ),
             )
+        if state.cancelled:
+            held, _ = await self.lock(tx, list(state.cancelled))
+            for kept in held.values():
+                kept.progress.cancel(CANCELLED)
+            await self.keep(tx, list(held.values()))
 
     async def lock(self, tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Kept], float]:
         """The progress of these orders, and what time it is since."""
@@ -150,6 +162,7 @@ class ProgressStore(OrderStore):
             state=progress.state,
             reason=progress.reason,
             pivot_passed=progress.dispatched,
+            compensate_asked=progress.reason is not None,
             stuck=progress.stuck,
             steps=progress.views(),
             started_at=started_at,

@@ -114,7 +114,8 @@ service's progress.
 An event is the reply of a command, published under the same deterministic id; a repeated event is a
 repeated command, and brings the stored event again. The order service owns the deadline: it tells
 OrderAccepted again, which repeats the whole chain up to the silent place, and in the end asks the
-pivot's owner to cancel. Nobody undoes anything before `Fenced`. Decision
+pivot's owner to cancel, as it does at once for a customer who cancels: the goods have left, or they
+never will, and the customer is told which. Nobody undoes anything before `Fenced`. Decision
 [20](adr/0020-progress-is-a-set-of-events.md) says why.
 
 ## What got harder
@@ -133,9 +134,13 @@ pivot's owner to cancel. Nobody undoes anything before `Fenced`. Decision
   others), and tells the order service that silence is meant, so that its deadline does not cancel
   what a person is still thinking about. The orchestrator has a column for that.
 - **Too much at once.** Nothing limits what is under way: a burst makes every queue longer.
-- **Returns** are refused at the door, and nothing is forgotten yet: retention would have the
-  order service tell everybody which orders are, as the orchestrator does. Dead letters lie in
-  their queues.
+- **Returns** are refused at the door: each would be a second chain of events, with a pivot of its
+  own in payment. Dead letters lie in their queues.
+- **Nothing is forgotten.** Retention would take an archive of progress in the order service, and
+  `Forget` from it to both participants, as the orchestrator sends it; and since an event of a
+  forgotten order may still come, each listener would have to tell such a one from an order that
+  nobody placed, and set it aside as `evidence_gone`. Until then the inboxes grow by five rows an
+  order.
 """
 
 SEARCH = """## Where is this order?

@@ -39,7 +39,6 @@ FORWARD: dict[str, list[Message]] = {
     "customer_cancels": [
         c.CancelOrder(order_id=SAGA),
         c.CancelNoted(),
-        c.NotCancellable(remedy="customers cancel in the orchestrated style only"),
         c.OrderIsOver(status="CONFIRMED"),
         c.OrderUnknown(),
     ],

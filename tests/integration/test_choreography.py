@@ -3,6 +3,7 @@ and the order service's deadline."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,10 +12,14 @@ from uuid import UUID
 import pytest
 
 from common.contracts import (
+    CancelNoted,
+    CancelOrder,
     CardDeclined,
     Line,
     ListProduct,
     OrderAccepted,
+    OrderIsOver,
+    OrderUnknown,
     PaymentCharged,
     PaymentRefunded,
     PlaceOrder,
@@ -45,6 +50,7 @@ from inventory_svc.store import InventoryStore
 from order_svc.__main__ import worker
 from order_svc.choreography import HANDLERS
 from order_svc.deadlines import Deadlines
+from order_svc.domain import CANCEL_ORDER
 from order_svc.handlers import ON_DUPLICATE
 from order_svc.listener import Listener as OrderListener
 from order_svc.progress_store import ProgressStore
@@ -174,6 +180,12 @@ class Orders:
         await handle(self.participant, command(asked, order_id, reply_to=None))
         return order_id
 
+    async def cancel(self, order_id: UUID) -> Reply | None:
+        wish = CancelOrder(order_id=order_id)
+        asked = command(wish, order_id, step=CANCEL_ORDER, reply_to=None)
+        (reply,) = await handle(self.participant, asked)
+        return reply
+
     async def hears(self, *events: Envelope) -> None:
         await self.listener.handle([self.listener.parse(each) for each in events])
 
@@ -273,6 +285,51 @@ async def test_silence_tells_the_first_event_again_and_then_asks_to_cancel(
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
         await shop.hears(event(StockReserved(), order))  # news, and no reason to go on
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
+
+
+async def test_whoever_cancels_has_the_pivots_owner_asked_at_once_and_without_end(
+    settings: MakeSettings, judge: Rows, admin: Rows
+) -> None:
+    async with orders(settings, step_timeout_seconds=600) as shop:
+        order = await shop.place()
+        assert [await shop.cancel(order) for _ in range(2)] == [CancelNoted()] * 2
+        assert outgoing(judge, "order_svc")[1:] == ["events/CancelAsked"]
+        assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
+        admin.execute("update order_svc.saga_progress set next_deadline = now()")
+        assert await shop.deadlines.run_once() == 1
+        asked = sent(judge, "order_svc")[1:]
+        assert [e.body for e in asked] == [{"reason": "cancelled"}] * 2
+        assert asked[0].message_id == asked[1].message_id
+        undone = [event(body, order, reason="cancelled")
+                  for body in (PaymentRefunded(nothing_to_undo=True), StockReleased())]  # fmt: skip
+        await shop.hears(event(Fenced(), order, reason="cancelled"), *undone)
+        assert status(judge, order) == ("REJECTED", "cancelled")
+        assert await shop.cancel(order) == CancelNoted()  # as it was told before
+
+
+async def test_once_the_goods_have_left_there_is_nothing_to_cancel(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    async with orders(settings) as shop:
+        order = await shop.place()
+        await shop.hears(event(StockDispatched(), order))
+        assert await shop.cancel(order) == OrderIsOver(status="CONFIRMED")
+        assert await shop.cancel(saga(77)) == OrderUnknown()
+        assert status(judge, order) == ("CONFIRMED", None)
+
+
+async def test_a_cancel_that_races_the_news_of_the_pivot_has_one_outcome(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """Both hold the order's progress before the order: neither waits for the other for ever."""
+    async with orders(settings) as shop:
+        for number in range(20):
+            order = await shop.place(f"key-{number}")
+            both = [shop.hears(event(StockDispatched(), order)), shop.cancel(order)]
+            await asyncio.gather(*(both if number % 2 else reversed(both)))
+            assert status(judge, order) == ("CONFIRMED", None)
+            view = await shop.view(order)
+            assert (view[0], view[1]["dispatch_stock"]) == ("RUNNING", "done")
 
 
 # --- by the broker -------------------------------------------------------------------------

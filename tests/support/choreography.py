@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from common.contracts import Line, PlaceOrder
+from common.contracts import CancelOrder, Line, PlaceOrder
 from common.envelope import Command, Direction, Envelope, Fence, Fenced, Key, Outcome, saga_id_for
 from common.fence import Duplicate, Row, claims, fence_answer
 from common.fence import Fence as Claims
@@ -24,7 +24,7 @@ from inventory_svc.domain import Pieces, Stock
 from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
 from order_svc.choreography import HANDLERS as ORDER_HANDLERS
 from order_svc.choreography import HEARD, cancel_asked, hear, order_accepted
-from order_svc.domain import OrderBook, Product
+from order_svc.domain import CANCEL_ORDER, CANCELLED, OrderBook, Product
 from order_svc.progress import Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from payment_svc.domain import Account, AccountKey, Ledger
@@ -128,6 +128,15 @@ class World:
             )
             assert isinstance(said.envelope, Envelope)
             self.publish([said.envelope])
+
+    def cancel(self) -> None:
+        """The customer wants it no more."""
+        key = Key(ORDER_ID, CANCEL_ORDER, Direction.FORWARD)
+        asked = CancelOrder(order_id=ORDER_ID)
+        wish = Envelope.command(key, asked, issued_at=NOON, reply_to=None)
+        self.publish(self.services["order"].take(wish))
+        if ORDER_ID in self.book.cancelled:
+            self.progress.cancel(CANCELLED)
 
     def drain(self) -> None:
         while self.under_way:

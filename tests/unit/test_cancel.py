@@ -15,7 +15,6 @@ from common.access import Role
 from common.contracts import (
     CancelNoted,
     CancelOrder,
-    NotCancellable,
     OrderIsOver,
     OrderUnknown,
     SagaQuery,
@@ -134,11 +133,6 @@ def test_what_is_rejected_is_cancelled_however_often_it_is_asked() -> None:
     for reply in (CancelNoted(), OrderIsOver(status="REJECTED")):
         heard = Desk(reply=reply, status="REJECTED").post()
         assert (heard.status_code, heard.json()["outcome"]) == (200, "cancelled")
-
-
-def test_where_no_saga_has_an_owner_nobody_is_asked() -> None:
-    heard = Desk(reply=NotCancellable(remedy="in the other style only")).post()
-    assert (heard.status_code, heard.json()["error"]) == (409, "not_cancellable")
 
 
 def test_no_such_order() -> None:

@@ -113,6 +113,52 @@ def test_the_customer_is_told_after_both_others_have_confirmed() -> None:
     assert world.status == "REJECTED"
 
 
+# --- the customer wants it no more ---------------------------------------------------------
+
+
+def test_before_the_pivot_a_cancelled_order_is_fenced_undone_and_told() -> None:
+    world = World()
+    until(world, "payment", "StockReserved")
+    world.cancel()
+    assert world.progress.statuses()["dispatch_stock"] == "fencing"
+    played(world)
+    assert (world.status, world.reason) == ("REJECTED", "cancelled")
+    assert (world.goods, world.moves.count("CHARGE")) == ("RELEASED", world.moves.count("REFUND"))
+    assert world.progress.state == "COMPENSATED"
+
+
+def test_after_the_pivot_it_only_goes_forward() -> None:
+    world = World()
+    until(world, "order", "StockDispatched")
+    world.cancel()  # the order service has not heard yet that the goods have left
+    assert world.progress.reason == "cancelled"
+    played(world)
+    assert (world.status, world.moves, world.goods) == ("CONFIRMED", ["CHARGE"], "DISPATCHED")
+    assert world.progress.state == "COMPLETED"
+    world.cancel()
+    assert not world.under_way
+
+
+def test_a_cancelled_order_that_nobody_answers_for_is_asked_about_without_end() -> None:
+    world = World()
+    world.cancel()
+    while world.under_way:
+        world.lose(0)
+    assert {world.progress.silence(1, past_sla=False) for _ in range(5)} == {"cancelled"}
+    for _ in range(3):
+        world.silence()
+        world.drain()
+    assert (world.status, world.reason) == ("REJECTED", "cancelled")
+
+
+def test_who_was_given_up_already_is_not_cancelled_as_well() -> None:
+    world = World()
+    world.silence(attempts=1)
+    world.cancel()
+    played(world)
+    assert (world.status, world.reason) == ("REJECTED", "reserve_stock_timed_out")
+
+
 # --- repeats and losses --------------------------------------------------------------------
 
 
@@ -162,7 +208,7 @@ def test_whatever_is_lost_repeated_reordered_or_late_all_agree_in_the_end(
     dice = random.Random(seed)
     world = World(card=card, stock=stock)
     for _ in range(60):
-        match dice.choice("dddddrls"):
+        match dice.choice("dddddrlsc"):
             case "d" if world.under_way:
                 world.deliver(dice.randrange(len(world.under_way)))
             case "r" if world.delivered:
@@ -171,6 +217,8 @@ def test_whatever_is_lost_repeated_reordered_or_late_all_agree_in_the_end(
                 world.lose(dice.randrange(len(world.under_way)))
             case "s":
                 world.silence()
+            case "c":
+                world.cancel()
         agrees(world, ended=False)
     for _ in range(9):  # the broker is well again: deadlines bring it to its end
         world.silence()
