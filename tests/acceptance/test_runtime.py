@@ -45,12 +45,6 @@ def until_ready(runtime: NativeRuntime, process: str) -> None:
     until(lambda: of(runtime, process).ready, f"{process} ready")
 
 
-def pid_of(runtime: NativeRuntime, process: str) -> int:
-    pid = of(runtime, process).pid
-    assert pid is not None
-    return pid
-
-
 def everything(runtime: NativeRuntime) -> list[tuple[int, str | None]]:
     """Every process of a stack, told apart from any that gets its pid later."""
     return [(status.pid, identity(status.pid)) for status in runtime.status() if status.pid]

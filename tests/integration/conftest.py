@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import psycopg
 import pytest
+import pytest_asyncio
 from pydantic import SecretStr
 
 from chaos.runtime.bootstrap import JUDGE, ROLES, SERVICES, role_statements, schema_statements
-from common.db import migrate
+from common.db import Database, migrate
 from common.process import COMMON_MIGRATIONS
 from common.settings import Settings
 from tests.integration.mail import Management
@@ -102,6 +103,13 @@ def settings(servers: Servers, database: str, vhost: str) -> MakeSettings:
         return made.model_copy(update={**UNHURRIED, **overrides})
 
     return make
+
+
+@pytest_asyncio.fixture
+async def db(settings: MakeSettings) -> AsyncIterator[Database]:
+    """The orchestrator's, unless a file has one of its own."""
+    async with Database(settings("orchestrator")) as db:
+        yield db
 
 
 @pytest.fixture

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import LiteralString
 
 import pytest
-import pytest_asyncio
 
 from common.contracts import StockDispatched
 from common.db import Database
 from common.errors import ConstraintViolated, IllegalTransition, Infrastructure
 from orchestrator import actions
 from orchestrator.actions import Action, ActionsWanted
-from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     ROLE,
@@ -31,12 +28,6 @@ from tests.integration.orchestrating import (
 from tests.integration.waiting import Rows, eventually, lock_waits
 
 CALLED = Action("ada", "compensate", "customer called", saga(1))
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 async def written(db: Database, wanted: ActionsWanted | None = None) -> list[Action]:

@@ -4,11 +4,10 @@ not wait for them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 from common.contracts import (
     CardDeclined,
@@ -25,12 +24,10 @@ from orchestrator.actions import Action, ActionsWanted
 from orchestrator.inputs import DeadLettered
 from orchestrator.reader import Stuck, StuckWanted
 from orchestrator.service import ASKED_AGAIN, JUDGED, MOVED_ON
-from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     PATIENT,
     RESERVED,
-    ROLE,
     TO_THE_PIVOT,
     commands,
     give,
@@ -49,12 +46,6 @@ IMPATIENT = replace(PATIENT, stuck_after_seconds=0)
 DECLINED = [*TO_THE_PIVOT[:2], reply(1, "charge_payment", CardDeclined())]
 RELEASED = reply(1, "reserve_stock", StockReleased(), COMPENSATING)
 REJECTED = reply(1, "create_order", OrderRejected(), COMPENSATING)
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 async def acted(db: Database) -> list[Action]:

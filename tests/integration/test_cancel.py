@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from common.contracts import (
     CancelNoted,
@@ -32,7 +30,6 @@ from tests.integration.orchestrating import (
     CHARGED,
     COMPENSATING,
     RESERVED,
-    ROLE,
     commands,
     give,
     give_each,
@@ -47,12 +44,6 @@ from tests.integration.services import handle, sent
 from tests.integration.waiting import Rows
 
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 def cancel(number: int = 1) -> Envelope:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, LiteralString
 
 import pytest
-import pytest_asyncio
 
 from common.contracts import (
     OrderConfirmed,
@@ -52,12 +50,6 @@ GATE = "approve_order"
 LOW = {"EUR": 700}  # which every order of these tests reaches
 
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 async def park(service: Service, *numbers: int) -> None:

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
-import pytest_asyncio
 
 from common.contracts import (
     CardDeclined,
@@ -56,12 +55,6 @@ from tests.integration.waiting import FAST, Rows, eventually, lock_waits, runnin
 from tests.integration.wire import Proxy, by
 
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 # --- starting (rules 8 and 9) --------------------------------------------------------------

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
-import pytest_asyncio
 
 from common.contracts import (
     CloseReturn,
@@ -78,12 +76,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
 AT_ONCE = {"retention_seconds": 0.001}
 LATER = NOON + timedelta(days=1)
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 def retention(db: Database, settings: MakeSettings, **overrides: object) -> Retention:

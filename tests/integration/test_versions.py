@@ -4,12 +4,10 @@ of the replicas knows it; and if nobody does, it stands still with a reason, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from common.contracts import OrderConfirmed, SagaQuery, StockDispatched
 from common.db import Database
@@ -41,12 +39,6 @@ from tests.integration.waiting import Rows
 
 # The replicas of a rolling restart: the old release knows version 1, the new one both.
 POLICY = replace(PATIENT, stuck_after_seconds=40)
-
-
-@pytest_asyncio.fixture
-async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    async with Database(settings(ROLE)) as db:
-        yield db
 
 
 def old(db: Database) -> Service:

@@ -26,7 +26,6 @@ from order_svc.__main__ import MIGRATIONS
 from tests.support.apis import BODY_LIMIT, ENTRANCES, TOKENS, InMemory, Sagas, Shop, bearer
 
 APPS = {"door": Shop().app(), "operator": Sagas().app()}
-MAY_CHANGE = {"door": Role.CUSTOMER, "operator": Role.OPERATOR}
 ROOT = Path(__file__).parents[2]
 SECRET = "a-password-nobody-shall-read"
 
