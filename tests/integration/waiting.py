@@ -109,6 +109,7 @@ async def wired(
 
 def lock_waits(admin: Rows, role: str) -> int:
     """How many sessions of this role stand still because another holds what they want."""
+    admin.execute("select pg_stat_clear_snapshot()")  # else a transaction sees no newer session
     rows = admin.execute(
         "select 1 from pg_stat_activity"
         " where datname = current_database() and usename = %s and wait_event_type = 'Lock'",
