@@ -18,7 +18,7 @@ from common.process import Process, prepare
 from common.query import Asker
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
-from order_svc import choreography
+from order_svc import choreography, reader
 from order_svc.api import Reader, make_app
 from order_svc.deadlines import Deadlines
 from order_svc.domain import OrderBook
@@ -57,16 +57,15 @@ async def worker(settings: Settings) -> None:
     process.announce("order", MIGRATIONS)
     participant = participant_of(process)
     process.consumer(queue, participant.parse, participant.handle)
-    store = _store(settings)
     process.answer_from(
-        queries_of("order"), {TouchedQuery: store.touched, EffectsQuery: store.effects}
+        queries_of("order"), {TouchedQuery: reader.touched, EffectsQuery: reader.effects}
     )
     if settings.style == "choreographed":
         _listen(process, participant)
     else:
         process.health.set("starter", "not started")
         starter = Starter(
-            process.db, store, settings, process.health, process.stop, process.relay.wake
+            process.db, _store(settings), settings, process.health, process.stop, process.relay.wake
         )
         process.add("starter", starter.run)
     await process.run()
@@ -106,17 +105,13 @@ async def door(settings: Settings) -> None:
 
 
 def _reader(process: Process, asker: Asker) -> Reader:
-    store = _store(process.settings)
-
     async def order(order_id: UUID) -> OrderView | None:
         async with process.db.transaction() as tx:
-            row = await store.get_order(tx, order_id)
-        return OrderView.model_validate(row, from_attributes=True) if row else None
+            return await reader.order(tx, order_id)
 
     async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
         async with process.db.transaction() as tx:
-            rows = await store.list_orders(tx, customer, limit, after)
-        return [OrderView.model_validate(row, from_attributes=True) for row in rows]
+            return await reader.orders(tx, customer, limit, after)
 
     async def progress(query: SagaQuery) -> SagaView:
         async with process.db.transaction() as tx:
@@ -130,8 +125,7 @@ def _reader(process: Process, asker: Asker) -> Reader:
 
     async def return_(return_id: UUID) -> ReturnView | None:
         async with process.db.transaction() as tx:
-            row = await store.get_return(tx, return_id)
-        return ReturnView.model_validate(row, from_attributes=True) if row else None
+            return await reader.return_(tx, return_id)
 
     choreographed = process.settings.style == "choreographed"
     if choreographed:

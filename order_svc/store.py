@@ -1,4 +1,4 @@
-"""The order service's SQL: load what a batch concerns, save what it changed, and read orders.
+"""The order service's SQL: load what a batch concerns, save what it changed.
 
 Owns: the tables product, customer_order and order_return. Rows are locked in one order for
 everybody:
@@ -17,28 +17,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from common.contracts import (
     CancelOrder,
     CloseReturn,
-    Effects,
-    EffectsQuery,
     FinishReturn,
     ListProduct,
     OpenReturn,
     PlaceOrder,
     SagaStarted,
-    TouchedPage,
-    TouchedQuery,
 )
 from common.db import Tx
 from common.participant import Work
 from order_svc.domain import (
-    CREATE_ORDER,
     OpenedReturn,
     OrderBook,
     PlacedOrder,
@@ -147,56 +140,6 @@ with overdue as (
 select a.return_id, a.order_id, o.customer, o.currency, o.total, a.opened_at, a.start_attempts
   from asked a join customer_order o using (order_id)"""
 
-_READ = """
-select order_id, customer, currency, lines, total, status, reason, placed_at, settled_at
-  from customer_order"""
-_ONE = _READ + " where order_id = %s"
-_ONE_RETURN = """
-select return_id, order_id, status, reason, opened_at, settled_at
-  from order_return where return_id = %s"""
-_OLDER = """
-   and (placed_at, order_id) <
-       (select placed_at, order_id from customer_order where order_id = %s)"""
-_NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
-_PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
-_PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
-
-_TOUCHED = """
-select order_id, coalesce(settled_at, 'infinity') >= coalesce(%s, '-infinity'::timestamptz)
-       and placed_at < coalesce(%s, 'infinity'::timestamptz)
-  from customer_order
- where order_id > %s order by order_id limit %s"""
-
-_EFFECTS = """
-select order_id, %s, status, placed_at from customer_order where order_id = any(%b::uuid[])"""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderRow:
-    """An order as a reader sees it."""
-
-    order_id: UUID
-    customer: str
-    currency: str
-    lines: tuple[PricedLine, ...]
-    total: int
-    status: str
-    reason: str | None
-    placed_at: datetime
-    settled_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnRow:
-    """A return as a reader sees it."""
-
-    return_id: UUID
-    order_id: UUID
-    status: str
-    reason: str | None
-    opened_at: datetime
-    settled_at: datetime | None
-
 
 class OrderStore:
     def __init__(self, first_delay_seconds: float = 5) -> None:
@@ -245,17 +188,14 @@ class OrderStore:
             currencies=set(known),
             products={sku: Product(price, currency) for sku, price, currency in products.rows},
             orders={row[0]: Standing(Status(row[1]), *row[2:]) for row in orders.rows},
-            unwanted={
-                i: PlacedOrder(i, c, y, _lines(lines), *rest)
-                for i, c, y, lines, *rest in (cancelled.rows if cancelled else ())
-            },
+            unwanted={row[0]: _placed(row) for row in (cancelled.rows if cancelled else ())},
             returns={
                 row[0]: ReturnStanding(row[1], ReturnStatus(row[2]), *row[3:])
                 for row in (returns.rows if returns else ())
             },
-            standing={row[0]: _placed(row) for row in standing_orders.rows}
-            if standing_orders
-            else {},
+            standing={
+                row[0]: _placed(row) for row in (standing_orders.rows if standing_orders else ())
+            },
         )
 
     async def save(self, tx: Tx, state: OrderBook) -> None:
@@ -341,40 +281,10 @@ class OrderStore:
         await tx.sync()
         return [*map(_placed, orders.rows), *(OpenedReturn(*row) for row in returns.rows)]
 
-    async def get_return(self, tx: Tx, return_id: UUID) -> ReturnRow | None:
-        rows = await tx.fetch(_ONE_RETURN, (return_id,))
-        return ReturnRow(*rows[0]) if rows else None
-
-    async def get_order(self, tx: Tx, order_id: UUID) -> OrderRow | None:
-        rows = await tx.fetch(_ONE, (order_id,))
-        return _row(rows[0]) if rows else None
-
-    async def list_orders(
-        self, tx: Tx, customer: str, limit: int, after: UUID | None = None
-    ) -> list[OrderRow]:
-        """Newest first; `after` is the last order of the page before."""
-        if after is None:
-            rows = await tx.fetch(_PAGE, (customer, limit))
-        else:
-            rows = await tx.fetch(_PAGE_AFTER, (customer, after, limit))
-        return [_row(row) for row in rows]
-
-    async def touched(self, tx: Tx, query: TouchedQuery) -> TouchedPage:
-        found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
-        return TouchedPage.of(found, query.limit)
-
-    async def effects(self, tx: Tx, query: EffectsQuery) -> Effects:
-        return Effects.of(await tx.fetch(_EFFECTS, (CREATE_ORDER, list(query.saga_ids))))
-
 
 def _placed(row: tuple[Any, ...]) -> PlacedOrder:
     order_id, customer, currency, lines, *rest = row
     return PlacedOrder(order_id, customer, currency, _lines(lines), *rest)
-
-
-def _row(row: tuple[Any, ...]) -> OrderRow:
-    order_id, customer, currency, lines, *rest = row
-    return OrderRow(order_id, customer, currency, _lines(lines), *rest)
 
 
 def _lines(stored: Sequence[dict[str, Any]]) -> tuple[PricedLine, ...]:

@@ -22,7 +22,7 @@ from common.topology import queries_of
 from inventory_svc.store import InventoryStore
 from orchestrator.audit import Drift, Finding
 from orchestrator.auditor import Auditor, Window
-from order_svc.store import OrderStore
+from order_svc import reader
 from payment_svc.store import PaymentStore
 from tests.integration.conftest import MakeSettings
 from tests.integration.waiting import Rows, eventually, running
@@ -33,7 +33,7 @@ ORDERS = 400
 # The first of each kind in the history: confirmed, refused, undone, undone after the charge.
 CONFIRMED, REFUSED, UNHELD, REFUNDED = 1, 7, 8, 9
 STORES: dict[str, Any] = {
-    "order": OrderStore(), "payment": PaymentStore(), "inventory": InventoryStore(),
+    "order": reader, "payment": PaymentStore(), "inventory": InventoryStore(),
 }  # fmt: skip
 
 
