@@ -23,19 +23,26 @@ def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-NAMED = re.compile(r"`((?:tests|examples)/\S+\.py)::(\w+)`")
+LINKED = re.compile(r"\[`(test_\w+)`\]\((\S+\.py)\)")
 
 
-def test_every_claim_about_a_compensation_names_a_test_that_exists() -> None:
+def test_every_claim_about_a_compensation_is_linked_to_a_test_that_exists() -> None:
     page = (HERE / "compensations.md").read_text()
-    named = NAMED.findall(page)
-    assert len(named) == page.count("::") > 30  # none is written otherwise, and passed over
+    linked = LINKED.findall(page)
+    assert len(linked) == page.count("`test_") > 30  # none is written otherwise, and passed over
     missing = [
-        f"{file}::{test}"
-        for file, test in named
-        if not re.search(rf"def {test}\(", (HERE.parent / file).read_text())
+        f"{file}: {test}"
+        for test, file in linked
+        if not re.search(rf"def {test}\(", (HERE / file).read_text())
     ]
     assert missing == []
+
+
+def test_no_claim_about_a_compensation_goes_without_a_test() -> None:
+    page = (HERE / "compensations.md").read_text()
+    rows = re.findall(r"^\| (?!it comes|step).*$", page, re.MULTILINE)
+    assert len(rows) > 15
+    assert [row for row in rows if not LINKED.search(row)] == []
 
 
 @pytest.mark.parametrize("definition", [*DEFINITIONS, RETURN_SAGA, TRIP], ids=lambda d: d.name)
