@@ -93,3 +93,4 @@ def test_the_page_quotes_what_was_measured() -> None:
     assert all(f"{guard} is missed" in text for a in ANOMALIES for guard in a.guards)
     assert "| **of these met a locked row: the conflict rate** | 1 (25.0%) | 1 (25.0%) |" in text
     assert "one SKU: 1.50 times" in text
+    assert "own p99 differs 1.00 times" in text
