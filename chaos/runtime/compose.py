@@ -25,7 +25,7 @@ POSTGRES_PORT, AMQP_PORT, MANAGEMENT_PORT = 5432, 5672, 15672  # inside the cont
 API_PORT, HEALTH_PORT = 8080, 8081
 PROXY, PROXY_PORT = "proxy", 7000  # its lines listen on the ports above
 ANYWHERE = "0.0.0.0"  # noqa: S104  inside a container
-CODE = "/checkout"  # where a replacement entry and the proxy find this checkout
+CODE = "/checkout"  # where the proxy, and code that the image lacks, find this checkout
 MOUNT = {"type": "bind", "source": str(CHECKOUT), "target": CODE, "read_only": True}
 TETHER_LABEL = "sagaproof.tether"
 ROLES_TARGET = "/docker-entrypoint-initdb.d/roles.sql"
@@ -54,7 +54,8 @@ def model_of(base: Model, plan: Plan, owner: str | None, roles_file: Path | None
         if service in plan.entry or service in plan.services:
             entry = plan.entry.get(service, plan.all_services[service].entry)
             model["command"] = entry.split()
-            model["working_dir"] = CODE
+        if service in {*plan.entry, *plan.services} or "definitions" in plan.settings:
+            model["working_dir"] = CODE  # the image has no code but ours
             model["volumes"] = [*model.get("volumes", ()), MOUNT]
         if plan.proxied:
             _lead_through_the_proxy(model["environment"], process, lines)

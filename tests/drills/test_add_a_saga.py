@@ -29,6 +29,7 @@ WANTED = {  # of what is typed, by how it begins
     "until .venv/bin/saga show $ann": "COMPLETED",
     "until .venv/bin/saga show $bob": "COMPLETED",
     "until .venv/bin/saga show $trip": "COMPENSATED",
+    ".venv/bin/saga show $trip": "COMPLETED",
 }
 
 

@@ -154,6 +154,13 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     assert endpoints.door_url.endswith(services["door"]["ports"][0]["published"])
 
 
+def test_a_saga_of_somebody_elses_is_found_by_every_process_that_reads_it() -> None:
+    services = model_of(BASE, Plan(settings={"definitions": "trip.saga:TRIP"}), None)["services"]
+    for name in ("orchestrator", "operator"):
+        assert services[name]["working_dir"] == services[name]["volumes"][0]["target"]
+    assert "working_dir" not in model_of(BASE, Plan(), None)["services"]["orchestrator"]
+
+
 def test_a_stack_that_is_to_stay_names_nobody_who_holds_it() -> None:
     assert model_of(BASE, Plan(), None)["networks"]["default"]["labels"] == {}
 
