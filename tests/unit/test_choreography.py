@@ -154,7 +154,9 @@ def test_a_cancelled_order_that_nobody_answers_for_is_asked_about_without_end() 
 def test_who_was_given_up_already_is_not_cancelled_as_well() -> None:
     world = World()
     world.silence(attempts=1)
+    world.silence(attempts=1)
     world.cancel()
+    assert (world.progress.asked, world.progress.attempt) == ("reserve_stock_timed_out", 2)
     played(world)
     assert (world.status, world.reason) == ("REJECTED", "reserve_stock_timed_out")
 
