@@ -48,7 +48,7 @@ class Asked:
     """The rows of a query; there once its transaction has synced."""
 
     sql: LiteralString
-    params: Params
+    params: Any
     rows: list[tuple[Any, ...]] = field(default_factory=list)
 
 
@@ -70,11 +70,21 @@ class Tx:
         self._connection = connection
         self._pipeline = pipeline
         self._writes: list[Write] = []
+        self._returning: Asked | None = None
+        self._written: psycopg.AsyncCursor[Any] | None = None
         self._asked: list[Asked] = []
 
     async def execute(self, sql: LiteralString, params: Sequence[Any] = ()) -> None:
         """Queue a write. Its error surfaces at the next sync or at the commit."""
         self._writes.append((sql, params))
+
+    def returning(self, sql: LiteralString, params: Sequence[Any]) -> Asked:
+        """Queue the one write whose rows are wanted: it comes last of those it leaves with, and
+        has its rows after the commit."""
+        if self._returning is not None:
+            raise ValueError("one write at a time may return rows")
+        self._returning = Asked(sql, tuple(params))
+        return self._returning
 
     def ask(self, sql: LiteralString, params: Params = ()) -> Asked:
         """Queue a query: it sees what those before it did, and has its rows after the next sync."""
@@ -95,7 +105,7 @@ class Tx:
 
     async def sync(self) -> None:
         """Run all that is queued in one round trip: the writes, then each query by itself."""
-        if not (self._writes or self._asked):
+        if not (self._writes or self._returning or self._asked):
             return
         asked, self._asked = self._asked, []
         await self._send_writes()
@@ -104,6 +114,7 @@ class Tx:
         for one, cursor in zip(asked, cursors, strict=True):
             if cursor.description is not None:
                 one.rows = await cursor.fetchall()
+        await self.fetch_returned()
 
     async def commit(self) -> None:
         """Send what is queued, and the commit; the pipeline's end syncs."""
@@ -111,9 +122,17 @@ class Tx:
         await self._connection.execute("commit")
 
     async def _send_writes(self) -> None:
+        if self._returning is not None:
+            self._writes.append((self._returning.sql, self._returning.params))
         if self._writes:
-            await self._connection.execute(*joined(self._writes))
-            self._writes = []
+            writes, self._writes = self._writes, []
+            self._written = await self._connection.execute(*joined(writes))
+
+    async def fetch_returned(self) -> None:
+        """After a sync, or the pipeline's end."""
+        if self._returning is not None and self._written is not None:
+            self._returning.rows = await self._written.fetchall()
+            self._returning = None
 
 
 def joined(writes: Sequence[Write]) -> Write:
@@ -154,11 +173,13 @@ class Database:
         claims), ConstraintViolated, or psycopg's own error for a defective statement.
         """
         try:
-            async with self._pool.connection() as connection, connection.pipeline() as pipeline:
-                await connection.execute("begin")
-                tx = Tx(connection, pipeline)
-                yield tx
-                await tx.commit()
+            async with self._pool.connection() as connection:
+                async with connection.pipeline() as pipeline:
+                    await connection.execute("begin")
+                    tx = Tx(connection, pipeline)
+                    yield tx
+                    await tx.commit()
+                await tx.fetch_returned()
         except psycopg.Error as error:
             raise translate(error) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from common.db import Tx
+from common.db import Asked, Tx
 from common.envelope import Envelope
 
 
@@ -29,15 +29,38 @@ class Standing(NamedTuple):
     oldest_seconds: float  # 0: there are none
 
 
-async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
-    if messages:
-        encoded = [e if isinstance(e, str) else e.encode() for _, e in messages]
-        await tx.execute(
-            "insert into outbox (destination, envelope)"
-            " select destination, envelope from unnest(%b::text[], %b::text[])"
-            "   with ordinality as k (destination, envelope, n) order by n",
-            ([m.destination for m in messages], encoded),
-        )
+class Appended:
+    """What one transaction sends, and after its commit the rows that it left."""
+
+    def __init__(self, messages: Sequence[Outgoing], ids: Asked | None = None) -> None:
+        self._messages = messages
+        self._ids = ids
+
+    def rows(self) -> list[Waiting]:
+        """After the commit, by destination."""
+        if self._ids is None:
+            return []
+        rows = [
+            Waiting(destination, row_id, str(envelope))
+            for (destination, envelope), (row_id,) in zip(
+                self._messages, self._ids.rows, strict=True
+            )
+        ]
+        return sorted(rows)
+
+
+async def append(tx: Tx, messages: Sequence[Outgoing]) -> Appended:
+    """Once in a transaction. Whoever commits it hands the result to its relay."""
+    if not messages:
+        return Appended([])
+    encoded = [Outgoing(to, e if isinstance(e, str) else e.encode()) for to, e in messages]
+    ids = tx.returning(
+        "insert into outbox (destination, envelope)"
+        " select destination, envelope from unnest(%b::text[], %b::text[])"
+        "   with ordinality as k (destination, envelope, n) order by n returning id",
+        ([to for to, _ in encoded], [envelope for _, envelope in encoded]),
+    )
+    return Appended(encoded, ids)
 
 
 # The recursion hops from destination to destination along the primary key. `patience` is how long
@@ -54,7 +77,9 @@ select o.destination, o.id, o.envelope
  cross join destinations d
  cross join lateral (
    select destination, id, envelope from outbox
-    where destination = d.destination order by id limit %(rows)s for update skip locked
+    where destination = d.destination
+      and created_at <= clock_timestamp() - make_interval(secs => %(age)s)
+    order by id limit %(rows)s for update skip locked
  ) o
  where d.destination is not null and d.destination <> all(%(paused)b::text[])"""
 
@@ -80,11 +105,18 @@ async def standing(tx: Tx) -> Standing:
 
 
 async def take(
-    tx: Tx, rows: int, paused: Collection[str], patience_seconds: float
+    tx: Tx,
+    rows: int,
+    paused: Collection[str],
+    patience_seconds: float,
+    age_seconds: float = 0.0,
 ) -> list[Waiting]:
-    """Lock up to `rows` oldest rows of each destination that is not paused."""
+    """Lock up to `rows` oldest rows of each destination that is not paused, of that age or more."""
     patience = str(round(patience_seconds * 1000))
-    found = await tx.fetch(_TAKE, {"rows": rows, "paused": list(paused), "patience": patience})
+    found = await tx.fetch(
+        _TAKE,
+        {"rows": rows, "paused": list(paused), "patience": patience, "age": age_seconds},
+    )
     return [Waiting(*row) for row in found]
 
 

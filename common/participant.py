@@ -33,7 +33,7 @@ from common.envelope import (
 from common.errors import Poison
 from common.failpoints import Point
 from common.fence import Duplicate, First, Row, fence_answer
-from common.outbox import Outgoing
+from common.outbox import Appended, Outgoing
 from common.topology import EVENTS, event_of
 
 logger = log.get("participant")
@@ -91,7 +91,7 @@ class Store(Protocol[State]):
 
 
 class Participant(Generic[State]):
-    """Handles batches of commands; `wake` is called after each commit that left outbox rows.
+    """Handles batches of commands; `carry` is told after each commit what it sent.
 
     Commands `kept_for_ever` can tell a repeat without an inbox row, by what they left behind.
     """
@@ -105,7 +105,7 @@ class Participant(Generic[State]):
         on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
         kept_for_ever: Collection[type[Command]] = (),
         process: str | None = None,
-        wake: Callable[[], None] = lambda: None,
+        carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self._db = db
         self._store = store
@@ -113,7 +113,7 @@ class Participant(Generic[State]):
         self._on_duplicate = on_duplicate or {}
         self._kept_for_ever = frozenset(kept_for_ever)
         self._process = process
-        self._wake = wake
+        self._carry = carry
 
     def parse(self, envelope: Envelope) -> Work:
         """Raises Poison for what this participant can never handle."""
@@ -143,8 +143,7 @@ class Participant(Generic[State]):
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
         round_.count()
-        if round_.outgoing:
-            self._wake()
+        self._carry(round_.sent)
         return round_.replies
 
     async def _forget(self, forget: Forget) -> None:
@@ -155,7 +154,7 @@ class Participant(Generic[State]):
         logger.info("sagas.forgotten", sagas=len(forget.saga_ids), until=forget.until.isoformat())
 
     async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
-        """The same within a transaction of the caller's, who wakes the relay after it."""
+        """The same within a transaction of the caller's, who has the relay carry what it `sent`."""
         issued = [self._forgettable(work) for work in batch]
         oldest = min(filter(None, issued), default=None)
         claim = inbox.Claim(tx, [work.key for work in batch], oldest)
@@ -178,7 +177,7 @@ class Participant(Generic[State]):
             round_.acted[type(work.command).__name__, outcome] += 1
         await self._store.save(tx, state)
         await inbox.keep(tx, fence)
-        await outbox.append(tx, round_.outgoing)
+        round_.sent = await outbox.append(tx, round_.outgoing)
         return round_
 
     def _forgettable(self, work: Work) -> datetime | None:
@@ -224,6 +223,7 @@ class _Round:
 
     def __init__(self) -> None:
         self.outgoing: list[Outgoing] = []
+        self.sent = Appended([])
         self.replies: list[Reply | None] = []
         self.acted: Tally[tuple[str, Outcome]] = Tally()
         self.repeated: Tally[str] = Tally()

@@ -234,7 +234,7 @@ def run_participant(
             handlers,
             on_duplicate=on_duplicate,
             process=settings.process,
-            wake=process.relay.wake,
+            carry=process.relay.carry,
         )
         process.consumer(queue, participant.parse, participant.handle)
         if reactions and settings.style == "choreographed":

@@ -47,7 +47,7 @@ def service_of(process: Process, definitions: Sequence[Definition]) -> Service:
         process=settings.process,
         approval=Approval(settings.approval_thresholds),
         running_limit=settings.running_limit,
-        wake=process.relay.wake,
+        carry=process.relay.carry,
     )
 
 
@@ -80,7 +80,7 @@ async def worker(settings: Settings) -> None:
         process.health,
         process.stop,
         may_send=lambda: process.relay.flushed,
-        wake=process.relay.wake,
+        carry=process.relay.carry,
     )
     process.add("retention", retention.run)
     for queue in work_queues_of(definitions):

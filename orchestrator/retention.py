@@ -17,7 +17,7 @@ from common.daemon import wait_for
 from common.db import Database
 from common.envelope import Direction, Envelope, Forget, Key
 from common.health import Health
-from common.outbox import Outgoing
+from common.outbox import Appended, Outgoing
 from common.settings import Settings
 from common.topology import commands_of
 from orchestrator import archive
@@ -44,7 +44,7 @@ class Retention:
         stop: asyncio.Event,
         *,
         may_send: Callable[[], bool] = lambda: True,
-        wake: Callable[[], None] = lambda: None,
+        carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self._db = db
         self._definitions: Mapping[tuple[str, int], Definition] = {
@@ -55,7 +55,7 @@ class Retention:
         self._health = health
         self._stop = stop
         self._may_send = may_send
-        self._wake = wake
+        self._carry = carry
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -74,9 +74,9 @@ class Retention:
                 return 0
             await archive.move(tx, [saga.saga_id for saga in ended])
             commands = self._commands(ended)
-            await outbox.append(tx, commands)
+            sent = await outbox.append(tx, commands)
         logger.info("sagas.archived", sagas=len(ended), participants=len(commands))
-        self._wake()
+        self._carry(sent)
         return len(ended)
 
     def _commands(self, ended: Sequence[Ended]) -> list[Outgoing]:

@@ -32,7 +32,7 @@ from common.envelope import Direction, Envelope, Key, Outcome
 from common.errors import IllegalTransition, Poison
 from common.failpoints import Point
 from common.fence import Fence, First, Row
-from common.outbox import Outgoing
+from common.outbox import Appended, Outgoing
 from common.patience import Policy
 from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 from orchestrator import actions, metrics, reader, store
@@ -114,7 +114,7 @@ class Service:
         process: str,
         approval: Approval | None = None,
         running_limit: int = 1000,
-        wake: Callable[[], None] = lambda: None,
+        carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self._db = db
         self._approval = approval or Approval()
@@ -125,7 +125,7 @@ class Service:
         self._before_a_gate = frozenset().union(*map(before_a_gate, definitions))
         self._policy = policy
         self._process = process
-        self._wake = wake
+        self._carry = carry
         self._running_limit = running_limit
         self._room = 0
         self._ended = asyncio.Event()
@@ -355,8 +355,7 @@ class Service:
 
     def sent(self, round_: Round) -> None:
         """After the commit."""
-        if round_.outgoing:
-            self._wake()
+        self._carry(round_.sent)
         metrics.count(round_.log, round_.waited)
         for saga_id, entry in round_.log:
             if entry.entry in ("completed", "compensated"):
@@ -385,6 +384,7 @@ class Round:
         self._changed: dict[UUID, Held] = {}
         self.held = held
         self.outgoing: list[Outgoing] = []
+        self.sent = Appended([])
         self.log: list[tuple[UUID, Entry]] = []
         self.actions: list[Action] = []
         self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
@@ -577,7 +577,7 @@ class Round:
         again_after = self._service._policy.resend_cap_seconds
         await store.mark_undeployed(tx, self._undeployed, again_after)
         await actions.record(tx, self.actions, self._service._process)
-        await outbox.append(tx, self.outgoing)
+        self.sent = await outbox.append(tx, self.outgoing)
 
 
 def _message_id(saga_id: UUID, entry: Entry) -> UUID | None:

@@ -43,7 +43,7 @@ def participant_of(process: Process) -> Participant[OrderBook]:
         on_duplicate=ON_DUPLICATE,
         kept_for_ever=KEPT_FOR_EVER,
         process=process.settings.process,
-        wake=process.relay.wake,
+        carry=process.relay.carry,
     )
 
 
@@ -65,7 +65,7 @@ async def worker(settings: Settings) -> None:
     else:
         process.health.set("starter", "not started")
         starter = Starter(
-            process.db, _store(settings), settings, process.health, process.stop, process.relay.wake
+            process.db, _store(settings), settings, process.health, process.stop, process.relay.carry
         )
         process.add("starter", starter.run)
     await process.run()
@@ -73,9 +73,9 @@ async def worker(settings: Settings) -> None:
 
 def _listen(process: Process, participant: Participant[OrderBook]) -> None:
     """The choreographed style: events are heard here, and their silence is."""
-    settings, health, wake = process.settings, process.health, process.relay.wake
+    settings, health, carry = process.settings, process.health, process.relay.carry
     store = ProgressStore(settings.policy)
-    listener = Listener(process.db, store, participant, wake)
+    listener = Listener(process.db, store, participant, carry)
     queue = events_of("order")
     types = [event.__name__ for event in choreography.HEARD]
     for check in (queue, "deadlines"):
@@ -83,7 +83,7 @@ def _listen(process: Process, participant: Participant[OrderBook]) -> None:
     events = process.consumer(queue, listener.parse, listener.handle, events=types)
     deadlines = Deadlines(
         process.db, store, lambda: process.relay.flushed and events.drained,
-        settings, health, process.stop, wake,
+        settings, health, process.stop, carry,
     )  # fmt: skip
     process.add("deadlines", deadlines.run)
 

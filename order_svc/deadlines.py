@@ -15,6 +15,7 @@ from common.daemon import wait_for
 from common.db import Database
 from common.failpoints import Point
 from common.health import Health
+from common.outbox import Appended
 from common.settings import Settings
 from order_svc.choreography import cancel_asked, first_key, order_accepted
 from order_svc.progress_store import ProgressStore
@@ -35,7 +36,7 @@ class Deadlines:
         settings: Settings,
         health: Health,
         stop: asyncio.Event,
-        wake: Callable[[], None],
+        carry: Callable[[Appended], None],
     ) -> None:
         self._db = db
         self._store = store
@@ -44,7 +45,7 @@ class Deadlines:
         self._every = settings.reconcile_every_seconds
         self._health = health
         self._stop = stop
-        self._wake = wake
+        self._carry = carry
 
     async def run(self) -> None:
         while not self._stop.is_set():
@@ -65,10 +66,10 @@ class Deadlines:
                 again = order_accepted(order) if reason is None else cancel_asked(order, reason)
                 said.append(again)
             await self._store.keep(tx, [kept for kept, _ in overdue])
-            await outbox.append(tx, said)
+            sent = await outbox.append(tx, said)
             failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, keys)
         failpoints.reach(Point.RECONCILER_AFTER_COMMIT, keys)
         if said:
             logger.info("deadlines.judged", orders=len(said))
-            self._wake()
+            self._carry(sent)
         return len(said)

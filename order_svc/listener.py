@@ -13,6 +13,7 @@ from common.db import Database
 from common.envelope import Envelope
 from common.errors import Poison
 from common.failpoints import Point
+from common.outbox import Appended
 from common.participant import Participant
 from common.reactions import parse_event
 from order_svc.choreography import hear
@@ -27,12 +28,12 @@ class Listener:
         db: Database,
         store: ProgressStore,
         participant: Participant[Any],
-        wake: Callable[[], None],
+        carry: Callable[[Appended], None],
     ) -> None:
         self._db = db
         self._store = store
         self._participant = participant
-        self._wake = wake
+        self._carry = carry
 
     def parse(self, event: Envelope) -> Envelope:
         """Raises Poison for what is no event."""
@@ -52,10 +53,10 @@ class Listener:
                 kept.news = kept.news or news
                 if command is not None:
                     commands.append(self._participant.parse(command))
+            sent = Appended([])
             if commands:
-                await self._participant.take_part(tx, commands)
+                sent = (await self._participant.take_part(tx, commands)).sent
             await self._store.keep(tx, [kept for kept in held.values() if kept.news])
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (event.key for event in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (event.key for event in batch))
-        if commands:
-            self._wake()
+        self._carry(sent)

@@ -14,6 +14,7 @@ from common.daemon import wait_for
 from common.db import Database
 from common.failpoints import Point
 from common.health import Health
+from common.outbox import Appended
 from common.settings import Settings
 from order_svc.handlers import start_key, start_saga
 from order_svc.store import OrderStore
@@ -33,14 +34,14 @@ class Starter:
         settings: Settings,
         health: Health,
         stop: asyncio.Event,
-        wake: Callable[[], None],
+        carry: Callable[[Appended], None],
     ) -> None:
         self._db = db
         self._store = store
         self._every = settings.start_resend_seconds / 4
         self._health = health
         self._stop = stop
-        self._wake = wake
+        self._carry = carry
 
     async def run(self) -> None:
         while not self._stop.is_set():
@@ -53,10 +54,10 @@ class Starter:
         """Ask again for one batch of overdue orders; how many there were."""
         async with self._db.transaction() as tx:
             overdue = await self._store.overdue_starts(tx, BATCH)
-            await outbox.append(tx, [start_saga(order) for order in overdue])
+            sent = await outbox.append(tx, [start_saga(order) for order in overdue])
             failpoints.reach(Point.STARTER_BEFORE_COMMIT, map(start_key, overdue))
         failpoints.reach(Point.STARTER_AFTER_COMMIT, map(start_key, overdue))
         if overdue:
             logger.info("starter.asked_again", orders=len(overdue))
-            self._wake()
+            self._carry(sent)
         return len(overdue)

@@ -161,10 +161,10 @@ class Orders:
         self.db = db
         self.store = ProgressStore(settings.policy)
         self.participant = Participant(db, self.store, HANDLERS, on_duplicate=ON_DUPLICATE)
-        self.listener = OrderListener(db, self.store, self.participant, lambda: None)
+        self.listener = OrderListener(db, self.store, self.participant, lambda _: None)
         process = Process(settings)
         self.deadlines = Deadlines(
-            db, self.store, lambda: True, settings, process.health, process.stop, lambda: None
+            db, self.store, lambda: True, settings, process.health, process.stop, lambda _: None
         )
 
     async def place(self, key: str = "k") -> UUID:
@@ -344,7 +344,7 @@ def participant_process(
 ) -> Process:
     """As run_participant() puts it together."""
     process = Process(settings)
-    participant = Participant(process.db, store, handlers, wake=process.relay.wake)
+    participant = Participant(process.db, store, handlers, carry=process.relay.carry)
     listener = Listener(participant, reactions)
     types = [each.__name__ for each in reactions]
     process.consumer(events_of(service), listener.parse, listener.handle, events=types)

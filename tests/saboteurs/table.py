@@ -14,7 +14,7 @@ import pika
 from common import consumer, fence, outbox
 from common.db import Tx
 from common.envelope import pack
-from common.outbox import Outgoing
+from common.outbox import Appended, Outgoing
 from inventory_svc import domain as inventory
 from inventory_svc import store as inventory_store
 from orchestrator import dead_letters, decide
@@ -29,7 +29,7 @@ Remove = Callable[[], None]
 def _publish_before_commit() -> None:
     """What a transaction sends is on its way before the transaction is committed."""
 
-    async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
+    async def append(tx: Tx, messages: Sequence[Outgoing]) -> Appended:
         properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
         url = pika.URLParameters(os.environ["SAGAPROOF_AMQP_URL"])
         with pika.BlockingConnection(url) as connection:
@@ -38,6 +38,7 @@ def _publish_before_commit() -> None:
             for destination, envelope in messages:
                 encoded = envelope if isinstance(envelope, str) else envelope.encode()
                 channel.basic_publish("", destination, pack([encoded]), properties)
+        return Appended([])
 
     outbox.append = append
 
