@@ -30,7 +30,7 @@ logger = log.get("relay")
 MAX_DELIVERY_CHARACTERS = 262_144
 # Rows younger than that are carried by whoever committed them, unless somebody is not sure.
 CARRIED_SECONDS = 1.0
-REMOVE_WITHIN_SECONDS = 0.025  # of its confirm: so that a few rows leave together
+REMOVE_WITHIN_SECONDS = 0.1  # of their confirm: so that some leave together
 
 
 class Relay:

@@ -30,9 +30,10 @@ from common.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_
 from common.topology import commands_of
 
 # How often it is looked for ends, by sagas in flight: a look must cost little beside the work.
-# Never before half of the shortest time that any has taken so far.
+# Never before that share of the shortest time that any has taken so far.
 LOOK_SECONDS = {1: 0.001, 20: 0.004}
 LOOK_SELDOM_SECONDS = 0.05
+NOT_BEFORE = 0.8
 STUCK_SECONDS = 60.0
 WARM_UP, RAMP = 0.5, 0.2  # shares of the measured time, before it; then all is under way
 
@@ -93,7 +94,7 @@ class Loop:
                 self.launch(ended)
                 self.channel.connection.process_data_events(0)
                 if len(self.flying) == 1:
-                    time.sleep(min(latency for _, latency in self.ended) / 2)
+                    time.sleep(min(latency for _, latency in self.ended) * NOT_BEFORE)
             time.sleep(max(0.0, self.look_seconds - (time.monotonic() - now)))
 
     def land(self) -> None:
