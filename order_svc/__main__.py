@@ -65,7 +65,12 @@ async def worker(settings: Settings) -> None:
     else:
         process.health.set("starter", "not started")
         starter = Starter(
-            process.db, _store(settings), settings, process.health, process.stop, process.relay.carry
+            process.db,
+            _store(settings),
+            settings,
+            process.health,
+            process.stop,
+            process.relay.carry,
         )
         process.add("starter", starter.run)
     await process.run()
