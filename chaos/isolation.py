@@ -19,6 +19,7 @@ from chaos import contention, isolation_page
 from chaos.guards import GUARDS
 from chaos.guards_command import prove
 from chaos.isolation_page import ANOMALIES
+from chaos.options import Json, Name, Seed
 from chaos.provenance import provenance
 from chaos.runtime.stack import CHECKOUT
 from chaos.stage import Stage
@@ -31,11 +32,9 @@ def isolation(
     seconds: Annotated[
         float, typer.Option(min=1, help="How long each demand is measured, each time.")
     ] = 8.0,
-    seed: Annotated[int, typer.Option(help="Draws the orders.")] = 7,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="The stack's name.")] = "isolation",
+    seed: Seed = 7,
+    json_: Json = False,
+    name: Name = "isolation",
 ) -> None:
     """Play each anomaly of sagas that meet, its countermeasure off and on; measure hot SKUs.
 

@@ -35,6 +35,7 @@ from chaos.nemesis import (
     Unreachable,
     hold,
 )
+from chaos.runtime import Style
 from chaos.scene import DEAD, GIVEN_UP, Scene
 from chaos.shop import PLENTY, Shop
 from chaos.system import CONFIRMED, RETURNED, rejected
@@ -95,11 +96,12 @@ FAULTS: Sequence[Draw] = (
 )
 
 
-def draw(dice: random.Random, kind: str) -> Nemesis:
-    """Of what this runtime can do."""
+def draw(dice: random.Random, kind: str, style: Style = "orchestrated") -> Nemesis:
+    """Of what this runtime can do, and hits what there is in this style."""
     while True:
         fault = dice.choice(FAULTS)(dice)
-        if kind in fault.runtimes:
+        there = style == "orchestrated" or "orchestrator" not in fault.where
+        if there and kind in fault.runtimes:
             return fault
 
 
@@ -113,6 +115,10 @@ class Storm:
     say: Callable[[str], None]
     placed: list[UUID] = field(default_factory=list)
 
+    @property
+    def style(self) -> Style:
+        return self.scene.system.style
+
     def blow(self) -> None:
         """On return all is healed, and every order placed is known to the scene."""
         dice = self.scene.dice
@@ -124,7 +130,7 @@ class Storm:
         ends_at = time.monotonic() + 60 * self.minutes
         with self._flowing(here) as flow:
             while time.monotonic() < ends_at and not flow.done():
-                fault, seconds = draw(dice, self.kind), dice.uniform(*HELD_SECONDS)
+                fault, seconds = draw(dice, self.kind, self.style), dice.uniform(*HELD_SECONDS)
                 self.say(f"{len(self.placed)} orders placed; {fault.sentence}, {seconds:.1f} s")
                 with self.scene.struck(fault):
                     hold(seconds)
@@ -152,7 +158,8 @@ class Storm:
                 if self._pending() < MOST_PENDING:
                     before = self.placed[-PER_ROUND:]
                     self.placed += self.scene.system.place(_lot(here))
-                    if before:  # two attempts at each; an order that is not confirmed says no
+                    if before and self.style == "orchestrated":
+                        # two attempts at each; an order that is not confirmed says no
                         self.scene.system.give_back(before[:GIVEN_BACK], "one", "two")
                 else:
                     enough.wait(LOOK_AGAIN_SECONDS)

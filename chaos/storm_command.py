@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from chaos.judge import Verdict
-from chaos.options import Json, Kind, Name, Seed
+from chaos.options import Json, Kind, Name, Seed, StyleOption
 from chaos.provenance import provenance
 from chaos.run_command import finish, kind_of, tell
 from chaos.runner import Result, Session, conclude, new_folder
@@ -28,6 +28,7 @@ PROFILE = "lines"
 def storm(
     minutes: Annotated[float, typer.Option(min=0.1, help="How long it blows.")] = 10,
     seed: Seed = 7,
+    style: StyleOption = "orchestrated",
     runtime: Kind = None,
     json_: Json = False,
     name: Name = "storm",
@@ -35,18 +36,20 @@ def storm(
     """Let random faults strike a flow of orders; heal all, wait for rest, judge.
 
     Processes and servers are killed, frozen and cut off, messages repeated, reordered and poisoned,
-    one fault at a time, as the seed decides. The run folder is build/runs/<time>-<seed>. It takes
-    a minute or two longer than it blows. Exits with 0 only if every invariant holds.
+    one fault at a time, as the seed decides. Orders go back meanwhile, if there is an orchestrator.
+    The run folder is build/runs/<time>-<seed>. It takes a minute or two longer than it blows. Exits
+    with 0 only if every invariant holds.
     """
     kind = kind_of(runtime)
     stage = Stage(Console(stderr=json_, highlight=False))
     folder = new_folder(seed)
     words = ["chaos", "storm", "--minutes", f"{minutes:g}", "--seed", str(seed)]
-    head = {**provenance([*words, "--runtime", kind]), "seed": seed, "runtime": kind}
+    words += ["--style", style, "--runtime", kind]
+    head = {**provenance(words), "seed": seed, "runtime": kind, "style": style}
     directory = folder / f"stack-1-{PROFILE}"
     directory.mkdir()
-    stage.say(f"{minutes:g} minutes of storm on {kind}; everything is kept in {folder}")
-    session = Session(choose(kind, name), PROFILE, directory, stage.say)
+    stage.say(f"{minutes:g} minutes of storm on {kind}, {style}; everything is kept in {folder}")
+    session = Session(choose(kind, name), PROFILE, directory, stage.say, style)
     try:
         result = _blow(session, kind, minutes, seed, stage)
     finally:

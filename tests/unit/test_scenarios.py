@@ -80,6 +80,12 @@ def test_a_storm_is_the_same_for_the_same_seed_and_meets_every_fault() -> None:
     assert all(NATIVE in fault.runtimes for fault in drawn(1, NATIVE))
 
 
+def test_a_storm_hits_nobody_who_is_not_there() -> None:
+    dice = random.Random(1)
+    drawn = [draw_fault(dice, NATIVE, "choreographed") for _ in range(DRAWN)]
+    assert not [fault.sentence for fault in drawn if "orchestrator" in fault.where]
+
+
 # What is done to messages
 
 
