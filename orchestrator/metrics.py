@@ -28,7 +28,9 @@ STEP_SECONDS = Durations(
     "sagaproof_step_seconds", "From a step first sent to its answer", ["step", "direction"]
 )
 
-SAGAS = Gauge("sagaproof_sagas", "Sagas that have not ended", ["state"])
+SAGAS = Gauge(
+    "sagaproof_sagas", "Sagas that have not ended; those WAITING counted to 100", ["state"]
+)
 STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past the SLA of an undo or a retriable step")
 IN_FLIGHT = Gauge("sagaproof_in_flight", "Sagas that await this step's answer", ["step"])
 LETTERS = Gauge(

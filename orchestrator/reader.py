@@ -116,10 +116,17 @@ select count(*), count(stuck_since),
               where ended_at is null and undeployed)
   from saga_instance where ended_at is null"""
 
-# By indexes alone but for the steps of those under way, whose number has a limit. What is parked
-# at a gate is counted, not looked into.
+# By indexes alone but for the steps of those under way, whose number has a limit. Of what is parked
+# at a gate no more than a few are looked at, however many there are: it may be there for days.
 _STATES = """
-select state, count(*), count(stuck_since) from saga_instance where ended_at is null group by 1"""
+select state, count(*) from saga_instance
+ where ended_at is null and state in ('RUNNING', 'COMPENSATING') group by 1
+ union all
+select 'WAITING', count(*)
+  from (select from saga_instance where ended_at is null and state = 'WAITING' limit %s) parked
+having count(*) > 0"""
+_MARKED = """
+select count(*) from saga_instance where ended_at is null and stuck_since is not null"""
 _AWAITED = """
 select step, count(*)
   from (select steps from saga_instance where ended_at is null
@@ -133,6 +140,7 @@ _LETTERS = """
 select queue, count(*) from (select queue from dead_letter where state = 'open' limit %s) letters
  group by 1"""
 COUNTED = 10_000
+PARKED_COUNTED = 100
 # For the audit.
 _TOUCHED = """
 (select saga_id, coalesce(ended_at, 'infinity') >= coalesce(%(since)s, '-infinity'::timestamptz)
@@ -230,7 +238,7 @@ class Standing:
 class Census:
     """The living instances, counted."""
 
-    states: Mapping[str, int]
+    states: Mapping[str, int]  # of the parked: PARKED_COUNTED at most
     stuck: int
     steps: Mapping[str, int]  # by the step whose answer is awaited
     letters: Mapping[str, int]  # by the queue they came from
@@ -238,12 +246,13 @@ class Census:
 
 
 async def census(tx: Tx) -> Census:
-    states, steps = tx.ask(_STATES), tx.ask(_AWAITED, (COUNTED,))
+    states, steps = tx.ask(_STATES, (PARKED_COUNTED,)), tx.ask(_AWAITED, (COUNTED,))
+    marked = tx.ask(_MARKED)
     letters, deadline = tx.ask(_LETTERS, (COUNTED,)), tx.ask(_FIRST_DEADLINE)
     await tx.sync()
     return Census(
-        {state: alive for state, alive, _ in states.rows},
-        sum(stuck for *_, stuck in states.rows),
+        dict(states.rows),
+        marked.rows[0][0],
         dict(steps.rows),
         dict(letters.rows),
         deadline.rows[0][0],
