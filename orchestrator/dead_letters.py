@@ -21,7 +21,8 @@ from common.topology import dead_letter_queue, work_queue
 from orchestrator import letter_store
 from orchestrator.inputs import DeadLettered
 from orchestrator.letters import Letter, letters_of
-from orchestrator.service import Round, Service
+from orchestrator.round import Round
+from orchestrator.service import Service
 
 logger = log.get("dead_letters")
 

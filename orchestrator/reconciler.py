@@ -54,8 +54,8 @@ class Reconciler:
     async def run_once(self) -> int:
         """Judge one batch of overdue instances; how many were found."""
         async with self._db.transaction() as tx:
-            known, undeployed_after = self._service.known, self._service.undeployed_after
-            saga_ids = await store.overdue(tx, BATCH, known, undeployed_after)
+            deployed = self._service.deployed
+            saga_ids = await store.overdue(tx, BATCH, deployed.known, deployed.undeployed_after)
         if saga_ids:
             passed = await self._service.time_out(saga_ids)
             logger.info("reconciler.judged", instances=len(saga_ids), deadlines_passed=passed)

@@ -22,7 +22,8 @@ from orchestrator.actions import Action
 from orchestrator.inputs import DeadLettered
 from orchestrator.letter_store import OPEN, Locked
 from orchestrator.letters import About
-from orchestrator.service import Round, Service
+from orchestrator.round import Round
+from orchestrator.service import Service
 
 logger = log.get("dead_letters")
 

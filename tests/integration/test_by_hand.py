@@ -23,7 +23,7 @@ from orchestrator import actions, reader
 from orchestrator.actions import Action, ActionsWanted
 from orchestrator.inputs import DeadLettered
 from orchestrator.reader import Stuck, StuckWanted
-from orchestrator.service import ASKED_AGAIN, JUDGED, MOVED_ON
+from orchestrator.round import ASKED_AGAIN, JUDGED, MOVED_ON
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     PATIENT,
