@@ -26,6 +26,7 @@ from chaos.nemesis import (
     Slow,
     Unconfirmed,
 )
+from chaos.rolling import ROLLING
 from chaos.runtime import STYLES, Style
 from chaos.scene import GIVEN_UP, Scenario, Scene
 from chaos.system import End
@@ -229,6 +230,7 @@ SCENARIOS: dict[str, Scenario] = {
         *returns.RETURNS,
         *people.PEOPLE_DECIDE,
         *FORGETTING,
+        *ROLLING,
         *_LINES,
     )
 }

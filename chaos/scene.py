@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from chaos.nemesis import BOTH, Nemesis, hold, struck
-from chaos.runtime import STYLES, Plan, Style
+from chaos.runtime import SERVICES, STYLES, Plan, Style
 from chaos.runtime.stack import CHECKOUT, read_plan_file
 from chaos.shop import CURRENCY, PLENTY, PRICE, Shop, shop
 from chaos.system import CONFIRMED, FAULT_SETTINGS, RETURNED, End, System, rejected, until
@@ -29,6 +29,7 @@ _CAN_BE_GIVEN_UP = ("reserve_stock", "charge_payment", "dispatch_stock")
 GIVEN_UP = tuple(rejected(f"{step}_timed_out") for step in _CAN_BE_GIVEN_UP)
 DEAD = tuple(rejected(f"{step}_dead_lettered") for step in _CAN_BE_GIVEN_UP)
 _NO_OPERATOR = {"operator": 0}
+ELDER = "elder"
 
 PROFILES = {
     # What a user gets; only a lost StartSaga is missed sooner. Here no fault changes an end.
@@ -45,6 +46,15 @@ PROFILES = {
         replicas=_NO_OPERATOR,
         settings={**FAULT_SETTINGS, "confirm_timeout_seconds": "0.5"},
         proxied=True,
+    ),
+    # Two of each, of the release before until they are replaced; nobody gives up meanwhile.
+    ELDER: Plan(
+        replicas={**_NO_OPERATOR, "orchestrator": 2, "order": 2, "payment": 2, "inventory": 2},
+        settings={"start_resend_seconds": "1", "step_timeout_seconds": "20"},
+        entry={
+            service: f"tests.elders {SERVICES[service].entry}"
+            for service in ("orchestrator", "inventory")
+        },
     ),
     # Large orders wait for a person, and not for long. Here operators decide.
     "gated": Plan(
@@ -151,7 +161,7 @@ class Scene:
         with self.system.placing(asks) as placed:
             if faults:
                 with ExitStack() as waiting:
-                    waiting.enter_context(self._payment_waits())
+                    waiting.enter_context(self.payment_waits())
                     until(
                         lambda: len(self.system.alive()) >= enough, f"{enough} sagas are under way"
                     )
@@ -164,7 +174,7 @@ class Scene:
         return orders
 
     @contextmanager
-    def _payment_waits(self) -> Iterator[None]:
+    def payment_waits(self) -> Iterator[None]:
         """In the middle of a transaction, for a row that is locked: so that sagas are under way
         when the fault strikes, on a fast machine too."""
         with (

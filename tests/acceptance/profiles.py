@@ -26,6 +26,8 @@ PROFILES = {
     ),
     # Silence is noticed within seconds. Here operators look, too.
     "impatient": Plan(settings=FAULT_SETTINGS),
+    # As before; the orchestrator is of the release before until it is replaced.
+    "elders": Plan(settings=FAULT_SETTINGS, entry={"orchestrator": "tests.elders orchestrator"}),
 }
 
 

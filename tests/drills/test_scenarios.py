@@ -33,6 +33,7 @@ HERE = (
     "old-comes-again",
     "cut-payment-postgres",
     "unconfirmed-orchestrator",
+    "new-release",
 )
 CHOREOGRAPHED = ("card-declined", "duplicate-charge", "kill-inventory")
 IN_CONTAINERS = ("kill-orchestrator", "kill-payment", "kill-inventory", "off-the-network")

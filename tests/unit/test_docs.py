@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 
+from chaos.cli import app as chaos
 from common.settings import Settings
 from docs.generate import HERE, PAGES
 from examples.trip.saga import TRIP
+from orchestrator.cli import app as saga
 from orchestrator.order_saga import DEFINITIONS
 from orchestrator.return_saga import RETURN_SAGA
 from orchestrator.saga import Definition
@@ -60,3 +65,32 @@ def test_the_walkthrough_names_files_and_functions_that_are_there() -> None:
     named = set(re.findall(r"`(\w+)\(", page))
     assert len(named) > 3
     assert {name for name in named if not re.search(rf"def {name}\(", code)} == set()
+
+
+TYPED = re.compile(r"(?:^|[`$/(] ?)(saga|chaos) ([a-z].*?)(?=`|  |\||$)", re.MULTILINE)
+TOOLS = {"saga": typer.main.get_command(saga), "chaos": typer.main.get_command(chaos)}
+
+
+def wrong(tool: str, words: list[str]) -> Iterator[str]:
+    """What there is not of a command and its options, as a page names it."""
+    command: Any = TOOLS[tool]
+    while (within := getattr(command, "commands", {})) and words and not words[0].startswith("-"):
+        name, *words = words
+        if name not in within:
+            yield name
+            return
+        command = within[name]
+    there = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+    yield from (word for word in words if word.startswith("--") and word not in there)
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(p.name for p in HERE.glob("*.md"))])
+def test_every_command_and_option_a_page_names_is_there(page: str) -> None:
+    text = (HERE.parent / page if page == "README.md" else HERE / page).read_text()
+    named = TYPED.findall(text)
+    assert named or page not in ("runbook.md", "operations.md", "README.md")
+    assert [
+        f"{tool} {line}: {what}"
+        for tool, line in named
+        for what in wrong(tool, re.split(r"[^\w-]+", line.replace("\\", "")))
+    ] == []
