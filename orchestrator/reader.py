@@ -84,6 +84,7 @@ select id, at, entry, step, direction, attempt, detail, answered_by, process fro
  order by id desc limit 1"""
 
 # Oldest first, by the index of the living; each with the last trouble in its log.
+# What a person discarded is said for as long as its answer is awaited: silence follows it anyway.
 _TROUBLE = """,
        log_id, log_at, log_entry, log_step, log_direction, log_attempt, log_detail, log_by,
        log_process
@@ -92,9 +93,18 @@ _TROUBLE = """,
            l.direction as log_direction, l.attempt as log_attempt, l.detail as log_detail,
            l.answered_by as log_by, l.process as log_process
       from saga_log l
-     where l.saga_id = i.saga_id
-       and l.entry in ('timed_out', 'dead_lettered', 'discarded', 'undeployed', 'held')
-     order by l.id desc limit 1) trouble on true"""
+     where l.saga_id = i.saga_id and l.id in (
+       (select id from saga_log d
+         where d.saga_id = i.saga_id and d.entry = 'discarded'
+           and (d.direction, i.steps -> d.step ->> 'status') in (
+               ('forward', 'sent'), ('compensating', 'undoing'), ('compensating', 'fencing'))
+         order by id desc limit 1)
+       union all
+       (select id from saga_log t
+         where t.saga_id = i.saga_id
+           and t.entry in ('timed_out', 'dead_lettered', 'discarded', 'undeployed', 'held')
+         order by id desc limit 1))
+     order by l.entry = 'discarded' desc, l.id desc limit 1) trouble on true"""
 _STANDS_STILL = """
  where ended_at is null
    and (stuck_since is not null

@@ -19,7 +19,7 @@ import psycopg
 from common import db, process
 
 RELEASED = "sagaproof.released"
-LATEST = ("orchestrator/0011_stuck", "inventory_svc/0005_returns")
+LATEST = ("orchestrator/0012_discarded", "inventory_svc/0005_returns")
 DEFINITIONS = "orchestrator.order_saga:ORDER_SAGA_V1,orchestrator.return_saga:RETURN_SAGA"
 
 

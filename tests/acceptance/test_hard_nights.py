@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 import psycopg
 
+from chaos.rolling import Replace, release
 from chaos.shop import PLENTY, shop
-from chaos.system import System, rejected, until
+from chaos.system import CONFIRMED, System, rejected, until
+from common.topology import commands_of, dead_letter_queue
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 
 pytestmark = on("elders")
 
 FEW = 4
+INVENTORY = commands_of("inventory")
+DEAD = dead_letter_queue(INVENTORY)
 
 
 def an_hour_passes(system: System, orders: Sequence[UUID]) -> None:
@@ -57,5 +62,69 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
     saga(system, "reconcile", "--step", "charge_payment", "--reason", "payment is back")
     given_up = rejected("charge_payment_timed_out")
     assert system.ends(orders) == dict.fromkeys(orders, given_up)
+    assert "nothing stands still" in saga(system, "stuck")
+    system.verdict()
+
+
+def test_an_undo_whose_dead_letter_was_discarded(system: System) -> None:
+    here = system.stock_up(
+        shop("discarded", stock={"tea": 50}, accounts={"eve": PLENTY}, declined=["eve"])
+    )
+    system.stop("payment")
+    (order,) = system.place([here.order("eve", tea=1)])
+    until(lambda: "charge_payment" in system.steps([order])[0], "the stock is reserved")
+    system.stop("inventory")
+    system.start("payment")
+    until(lambda: system.steps([order])[0]["reserve_stock"] == "undoing", "the saga turns")
+    undo = until(lambda: system.mail.take(INVENTORY), "its undo waits for inventory")[0]
+    system.mail.send(DEAD, [undo])
+    ((letter, reason),) = until(
+        lambda: system.rows(
+            "select letter_id, reason from orchestrator.dead_letter where saga_id = %s", order
+        ),
+        "the letter is taken in",
+    )
+    saga(system, "dead-letters", "discard", str(letter), "--why", "a bad night")
+    listed = stands_still(system, "is a dead letter", order)
+    assert "saga resolve" in listed or "saga retry" in listed, listed
+    saga(system, "retry", str(order), "--reason", "inventory is mended")
+    system.start("inventory")
+    assert system.ends([order])[order].status == "REJECTED"
+    assert "nothing stands still" in saga(system, "stuck")
+    system.verdict([(DEAD, reason)])
+
+
+@contextmanager
+def rolled_back(system: System) -> Iterator[None]:
+    """The orchestrator is of the release before, which does not know the newest version."""
+    system.stop("orchestrator")
+    release(system)
+    system.start("orchestrator")
+    yield
+    new = Replace("orchestrator")
+    new.inject(system)
+    new.heal(system)
+
+
+def test_a_saga_whose_version_is_deployed_no_longer(system: System) -> None:
+    new = Replace("orchestrator")
+    new.inject(system)
+    new.heal(system)
+    here = system.stock_up(shop("rolled-back", stock={"tea": 50}, accounts={"ann": PLENTY}))
+    system.runtime.pause("payment")
+    orders = system.place([here.order("ann", tea=1) for _ in range(FEW)])
+    until(
+        lambda: all("charge_payment" in steps for steps in system.steps(orders)),
+        "every charge is asked for",
+    )
+    with rolled_back(system):
+        system.runtime.resume("payment")
+        listed = stands_still(
+            system, "version not deployed: no orchestrator knows order v2", *orders
+        )
+        assert "deploy a release" in listed, listed
+        saga(system, "doctor", code=1)
+    ends = system.ends(orders)
+    assert set(ends.values()) <= {CONFIRMED, rejected("charge_payment_timed_out")}
     assert "nothing stands still" in saga(system, "stuck")
     system.verdict()
