@@ -40,7 +40,7 @@ guards: setup ## each guard out of the running system: what breaks, who notices 
 evidence: setup ## run all that the proof rests on, write docs/evidence (40 minutes; commit first)
 	@$(bin)/chaos evidence
 
-bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (6 minutes, alone)
+bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (8 minutes, alone)
 	@$(bin)/chaos bench
 
 compare: setup ## orchestrated beside choreographed; docs/choreography.md (5 minutes, alone)

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from chaos.bench import ours, profile, report, theirs
-from chaos.bench.figures import Measured, document
+from chaos.bench.figures import Measured, Pair, document
 from chaos.bench.workload import CUSTOMERS, SKUS, Order, catalogue, orders
 from chaos.catalogue import load_catalogue
 from chaos.options import Json, Name
@@ -33,6 +33,8 @@ from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, command
 RESULT = Path("build/bench.json")
 PAGE = Path("docs/performance.md")
 IN_FLIGHT = (1, 20, 1000)
+ALONE_ROUNDS = 5
+PROFILED = (1, 1000)
 PROCESSES, THREADS = (1, 2, 4), (1, 8, 32)
 CATALOGUE_SECONDS = 60.0
 # One process of each service that the flow needs; the orders come by command, past the door.
@@ -56,8 +58,9 @@ def bench(
     """Measure our saga and the same order as a DBOS workflow, and write the comparison.
 
     Sagas per second, latency and cost of both on one Postgres and one broker; ours with 1, 20 and
-    1,000 in flight, twice; DBOS in 1, 2 and 4 processes of 1, 8 and 32 threads. Writes
-    build/bench.json and docs/performance.md. Takes about six minutes, and wants the machine to
+    1,000 in flight, twice; DBOS in 1, 2 and 4 processes of 1, 8 and 32 threads; both with one order
+    at a time, in turn. Writes
+    build/bench.json and docs/performance.md. Takes about eight minutes, and wants the machine to
     itself. Exits with 1 if a ratio is missed.
     """
     if not only_ours and importlib.util.find_spec("dbos") is None:
@@ -96,11 +99,12 @@ def _measure(
     pids = {status.name: status.pid for status in runtime.status() if status.pid is not None}
     rounds = [_ours(stage, endpoints, pids, seconds, orders(seed, "1"))]
     theirs_found: dict[tuple[int, int], Measured] = {}
+    alone: list[Pair] = []
     if not only_ours:
         dsn = theirs.create(endpoints.superuser_dsn)
-        for processes, threads in ((p, t) for p in PROCESSES for t in THREADS):
-            stage.say(f"DBOS: {processes} processes of {threads} threads")
-            theirs_found[processes, threads] = theirs.measure(
+
+        def dbos(processes: int, threads: int, seconds: float, round_: int) -> Measured:
+            return theirs.measure(
                 dsn,
                 endpoints.superuser_dsn,
                 pids["postgres"],
@@ -108,14 +112,29 @@ def _measure(
                 threads=threads,
                 seconds=seconds,
                 seed=seed,
-                round_=1,
+                round_=round_,
             )
+
+        for number in range(1, ALONE_ROUNDS + 1):
+            asked = orders(seed, f"alone {number}")
+            one = Pair(
+                ours.measure(endpoints, pids, asked, 1, seconds / 2),
+                dbos(1, 1, seconds / 2, 1 + number),
+            )
+            stage.say(f"one at a time, in turn: {one.ratio:.2f} times DBOS's p50")
+            alone.append(one)
+        for processes, threads in ((p, t) for p in PROCESSES for t in THREADS):
+            stage.say(f"DBOS: {processes} processes of {threads} threads")
+            theirs_found[processes, threads] = dbos(processes, threads, seconds, 1)
         rounds.append(_ours(stage, endpoints, pids, seconds, orders(seed, "2")))
-    stage.say("profile: where the time goes with 1,000 in flight")
-    about["profile"] = profile.take(endpoints, pids, orders(seed, "3"), seconds)
+    about["profiles"] = []
+    for in_flight in PROFILED:
+        stage.say(f"profile: where the time goes with {in_flight:,} in flight")
+        asked = orders(seed, f"profile {in_flight}")
+        about["profiles"].append(profile.take(endpoints, pids, asked, in_flight, seconds))
     if only_ours:
         return {**about, "ours": [m.figures() | {"in_flight": n} for n, m in rounds[0].items()]}
-    return document(rounds, theirs_found, about)
+    return document(rounds, theirs_found, alone, about)
 
 
 def _ours(

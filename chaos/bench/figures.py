@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 THROUGHPUT_TARGET = 12.0  # at least so many times DBOS's sagas per second
@@ -64,29 +64,44 @@ class Ratios:
         return found
 
 
+@dataclass(frozen=True)
+class Pair:
+    """One order at a time: ours, and theirs right after it, so that both met the same weather."""
+
+    ours: Measured
+    theirs: Measured
+
+    @property
+    def ratio(self) -> float:
+        return percentile(self.ours.latencies, 50) / percentile(self.theirs.latencies, 50)
+
+
 def ratios(
-    ours: Sequence[Mapping[int, Measured]], theirs: Mapping[tuple[int, int], Measured]
+    ours: Sequence[Mapping[int, Measured]],
+    theirs: Mapping[tuple[int, int], Measured],
+    alone: Sequence[Pair],
 ) -> Ratios:
     """`ours` by round and sagas in flight, `theirs` by processes and threads.
 
-    Our mean over the rounds at the load that suits us best; the best of all theirs.
+    Throughput: our mean over the rounds at the load that suits us best, and the best of all theirs.
+    Latency: the median of the pairs.
     """
     loads = {load for one in ours for load in one}
     carried = max(mean(one[load].per_second for one in ours) for load in loads)
-    alone = mean(percentile(one[1].latencies, 50) for one in ours)
     return Ratios(
         throughput_vs_dbos=round(carried / max(m.per_second for m in theirs.values()), 2),
-        p50_vs_dbos=round(alone / percentile(theirs[1, 1].latencies, 50), 2),
+        p50_vs_dbos=round(median(pair.ratio for pair in alone), 2),
     )
 
 
 def document(
     ours: Sequence[Mapping[int, Measured]],
     theirs: Mapping[tuple[int, int], Measured],
+    alone: Sequence[Pair],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What goes to build/bench.json."""
-    found = ratios(ours, theirs)
+    found = ratios(ours, theirs, alone)
     return {
         **about,
         "ratios": asdict(found),
@@ -99,5 +114,13 @@ def document(
         "dbos": [
             {"processes": processes, "threads": threads, **measured.figures()}
             for (processes, threads), measured in sorted(theirs.items())
+        ],
+        "alone": [
+            {
+                "ours_p50_ms": pair.ours.figures()["p50_ms"],
+                "dbos_p50_ms": pair.theirs.figures()["p50_ms"],
+                "ratio": round(pair.ratio, 2),
+            }
+            for pair in alone
         ],
     }

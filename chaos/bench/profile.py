@@ -24,7 +24,6 @@ from chaos.runtime import Endpoints
 WATCHED = ("orchestrator", "order", "inventory", "payment")
 SHOWN = 12
 SAMPLES_PER_SECOND = 200
-IN_FLIGHT = 1000
 _WAITING = ("selectors.py", "concurrent/futures/thread.py")
 
 _STATEMENTS = """
@@ -34,7 +33,11 @@ select calls, total_exec_time, query from pg_stat_statements
 
 
 def take(
-    endpoints: Endpoints, pids: Mapping[str, int], orders: Iterator[Order], seconds: float
+    endpoints: Endpoints,
+    pids: Mapping[str, int],
+    orders: Iterator[Order],
+    in_flight: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Shares of the samples by package, and the statements that cost most, per saga."""
     with psycopg.connect(endpoints.superuser_dsn, autocommit=True) as db:
@@ -42,7 +45,7 @@ def take(
         db.execute("select pg_stat_statements_reset()")
         with tempfile.TemporaryDirectory() as directory:
             spies = _spies(Path(directory), pids, seconds)
-            measured = ours.measure(endpoints, {}, orders, IN_FLIGHT, seconds)
+            measured = ours.measure(endpoints, {}, orders, in_flight, seconds)
             for _, _, spy in spies:
                 spy.wait(timeout=seconds + 60)
             python = {name: _shares(file) for name, file, _ in spies if file.exists()}
@@ -50,6 +53,7 @@ def take(
     # Warm-up and ramp were counted with the rest.
     sagas = measured.sagas * (1 + ours.WARM_UP + ours.RAMP)
     return {
+        "in_flight": in_flight,
         "python": python,
         "statements": [
             {

@@ -43,11 +43,23 @@ def page(result: Mapping[str, Any]) -> str:
         "The same order as a DBOS workflow: each step one small transaction on tables with the same"
         " constraints (`chaos/bench/dbos_orders.py` says what was done in its favour). Ours counts"
         " from before the order is published to its saga seen COMPLETED; DBOS's the call of the"
-        " workflow. Ours is the mean of its rounds, DBOS the best of its grid.",
+        " workflow. Throughput: ours is the mean of its rounds, DBOS the best of its grid. Latency:"
+        " one order at a time on either side, in turn; the median of the ratios.",
+        "### One at a time, in turn",
+        _markdown(
+            ("Sagaproof p50 ms", "DBOS p50 ms", "ratio"),
+            [
+                (f"{p['ours_p50_ms']:.1f}", f"{p['dbos_p50_ms']:.1f}", f"{p['ratio']:.2f}")
+                for p in result["alone"]
+            ],
+        ),
     ]
     for title, first, rows in _tables(result):
         parts += [f"### {title}", _markdown((*first, *COLUMNS), rows)]
-    parts += ["## What a saga costs", _costs(result), "## Where the time goes", _profile(result)]
+    parts += ["## What a saga costs", _costs(result)]
+    for profile in result["profiles"]:
+        parts += [f"## Where the time goes with {profile['in_flight']:,} in flight"]
+        parts += [_profile(profile)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,9 +119,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _profile(result: Mapping[str, Any]) -> str:
-    found = result["profile"]
-    parts = ["With 1,000 in flight. Statements, by `pg_stat_statements`:"]
+def _profile(found: Mapping[str, Any]) -> str:
+    parts = ["Statements, by `pg_stat_statements`:"]
     rows = [
         (f"{s['ms_per_saga']:.3f}", f"{s['calls_per_saga']:.2f}", f"`{s['statement']}`")
         for s in found["statements"]
