@@ -44,6 +44,7 @@ async def answering(settings: Settings, respond: Respond) -> AsyncIterator[Proce
     process = Process(settings)
     process.answer(ORCHESTRATOR_QUERIES, {SagaQuery: respond})
     async with running(process, ORCHESTRATOR_QUERIES):
+        await eventually(lambda: reports(process, ORCHESTRATOR_QUERIES) == "ok")
         yield process
 
 
