@@ -37,16 +37,15 @@ class Appended:
         self._ids = ids
 
     def rows(self) -> list[Waiting]:
-        """After the commit, by destination."""
+        """After the commit."""
         if self._ids is None:
             return []
-        rows = [
+        return [
             Waiting(destination, row_id, str(envelope))
             for (destination, envelope), (row_id,) in zip(
                 self._messages, self._ids.rows, strict=True
             )
         ]
-        return sorted(rows)
 
 
 async def append(tx: Tx, messages: Sequence[Outgoing]) -> Appended:

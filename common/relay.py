@@ -94,7 +94,7 @@ class Relay:
                         self._look_at = 0.0
                 await wait_for(self._wanted, self._look_at - clock())
             await self.carry_on(channel)
-            await self._remove_confirmed()
+            await self.run_once(channel)
         finally:
             self._doubt()
             channel.close()
@@ -134,25 +134,14 @@ class Relay:
         self._confirmed = self._confirmed[len(confirmed) :]
         if not paused and doubts == self._doubts and len(rows) < self._settings.relay_rows:
             self.flushed = True
-        self._removed([*confirmed, *gone])
+        if confirmed or gone:
+            failpoints.reach(Point.RELAY_AFTER_COMMIT, _keys([*confirmed, *gone]))
+            metrics.RELAYED.inc(len(confirmed) + len(gone))
         return len(gone)
 
     def _resting(self) -> list[str]:
         now = asyncio.get_running_loop().time()
         return [destination for destination, (until, _) in self._paused.items() if until > now]
-
-    async def _remove_confirmed(self) -> None:
-        """The last thing a relay does."""
-        confirmed, self._confirmed = self._confirmed, []
-        if confirmed:
-            async with self._db.transaction() as tx:
-                await outbox.remove(tx, confirmed)
-            self._removed(confirmed)
-
-    def _removed(self, rows: Sequence[Waiting]) -> None:
-        if rows:
-            failpoints.reach(Point.RELAY_AFTER_COMMIT, _keys(rows))
-            metrics.RELAYED.inc(len(rows))
 
     async def _publish(self, channel: Channel, rows: Sequence[Waiting]) -> list[Waiting]:
         packed = list(pack_rows(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -422,6 +423,20 @@ async def test_what_was_carried_in_vain_is_looked_for(
         assert waiting(judge) == []
         assert numbers(await post.envelopes(PAYMENT)) == [1]
         assert numbers(await post.envelopes(ORDER)) == [2]
+
+
+async def test_rule_16_nothing_is_carried_to_a_queue_that_rests(
+    settings: MakeSettings, judge: Rows, management: Management
+) -> None:
+    made = settings(ROLE, retry_first_seconds=3600, retry_cap_seconds=3600)
+    async with mail(made), at_hand(made) as (process, channel):
+        watched: Any = Watched(channel)
+        management.delete_queue(PAYMENT)
+        for n in (1, 2):
+            process.relay.carry(await put(process.db, PAYMENT, n))
+            await process.relay.carry_on(watched)
+        assert watched.queues() == [PAYMENT]
+        assert waiting(judge) == [(PAYMENT, 2)]
 
 
 async def test_a_relay_that_is_told_to_stop_removes_what_was_confirmed(
