@@ -20,6 +20,7 @@ from chaos.history import Fault, History
 from chaos.latency_chart import Band, Settled, draw
 from chaos.nemesis import BOTH, DOCKER, NATIVE, Nemesis
 from chaos.poison import assorted, poisons
+from chaos.rolling import LATEST
 from chaos.run_page import totals, write_report
 from chaos.scenarios import SCENARIOS, suited_to
 from chaos.scene import PROFILES, in_words
@@ -28,7 +29,9 @@ from chaos.storm import draw as draw_fault
 from chaos.system import CONFIRMED, rejected
 from chaos.tampering import DelayPastUndo, Duplicate, Lose, Poisoned, Reorder, Tampering
 from common.contracts import ChargePayment, RefundPayment
+from common.db import shipped_migrations
 from common.envelope import Command, Direction, Envelope, Key, Unreadable, unpack
+from tests import elders
 
 DRAWN = 300
 
@@ -204,3 +207,10 @@ def test_a_stack_is_counted_once_and_unknown_stays_unknown() -> None:
 def test_the_list_is_for_machines_too() -> None:
     listed = json.loads(CliRunner().invoke(cli.app, ["list", "--json"]).stdout)
     assert {row["name"] for row in listed} == set(SCENARIOS)
+
+
+def test_what_the_release_before_has_not_got_is_the_newest_migration_of_its_service() -> None:
+    """Else a new migration would build on one that the elders skip."""
+    assert set(elders.LATEST) == LATEST
+    for name in LATEST:
+        assert name == list(shipped_migrations(Path(name.partition("/")[0], "migrations")))[-1]
