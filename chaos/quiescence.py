@@ -6,7 +6,8 @@ deadline. Must not know: any code of the services.
 At rest means: no order PENDING, no instance alive, every outbox empty, and then nothing
 ready or unacked in any queue, dead letters among them; and all of that a second time, because a
 message can slip from a queue to an outbox between two looks. What is parked at a gate is at rest,
-with its order PENDING, until a person decides or its deadline passes.
+with its order PENDING, until a person decides or its deadline passes; but not before its order
+knows that the saga began, since it is asked for again until then.
 
 Who counts the queues? Management API and `rabbitmqctl list_queues` report a quorum queue's
 figures of up to 5 s ago; a passive declare is exact and does not see what is unacked. So
@@ -138,9 +139,9 @@ def _tables(judge_dsn: str, style: str) -> Standing:
         (pending,) = db.execute(
             f"""
             select count(*) from order_svc.customer_order
-            where status = 'PENDING' and order_id not in (
+            where status = 'PENDING' and not (saga_known and order_id in (
               select saga_id from {SAGAS[style]}
-              where state = 'WAITING' and next_deadline > now())"""  # noqa: S608 - likewise
+              where state = 'WAITING' and next_deadline > now()))"""  # noqa: S608 - likewise
         ).fetchone() or (0,)
         alive = db.execute(
             f"""

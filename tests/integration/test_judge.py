@@ -237,6 +237,9 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         "update orchestrator.saga_instance set next_deadline = 'infinity'"
         f" where saga_id = '{GOOD}'",
     )
+    # Its order does not know that its saga began, and will ask for it again.
+    assert look_twice(dsn, queues).lines() == ["1 orders PENDING"]
+    plant(admin, f"update order_svc.customer_order set saga_known = true where order_id = '{GOOD}'")
     parked = look_twice(dsn, queues)  # is at rest: only the queues are left
     assert parked.lines() == [
         "queue payment.commands: 0 ready, 2 unacked",
