@@ -23,12 +23,12 @@ DEAD = dead_letter_queue(INVENTORY)
 
 
 def an_hour_passes(system: System, orders: Sequence[UUID]) -> None:
-    """For these sagas: all they wait for was due, and began, an hour earlier."""
+    """For these sagas: they began, and have stood still since, an hour earlier. Their deadlines
+    were judged all the while, so the next one is as near as ever."""
     with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
         server.execute(
-            "update orchestrator.saga_instance set next_deadline = next_deadline - interval '1 h',"
-            " started_at = started_at - interval '1 h', stuck_since = stuck_since - interval '1 h'"
-            " where saga_id = any(%s)",
+            "update orchestrator.saga_instance set started_at = started_at - interval '1 h',"
+            " stuck_since = stuck_since - interval '1 h' where saga_id = any(%s)",
             (list(orders),),
         )
 
@@ -57,7 +57,7 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
     an_hour_passes(system, orders)
     listed = saga(system, "stuck", "--step", "charge_payment", "--older-than", "50m")
     assert all(str(order)[:8] in listed for order in orders), listed
-    assert "saga retry" in listed
+    assert listed.count("saga retry") == FEW, listed
     system.start("payment")
     saga(system, "reconcile", "--step", "charge_payment", "--reason", "payment is back")
     given_up = rejected("charge_payment_timed_out")
