@@ -11,8 +11,8 @@ import pytest
 from chaos.shop import PLENTY, shop
 from chaos.system import System
 from chaos.workload import Ask
-from tests.acceptance.conftest import Stage
 from tests.acceptance.profiles import IN_THE_FLOW, on
+from tests.support.stages import Stage
 
 pytestmark = on("impatient")
 

@@ -1,10 +1,15 @@
-"""Drills bring up stacks of their own; each may take a while on a machine that does much else."""
+"""Drills bring up stacks of their own, or share one by profile (tests/support/stages.py); each may
+take a while on a machine that does much else."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from tests.support.stages import pytest_runtest_makereport, stage, system
+
+__all__ = ["pytest_runtest_makereport", "stage", "system"]
 
 LONGEST_SECONDS = 240
 
