@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from chaos.armory import Armory
 from chaos.cells import Cell
 from chaos.nemesis import hold
 from chaos.roads import dead_letters, new_shop, travel
-from chaos.runtime import Plan, Runtime, StackError
+from chaos.runtime import Plan, Runtime, StackError, down_but_logs
 from chaos.system import FAULT_SETTINGS, ExperimentError, System, until
 from common.failpoints import Action, Arming, Point
 
@@ -39,11 +40,13 @@ class Run:
 
 
 class Matrix:
-    """Runs cells one after another on one stack, and on a new one after a failure."""
+    """Runs cells one after another on one stack, and on a new one after a failure, whose logs are
+    kept."""
 
-    def __init__(self, runtime: Runtime, say: Callable[[str], None]) -> None:
+    def __init__(self, runtime: Runtime, say: Callable[[str], None], failures: Path) -> None:
         self._runtime = runtime
         self._say = say
+        self._failures = failures
         self._system: System | None = None
         self._armory = Armory()
         self._shops = itertools.count(1)
@@ -59,7 +62,9 @@ class Matrix:
             yield self._run(cell, Action.PAUSE, 1)
 
     def close(self) -> None:
-        self._condemn()
+        if self._system is not None:
+            self._system.close()
+        self._runtime.down()
         self._armory.close()
 
     def _run(self, cell: Cell, action: Action, times: int) -> Run:
@@ -69,7 +74,7 @@ class Matrix:
             problem = None
         except (ExperimentError, StackError, OSError) as error:
             problem = str(error) or repr(error)
-            self._condemn()
+            self._condemn(self._failures / str(cell).replace(" ", "-"))
         return Run(cell, action, times, time.monotonic() - began, problem)
 
     def _pass(self, cell: Cell, action: Action, times: int) -> None:
@@ -111,13 +116,16 @@ class Matrix:
             self._system = System(plan, self._runtime, self._runtime.up(plan, tethered=True))
         return self._system
 
-    def _condemn(self) -> None:
+    def _condemn(self, directory: Path) -> None:
         """After a failure nobody knows what the stack is in."""
         self._armory.disarm()
-        if self._system is not None:
-            self._system.close()
-            self._system = None
-        self._runtime.down()
+        if self._system is None:
+            self._runtime.down()  # it may have failed while it came up
+            return
+        self._system.close()
+        down_but_logs(self._runtime, self._system.endpoints.log_dir, directory)
+        self._say(f"its logs are in {directory}")
+        self._system = None
 
 
 def armings(cell: Cell, action: Action, times: int) -> list[Arming]:
@@ -138,8 +146,8 @@ def sample(cells: Sequence[Cell], fraction: float, seed: int) -> frozenset[Cell]
 
 
 @contextmanager
-def matrix_on(runtime: Runtime, say: Callable[[str], None]) -> Iterator[Matrix]:
-    matrix = Matrix(runtime, say)
+def matrix_on(runtime: Runtime, say: Callable[[str], None], failures: Path) -> Iterator[Matrix]:
+    matrix = Matrix(runtime, say, failures)
     try:
         yield matrix
     finally:

@@ -29,6 +29,7 @@ from chaos.stage import Stage
 from common.failpoints import Action, Point
 
 RESULT = Path("build/matrix.json")
+FAILURES = Path("build/matrix-failures")  # logs, a directory for each cell that failed
 
 
 class Extent(StrEnum):
@@ -62,7 +63,8 @@ def matrix(
     A share of the cells dies twice more with the same messages in hand. Then some cells that meet
     every failpoint are frozen there instead, past every time limit, and go on with what they had.
     Runs on native processes: a failpoint is armed by a file. All cells take about twenty minutes.
-    Exits with 0 only if every cell was reached and every invariant held after each.
+    What the processes logged in a cell that fails is kept. Exits with 0 only if every cell was
+    reached and every invariant held after each.
     """
     cells = [c for c in possible() if not only or all(word in str(c) for word in only)]
     dice = random.Random(seed)
@@ -133,7 +135,7 @@ def _run(stage: Stage, chosen: Chosen, name: str) -> list[Run]:
     runs: list[Run] = []
     with (
         stage.bar("cells", len(chosen.cells) + len(chosen.frozen)) as show,
-        matrix_on(choose("native", name), stage.say) as matrix,
+        matrix_on(choose("native", name), stage.say, FAILURES) as matrix,
     ):
         for run in chain(matrix.run(chosen.cells, chosen.repeated), matrix.freeze(chosen.frozen)):
             runs.append(run)

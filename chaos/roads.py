@@ -103,7 +103,7 @@ def _unknown_charge(system: System, here: Shop, fired: Fired, cell: Cell) -> Non
         "the refund is out",
     )
     if cell.process == "payment":
-        system.start("payment")
+        system.hurry("payment")  # not `start`: it may stand still in the cell before it is ready
         fired()
     else:
         _start_when(system, "payment", fired, now=_is_sending(cell))
@@ -116,7 +116,7 @@ def _silent_pivot(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
         lambda: _enough(cell)(_fenced_or_back(s) for s in system.steps(orders)), "the fence is out"
     )
     if cell.process == "inventory":
-        system.start("inventory")
+        system.hurry("inventory")  # not `start`, as above
         fired()
     else:
         _start_when(system, "inventory", fired, now=_is_sending(cell))

@@ -7,7 +7,6 @@ the verdict per scenario, and the run folder. Must not know: what a scenario doe
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import zlib
 from collections import Counter
@@ -21,7 +20,7 @@ from uuid import UUID
 from chaos.catalogue import CatalogueError
 from chaos.evidence import Snapshot
 from chaos.judge import Tally, Verdict, overall
-from chaos.runtime import Runtime, StackError, Style, choose
+from chaos.runtime import Runtime, StackError, Style, choose, down_but_logs
 from chaos.scene import PROFILES, Scenario, Scene, in_words, plan_of
 from chaos.system import End, ExperimentError, Judgement, System
 
@@ -88,11 +87,7 @@ class Session:
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "snapshot.error").write_text(repr(error))
         self.system.close()
-        self._runtime.down(keep_logs=True)
-        logs = self.system.endpoints.log_dir
-        if logs.exists():
-            shutil.copytree(logs, self.directory / "logs", dirs_exist_ok=True)
-        self._runtime.down()
+        down_but_logs(self._runtime, self.system.endpoints.log_dir, self.directory / "logs")
 
 
 class Runner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,6 +218,14 @@ class Runtime(Protocol):
 
     def rabbitmqctl(self, *arguments: str) -> str:
         """Standard output of rabbitmqctl on the broker's machine; OSError if it fails."""
+
+
+def down_but_logs(runtime: Runtime, logs: Path, directory: Path) -> None:
+    """Nothing is left of the stack but its logs, and those go to the directory."""
+    runtime.down(keep_logs=True)
+    if logs.exists():
+        shutil.copytree(logs, directory, dirs_exist_ok=True)
+    runtime.down()
 
 
 def choose(kind: str | None = None, name: str | None = None) -> Runtime:

@@ -9,6 +9,7 @@ import pytest
 
 from chaos.cells import CHARGE, Cell, covering, possible
 from chaos.matrix import matrix_on, sample
+from chaos.matrix_command import FAILURES
 from chaos.runtime import choose
 from chaos.runtime.install import missing
 from common.failpoints import Point
@@ -22,7 +23,7 @@ FROZEN = (Cell("payment", Point.BATCH_BEFORE_COMMIT, CHARGE),)
 def test_death_at_every_failpoint_and_with_every_step_in_hand() -> None:
     cells = covering(possible(), random.Random(SEED))
     runtime = choose("native", f"matrix-{os.getpid()}")
-    with matrix_on(runtime, print) as matrix:
+    with matrix_on(runtime, print, FAILURES) as matrix:
         problems = [run for run in matrix.run(cells, sample(cells, 0.3, SEED)) if run.problem]
         problems += [run for run in matrix.freeze(FROZEN) if run.problem]
     assert problems == []
