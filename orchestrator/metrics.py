@@ -1,21 +1,75 @@
 """What an orchestrator counts about sagas, for Prometheus.
 
-Owns: turning saga log entries and a look at the living instances into metrics. Must not know:
-how anything is decided.
+Owns: turning saga log entries and a look at the living instances into metrics, and the bound on
+labels that people write. Must not know: how anything is decided.
 """
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from uuid import UUID
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from common.db import Tx
-from common.metrics import Bounded, Durations
+from common.metrics import SECONDS
 from orchestrator import reader
 from orchestrator.decision import Entry
+
+OTHER = "other"
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,47}")
+
+
+class Durations(Collector):
+    """A histogram of the library's shape to which adding is a bisection and an increment.
+
+    Its own takes five times as long, which shows where it is done for every reply.
+    """
+
+    def __init__(self, name: str, about: str, labels: Sequence[str]) -> None:
+        self._name, self._about, self._labels = name, about, labels
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        REGISTRY.register(self)
+
+    def add(self, labels: tuple[str, ...], seconds: float) -> None:
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0] * (len(SECONDS) + 1)
+            self._sums[labels] = 0.0
+        counts[bisect_left(SECONDS, seconds)] += 1
+        self._sums[labels] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(self._name, self._about, labels=self._labels)
+        bounds = [*map(str, SECONDS), "+Inf"]
+        for labels, counts in self._counts.items():
+            buckets = [*zip(bounds, accumulate(counts), strict=True)]
+            family.add_metric(labels, buckets, self._sums[labels])
+        yield family
+
+
+class Bounded:
+    """Values of a label that come from outside: so many different words, and `other`."""
+
+    def __init__(self, most: int = 40) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def __call__(self, value: str | None) -> str:
+        if value in self._known:
+            return str(value)
+        if value is None or len(self._known) >= self._most or not _WORD.fullmatch(value):
+            return OTHER
+        self._known.add(value)
+        return value
+
 
 ENTRIES = Counter(
     "sagaproof_saga_entries",

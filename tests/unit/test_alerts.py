@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 import common.metrics
 import orchestrator.metrics
-from common.metrics import Durations
+from orchestrator.metrics import Durations
 
 ROOT = Path(__file__).parents[2]
 (GROUP,) = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.metrics import OTHER, Bounded
+from orchestrator.metrics import OTHER, Bounded
 
 
 def test_what_a_person_writes_is_no_label() -> None:
