@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -18,11 +18,13 @@ import httpx
 import psycopg
 
 from chaos.proxy import Mode, ask, line_name
+from chaos.runtime import SERVERS
 from chaos.runtime.docker import DockerRuntime
 from chaos.system import ExperimentError, System, until
 
 NATIVE, DOCKER = "native", "docker"
 BOTH = frozenset((NATIVE, DOCKER))
+PORT_MAPPER = "epmd"  # a native RabbitMQ's
 AGAIN_SECONDS = 15.0  # for a process to be there again after it was killed
 
 
@@ -156,6 +158,43 @@ class Unreachable(Nemesis):
 
     def heal(self, system: System) -> None:
         revive(system, self.target)
+
+
+@dataclass
+class FullStop(Nemesis):
+    """The power goes at the end of a shift: told to stop, so nothing is in hand. What is stored
+    stays. Whoever goes on as before was never gone, and nothing was proved."""
+
+    target: str = "everything"
+    says = "every process and both servers are stopped, and started again with what they stored"
+    _before: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def inject(self, system: System) -> None:
+        self._before = _pids(system)
+        for process in (*system.processes, *reversed(self._servers)):
+            system.runtime.stop(process)
+        if left := _pids(system):
+            raise ExperimentError(f"still there after a full stop: {', '.join(left)}")
+
+    def heal(self, system: System) -> None:
+        for server in self._servers:
+            revive(system, server)
+        for process in system.processes:
+            system.runtime.start(process)
+        for process in system.processes:
+            revive(system, process)
+        after = _pids(system)
+        if after.keys() != self._before.keys() or after.items() & self._before.items():
+            raise ExperimentError(f"not everybody was gone: {self._before}, then {after}")
+
+    @property
+    def _servers(self) -> list[str]:
+        """In the order that they start in."""
+        return [name for name in (PORT_MAPPER, *SERVERS) if name in self._before]
+
+
+def _pids(system: System) -> dict[str, int]:
+    return {s.name: s.pid for s in system.runtime.status() if s.pid is not None}
 
 
 # --- connections ---------------------------------------------------------------------------

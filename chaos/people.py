@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from uuid import UUID
 
 import httpx
+import psycopg
 
-from chaos.nemesis import Kill, KillRepeatedly
+from chaos.nemesis import FullStop, Kill, KillRepeatedly, Nemesis
 from chaos.runtime import STYLES, Style
 from chaos.scene import GATED_PIECES, Scenario, Scene, in_words
 from chaos.shop import PLENTY
-from chaos.system import CONFIRMED, End, ExperimentError, rejected
+from chaos.system import CONFIRMED, End, ExperimentError, System, rejected
 
 EACH = 6  # orders that are decided alike
 PEOPLE = 4  # who decide about the same order at the same time
@@ -32,22 +34,41 @@ def _parked(scene: Scene, count: int) -> list[UUID]:
     return orders
 
 
-def _outlived(scene: Scene) -> None:
-    """Everybody dies while they wait; then people decide about some of them and leave others."""
-    orders = _parked(scene, 4 * EACH)
-    approved, refused, unwanted, left = (orders[n * EACH : (n + 1) * EACH] for n in range(4))
-    with scene.struck(*map(Kill, EVERYBODY)):
-        pass
-    for verb, group, end in (("approve", approved, CONFIRMED), ("reject", refused, REJECTED)):
-        for order in group:
-            said = scene.system.decide(verb, order)
-            scene.expect([order], end if said.status_code == DECIDED else EXPIRED)
-    for order in unwanted:
-        said = scene.system.cancel(order)
-        scene.expect([order], *_ends_after(said, EXPIRED))
-    scene.expect(left, EXPIRED)
-    scene.must_be_seen |= {CONFIRMED, REJECTED, CANCELLED, EXPIRED}
-    scene.system.ends(orders)  # what is parked is at rest: not before all have expired
+def _outlived(*faults: Callable[[], Nemesis]) -> Callable[[Scene], None]:
+    """While they wait; then people decide about some of them and leave others for a week."""
+
+    def play(scene: Scene) -> None:
+        orders, system = _parked(scene, 4 * EACH), scene.system
+        approved, refused, unwanted, left = (orders[n * EACH : (n + 1) * EACH] for n in range(4))
+        with scene.struck(*(fault() for fault in faults)):
+            pass
+        if [s["approve_order"] for s in system.steps(orders)] != ["waiting"] * len(orders):
+            raise ExperimentError("somebody decided while nobody was there")
+        for verb, group, end in (("approve", approved, CONFIRMED), ("reject", refused, REJECTED)):
+            said = {order: system.decide(verb, order) for order in group}
+            if any(answer.status_code != DECIDED for answer in said.values()):
+                raise ExperimentError(f"{verb} was refused: {[a.text for a in said.values()]}")
+            scene.expect(group, end)
+        for order in unwanted:
+            system.cancel(order).raise_for_status()
+        scene.expect(unwanted, CANCELLED)
+        expire(system, left)
+        scene.expect(left, EXPIRED)
+        system.ends(orders)  # what is parked is at rest: not before all have expired
+
+    return play
+
+
+def expire(system: System, orders: Sequence[UUID]) -> None:
+    """As if nobody had decided in a week."""
+    with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
+        server.execute(
+            """
+            update orchestrator.saga_instance
+            set next_deadline = now(), steps = jsonb_set(steps, '{approve_order,deadline}', '0')
+            where saga_id = any(%s)""",
+            (list(orders),),
+        )
 
 
 def _contested(scene: Scene) -> None:
@@ -144,7 +165,17 @@ PEOPLE_DECIDE = (
         " rejected, some cancelled by their customers, and some left to expire.",
         "SIGKILL to every service at once",
         (CONFIRMED, REJECTED, CANCELLED, EXPIRED),
-        _outlived,
+        _outlived(*(partial(Kill, process) for process in EVERYBODY)),
+        4 * EACH,
+    ),
+    _scenario(
+        "parked-through-a-full-stop",
+        "Large orders wait for a person while everything there is stops, Postgres and RabbitMQ"
+        " too, and starts again; some are approved, some rejected, some cancelled by their"
+        " customers, and some left to expire.",
+        FullStop().sentence,
+        (CONFIRMED, REJECTED, CANCELLED, EXPIRED),
+        _outlived(FullStop),
         4 * EACH,
     ),
     _scenario(

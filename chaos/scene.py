@@ -56,13 +56,12 @@ PROFILES = {
             for service in ("orchestrator", "inventory")
         },
     ),
-    # Large orders wait for a person, and not for long. Here operators decide.
+    # Large orders wait for a person. Here operators decide.
     "gated": Plan(
         settings={
             "start_resend_seconds": "1",
             "reconcile_every_seconds": "0.1",
             "approval_thresholds": f'{{"{CURRENCY}": {GATED_PIECES * PRICE}}}',
-            "approval_expiry_seconds": "30",
         }
     ),
 }

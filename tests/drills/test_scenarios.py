@@ -36,7 +36,13 @@ HERE = (
     "new-release",
 )
 CHOREOGRAPHED = ("card-declined", "duplicate-charge", "kill-inventory")
-IN_CONTAINERS = ("kill-orchestrator", "kill-payment", "kill-inventory", "off-the-network")
+IN_CONTAINERS = (
+    "kill-orchestrator",
+    "kill-payment",
+    "kill-inventory",
+    "off-the-network",
+    "parked-through-a-full-stop",
+)
 
 
 def _runner(kind: str, folder: Path, style: Style = "orchestrated") -> Iterator[Runner]:
