@@ -178,7 +178,6 @@ def matrix(result: Result) -> str:
 
 
 def model(result: Result) -> str:
-    whole = result["explored"]
     guards: dict[str, Any] = result["without"]
     rows = [
         (guard, found["wrong"] or "NOTHING", len(found["trace"]) - 1, f"{found['states']:,}")
@@ -188,19 +187,27 @@ def model(result: Result) -> str:
         "The model",
         result,
         [
-            "The real `decide()` and the real fence, driven through every order of events there is:"
-            " a network that repeats, reorders, delays and loses without bound; silence, dead"
-            " letters and an operator at any moment; refusals wherever they are possible.",
-            f"**{whole['states']:,} states, {whole['transitions']:,} transitions**, at most"
-            f" {whole['depth']} deep, {whole['ends']:,} of them ended, in {whole['seconds']} s:"
-            f" **{whole['wrong'] or 'nothing is wrong'}**, and from every state an end can be"
-            " reached.",
+            "The code that decides (orchestrated: `decide()`; choreographed: each service's"
+            " reactions and the order service's progress) and the fence, all real, driven through"
+            " every order of events there is: a network that repeats, reorders, delays and loses"
+            " without bound; silence, dead letters, a customer who cancels and an operator at any"
+            " moment; refusals wherever they are possible.",
+            *(f"{style}: {_explored(whole)}" for style, whole in result["explored"].items()),
             "## Without each guard",
             "Taken out of the real code one by one; the shortest way to something wrong.",
             table(("guard", "what breaks", "after events", "states seen"), rows),
             "## The shortest counterexample of each",
             *(f"**{guard}**\n\n{quote(_trace(found))}" for guard, found in guards.items()),
         ],
+    )
+
+
+def _explored(whole: Result) -> str:
+    return (
+        f"**{whole['states']:,} states, {whole['transitions']:,} transitions**, at most"
+        f" {whole['depth']} deep, {whole['ends']:,} of them ended, in {whole['seconds']} s:"
+        f" **{whole['wrong'] or 'nothing is wrong'}**, and from every state an end can be"
+        " reached."
     )
 
 

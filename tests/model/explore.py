@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from tests.model import world as model
-from tests.model.world import Violation, World
+from tests.model.participants import Violation
+
+W = TypeVar("W", bound=Hashable)
 
 MOST = 3_000_000  # states; far more than there are, so that a mistake in the model ends
 
@@ -30,35 +33,53 @@ class Explored:
     trace: tuple[str, ...]
 
 
-def explore() -> Explored:
+class Model(Protocol[W]):
+    """A module with a state and everything that can happen to it."""
+
+    def first(self) -> W: ...
+
+    def moves(self, world: W, /) -> Iterator[tuple[str, W]]:
+        """What can happen next, in words, and what comes of it. Raises Violation."""
+
+    def check(self, world: W, /) -> None:
+        """Raises Violation."""
+
+    def ended(self, world: W, /) -> bool: ...
+
+    def forget(self) -> None:
+        """What was worked out with guards that are now others."""
+
+
+def explore(model: Model[W]) -> Explored:
     """Everything there is, or up to the first violation."""
     model.forget()
-    return _Search().run()
+    return _Search(model).run()
 
 
-class _Search:
-    def __init__(self) -> None:
+class _Search(Generic[W]):
+    def __init__(self, model: Model[W]) -> None:
         self._began = time.monotonic()
+        self._model = model
         begin = model.first()
-        self._numbers: dict[World, int] = {begin: 0}
-        self._worlds: list[World] = [begin]
+        self._numbers: dict[W, int] = {begin: 0}
+        self._worlds: list[W] = [begin]
         self._from: list[tuple[int, str]] = [(-1, "the saga has begun")]
         self._depths: list[int] = [0]
         self._before: list[list[int]] = [[]]  # whence each state can be reached
         self._transitions = 0
 
     def run(self) -> Explored:
-        model.check(self._worlds[0])
+        self._model.check(self._worlds[0])
         waiting = deque([0])
         while waiting:
             last = number = waiting.popleft()
             try:
-                for words, after in model.moves(self._worlds[number]):
+                for words, after in self._model.moves(self._worlds[number]):
                     self._transitions += 1
                     known = self._numbers.get(after)
                     if known is None:
                         last = known = self._meet(after, number, words)
-                        model.check(after)
+                        self._model.check(after)
                         last = number
                         waiting.append(known)
                     self._before[known].append(number)
@@ -69,7 +90,7 @@ class _Search:
             return self._explored(None, ())
         return self._explored("from here no end can be reached any more", self._trace(stuck))
 
-    def _meet(self, after: World, number: int, words: str) -> int:
+    def _meet(self, after: W, number: int, words: str) -> int:
         known = self._numbers[after] = len(self._worlds)
         if known > MOST:
             raise RuntimeError(f"more than {MOST} states: the model does not end")
@@ -81,7 +102,7 @@ class _Search:
 
     def _without_an_end(self) -> int | None:
         """The first state from which nothing leads to an end."""
-        ended = [n for n, world in enumerate(self._worlds) if model.ended(world)]
+        ended = [n for n, world in enumerate(self._worlds) if self._model.ended(world)]
         reaching, waiting = bytearray(len(self._worlds)), deque(ended)
         for number in ended:
             reaching[number] = 1
@@ -105,7 +126,7 @@ class _Search:
             states=len(self._worlds),
             transitions=self._transitions,
             depth=max(self._depths),
-            ends=sum(model.ended(world) for world in self._worlds),
+            ends=sum(self._model.ended(world) for world in self._worlds),
             seconds=round(time.monotonic() - self._began, 1),
             wrong=wrong,
             trace=trace,

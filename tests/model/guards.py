@@ -1,19 +1,45 @@
-"""The guards of decide() and of the fence, each with the way to take it out of the real module.
+"""The guards of decide(), of the reactions and of the fence, each with the way to take it out of
+the real module.
 
-Owns: the table. Must not know: how a guard is taken out, nor what the model finds then.
+Owns: the tables. Must not know: how a guard is taken out, nor what the model finds then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from common import fence
+from common.contracts import CancelAsked, CardDeclined
+from common.envelope import Fenced
+from inventory_svc.choreography import REACTIONS as INVENTORY
 from orchestrator import decide
 from orchestrator.decision import Move
 from orchestrator.instance import Instance
 from orchestrator.saga import Step
-from tests.support.without import Guard
+from order_svc import choreography
+from order_svc.progress import Progress
+from payment_svc.choreography import REACTIONS as PAYMENT
+from tests.support.without import Entry, Guard
 
 _FENCE_ANSWER = "PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()"
-GUARDS = (
+FENCING = (
+    Guard("what is known is not done again", fence.Fence, "admit", {
+        "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
+    Guard("a late action is refused", fence.Fence, "admit", {
+        "if row is not None:": "if row is not None and row.outcome is not Outcome.FENCED:",
+        "if key not in self._claimed:": "if False:"}),
+    Guard("an undo claims its action as well", fence, "claims", {
+        "if key.direction is Direction.COMPENSATING:": "if False:"}),
+    Guard("an undo leaves a tombstone", fence.Fence, "admit", {
+        "self._known[key.action] = tombstone(key.action)": "return First()"}),
+    Guard("a repeat hears the stored reply", fence.Fence, "settle", {
+        "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
+    Guard("a fence says so if the pivot was done", fence, "fence_answer", {
+        _FENCE_ANSWER: "Fenced()"}),
+    Guard("a fence says so if the pivot was not done", fence, "fence_answer", {
+        _FENCE_ANSWER: "PivotDone()"}),
+)  # fmt: skip
+DECIDING = (
     Guard("while the pivot is unknown nothing turns", Move, "give_up", {
         "self.send(step, COMPENSATING)": "self.send(step, COMPENSATING); self.turn(reason)"}),
     Guard("the pivot is never guessed: given up, it is fenced", Move, "give_up", {
@@ -56,19 +82,19 @@ GUARDS = (
         "if step.kind is Kind.GATE:": "if False:"}),
     Guard("compensation asked while a gate waits turns the saga", decide, "_compensate_asked", {
         "if gate := move.before.waiting_at():": "if False:"}),
-    Guard("what is known is not done again", fence.Fence, "admit", {
-        "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
-    Guard("a late action is refused", fence.Fence, "admit", {
-        "if row is not None:": "if row is not None and row.outcome is not Outcome.FENCED:",
-        "if key not in self._claimed:": "if False:"}),
-    Guard("an undo claims its action as well", fence, "claims", {
-        "if key.direction is Direction.COMPENSATING:": "if False:"}),
-    Guard("an undo leaves a tombstone", fence.Fence, "admit", {
-        "self._known[key.action] = tombstone(key.action)": "return First()"}),
-    Guard("a repeat hears the stored reply", fence.Fence, "settle", {
-        "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
-    Guard("a fence says so if the pivot was done", fence, "fence_answer", {
-        _FENCE_ANSWER: "Fenced()"}),
-    Guard("a fence says so if the pivot was not done", fence, "fence_answer", {
-        _FENCE_ANSWER: "PivotDone()"}),
 )  # fmt: skip
+REACTING = (
+    Guard("whoever asked to cancel asks again", Progress, "silence", {
+        "return self.reason": "return None"}),
+    Guard("the customer is told last", choreography, "hear", {
+        "not progress.all_undone": "False"}),
+    Entry("nobody undoes anything before the pivot is fenced", PAYMENT, CancelAsked,
+          PAYMENT[Fenced]),
+    Entry("an undo waits for the fence, not for a refusal", INVENTORY, CardDeclined,
+          INVENTORY[Fenced]),
+)  # fmt: skip
+# By style: what is explored, and its guards.
+GUARDS: Mapping[str, tuple[Guard | Entry, ...]] = {
+    "orchestrated": (*DECIDING, *FENCING),
+    "choreographed": (*REACTING, *FENCING),
+}

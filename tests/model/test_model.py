@@ -1,17 +1,21 @@
-"""The order saga holds under every order of events. Without any one guard it does not: that is a
-drill, tests/drills/test_model_guards.py."""
+"""The order holds under every order of events, in either style. Without any one guard it does not:
+that is a drill, tests/drills/test_model_guards.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.model.explore import explore
+from tests.model.styles import explore_style
 
 
 @pytest.mark.timeout(300)
-def test_the_order_saga_is_right_in_every_order_of_events() -> None:
-    found = explore()
+@pytest.mark.parametrize(
+    ("style", "states", "ends"),  # fewer would mean that something is left out
+    [("orchestrated", 500_000, 100_000), ("choreographed", 10_000, 1_000)],
+)
+def test_the_order_is_right_in_every_order_of_events(style: str, states: int, ends: int) -> None:
+    found = explore_style(style)
     print(f"{found.states} states, {found.transitions} transitions, {found.seconds} s")
     assert found.wrong is None, "\n".join(found.trace)
-    assert found.states > 500_000  # fewer would mean that something is left out
-    assert found.ends > 100_000
+    assert found.states > states
+    assert found.ends > ends

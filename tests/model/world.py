@@ -8,17 +8,16 @@ delivered at any later time, and again and again, until it is lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 from uuid import UUID
 
-from common import fence
-from common.envelope import Direction, Fenced, Key, Outcome
+from common.envelope import Direction, Key, Outcome
 from common.errors import IllegalTransition
-from common.fence import Duplicate, Row
+from common.fence import Row
 from common.patience import Policy
 from orchestrator.decide import decide
 from orchestrator.decision import Send
@@ -43,6 +42,7 @@ from orchestrator.instance import (
 )
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import COMPENSATING, FORWARD, Kind
+from tests.model.participants import Local, Numbered, Violation, handled, wrong_effects
 
 SAGA = UUID(int=1)
 POLICY = Policy(1, 2, 0.1, 1, 1, 10)  # two attempts, then it is given up
@@ -54,23 +54,8 @@ PIVOT = next(name for name, kind in KINDS.items() if kind is Kind.PIVOT)
 GATE = next(name for name, kind in KINDS.items() if kind is Kind.GATE)
 POLICY_ASKS = {GATE: "the total"}
 EFFECTS = frozenset(STEPS) - {GATE}
-CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock"})
 
-T = TypeVar("T")
 Reply = tuple[str, Direction, Outcome]
-
-
-class Violation(Exception):
-    """What must never be is."""
-
-
-class Local(NamedTuple):
-    """One step at its participant: its two inbox rows, how often it acted and was undone."""
-
-    action: Row | None = None
-    undo: Row | None = None
-    acted: int = 0
-    undone: int = 0
 
 
 class Standing(NamedTuple):
@@ -94,37 +79,6 @@ class World(NamedTuple):
     locals: tuple[int, ...]
     commands: int
     replies: int
-
-
-class Numbered(Generic[T]):
-    """Gives each thing a number, and the thing back for the number."""
-
-    def __init__(self, things: Iterable[T] = ()) -> None:
-        self._numbers: dict[T, int] = {}
-        self._things: list[T] = []
-        for thing in things:
-            self(thing)
-
-    def __call__(self, thing: T) -> int:
-        if thing not in self._numbers:
-            self._numbers[thing] = len(self._things)
-            self._things.append(thing)
-        return self._numbers[thing]
-
-    def __getitem__(self, number: int) -> T:
-        return self._things[number]
-
-    def bits(self, things: Iterable[T]) -> int:
-        bits = 0
-        for thing in things:
-            bits |= 1 << self(thing)
-        return bits
-
-    def of(self, bits: int) -> Iterator[T]:
-        while bits:
-            lowest = bits & -bits
-            yield self._things[lowest.bit_length() - 1]
-            bits ^= lowest
 
 
 LEGS: Numbered[Leg] = Numbered(product(STEPS, Direction))
@@ -326,54 +280,18 @@ def _saturated(progress: Progress | None) -> Progress | None:
 
 # --- the participants ----------------------------------------------------------------------
 
-Handled = tuple[str, int, int]  # in words, the participant after it, its reply
-
 
 @cache
-def _handled(number: int, leg: Leg) -> list[Handled]:
-    """A command reaches its participant: the real fence over its two inbox rows, and an honest
-    participant behind it, which may have a choice."""
-    local, (step, direction) = LOCALS[number], leg
-    action, undo = Key(SAGA, step, FORWARD), Key(SAGA, step, COMPENSATING)
-    key = action if direction is FORWARD else undo
-    known = {k: row for k, row in ((action, local.action), (undo, local.undo)) if row is not None}
-    wanted = fence.claims([key])
-    rows = {k: row for k, row in known.items() if k in wanted}
-    gate = fence.Fence([k for k in wanted if k not in known], rows)
-
-    def answered(words: str, outcome: Outcome | None, changed: Local = local) -> Handled:
-        settled = gate.settled()
-        after = changed._replace(
-            action=settled.get(action, local.action), undo=settled.get(undo, local.undo)
+def _handled(number: int, leg: Leg) -> list[tuple[str, int, int]]:
+    """A command reaches its participant: in words, the participant after it, its reply."""
+    return [
+        (
+            f"{_words(leg)} is delivered: {words}",
+            LOCALS(after),
+            REPLIES.bits([(*leg, outcome)]) if outcome else 0,
         )
-        reply = REPLIES.bits([(*leg, outcome)]) if outcome else 0
-        return f"{_words(leg)} is delivered: {words}", LOCALS(after), reply
-
-    def settled_as(outcome: Outcome, words: str, changed: Local = local) -> Handled:
-        gate.settle(key, Row(outcome, "said"))
-        return answered(words, outcome, changed)
-
-    try:
-        verdict = gate.admit(key, _tombstone)
-    except AssertionError as refused:
-        raise Violation(f"the fence cannot tell about {_words(leg)}: {refused}") from refused
-    if isinstance(verdict, Duplicate):
-        stored = verdict.row
-        return [answered("it is known", stored.outcome if stored.reply is not None else None)]
-    if direction is FORWARD:
-        no = [settled_as(Outcome.REFUSED, "refused")] if step in CAN_REFUSE else []
-        acted = local._replace(acted=local.acted + 1)
-        return [settled_as(Outcome.DONE, "done", acted), *no]
-    if step == PIVOT:
-        outcome = fence.fence_answer(verdict.action).outcome
-        return [settled_as(outcome, f"the pivot is {outcome}")]
-    if verdict.action is not None and verdict.action.outcome is Outcome.DONE:
-        return [settled_as(Outcome.DONE, "undone", local._replace(undone=local.undone + 1))]
-    return [settled_as(Outcome.DONE, "nothing to undo")]
-
-
-def _tombstone(_: Key) -> Row:
-    return Row(Outcome.FENCED, Fenced().reason)
+        for words, after, outcome in handled(LOCALS[number], Key(SAGA, *leg), PIVOT)
+    ]
 
 
 # --- what must hold ------------------------------------------------------------------------
@@ -388,14 +306,11 @@ def check(world: World) -> None:
 
 @cache
 def _wrong(state: State, numbers: tuple[int, ...]) -> str | None:
-    locals_ = [LOCALS[number] for number in numbers]
-    for name, local in zip(STEPS, locals_, strict=True):
-        if local.acted > 1 or local.undone > local.acted:
-            return f"{name} was done {local.acted} times and undone {local.undone} times"
-    acted = {name for name, local in zip(STEPS, locals_, strict=True) if local.acted}
-    undone = {name for name, local in zip(STEPS, locals_, strict=True) if local.undone}
-    if PIVOT in acted and undone:
-        return f"goods have left, and {', '.join(sorted(undone))} is undone"
+    locals_ = {name: LOCALS[number] for name, number in zip(STEPS, numbers, strict=True)}
+    if wrong := wrong_effects(locals_, PIVOT):
+        return wrong
+    acted = {name for name, local in locals_.items() if local.acted}
+    undone = {name for name, local in locals_.items() if local.undone}
     if state is State.COMPLETED and acted != EFFECTS:
         return f"COMPLETED without {', '.join(sorted(EFFECTS - acted))}"
     if state is State.COMPENSATED and acted != undone:

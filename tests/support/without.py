@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
+from unittest.mock import patch
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,18 @@ class Guard:
         changed = FunctionType(changed.__code__, whole.__globals__, whole.__name__)
         changed.__defaults__, changed.__kwdefaults__ = whole.__defaults__, whole.__kwdefaults__
         setattr(self.owner, self.function, changed)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table that says another thing of one key."""
+
+    name: str
+    table: Any
+    key: Any
+    broken: Any
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        with patch.dict(self.table, {self.key: self.broken}):
+            yield
