@@ -29,6 +29,8 @@ class Reaction:
 
     step: str
     command: type[Command]
+    of: str | None = None
+    """The step that the event must be of, where sagas share a type of event."""
 
     @property
     def direction(self) -> Direction:
@@ -49,9 +51,10 @@ def parse_event(event: Envelope) -> Reply:
 def react(reactions: Reactions, event: Envelope) -> Envelope | None:
     """The command; None for an event that leads to nothing here."""
     reaction = reactions.get(type(parse_event(event)))
-    late = event.outcome is Outcome.FENCED and event.direction is Direction.FORWARD
-    if reaction is None or late:  # of an action that came after its undo, and was not done
+    if reaction is None or reaction.of not in (None, event.step):
         return None
+    if event.outcome is Outcome.FENCED and event.direction is Direction.FORWARD:
+        return None  # of an action that came after its undo, and was not done
     about = about_of(event)
     try:
         body = reaction.command.model_validate(about)

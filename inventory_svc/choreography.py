@@ -2,7 +2,8 @@
 
 The inventory owns the pivot. Any refusal, and the order service's deadline, ask it to cancel: it
 fences the dispatch, and its answer, PivotDone or Fenced, is the event that everybody else waits
-for. Until then nobody undoes anything; it waits for its own answer like the others.
+for. Until then nobody undoes anything; it waits for its own answer like the others. Of a return the
+pivot is payment's: once the money is back, the goods go back on the shelf.
 
 Owns: the table REACTIONS. Must not know: who publishes the events, and who hears ours.
 """
@@ -16,14 +17,16 @@ from common.contracts import (
     InsufficientFunds,
     NotStocked,
     OrderAccepted,
+    OrderRefunded,
     OutOfStock,
     PaymentCharged,
     ReleaseStock,
     ReservationNotHeld,
     ReserveStock,
+    Restock,
     UnknownAccount,
 )
-from common.envelope import Fence, Fenced
+from common.envelope import Fence, Fenced, PivotDone
 from common.reactions import Reaction, Reactions
 
 _FENCE = Reaction("dispatch_stock", Fence)
@@ -37,6 +40,8 @@ REACTIONS: Reactions = {
     InsufficientFunds: _FENCE,
     UnknownAccount: _FENCE,
     ReservationNotHeld: _FENCE,
-    CancelAsked: _FENCE,
-    Fenced: Reaction("reserve_stock", ReleaseStock),
+    CancelAsked: Reaction("dispatch_stock", Fence, of="cancel_order"),
+    Fenced: Reaction("reserve_stock", ReleaseStock, of="dispatch_stock"),
+    OrderRefunded: Reaction("restock", Restock),
+    PivotDone: Reaction("restock", Restock, of="refund_order"),  # asked to cancel too late
 }

@@ -133,9 +133,7 @@ def _reader(process: Process, asker: Asker) -> Reader:
             return await reader.return_(tx, return_id)
 
     choreographed = process.settings.style == "choreographed"
-    if choreographed:
-        return Reader(order, orders, progress, return_, choreography.TOO_LATE)
-    return Reader(order, orders, saga, return_)
+    return Reader(order, orders, progress if choreographed else saga, return_)
 
 
 if __name__ == "__main__":

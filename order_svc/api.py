@@ -59,7 +59,6 @@ CANCEL_TOLD: dict[Cancelled, str] = {
     "undecided": "asked; whether the goods have left is being found out",
     "asked": "asked; no answer yet, and it is not forgotten: look again, or ask again",
 }
-SEND_BACK = "send them back by POST /orders/{order_id}/returns, once it is CONFIRMED"
 
 
 class Reader:
@@ -71,13 +70,11 @@ class Reader:
         orders: Callable[[str, int, UUID | None], Awaitable[list[OrderView]]],
         saga: Callable[[SagaQuery], Awaitable[SagaView]],
         return_: Callable[[UUID], Awaitable[ReturnView | None]],
-        instead_of_cancelling: str = SEND_BACK,
     ) -> None:
         self.order = order
         self.orders = orders
         self.saga = saga
         self.return_ = return_
-        self.instead_of_cancelling = instead_of_cancelling
 
 
 def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> FastAPI:
@@ -200,8 +197,10 @@ async def _known(reader: Reader, order_id: UUID) -> Cancelled:
     if order is None or order.status == "PENDING":
         saga = await reader.saga(SagaQuery(saga_id=order_id))
     if saga is None or saga.pivot_passed:
-        instead = reader.instead_of_cancelling.format(order_id=order_id)
-        remedy = f"the goods have left, so it can only go forward: {instead}"
+        remedy = (
+            "the goods have left, so it can only go forward: send them back by"
+            f" POST /orders/{order_id}/returns, once it is CONFIRMED"
+        )
         raise Refused(409, Problem(error="too_late", field="order_id", remedy=remedy))
     if saga.state in ("COMPENSATING", "COMPENSATED"):
         return "cancelling"

@@ -5,21 +5,21 @@ from service to service, each that followed; in the end the pivot's owner is ask
 is at once for a customer who wants the order no more.
 The customer is told last, once the others have confirmed that nothing of theirs is left.
 
-Owns: the table REACTIONS, the two events that are this service's own, and what PlaceOrder leads to
-in this style. Must not know: SQL, the broker, who hears its events.
+Owns: the table REACTIONS, the events that are this service's own, and what PlaceOrder and
+OpenReturn lead to in this style. Must not know: SQL, the broker, who hears its events.
 """
 
 from __future__ import annotations
 
-from uuid import UUID
+from typing import Any
 
 from common.contracts import (
     CancelAsked,
     CancelNoted,
     CancelOrder,
+    CloseReturn,
     ConfirmOrder,
-    Line,
-    NotReturnable,
+    FinishReturn,
     OpenReturn,
     OrderAccepted,
     OrderIsOver,
@@ -27,29 +27,49 @@ from common.contracts import (
     PaymentRefunded,
     PlaceOrder,
     RejectOrder,
+    Restocked,
+    ReturnAccepted,
     StockDispatched,
     StockReleased,
 )
-from common.envelope import Command, Direction, Envelope, Key, PivotDone
+from common.envelope import Command, Direction, Envelope, Fenced, Key, PivotDone, Reply
 from common.outbox import Outgoing
 from common.participant import Answered, Handler, Work
 from common.reactions import Reaction, Reactions, parse_event, react
 from common.topology import event_of
 from order_svc import handlers
-from order_svc.domain import CANCELLED, CREATE_ORDER, OrderBook, PlacedOrder
-from order_svc.progress import STEPS, Progress
+from order_svc.domain import (
+    CANCELLED,
+    CREATE_ORDER,
+    OPEN_RETURN,
+    OpenedReturn,
+    OrderBook,
+    PlacedOrder,
+)
+from order_svc.progress import STORIES, Progress
 
-CONFIRM = Reaction("confirm_order", ConfirmOrder)
 REJECT = Reaction(CREATE_ORDER, RejectOrder)
 
 REACTIONS: Reactions = {
-    StockDispatched: CONFIRM,
-    PivotDone: CONFIRM,  # asked to cancel too late
+    StockDispatched: Reaction("confirm_order", ConfirmOrder),
+    # Asked to cancel too late.
+    PivotDone: Reaction("confirm_order", ConfirmOrder, of="dispatch_stock"),
     StockReleased: REJECT,  # once all of these have been heard
     PaymentRefunded: REJECT,
+    Restocked: Reaction("finish_return", FinishReturn),
+    Fenced: Reaction(OPEN_RETURN, CloseReturn, of="refund_order"),
 }
-# All that is told of an order but what we tell ourselves: the customer may ask where it stands.
-HEARD = tuple(event for step in STEPS for event in step.events if event is not OrderAccepted)
+# All that is told of a saga but what we begin it with: the customer may ask where it stands.
+_BEGIN = (OrderAccepted, ReturnAccepted)
+HEARD = tuple(
+    dict.fromkeys(
+        event
+        for story in STORIES.values()
+        for step in story.steps
+        for event in step.events
+        if event not in _BEGIN
+    )
+)
 
 
 def hear(progress: Progress, event: Envelope, at: float) -> tuple[bool, Envelope | None]:
@@ -61,40 +81,33 @@ def hear(progress: Progress, event: Envelope, at: float) -> tuple[bool, Envelope
     return news, command
 
 
-def order_accepted(order: PlacedOrder) -> Outgoing:
+def first_key(what: PlacedOrder | OpenedReturn) -> Key:
+    if isinstance(what, PlacedOrder):
+        return Key(what.order_id, CREATE_ORDER, Direction.FORWARD)
+    return Key(what.return_id, OPEN_RETURN, Direction.FORWARD)
+
+
+def begun(what: PlacedOrder | OpenedReturn) -> Outgoing:
     """The event that all others follow from; the same however often it is told."""
-    accepted = OrderAccepted(
-        order_id=order.order_id,
-        customer=order.customer,
-        currency=order.currency,
-        lines=tuple(Line(sku=line.sku, quantity=line.quantity) for line in order.lines),
-        total=order.total,
-    )
-    key = first_key(order.order_id)
-    event = Envelope.event(key, accepted, issued_at=order.placed_at, attempt=order.attempt)
-    return Outgoing(event_of(event.type), event)
+    if isinstance(what, PlacedOrder):
+        return _told(what, first_key(what), handlers.order_accepted(what))
+    return _told(what, first_key(what), handlers.return_accepted(what))
 
 
-def cancel_asked(order: PlacedOrder, reason: str) -> Outgoing:
+def cancel_asked(what: PlacedOrder | OpenedReturn, reason: str) -> Outgoing:
     """To the pivot's owner, until it is answered."""
-    key = Key(order.order_id, "cancel_order", Direction.FORWARD)
-    event = Envelope.event(
-        key, CancelAsked(reason=reason), issued_at=order.placed_at, attempt=order.attempt
-    )
+    step = "cancel_order" if isinstance(what, PlacedOrder) else "cancel_return"
+    key = first_key(what)._replace(step=step)
+    about = {"order_id": str(what.order_id), "reason": reason}
+    return _told(what, key, CancelAsked(reason=reason), about)
+
+
+def _told(
+    what: PlacedOrder | OpenedReturn, key: Key, body: Reply, about: dict[str, Any] | None = None
+) -> Outgoing:
+    at = what.placed_at if isinstance(what, PlacedOrder) else what.opened_at
+    event = Envelope.event(key, body, issued_at=at, attempt=what.attempt, about=about)
     return Outgoing(event_of(event.type), event)
-
-
-def first_key(order_id: UUID) -> Key:
-    return Key(order_id, CREATE_ORDER, Direction.FORWARD)
-
-
-TOO_LATE = "nobody takes returns in the choreographed style, so settle it with the customer by hand"
-
-
-def no_returns(_book: OrderBook, _work: Work) -> Answered:
-    """A return is a saga of its own, and nobody reacts to it yet."""
-    remedy = "returns are taken in the orchestrated style only"
-    return Answered(NotReturnable(field="order_id", remedy=remedy), keep=False)
 
 
 def cancel_order(book: OrderBook, work: Work) -> Answered:
@@ -107,7 +120,7 @@ def cancel_order(book: OrderBook, work: Work) -> Answered:
 
 HANDLERS: dict[type[Command], Handler] = {
     **handlers.HANDLERS,
-    PlaceOrder: handlers.placing(order_accepted),
-    OpenReturn: no_returns,
+    PlaceOrder: handlers.placing(begun),
+    OpenReturn: handlers.opening(begun),
     CancelOrder: cancel_order,
 }

@@ -17,16 +17,16 @@ from common.failpoints import Point
 from common.health import Health
 from common.outbox import Appended
 from common.settings import Settings
-from order_svc.choreography import cancel_asked, first_key, order_accepted
+from order_svc.choreography import begun, cancel_asked, first_key
 from order_svc.progress_store import ProgressStore
 
 logger = log.get("deadlines")
 
-BATCH = 200  # orders judged in one transaction
+BATCH = 200  # orders and returns judged in one transaction
 
 
 class Deadlines:
-    """Any number may run: overdue orders are taken with SKIP LOCKED."""
+    """Any number may run: what is overdue is taken with SKIP LOCKED."""
 
     def __init__(
         self,
@@ -55,21 +55,20 @@ class Deadlines:
                 await wait_for(self._stop, self._every)
 
     async def run_once(self) -> int:
-        """Judge one batch of overdue orders; how many there were."""
+        """Judge one batch of overdue orders and returns; how many there were."""
         async with self._db.transaction() as tx:
             overdue = await self._store.overdue(tx, BATCH)
-            keys = [first_key(order.order_id) for _, order in overdue]
+            keys = [first_key(what) for _, what in overdue]
             said = []
-            for kept, order in overdue:
+            for kept, what in overdue:
                 past_sla = kept.silent_seconds > self._policy.stuck_after_seconds
                 reason = kept.progress.silence(self._policy.attempts, past_sla=past_sla)
-                again = order_accepted(order) if reason is None else cancel_asked(order, reason)
-                said.append(again)
+                said.append(begun(what) if reason is None else cancel_asked(what, reason))
             await self._store.keep(tx, [kept for kept, _ in overdue])
             sent = await outbox.append(tx, said)
             failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, keys)
         failpoints.reach(Point.RECONCILER_AFTER_COMMIT, keys)
         if said:
-            logger.info("deadlines.judged", orders=len(said))
+            logger.info("deadlines.judged", sagas=len(said))
             self._carry(sent)
         return len(said)

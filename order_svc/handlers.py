@@ -52,16 +52,16 @@ def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
     def place_order(book: OrderBook, work: Work) -> Answered:
         asked = cast(PlaceOrder, work.command)
         if stands := book.standing.get(work.saga_id):  # its saga is forgotten; the order never is
-            return Answered(repeated(asked, _accepted(stands)), keep=False)
+            return Answered(repeated(asked, order_accepted(stands)), keep=False)
         order = book.place(work.saga_id, work.step, asked)
         if isinstance(order, OrderInvalid):
             return Answered(order, keep=False)
-        return Answered(_accepted(order), also=(begin(order),))
+        return Answered(order_accepted(order), also=(begin(order),))
 
     return place_order
 
 
-def _accepted(order: PlacedOrder) -> OrderAccepted:
+def order_accepted(order: PlacedOrder) -> OrderAccepted:
     return OrderAccepted(
         order_id=order.order_id,
         customer=order.customer,
@@ -69,6 +69,10 @@ def _accepted(order: PlacedOrder) -> OrderAccepted:
         lines=tuple(Line(sku=line.sku, quantity=line.quantity) for line in order.lines),
         total=order.total,
     )
+
+
+def return_accepted(opened: OpenedReturn) -> ReturnAccepted:
+    return ReturnAccepted(return_id=opened.return_id, order_id=opened.order_id)
 
 
 def start_key(what: PlacedOrder | OpenedReturn) -> Key:
@@ -156,17 +160,21 @@ def reject_order(book: OrderBook, work: Work) -> OrderRejected:
     return book.reject(work.saga_id, cast(RejectOrder, work.command).reason)
 
 
-def open_return(book: OrderBook, work: Work) -> Answered:
-    asked = cast(OpenReturn, work.command)
-    stands = book.returns.get(work.saga_id)
-    if stands and stands.order_id == asked.order_id:  # as above
-        again = ReturnAccepted(return_id=work.saga_id, order_id=asked.order_id)
-        return Answered(again, keep=False)
-    opened = book.open_return(work.saga_id, work.step, asked.order_id, asked.idempotency_key)
-    if isinstance(opened, NotReturnable):
-        return Answered(opened, keep=False)
-    accepted = ReturnAccepted(return_id=opened.return_id, order_id=opened.order_id)
-    return Answered(accepted, also=(start_saga(opened),))
+def opening(begin: Callable[[OpenedReturn], Outgoing]) -> Handler:
+    """`begin` says what an opened return leads to."""
+
+    def open_return(book: OrderBook, work: Work) -> Answered:
+        asked = cast(OpenReturn, work.command)
+        stands = book.returns.get(work.saga_id)
+        if stands and stands.order_id == asked.order_id:  # as above
+            again = ReturnAccepted(return_id=work.saga_id, order_id=asked.order_id)
+            return Answered(again, keep=False)
+        opened = book.open_return(work.saga_id, work.step, asked.order_id, asked.idempotency_key)
+        if isinstance(opened, NotReturnable):
+            return Answered(opened, keep=False)
+        return Answered(return_accepted(opened), also=(begin(opened),))
+
+    return open_return
 
 
 def reopened(_: OpenReturn, stored: ReturnAccepted) -> ReturnAccepted:
@@ -197,7 +205,7 @@ HANDLERS: dict[type[Command], Handler] = {
     CancelOrder: cancel_order,
     ConfirmOrder: confirm_order,
     RejectOrder: reject_order,
-    OpenReturn: open_return,
+    OpenReturn: opening(start_saga),
     CloseReturn: close_return,
     FinishReturn: finish_return,
     SagaStarted: saga_started,

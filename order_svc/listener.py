@@ -1,6 +1,6 @@
-"""A batch of events: what they tell of orders, and the commands they lead to, in one transaction.
+"""A batch of events: what they tell of orders and returns, and the commands they lead to.
 
-Owns: that. Must not know: what an event means, nor any statement of SQL.
+Owns: that it is one transaction. Must not know: what an event means, nor any statement of SQL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from order_svc.progress_store import ProgressStore
 
 
 class Listener:
-    """Any number may run: a row lock per order keeps them apart."""
+    """Any number may run: a row lock per saga keeps them apart."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Listener:
             for event in batch:
                 kept = held.get(event.saga_id)
                 if kept is None:
-                    raise Poison("unknown_saga", f"no order {event.saga_id}")
+                    raise Poison("unknown_saga", f"no order and no return {event.saga_id}")
                 news, command = hear(kept.progress, event, now)
                 kept.news = kept.news or news
                 if command is not None:

@@ -1,30 +1,38 @@
-"""What the order service has heard of an order, where no orchestrator keeps a saga log. Pure.
+"""What the order service has heard of an order or a return, where no orchestrator keeps a saga log.
+Pure.
 
-Progress is the set of events heard, each once, and nothing else: where the order stands follows
+Progress is the set of events heard, each once, and nothing else: where the saga stands follows
 from it. So events may come in any order and as often as they like, and the same ones always make
 the same picture. It is also what the order service's deadline is judged by.
 
-Owns: the steps as the customer may see them, and what silence leads to. Must not know: SQL, the
-broker, the clock; what an event leads to elsewhere.
+Owns: the steps of both sagas as the customer may see them, and what silence leads to. Must not
+know: SQL, the broker, the clock; what an event leads to elsewhere.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 from uuid import UUID
 
 from common.contracts import (
     CardDeclined,
     InsufficientFunds,
+    NothingToRefund,
     NotStocked,
     OrderAccepted,
     OrderConfirmed,
+    OrderRefunded,
     OrderRejected,
     OutOfStock,
     PaymentCharged,
     PaymentRefunded,
     ReservationNotHeld,
+    Restocked,
+    ReturnAccepted,
+    ReturnClosed,
+    ReturnFinished,
     StepView,
     StockDispatched,
     StockReleased,
@@ -43,18 +51,47 @@ class Step(NamedTuple):
     events: tuple[type[Reply], ...]
 
 
+@dataclass(frozen=True)
+class Story:
+    """What is told of one kind of saga, step by step."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+    @cached_property
+    def pivot(self) -> int:
+        return next(n for n, step in enumerate(self.steps) if step.kind == "pivot")
+
+    @property
+    def first(self) -> str:
+        return self.steps[0].name
+
+    @property
+    def last(self) -> str:
+        return self.steps[-1].name
+
+    @cached_property
+    def undone_by_others(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.steps[1:] if s.kind == "compensatable")
+
+
 # fmt: off
-STEPS = (
+ORDER = Story("order", (
     Step("create_order", "compensatable", (OrderAccepted, OrderRejected)),
     Step("reserve_stock", "compensatable", (StockReserved, OutOfStock, NotStocked, StockReleased)),
     Step("charge_payment", "compensatable",
          (PaymentCharged, CardDeclined, InsufficientFunds, UnknownAccount, PaymentRefunded)),
     Step("dispatch_stock", "pivot", (StockDispatched, ReservationNotHeld, PivotDone, Fenced)),
     Step("confirm_order", "retriable", (OrderConfirmed,)),
-)
+))
+RETURN = Story("return", (
+    Step("open_return", "compensatable", (ReturnAccepted, ReturnClosed)),
+    Step("refund_order", "pivot", (OrderRefunded, NothingToRefund, PivotDone, Fenced)),
+    Step("restock", "retriable", (Restocked,)),
+    Step("finish_return", "retriable", (ReturnFinished,)),
+))
 # fmt: on
-FIRST, PIVOT, LAST = "create_order", "dispatch_stock", "confirm_order"
-UNDONE_BY_OTHERS = tuple(s.name for s in STEPS if s.kind == "compensatable" and s.name != FIRST)
+STORIES = {story.name: story for story in (ORDER, RETURN)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +107,10 @@ class Heard:
 
 @dataclass(slots=True)
 class Progress:
-    """Of one order."""
+    """Of one order, or of one return."""
 
     saga_id: UUID
+    story: Story
     heard: dict[Leg, Heard] = field(default_factory=dict)
     asked: str | None = None
     """Why the order service has asked the pivot's owner to cancel: silence, or the customer."""
@@ -92,23 +130,26 @@ class Progress:
     # --- what follows from what was heard: an event tells of all that must have come before it ---
 
     @property
-    def dispatched(self) -> bool:
-        """The goods have left: the pivot said so, or its fence, or who waits for one of them."""
-        pivot = {self._outcome(PIVOT, FORWARD), self._outcome(PIVOT, COMPENSATING)}
-        return Outcome.DONE in pivot or (LAST, FORWARD) in self.heard
+    def pivot_passed(self) -> bool:
+        """The goods have left, or the money is back: the pivot said so, or its fence, or who waits
+        for one of them."""
+        pivot, *behind = self.story.steps[self.story.pivot :]
+        said = {self._outcome(pivot.name, way) for way in (FORWARD, COMPENSATING)}
+        return Outcome.DONE in said or any((step.name, FORWARD) in self.heard for step in behind)
 
     @property
     def fenced(self) -> bool:
-        """The goods will never leave. Only then is anything undone, or refused as too late."""
+        """The pivot will never be. Only then is anything undone, or refused as too late."""
+        pivot = self.story.steps[self.story.pivot].name
         return any(
-            h.outcome is Outcome.FENCED or (direction is COMPENSATING and step != PIVOT)
+            h.outcome is Outcome.FENCED or (direction is COMPENSATING and step != pivot)
             for (step, direction), h in self.heard.items()
         )
 
     @property
     def reason(self) -> str | None:
         """Why it is to be cancelled; None if it is not, or if that came too late."""
-        if self.dispatched:
+        if self.pivot_passed:
             return None
         given = [h.reason for (_, way), h in self.heard.items() if way is COMPENSATING and h.reason]
         refused = [h.reason for h in self.heard.values() if h.outcome is Outcome.REFUSED]
@@ -117,14 +158,14 @@ class Progress:
     @property
     def all_undone(self) -> bool:
         """The others have confirmed that nothing of theirs is left, nor will ever be."""
-        return all((step, COMPENSATING) in self.heard for step in UNDONE_BY_OTHERS)
+        return all((step, COMPENSATING) in self.heard for step in self.story.undone_by_others)
 
     @property
     def state(self) -> str:
         """In the words for an instance."""
-        if (LAST, FORWARD) in self.heard:
+        if (self.story.last, FORWARD) in self.heard:
             return "COMPLETED"
-        if (FIRST, COMPENSATING) in self.heard:
+        if (self.story.first, COMPENSATING) in self.heard:
             return "COMPENSATED"
         return "COMPENSATING" if self.fenced else "RUNNING"
 
@@ -135,14 +176,15 @@ class Progress:
     @property
     def awaited(self) -> int:
         """The number of the step whose outcome comes next."""
-        told = [n for n, step in enumerate(STEPS) if (step.name, FORWARD) in self.heard]
-        reached = [len(STEPS) - 2] if self.dispatched else []
-        return min(max([*told, *reached]) + 1, len(STEPS) - 1)
+        steps = self.story.steps
+        told = [n for n, step in enumerate(steps) if (step.name, FORWARD) in self.heard]
+        reached = [self.story.pivot] if self.pivot_passed else []
+        return min(max([*told, *reached]) + 1, len(steps) - 1)
 
     @property
     def capped(self) -> bool:
-        """Whether it may still be given up: only before anybody asked to cancel, or dispatched."""
-        return self.reason is None and not self.dispatched and not self.fenced
+        """Whether it may still be given up: only before anybody asked to cancel, or the pivot."""
+        return self.reason is None and not self.pivot_passed and not self.fenced
 
     def cancel(self, reason: str) -> None:
         """The pivot's owner is asked, until it answers; unless it was asked or has answered."""
@@ -153,7 +195,7 @@ class Progress:
         """Past its deadline: the reason to ask the pivot's owner to cancel for; None if the first
         event is to be told again, which brings each that followed from it again."""
         if self.capped and self.attempt >= attempts:
-            self.cancel(f"{STEPS[self.awaited].name}_timed_out")
+            self.cancel(f"{self.story.steps[self.awaited].name}_timed_out")
         else:
             self.attempt += 1
             self.stuck = self.stuck or (past_sla and not self.capped)
@@ -163,7 +205,8 @@ class Progress:
 
     def statuses(self) -> dict[str, str]:
         """Of every step that was asked for, as far as this can be known here."""
-        found = {step.name: self._status(number, step) for number, step in enumerate(STEPS)}
+        steps = enumerate(self.story.steps)
+        found = {step.name: self._status(number, step) for number, step in steps}
         return {name: status for name, status in found.items() if status is not None}
 
     def attempts(self, status: str | None) -> int:
@@ -186,16 +229,16 @@ class Progress:
                 undo_attempts=self.undo_attempts(known.get(step.name)),
                 compensated=known.get(step.name) == "undone",
             )
-            for step in STEPS
+            for step in self.story.steps
         )
 
     def _status(self, number: int, step: Step) -> str | None:
         forward = self._outcome(step.name, FORWARD)
         if self.fenced:
-            return self._backward(step, forward)
-        if self.dispatched and step.name != LAST:
+            return self._backward(number, step, forward)
+        if self.pivot_passed and number < self.awaited:
             return "done"
-        if step.name == PIVOT and self.reason is not None:
+        if number == self.story.pivot and self.reason is not None:
             return "fencing"
         if forward is not None:
             return forward.value
@@ -203,12 +246,12 @@ class Progress:
             return "done" if number < self.awaited else None
         return "sent" if self.reason is None else "unknown"
 
-    def _backward(self, step: Step, forward: Outcome | None) -> str | None:
-        if step.name in (PIVOT, LAST):
-            return "fenced" if step.name == PIVOT else None
+    def _backward(self, number: int, step: Step, forward: Outcome | None) -> str | None:
+        if number >= self.story.pivot:
+            return "fenced" if number == self.story.pivot else None
         if (step.name, COMPENSATING) in self.heard or self.ended:
             return "refused" if forward is Outcome.REFUSED else "undone"
-        return "undoing" if step.name != FIRST or self.all_undone else "done"
+        return "undoing" if number > 0 or self.all_undone else "done"
 
     def _outcome(self, step: str, direction: Direction) -> Outcome | None:
         heard = self.heard.get((step, direction))

@@ -1,4 +1,4 @@
-"""The SQL of progress: what was heard of each order, and when it is overdue.
+"""The SQL of progress: what was heard of each order and each return, and when it is overdue.
 
 Owns: the table saga_progress, whose rows are locked in the order of ids before anything else of a
 transaction, and deadlines, which only this database's clock judges. Must not know: what an event
@@ -20,19 +20,20 @@ from common.db import Tx
 from common.envelope import Direction, Outcome
 from common.participant import Work
 from common.patience import Policy
-from order_svc.domain import CANCELLED, OrderBook, PlacedOrder, PricedLine
-from order_svc.progress import FIRST, FORWARD, Heard, Progress
+from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder, PricedLine
+from order_svc.progress import FORWARD, ORDER, RETURN, STORIES, Heard, Progress, Story
 from order_svc.store import OrderStore
 
 _LOCK = """
-select saga_id, heard, asked, attempt, stuck_since is not null,
+select saga_id, definition, heard, asked, attempt, stuck_since is not null,
        extract(epoch from clock_timestamp() - heard_at)::float8
   from saga_progress where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
 _BEGIN = """
-insert into saga_progress (saga_id, state, heard, steps, next_deadline)
-select saga_id, 'RUNNING', heard::jsonb, steps::jsonb, now() + make_interval(secs => %s)
-  from unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, heard, steps)"""
+insert into saga_progress (saga_id, definition, state, heard, steps, next_deadline)
+select saga_id, definition, 'RUNNING', heard::jsonb, steps::jsonb, now() + make_interval(secs => %s)
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[])
+    as k (saga_id, definition, heard, steps)"""
 
 _SAVE = """
 update saga_progress p
@@ -48,21 +49,22 @@ update saga_progress p
           patience)
  where p.saga_id = k.saga_id and p.saga_id = any(%b::uuid[])"""
 
-# One asker takes each. Orders are joined afterwards: the limit is on what is overdue.
+# One asker takes each. What they are about is joined afterwards: the limit is on what is overdue.
 _OVERDUE = """
 with overdue as (
-  select saga_id, heard, asked, attempt, stuck_since is not null as stuck,
+  select saga_id, definition, heard, asked, attempt, stuck_since is not null as stuck,
          extract(epoch from clock_timestamp() - heard_at)::float8 as silent
     from saga_progress where next_deadline <= now()
    order by next_deadline limit %s for update skip locked
 )
-select p.saga_id, p.heard, p.asked, p.attempt, p.stuck, p.silent,
-       o.customer, o.currency, o.lines, o.total, o.placed_at
-  from overdue p join customer_order o on o.order_id = p.saga_id"""
+select p.saga_id, p.definition, p.heard, p.asked, p.attempt, p.stuck, p.silent,
+       o.order_id, o.customer, o.currency, o.lines, o.total, coalesce(r.opened_at, o.placed_at)
+  from overdue p left join order_return r on r.return_id = p.saga_id
+  join customer_order o on o.order_id = coalesce(r.order_id, p.saga_id)"""
 
 _VIEW = """
-select saga_id, heard, asked, attempt, stuck_since is not null, 0.0,
-       definition, started_at, ended_at
+select saga_id, definition, heard, asked, attempt, stuck_since is not null, 0.0,
+       started_at, ended_at
   from saga_progress where saga_id = %s"""
 
 
@@ -76,7 +78,7 @@ class Kept:
 
 
 class ProgressStore(OrderStore):
-    """The order service's SQL in the choreographed style: progress begins with its order."""
+    """The order service's SQL in the choreographed style: progress begins with what it is of."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -90,14 +92,16 @@ class ProgressStore(OrderStore):
 
     async def save(self, tx: Tx, state: OrderBook) -> None:
         await super().save(tx, state)
-        if state.placed:
-            at = state.now.timestamp()
-            begun = [_begun(order_id, at) for order_id in state.placed]
+        at = state.now.timestamp()
+        begun = [_begun(order_id, ORDER, "OrderAccepted", at) for order_id in state.placed]
+        begun += [_begun(return_id, RETURN, "ReturnAccepted", at) for return_id in state.opened]
+        if begun:
             await tx.execute(
                 _BEGIN,
                 (
                     self._policy.timeout_seconds,
                     [p.saga_id for p in begun],
+                    [p.story.name for p in begun],
                     [_heard(p) for p in begun],
                     [_steps(p) for p in begun],
                 ),
@@ -109,16 +113,16 @@ class ProgressStore(OrderStore):
             await self.keep(tx, list(held.values()))
 
     async def lock(self, tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Kept], float]:
-        """The progress of these orders, and what time it is since."""
+        """The progress of these orders and returns, and what time it is since."""
         rows = tx.ask(_LOCK, [sorted(saga_ids)])
         clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
         await tx.sync()
         return {row[0]: _kept(row) for row in rows.rows}, clock.rows[0][0]
 
-    async def overdue(self, tx: Tx, limit: int) -> list[tuple[Kept, PlacedOrder]]:
-        """Those that were silent past their deadline, with their orders; locked."""
-        rows = await tx.fetch(_OVERDUE, (limit,))
-        return [(_kept(row[:6]), _order(row[0], row[3], *row[6:])) for row in rows]
+    async def overdue(self, tx: Tx, limit: int) -> list[tuple[Kept, PlacedOrder | OpenedReturn]]:
+        """Those that were silent past their deadline, with what they are about; locked."""
+        held = [(_kept(row[:7]), row[7:]) for row in await tx.fetch(_OVERDUE, (limit,))]
+        return [(kept, _what(kept.progress, *about)) for kept, about in held]
 
     async def keep(self, tx: Tx, kept: Sequence[Kept]) -> None:
         """What has changed, each with its next deadline."""
@@ -134,7 +138,7 @@ class ProgressStore(OrderStore):
                 [_steps(p) for p in all_],
                 [p.reason for p in all_],
                 [p.asked for p in all_],
-                [p.dispatched for p in all_],
+                [p.pivot_passed for p in all_],
                 [p.attempt for p in all_],
                 [p.stuck for p in all_],
                 [p.ended for p in all_],
@@ -153,15 +157,15 @@ class ProgressStore(OrderStore):
         rows = await tx.fetch(_VIEW, (saga_id,))
         if not rows:
             return SagaView(saga_id=saga_id, found=False)
-        progress = _kept(rows[0][:6]).progress
-        definition, started_at, ended_at = rows[0][6:]
+        progress = _kept(rows[0][:7]).progress
+        started_at, ended_at = rows[0][7:]
         return SagaView(
             saga_id=saga_id,
             found=True,
-            definition=f"{definition} (choreographed)",
+            definition=f"{progress.story.name} (choreographed)",
             state=progress.state,
             reason=progress.reason,
-            pivot_passed=progress.dispatched,
+            pivot_passed=progress.pivot_passed,
             compensate_asked=progress.reason is not None,
             stuck=progress.stuck,
             steps=progress.views(),
@@ -170,16 +174,16 @@ class ProgressStore(OrderStore):
         )
 
 
-def _begun(order_id: UUID, at: float) -> Progress:
+def _begun(saga_id: UUID, story: Story, said: str, at: float) -> Progress:
     """The door is its own witness."""
-    accepted = Heard("OrderAccepted", Outcome.DONE, None, None, at)
-    return Progress(order_id, {(FIRST, FORWARD): accepted})
+    accepted = Heard(said, Outcome.DONE, None, None, at)
+    return Progress(saga_id, story, {(story.first, FORWARD): accepted})
 
 
 def _kept(row: tuple[Any, ...]) -> Kept:
-    saga_id, heard, asked, attempt, stuck, silent = row
+    saga_id, definition, heard, asked, attempt, stuck, silent = row
     legs = {_leg(key): Heard(outcome=Outcome(h.pop("outcome")), **h) for key, h in heard.items()}
-    return Kept(Progress(saga_id, legs, asked, attempt, stuck), silent)
+    return Kept(Progress(saga_id, STORIES[definition], legs, asked, attempt, stuck), silent)
 
 
 def _leg(key: str) -> tuple[str, Direction]:
@@ -215,14 +219,19 @@ def _steps(progress: Progress) -> str:
     )
 
 
-def _order(
+def _what(
+    progress: Progress,
     order_id: UUID,
-    attempt: int,
     customer: str,
     currency: str,
     lines: Sequence[dict[str, Any]],
     total: int,
-    placed_at: datetime,
-) -> PlacedOrder:
+    began_at: datetime,
+) -> PlacedOrder | OpenedReturn:
+    attempt = progress.attempt + 1
+    if progress.story is RETURN:
+        return OpenedReturn(
+            progress.saga_id, order_id, customer, currency, total, began_at, attempt
+        )
     priced = tuple(PricedLine(**line) for line in lines)
-    return PlacedOrder(order_id, customer, currency, priced, total, placed_at, attempt + 1)
+    return PlacedOrder(order_id, customer, currency, priced, total, began_at, attempt)

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
-from common.contracts import CancelOrder, Line, PlaceOrder
+from common.contracts import CancelOrder, Line, OpenReturn, PlaceOrder
 from common.envelope import Command, Direction, Envelope, Fence, Fenced, Key, Outcome, saga_id_for
 from common.fence import Duplicate, Row, claims, fence_answer
 from common.fence import Fence as Claims
@@ -23,9 +24,18 @@ from inventory_svc.choreography import REACTIONS as INVENTORY
 from inventory_svc.domain import Pieces, Stock
 from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
 from order_svc.choreography import HANDLERS as ORDER_HANDLERS
-from order_svc.choreography import HEARD, cancel_asked, hear, order_accepted
-from order_svc.domain import CANCEL_ORDER, CANCELLED, OrderBook, Product
-from order_svc.progress import Progress
+from order_svc.choreography import HEARD, begun, cancel_asked, hear
+from order_svc.domain import (
+    CANCEL_ORDER,
+    CANCELLED,
+    OPEN_RETURN,
+    OpenedReturn,
+    OrderBook,
+    PlacedOrder,
+    Product,
+    return_id_for,
+)
+from order_svc.progress import ORDER, RETURN, Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from payment_svc.domain import Account, AccountKey, Ledger
 from payment_svc.handlers import HANDLERS as PAYMENT_HANDLERS
@@ -61,8 +71,9 @@ class Service:
             answered = said if isinstance(said, Answered) else Answered(said)
         assert answered.reply is not None
         event = command.reply(answered.reply, issued_at=NOON)
-        fence.settle(command.key, Row(answered.reply.outcome, event.encode()))
-        self.inbox |= fence.settled()
+        if answered.keep:
+            fence.settle(command.key, Row(answered.reply.outcome, event.encode()))
+            self.inbox |= fence.settled()
         also = [out.envelope for out in answered.also if isinstance(out.envelope, Envelope)]
         return [event, *also] if command.reply_to else also
 
@@ -74,7 +85,7 @@ def _tombstone(action: Key) -> Row:
 
 
 class World:
-    """An order placed at the door, and the messages under way."""
+    """An order placed at the door, perhaps given back, and the messages under way."""
 
     def __init__(self, *, stock: int = 9, balance: int = 1000, card: str = "good") -> None:
         self.ledger = Ledger({AccountKey(CUSTOMER, "EUR"): Account(card, balance)})
@@ -85,7 +96,8 @@ class World:
             "inventory": Service(INVENTORY_HANDLERS, self.stock),
             "payment": Service(PAYMENT_HANDLERS, self.ledger),
         }
-        self.progress = Progress(ORDER_ID)
+        self.progress = Progress(ORDER_ID, ORDER)
+        self.told: dict[UUID, tuple[Progress, PlacedOrder | OpenedReturn]] = {}
         self.under_way: list[Waiting] = []
         self.delivered: list[Waiting] = []  # and may come again
         asked = PlaceOrder(
@@ -97,9 +109,9 @@ class World:
         key = Key(ORDER_ID, "create_order", Direction.FORWARD)
         place = Envelope.command(key, asked, issued_at=NOON, reply_to=None)
         (accepted,) = self.services["order"].take(place)
+        self.told[ORDER_ID] = self.progress, self.book.placed[ORDER_ID][0]
         self.progress.hear(accepted, 0)
         self.publish([accepted])
-        self.order = self.book.placed[ORDER_ID][0]
 
     def publish(self, events: list[Envelope]) -> None:
         """To everybody who listens."""
@@ -120,14 +132,13 @@ class World:
         del self.under_way[number]
 
     def silence(self, attempts: int = 2) -> None:
-        """The order service's deadline passes."""
-        if not self.progress.ended:
-            reason = self.progress.silence(attempts, past_sla=False)
-            said = (
-                order_accepted(self.order) if reason is None else cancel_asked(self.order, reason)
-            )
-            assert isinstance(said.envelope, Envelope)
-            self.publish([said.envelope])
+        """The order service's deadline passes, of all that has not ended."""
+        for progress, what in self.told.values():
+            if not progress.ended:
+                reason = progress.silence(attempts, past_sla=False)
+                said = begun(what) if reason is None else cancel_asked(what, reason)
+                assert isinstance(said.envelope, Envelope)
+                self.publish([said.envelope])
 
     def cancel(self) -> None:
         """The customer wants it no more."""
@@ -138,13 +149,27 @@ class World:
         if ORDER_ID in self.book.cancelled:
             self.progress.cancel(CANCELLED)
 
+    def give_back(self, key: str = "r") -> Progress | None:
+        """At the door: the return's progress, or None for a no."""
+        return_id = return_id_for(ORDER_ID, key)
+        asked = OpenReturn(order_id=ORDER_ID, idempotency_key=key)
+        opening = Key(return_id, OPEN_RETURN, Direction.FORWARD)
+        accepted = self.services["order"].take(
+            Envelope.command(opening, asked, issued_at=NOON, reply_to=None)
+        )
+        if return_id in self.book.opened and return_id not in self.told:
+            self.told[return_id] = Progress(return_id, RETURN), self.book.opened[return_id][0]
+            self.told[return_id][0].hear(accepted[0], 0)
+            self.publish(accepted)
+        return self.told[return_id][0] if return_id in self.told else None
+
     def drain(self) -> None:
         while self.under_way:
             self.deliver()
 
     def _hear(self, who: str, event: Envelope) -> None:
         if who == "order":
-            _, command = hear(self.progress, event, 0)
+            _, command = hear(self.told[event.saga_id][0], event, 0)
         else:
             command = react(REACTIONS[who], event)
         if command is not None:
@@ -178,3 +203,33 @@ for _event in {*HEARD, *INVENTORY, *PAYMENT}:
         for who, heard in (("order", HEARD), ("inventory", INVENTORY), ("payment", PAYMENT))
         if _event in heard
     ]
+
+
+def played(world: World) -> World:
+    world.drain()
+    return world
+
+
+def waiting(world: World, who: str, type_: str) -> int:
+    return next(n for n, (w, e) in enumerate(world.under_way) if (w, e.type) == (who, type_))
+
+
+def until(world: World, who: str, type_: str) -> int:
+    """All but one event is delivered; where that one waits."""
+    while others := [n for n, (w, e) in enumerate(world.under_way) if (w, e.type) != (who, type_)]:
+        world.deliver(others[0])
+    return waiting(world, who, type_)
+
+
+def but_for_one(world: World, who: str, type_: str) -> None:
+    """Everything is delivered but the first such event to him, and deadlines bring it to rest."""
+    lost = False
+    for _ in range(6):
+        while world.under_way:
+            to, event = world.under_way[0]
+            if not lost and (to, event.type) == (who, type_):
+                world.lose(0)
+                lost = True
+            else:
+                world.deliver()
+        world.silence(attempts=9)
