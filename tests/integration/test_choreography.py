@@ -4,64 +4,50 @@ and the order service's deadline."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
-from uuid import UUID
+from contextlib import AsyncExitStack
 
 import pytest
 
 from common.contracts import (
     CancelNoted,
-    CancelOrder,
     CardDeclined,
-    Line,
-    ListProduct,
     OrderAccepted,
     OrderIsOver,
     OrderUnknown,
     PaymentCharged,
     PaymentRefunded,
-    PlaceOrder,
     StockDispatched,
     StockReleased,
     StockReserved,
 )
 from common.db import Database
-from common.envelope import (
-    Command,
-    Direction,
-    Envelope,
-    Fenced,
-    Key,
-    PivotDone,
-    Reply,
-    saga_id_for,
-)
+from common.envelope import Fenced, PivotDone
 from common.errors import Poison
-from common.participant import Participant, Store
 from common.process import Process
-from common.reactions import Listener, Reactions
-from common.settings import Settings
+from common.reactions import Listener
 from common.topology import events_of
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
 from inventory_svc.store import InventoryStore
 from order_svc.__main__ import worker
-from order_svc.choreography import HANDLERS
-from order_svc.deadlines import Deadlines
-from order_svc.domain import CANCEL_ORDER
-from order_svc.handlers import ON_DUPLICATE
-from order_svc.listener import Listener as OrderListener
-from order_svc.progress_store import ProgressStore
 from payment_svc.choreography import REACTIONS as PAYMENT
 from payment_svc.handlers import HANDLERS as PAYMENT_HANDLERS
 from payment_svc.store import PaymentStore
+from tests.integration.choreographing import (
+    ABOUT,
+    CHOREOGRAPHED,
+    Orders,
+    event,
+    hear,
+    orders,
+    outgoing,
+    participant_process,
+    status,
+)
 from tests.integration.conftest import MakeSettings
-from tests.integration.mail import NOON, command, mail, saga
+from tests.integration.mail import mail, saga
 from tests.integration.services import (
     balance,
-    handle,
     inbox,
     open_account,
     payment,
@@ -70,34 +56,9 @@ from tests.integration.services import (
     stock,
     transfers,
 )
-from tests.integration.waiting import FAST, Rows, eventually, running, wired
+from tests.integration.waiting import Rows, eventually, running, wired
 
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
-
-FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
-CHOREOGRAPHED: dict[str, Any] = {**FAST, "style": "choreographed"}
-ABOUT = {"customer": "ada", "currency": "EUR", "lines": [{"sku": "tea", "quantity": 2}], "total": 8}
-STEPS: dict[type[Reply], tuple[str, Direction]] = {
-    StockReserved: ("reserve_stock", FORWARD),
-    PaymentCharged: ("charge_payment", FORWARD),
-    CardDeclined: ("charge_payment", FORWARD),
-    StockDispatched: ("dispatch_stock", FORWARD),
-    PivotDone: ("dispatch_stock", COMPENSATING),
-    Fenced: ("dispatch_stock", COMPENSATING),
-    PaymentRefunded: ("charge_payment", COMPENSATING),
-    StockReleased: ("reserve_stock", COMPENSATING),
-}
-
-
-def event(body: Reply, saga_id: UUID, **more: str) -> Envelope:
-    key = Key(saga_id, *STEPS[type(body)])
-    return Envelope.event(key, body, issued_at=NOON, about={**ABOUT, **more})
-
-
-def outgoing(judge: Rows, schema: str) -> list[object]:
-    query = f"select destination from {schema}.outbox order by id"
-    return [row[0] for row in judge.execute(query.encode())]
-
 
 # --- a participant -------------------------------------------------------------------------
 
@@ -147,64 +108,7 @@ async def test_what_leads_to_nothing_is_passed_over(settings: MakeSettings, judg
     assert inbox(judge, "payment_svc", saga(1)) == {}
 
 
-async def hear(listener: Listener, *events: Envelope) -> None:
-    await listener.handle([listener.parse(each) for each in events])
-
-
 # --- the order service ---------------------------------------------------------------------
-
-
-class Orders:
-    """The order service in the choreographed style, without a broker."""
-
-    def __init__(self, db: Database, settings: Settings) -> None:
-        self.db = db
-        self.store = ProgressStore(settings.policy)
-        self.participant = Participant(db, self.store, HANDLERS, on_duplicate=ON_DUPLICATE)
-        self.listener = OrderListener(db, self.store, self.participant, lambda _: None)
-        process = Process(settings)
-        self.deadlines = Deadlines(
-            db, self.store, lambda: True, settings, process.health, process.stop, lambda _: None
-        )
-
-    async def place(self, key: str = "k") -> UUID:
-        product = ListProduct(sku="tea", price=4, currency="EUR")
-        await handle(self.participant, command(product, saga(99), step="list", reply_to=None))
-        asked = PlaceOrder(
-            customer="ada",
-            idempotency_key=key,
-            currency="EUR",
-            lines=(Line(sku="tea", quantity=2),),
-        )
-        order_id = saga_id_for("ada", key)
-        await handle(self.participant, command(asked, order_id, reply_to=None))
-        return order_id
-
-    async def cancel(self, order_id: UUID) -> Reply | None:
-        wish = CancelOrder(order_id=order_id)
-        asked = command(wish, order_id, step=CANCEL_ORDER, reply_to=None)
-        (reply,) = await handle(self.participant, asked)
-        return reply
-
-    async def hears(self, *events: Envelope) -> None:
-        await self.listener.handle([self.listener.parse(each) for each in events])
-
-    async def view(self, order_id: UUID) -> tuple[str | None, dict[str, str]]:
-        async with self.db.transaction() as tx:
-            view = await self.store.view(tx, order_id)
-        return view.state, {step.step: step.status for step in view.steps}
-
-
-@asynccontextmanager
-async def orders(settings: MakeSettings, **more: object) -> AsyncIterator[Orders]:
-    ours = settings("order_svc", **{**CHOREOGRAPHED, **more})
-    async with Database(ours) as db:
-        yield Orders(db, ours)
-
-
-def status(judge: Rows, order_id: UUID) -> tuple[object, ...]:
-    query = "select status, reason from order_svc.customer_order where order_id = %s"
-    return judge.execute(query, (order_id,)).fetchall()[0]
 
 
 async def test_progress_begins_with_its_order_and_ends_with_what_was_heard(
@@ -333,22 +237,6 @@ async def test_a_cancel_that_races_the_news_of_the_pivot_has_one_outcome(
 
 
 # --- by the broker -------------------------------------------------------------------------
-
-
-def participant_process(
-    settings: Settings,
-    service: str,
-    store: Store[Any],
-    handlers: dict[type[Command], Any],
-    reactions: Reactions,
-) -> Process:
-    """As run_participant() puts it together."""
-    process = Process(settings)
-    participant = Participant(process.db, store, handlers, carry=process.relay.carry)
-    listener = Listener(participant, reactions)
-    types = [each.__name__ for each in reactions]
-    process.consumer(events_of(service), listener.parse, listener.handle, events=types)
-    return process
 
 
 async def test_orders_travel_from_service_to_service_by_the_broker(
