@@ -6,6 +6,7 @@ done.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from chaos.nemesis import Kill, Nemesis
@@ -14,7 +15,7 @@ from chaos.scene import Scenario, Scene
 from chaos.system import CONFIRMED, RETURNED, ExperimentError
 
 FEW = 20
-ORCHESTRATED: frozenset[Style] = frozenset({"orchestrated"})  # returns have an orchestrator only
+PARTICIPANTS = ("order", "payment", "inventory")
 
 
 def _confirmed(scene: Scene) -> list[UUID]:
@@ -67,6 +68,19 @@ def _too_early(scene: Scene) -> None:
     scene.expect(orders[1::2], CONFIRMED)
 
 
+def _killed(name: str, says: str, processes: Sequence[str], style: Style) -> Scenario:
+    return Scenario(
+        name,
+        says,
+        "; ".join(Kill(process).sentence for process in processes),
+        "returned",
+        lambda scene: _given_back(scene, *map(Kill, processes)),
+        "patient",
+        orders=FEW,
+        styles=frozenset({style}),
+    )
+
+
 RETURNS = (
     Scenario(
         "given-back",
@@ -76,7 +90,6 @@ RETURNS = (
         _given_back,
         "patient",
         orders=FEW,
-        styles=ORCHESTRATED,
     ),
     Scenario(
         "returns-race",
@@ -86,7 +99,6 @@ RETURNS = (
         _raced,
         "patient",
         orders=FEW,
-        styles=ORCHESTRATED,
     ),
     Scenario(
         "return-meets-order",
@@ -96,18 +108,17 @@ RETURNS = (
         _too_early,
         "patient",
         orders=FEW,
-        styles=ORCHESTRATED,
     ),
-    Scenario(
+    _killed(
         "kill-everybody-in-return",
         "Orders go back; all services die at once.",
-        "; ".join(Kill(p).sentence for p in ("orchestrator", "order", "payment", "inventory")),
-        "returned",
-        lambda scene: _given_back(
-            scene, *(Kill(p) for p in ("orchestrator", "order", "payment", "inventory"))
-        ),
-        "patient",
-        orders=FEW,
-        styles=ORCHESTRATED,
+        ("orchestrator", *PARTICIPANTS),
+        "orchestrated",
+    ),
+    _killed(
+        "kill-participants-in-return",
+        "Orders go back without an orchestrator; all participants die at once.",
+        PARTICIPANTS,
+        "choreographed",
     ),
 )

@@ -158,7 +158,7 @@ class Storm:
                 if self._pending() < MOST_PENDING:
                     before = self.placed[-PER_ROUND:]
                     self.placed += self.scene.system.place(_lot(here))
-                    if before and self.style == "orchestrated":
+                    if before:
                         # two attempts at each; an order that is not confirmed says no
                         self.scene.system.give_back(before[:GIVEN_BACK], "one", "two")
                 else:

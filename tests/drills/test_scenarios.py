@@ -35,7 +35,14 @@ HERE = (
     "unconfirmed-orchestrator",
     "new-release",
 )
-CHOREOGRAPHED = ("card-declined", "duplicate-charge", "kill-inventory")
+CHOREOGRAPHED = (
+    "card-declined",
+    "duplicate-charge",
+    "kill-inventory",
+    "returns-race",
+    "return-meets-order",
+    "kill-participants-in-return",
+)
 IN_CONTAINERS = (
     "kill-orchestrator",
     "kill-payment",
