@@ -111,11 +111,23 @@ service's progress.
 | Fenced | payment, inventory | RefundPayment, ReleaseStock, with tombstones |
 | StockReleased *and* PaymentRefunded | order | RejectOrder |
 
+An order given back is a saga of its own here too, a second chain with its pivot in payment:
+
+| event | who reacts | with |
+|---|---|---|
+| ReturnAccepted | payment | RefundOrder, the pivot |
+| OrderRefunded, PivotDone | inventory | Restock |
+| Restocked | order | FinishReturn |
+| NothingToRefund; CancelAsked | payment | Fence: refunded, or never |
+| Fenced | order | CloseReturn: the order is as it was |
+
 An event is the reply of a command, published under the same deterministic id; a repeated event is a
 repeated command, and brings the stored event again. The order service owns the deadline: it tells
 OrderAccepted again, which repeats the whole chain up to the silent place, and in the end asks the
 pivot's owner to cancel, as it does at once for a customer who cancels: the goods have left, or they
-never will, and the customer is told which. Nobody undoes anything before `Fenced`. Decision
+never will, and the customer is told which. Nobody undoes anything before `Fenced`. Of a return it
+tells ReturnAccepted again, likewise. Both sagas share the events of the fence: which of them an
+event is of is told by its step, and a reaction may name it. Decision
 [20](adr/0020-progress-is-a-set-of-events.md) says why.
 
 ## What got harder
@@ -134,8 +146,10 @@ never will, and the customer is told which. Nobody undoes anything before `Fence
   others), and tells the order service that silence is meant, so that its deadline does not cancel
   what a person is still thinking about. The orchestrator has a column for that.
 - **Too much at once.** Nothing limits what is under way: a burst makes every queue longer.
-- **Returns** are refused at the door: each would be a second chain of events, with a pivot of its
-  own in payment. Dead letters lie in their queues.
+- **A second saga.** A return adds reactions to all three services, and a word to those of the
+  order: its fence and the other's are the same events, and each reaction to them had to say whose
+  it is. The orchestrator has a second table of four lines, and its participants know no saga.
+- **Dead letters** lie in their queues.
 - **Nothing is forgotten.** Retention would take an archive of progress in the order service, and
   `Forget` from it to both participants, as the orchestrator sends it; and since an event of a
   forgotten order may still come, each listener would have to tell such a one from an order that

@@ -24,7 +24,8 @@ from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc import choreography
 from order_svc.choreography import HEARD
 from order_svc.domain import CANCELLED
-from order_svc.progress import FIRST, LAST, PIVOT, STEPS, Heard, Progress
+from order_svc.progress import ORDER as STORY
+from order_svc.progress import Heard, Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.golden import examples
 from tests.golden.examples import NOON
@@ -33,7 +34,8 @@ from tests.model.participants import Local, Numbered, Violation, handled, wrong_
 SAGA = UUID(int=1)
 ATTEMPTS = 2
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
-NAMES = tuple(step.name for step in STEPS)
+NAMES = tuple(step.name for step in STORY.steps)
+FIRST, PIVOT, LAST = STORY.first, NAMES[STORY.pivot], STORY.last
 ORDER: Reactions = {}  # hears by `hear`, which knows more than a table
 LISTENERS = {"order": ORDER, "inventory": INVENTORY, "payment": PAYMENT}
 
@@ -92,7 +94,7 @@ ASKED = Event("cancel_order", FORWARD, CancelAsked)
 
 def first() -> World:
     """The order was placed at the door, whose inbox row says so."""
-    progress = Progress(SAGA)
+    progress = Progress(SAGA, STORY)
     progress.hear(_envelope(ACCEPTED), 0)
     placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
     locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in NAMES[1:]))))
@@ -237,7 +239,7 @@ def _known(progress: Progress) -> Known:
 
 def _progress(number: int) -> Progress:
     known = KNOWN[number]
-    return Progress(SAGA, dict(known.heard), known.asked, known.attempt)
+    return Progress(SAGA, STORY, dict(known.heard), known.asked, known.attempt)
 
 
 def _is_pending(world: World) -> bool:
@@ -263,7 +265,7 @@ def _wrong(known: int, numbers: tuple[int, ...]) -> str | None:
         return f"the order is rejected, and {', '.join(sorted(acted - undone))} has its effect"
     if LAST in acted and acted != set(NAMES):
         return f"the order is confirmed without {', '.join(sorted(set(NAMES) - acted))}"
-    if progress.dispatched and not pivot.acted:
+    if progress.pivot_passed and not pivot.acted:
         return "the order service believes in goods that have not left"
     if progress.fenced and (pivot.undo is None or pivot.undo.outcome is not Outcome.FENCED):
         return "the order service believes in a fence that is not there"

@@ -125,6 +125,17 @@ def test_silence_after_the_refund_never_gives_up() -> None:
     assert back.stuck
 
 
+def test_what_waits_for_the_refund_tells_of_it() -> None:
+    """Also to an order service that missed it."""
+    world = played(World())
+    back = given_back(world)
+    restocked = until(world, "order", "Restocked")
+    back.heard.pop(("refund_order", Direction.FORWARD))
+    assert (back.pivot_passed, back.capped) == (False, True)
+    world.deliver(restocked)
+    assert (back.pivot_passed, back.capped) == (True, False)
+
+
 @pytest.mark.parametrize("type_", sorted(LISTENERS))
 def test_what_is_lost_once_of_a_return_is_told_again(type_: str) -> None:
     for who in LISTENERS[type_]:
