@@ -7,6 +7,7 @@ Owns: the tables. Must not know: how a guard is taken out, nor what the model fi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from common import fence
 from common.contracts import CancelAsked, CardDeclined
@@ -89,9 +90,9 @@ REACTING = (
     Guard("the customer is told last", choreography, "hear", {
         "not progress.all_undone": "False"}),
     Entry("nobody undoes anything before the pivot is fenced", PAYMENT, CancelAsked,
-          PAYMENT[Fenced]),
+          replace(PAYMENT[Fenced], of=None)),
     Entry("an undo waits for the fence, not for a refusal", INVENTORY, CardDeclined,
-          INVENTORY[Fenced]),
+          replace(INVENTORY[Fenced], of=None)),
 )  # fmt: skip
 # By style: what is explored, and its guards.
 GUARDS: Mapping[str, tuple[Guard | Entry, ...]] = {
