@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,11 @@ REFUND = Leg("charge_payment", COMPENSATING)
 DISPATCH = Leg("dispatch_stock", FORWARD)
 FENCE = Leg("dispatch_stock", COMPENSATING)
 CONFIRM = Leg("confirm_order", FORWARD)
+FORGET = Leg("forget", FORWARD)  # a saga that ended long ago
+RETRY = Leg("retry", FORWARD)  # of one saga, as everything else that a person asks of one
+RECONCILE = Leg("reconcile", FORWARD)  # many sagas
+REDRIVE = Leg("redrive", FORWARD)  # a dead letter; to discard one is the same transaction
+DEEDS = (RETRY, RECONCILE, REDRIVE)
 
 # Who executes the command of each step.
 OWNER = {
@@ -47,10 +53,32 @@ OWNER = {
     "dispatch_stock": "inventory",
     "confirm_order": "order",
 }
+LEGS = (*(Leg(*leg) for leg in product(OWNER, Direction)), FORGET, *DEEDS)
 _ACKS = (Point.BATCH_BEFORE_ACK, Point.BATCH_AFTER_ACK)
-_THROUGH = (Point.BATCH_AFTER_ACK, Point.RELAY_AFTER_COMMIT, Point.INTAKE_AFTER_ACK)
+_THROUGH = (
+    Point.BATCH_AFTER_ACK,
+    Point.RELAY_AFTER_COMMIT,
+    Point.INTAKE_AFTER_ACK,
+    Point.RETENTION_AFTER_COMMIT,
+)
 _NO_DELIVERIES = "the door takes no deliveries"
-PROCESSES = ("door", "order", "inventory", "payment", "orchestrator")
+_ONE_LEG = "one leg of each process stands for all: a count of tries goes alike"
+PROCESSES = ("door", "order", "inventory", "payment", "orchestrator", "operator")
+
+# A count of tries is removed alike whatever it counted, and what a person has sent again is relayed
+# alike whatever its step is: one leg of each process stands for all.
+_COUNTED = {"order": CONFIRM, "inventory": RESERVE, "payment": CHARGE, "orchestrator": RESERVE}
+SENT_AGAIN = RESERVE
+
+
+class Stack(Enum):
+    """Which stack a cell is run on."""
+
+    PLAIN = auto()
+    FORGETFUL = auto()
+    """What ended is forgotten at once."""
+    ATTENDED = auto()
+    """Operators are there. Elsewhere their relay would send what a dead orchestrator left."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +100,34 @@ class Cell:
             return "a saga is not started backwards"
         if direction is COMPENSATING and step == "confirm_order":
             return "a retriable step is never undone"
+        if self.process == "operator":
+            return _operator(self.point, self.leg)
+        if self.leg in DEEDS or self.kind == "deed":
+            return "people ask the operator's process only"
+        if self.leg == FORGET:
+            return _forgotten(self.kind, self.process)
         if self.process == "door" and self.point in _ACKS:
             return _NO_DELIVERIES
-        return _RULES[self.point.partition(".")[0]](self.process, self.leg)
+        return _RULES[self.kind](self.process, self.leg)
+
+    @property
+    def kind(self) -> str:
+        """Of the point: batch, relay ..."""
+        return self.point.partition(".")[0]
+
+    @property
+    def stack(self) -> Stack:
+        if self.process == "operator":
+            return Stack.ATTENDED
+        return Stack.FORGETFUL if self.leg == FORGET else Stack.PLAIN
 
     @property
     def repeatable(self) -> bool:
         """Whether what it had in hand when it died comes back to this very process."""
         if self.point in _THROUGH:
             return False  # it is through with it
+        if self.process == "operator":
+            return False  # a person asks again, or the orchestrator relays it
         # The door and the worker relay what the other left behind.
         return not (self.point.startswith("relay.") and self.process in ("door", "order"))
 
@@ -102,9 +149,9 @@ class Dice(Protocol):
 
 
 def combinations() -> Iterator[Cell]:
-    """Process x point x step x direction, possible or not."""
-    for process, point, step, direction in product(PROCESSES, Point, OWNER, Direction):
-        yield Cell(process, point, Leg(step, direction))
+    """Process x point x leg, possible or not."""
+    for process, point, leg in product(PROCESSES, Point, LEGS):
+        yield Cell(process, point, leg)
 
 
 def possible() -> list[Cell]:
@@ -126,7 +173,7 @@ def impossible() -> list[dict[str, object]]:
             "reason": reason,
             "process": process,
             "points": _points_in_short(found),
-            "legs": "all" if len(names) == len(OWNER) * len(Direction) else ", ".join(names),
+            "legs": "all" if len(names) == len(LEGS) else ", ".join(names),
             "combinations": len(found) * len(names),
         }
         for (reason, process, names), found in sorted(points.items())
@@ -168,12 +215,39 @@ def _handled(process: str, leg: Leg) -> str | None:
     return f"a command of {OWNER[leg.step]}"
 
 
+def _operator(point: Point, leg: Leg) -> str | None:
+    match point.partition(".")[0]:
+        case "deed":
+            return None if leg in DEEDS else "nothing that a person does is called so"
+        case "relay":
+            return None if leg == SENT_AGAIN else "one step stands for all that people send again"
+        case _:
+            return "the operator's process does what people ask, and relays it"
+
+
+def _forgotten(kind: str, process: str) -> str | None:
+    """Forget: the orchestrator moves sagas out and tells the participants, who do not answer."""
+    if process == "door":
+        return _NO_DELIVERIES
+    if kind == "intake":
+        return _intake(process, FORGET)
+    if kind in ("retention", "relay"):
+        return None if process == "orchestrator" else "forgetting is told by the orchestrator"
+    if kind in ("batch", "tries", "dead_letter"):
+        return None if process != "orchestrator" else "nobody answers that it has forgotten"
+    return _ONE_LEG if kind == "tries_done" else "has no deadline, and is no start"
+
+
 def _batch(process: str, leg: Leg) -> str | None:
     return None if (process, leg) == ("door", CREATE) else _handled(process, leg)
 
 
 def _delivered(process: str, leg: Leg) -> str | None:
     return _NO_DELIVERIES if process == "door" else _handled(process, leg)
+
+
+def _tries_done(process: str, leg: Leg) -> str | None:
+    return _delivered(process, leg) or (None if leg == _COUNTED[process] else _ONE_LEG)
 
 
 def _relay(process: str, leg: Leg) -> str | None:
@@ -208,6 +282,8 @@ _RULES = {
     "reconciler": _reconciler,
     "starter": _starter,
     "tries": _delivered,
+    "tries_done": _tries_done,
     "dead_letter": _delivered,
     "intake": _intake,
+    "retention": lambda *_: "only forgetting moves out what has ended",
 }

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from chaos.mailbox import command
 from chaos.scene import Scenario, Scene, in_words
-from chaos.system import CONFIRMED, ExperimentError, rejected, until
+from chaos.system import CONFIRMED, ExperimentError, System, rejected, until
 from chaos.workload import Ask
 from common.contracts import (
     ChargePayment,
@@ -34,7 +34,7 @@ def _old_comes_again(scene: Scene) -> None:
     asks, later = mixed[::2], mixed[1::2]
     old = system.place(asks)
     ends = system.ends(old)
-    _until_forgotten(scene, old)
+    until_forgotten(system, old)
     to_inventory, to_payment = list(_to_inventory(scene, old, asks)), list(_to_payment(scene, old))
     set_aside = system.dead_letters()
 
@@ -60,12 +60,12 @@ def _old_comes_again(scene: Scene) -> None:
     new = placed.result()
     scene.expect([*old, *new], *ENDS)
     system.ends(new)
-    _until_forgotten(scene, new)
+    until_forgotten(system, new)
 
 
-def _until_forgotten(scene: Scene, orders: Sequence[UUID]) -> None:
+def until_forgotten(system: System, orders: Sequence[UUID]) -> None:
     def forgotten() -> bool:
-        rows = scene.system.rows(
+        rows = system.rows(
             """
             select (select count(*) from orchestrator.saga_archive where saga_id = any(%(ids)s)),
                    (select count(*) from order_svc.inbox where saga_id = any(%(ids)s))

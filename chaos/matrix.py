@@ -11,11 +11,11 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos.armory import Armory
-from chaos.cells import Cell
+from chaos.cells import Cell, Stack
 from chaos.nemesis import hold
 from chaos.roads import dead_letters, new_shop, travel
 from chaos.runtime import Plan, Runtime, StackError, down_but_logs
@@ -24,6 +24,14 @@ from common.failpoints import Action, Arming, Point
 
 AGAIN = 2  # times more that a repeated cell kills, with the same message in hand
 FIRE_SECONDS = 40.0
+_NO_OPERATOR = {"operator": 0}
+PLANS = {
+    Stack.PLAIN: Plan(replicas=_NO_OPERATOR, settings=FAULT_SETTINGS),
+    Stack.FORGETFUL: Plan(
+        replicas=_NO_OPERATOR, settings={**FAULT_SETTINGS, "retention_seconds": "0.5"}
+    ),
+    Stack.ATTENDED: Plan(settings=FAULT_SETTINGS),
+}
 FROZEN_SECONDS = 4.0  # past all attempts of a step, and Postgres's limits of a second
 
 
@@ -40,32 +48,37 @@ class Run:
 
 
 class Matrix:
-    """Runs cells one after another on one stack, and on a new one after a failure, whose logs are
-    kept."""
+    """Runs cells one after another, those of one kind of stack on one, and on a new one after a
+    failure, whose logs are kept."""
 
     def __init__(self, runtime: Runtime, say: Callable[[str], None], failures: Path) -> None:
         self._runtime = runtime
         self._say = say
         self._failures = failures
         self._system: System | None = None
+        self._stack = Stack.PLAIN
         self._armory = Armory()
         self._shops = itertools.count(1)
 
     def run(self, cells: Iterable[Cell], repeated: frozenset[Cell]) -> Iterator[Run]:
         """The process dies there."""
-        for cell in cells:
+        for cell in by_stack(cells):
             yield self._run(cell, Action.KILL, 1 + (AGAIN if cell in repeated else 0))
 
     def freeze(self, cells: Iterable[Cell]) -> Iterator[Run]:
         """It stands still there, past every time limit, and goes on with what it had in hand."""
-        for cell in cells:
+        for cell in by_stack(cells):
             yield self._run(cell, Action.PAUSE, 1)
 
     def close(self) -> None:
+        self._down()
+        self._armory.close()
+
+    def _down(self) -> None:
         if self._system is not None:
             self._system.close()
+            self._system = None
         self._runtime.down()
-        self._armory.close()
 
     def _run(self, cell: Cell, action: Action, times: int) -> Run:
         began = time.monotonic()
@@ -78,7 +91,7 @@ class Matrix:
         return Run(cell, action, times, time.monotonic() - began, problem)
 
     def _pass(self, cell: Cell, action: Action, times: int) -> None:
-        system = self._up()
+        system = self._up(cell.stack)
         here = new_shop(system, f"cell-{next(self._shops)}")
         before = system.deaths(cell.process)
         self._armory.arm(cell.process, *armings(cell, action, times))
@@ -107,12 +120,14 @@ class Matrix:
         system.runtime.resume(cell.process)
         until(lambda: system.is_ready(cell.process), f"{cell.process} is ready")
 
-    def _up(self) -> System:
+    def _up(self, stack: Stack) -> System:
+        if self._system is not None and self._stack is not stack:
+            self._down()
         if self._system is None:
-            self._say("bringing a stack up")
-            # No operator: its relay would send what a dead orchestrator left behind.
-            settings = {**FAULT_SETTINGS, **self._armory.settings}
-            plan = Plan(replicas={"operator": 0}, settings=settings)
+            self._say(f"bringing a stack up: {stack.name.lower()}")
+            plan = PLANS[stack]
+            plan = replace(plan, settings={**plan.settings, **self._armory.settings})
+            self._stack = stack
             self._system = System(plan, self._runtime, self._runtime.up(plan, tethered=True))
         return self._system
 
@@ -133,10 +148,15 @@ def armings(cell: Cell, action: Action, times: int) -> list[Arming]:
     alone, or has come back twice."""
     step, direction = cell.leg
     act = Arming(cell.point, step, direction, action=action)
-    if cell.point not in (Point.TRIES_BEFORE_COMMIT, Point.TRIES_AFTER_COMMIT):
+    if cell.kind not in ("tries", "tries_done"):
         return [act] * times
     fail = Arming(Point.BATCH_BEFORE_COMMIT, step, direction, action=Action.RAISE)
     return [arming for n in range(times) for arming in ((fail, fail, act) if n < 2 else (act,))]
+
+
+def by_stack(cells: Iterable[Cell]) -> list[Cell]:
+    """So that few stacks are needed."""
+    return sorted(cells, key=lambda cell: cell.stack.value)
 
 
 def sample(cells: Sequence[Cell], fraction: float, seed: int) -> frozenset[Cell]:

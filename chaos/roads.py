@@ -7,7 +7,10 @@ know: what happens to the process there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
+
+import httpx
 
 from chaos.cells import (
     CHARGE,
@@ -15,18 +18,24 @@ from chaos.cells import (
     CREATE,
     DISPATCH,
     FENCE,
+    FORGET,
     OWNER,
+    RECONCILE,
+    REDRIVE,
     REFUND,
     REJECT,
     RELEASE,
     RESERVE,
+    RETRY,
+    SENT_AGAIN,
     START,
     Cell,
     Leg,
 )
+from chaos.forgetting import until_forgotten
 from chaos.mailbox import nonsense
 from chaos.shop import PLENTY, Shop, shop
-from chaos.system import System, until
+from chaos.system import BECAUSE, System, until
 from chaos.workload import Ask
 from common.envelope import Key
 from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
@@ -47,11 +56,14 @@ def new_shop(system: System, name: str) -> Shop:
 
 def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
     """Orders pass the cell; on return its failpoint has acted and everybody is up again."""
-    kind = cell.point.partition(".")[0]
-    if kind == "dead_letter":
+    kind = cell.kind
+    if cell.process == "operator":
+        _ASKED.get(cell.leg, _redriven)(system, here, fired)
+    elif kind == "dead_letter" and cell.leg != FORGET:
         system.mail.send(_queue(cell), [nonsense(Key(uuid4(), *cell.leg))])
         fired()
-    elif kind == "intake":
+    elif kind in ("intake", "dead_letter"):
+        # About sagas that end: nothing is forgotten that is as old as an unsettled letter.
         orders = system.place(_orders(here, "ann"))
         system.mail.send(_queue(cell), [nonsense(Key(order, *cell.leg)) for order in orders])
         fired()
@@ -65,15 +77,17 @@ def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
 
 def dead_letters(cell: Cell) -> list[tuple[str, str]]:
     """What the cell sends to which dead-letter queue, and why."""
-    if cell.point.partition(".")[0] not in ("dead_letter", "intake"):
-        return []
-    return [(dead_letter_queue(_queue(cell)), UNKNOWN)]
+    if cell.kind in ("dead_letter", "intake"):
+        return [(dead_letter_queue(_queue(cell)), UNKNOWN)]
+    if cell.process == "operator" and cell.leg in (REDRIVE, SENT_AGAIN):
+        return [(dead_letter_queue(commands_of(OWNER[SENT_AGAIN.step])), UNKNOWN)]
+    return []
 
 
 def _queue(cell: Cell) -> str:
     """Where nonsense about the cell's leg is set aside by the cell's process, or for it."""
     if cell.point.startswith("intake."):
-        return commands_of(OWNER[cell.leg.step])
+        return commands_of(OWNER.get(cell.leg.step, "inventory"))  # any participant's may hold it
     if cell.process == "orchestrator" and cell.leg != START:
         return ORCHESTRATOR_REPLIES
     return commands_of(cell.process)
@@ -157,6 +171,12 @@ def _fenced_or_back(steps: Mapping[str, str]) -> bool:
     return steps.get("dispatch_stock") == "fencing" or steps.get("reserve_stock") == "undoing"
 
 
+def _forgotten(system: System, here: Shop, fired: Fired, _: Cell) -> None:
+    orders = system.place(_orders(here, "ann"))
+    fired()
+    until_forgotten(system, orders)
+
+
 _PASSING: dict[Leg, Road] = {
     START: _plain,
     CREATE: _plain,
@@ -168,6 +188,7 @@ _PASSING: dict[Leg, Road] = {
     REJECT: _declined,
     REFUND: _unknown_charge,
     FENCE: _silent_pivot,
+    FORGET: _forgotten,
 }
 
 
@@ -223,6 +244,60 @@ def _unheard_start(system: System, here: Shop, fired: Fired) -> None:
     system.place(_orders(here, "ann"))
     fired()
     system.start("orchestrator")
+
+
+# --- asked by a person ---------------------------------------------------------------------
+
+
+def _retried(system: System, here: Shop, fired: Fired) -> None:
+    system.stop("inventory")
+    order, *_ = system.place(_orders(here, "ann"))
+    until(lambda: "reserve_stock" in system.steps([order])[0], "stock is asked for")
+    _ask(system, fired, f"/sagas/{order}/retry", BECAUSE)
+    system.start("inventory")
+
+
+def _reconciled(system: System, here: Shop, fired: Fired) -> None:
+    """Nobody else is there to judge the deadline."""
+    system.stop("inventory")
+    orders = system.place(_orders(here, "ann"))
+    until(lambda: all("reserve_stock" in s for s in system.steps(orders)), "stock is asked for")
+    system.stop("orchestrator")
+    overdue = "select from orchestrator.saga_instance where next_deadline < now()"
+    until(lambda: len(system.rows(overdue)) >= len(orders), "all are overdue")
+    _ask(system, fired, "/reconcile", BECAUSE)
+    system.start("orchestrator")
+    system.start("inventory")
+
+
+def _redriven(system: System, here: Shop, fired: Fired) -> None:
+    order, *_ = system.place(_orders(here, "ann"))
+    system.mail.send(commands_of(OWNER[SENT_AGAIN.step]), [nonsense(Key(order, *SENT_AGAIN))])
+    letters = "select from orchestrator.dead_letter where saga_id = %s and state = 'open'"
+    until(lambda: system.rows(letters, order), "the letter is taken in")
+    _ask(system, fired, "/dead-letters/redrive", {"saga_id": str(order)})
+
+
+def _ask(system: System, fired: Fired, path: str, body: Mapping[str, str]) -> None:
+    """A person who hears no answer asks again; a no is an answer."""
+
+    def answered() -> bool:
+        try:
+            return not system.ask_operator(path, body).is_server_error
+        except httpx.TransportError:
+            return False
+
+    with ThreadPoolExecutor(1) as people:
+        asking = people.submit(until, answered, f"an answer to {path}")
+        fired()
+        asking.result()
+
+
+_ASKED: dict[Leg, Callable[[System, Shop, Fired], None]] = {
+    RETRY: _retried,
+    RECONCILE: _reconciled,
+    REDRIVE: _redriven,
+}
 
 
 def _orders(here: Shop, who: str) -> list[Ask]:

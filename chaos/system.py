@@ -66,6 +66,7 @@ WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.03
 RETURNS_AT_ONCE = 8  # requests
 TOO_MANY_REQUESTS = 429
+BECAUSE = {"reason": "the experiment wants it"}
 SHOWN = 12  # last lines of a log, of those that matter
 
 
@@ -244,9 +245,13 @@ class System:
 
     def decide(self, verb: str, saga_id: UUID) -> httpx.Response:
         """approve or reject, once, as an operator."""
+        return self.ask_operator(f"/sagas/{saga_id}/{verb}", BECAUSE)
+
+    def ask_operator(self, path: str, body: Mapping[str, str]) -> httpx.Response:
+        """Something that is done, once, as an operator."""
         return httpx.post(
-            f"{self.endpoints.http_urls['operator']}/sagas/{saga_id}/{verb}",
-            json={"reason": "the experiment wants it"},
+            f"{self.endpoints.http_urls['operator']}{path}",
+            json=dict(body),
             headers={"Authorization": f"Bearer {self.endpoints.operator_token}"},
             timeout=WITHIN_SECONDS,
             trust_env=False,

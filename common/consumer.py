@@ -269,6 +269,8 @@ class BatchConsumer(Generic[T]):
                 "delete from solo_tries where (saga_id, step, direction, reply) = (%s, %s, %s, %s)",
                 (*envelope.key, envelope.outcome is not None),
             )
+            failpoints.reach(Point.TRIES_DONE_BEFORE_COMMIT, [envelope.key])
+        failpoints.reach(Point.TRIES_DONE_AFTER_COMMIT, [envelope.key])
 
     async def _dead_letter(self, channel: Channel, raw: bytes, reason: str, detail: str) -> None:
         """Published with its reason, confirmed and not returned; the ack comes after (rule 14)."""

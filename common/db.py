@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString
@@ -165,17 +165,25 @@ class Database:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Tx]:
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
         """READ COMMITTED, committed at the end, rolled back if anything raises.
 
         Raises Infrastructure (also when the fate of the commit is unknown: retry through the
         claims), ConstraintViolated, or psycopg's own error for a defective statement.
         """
+        return self._begun("begin")
+
+    def reading(self) -> AbstractAsyncContextManager[Tx]:
+        """Likewise, for who only looks: Postgres refuses it every write and every lock of a row.
+        Nobody can die before its commit or after it, so no failpoint stands there."""
+        return self._begun("begin read only")
+
+    @asynccontextmanager
+    async def _begun(self, begin: LiteralString) -> AsyncIterator[Tx]:
         try:
             async with self._pool.connection() as connection:
                 async with connection.pipeline() as pipeline:
-                    await connection.execute("begin")
+                    await connection.execute(begin)
                     tx = Tx(connection, pipeline)
                     yield tx
                     await tx.commit()

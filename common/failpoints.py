@@ -36,6 +36,8 @@ class Point(StrEnum):
     STARTER_AFTER_COMMIT = "starter.after_commit"
     TRIES_BEFORE_COMMIT = "tries.before_commit"  # of the count that comes before a try alone
     TRIES_AFTER_COMMIT = "tries.after_commit"
+    TRIES_DONE_BEFORE_COMMIT = "tries_done.before_commit"  # of that count's removal
+    TRIES_DONE_AFTER_COMMIT = "tries_done.after_commit"
     DEAD_LETTER_BEFORE_PUBLISH = "dead_letter.before_publish"
     DEAD_LETTER_AFTER_PUBLISH = "dead_letter.after_publish"
     DEAD_LETTER_AFTER_CONFIRM = "dead_letter.after_confirm"
@@ -43,6 +45,10 @@ class Point(StrEnum):
     INTAKE_AFTER_COMMIT = "intake.after_commit"
     INTAKE_BEFORE_ACK = "intake.before_ack"
     INTAKE_AFTER_ACK = "intake.after_ack"
+    RETENTION_BEFORE_COMMIT = "retention.before_commit"  # of moving out what ended long ago
+    RETENTION_AFTER_COMMIT = "retention.after_commit"
+    DEED_BEFORE_COMMIT = "deed.before_commit"  # of what a person asks for; the step is its name
+    DEED_AFTER_COMMIT = "deed.after_commit"
 
 
 class Action(StrEnum):

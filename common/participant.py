@@ -134,7 +134,7 @@ class Participant(Generic[State]):
         """
         for work in batch:
             if isinstance(work.command, Forget):
-                await self._forget(work.command)
+                await self._forget(work.key, work.command)
         batch = [work for work in batch if not isinstance(work.command, Forget)]
         if not batch:
             return []
@@ -146,11 +146,13 @@ class Participant(Generic[State]):
         self._carry(round_.sent)
         return round_.replies
 
-    async def _forget(self, forget: Forget) -> None:
+    async def _forget(self, key: Key, forget: Forget) -> None:
         """In a transaction of its own, so that many that waited do not become a long one. It can be
         done again, so it needs no inbox row, which nobody would ever forget."""
         async with self._db.transaction() as tx:
             await inbox.forget(tx, forget.until, forget.saga_ids)
+            failpoints.reach(Point.BATCH_BEFORE_COMMIT, [key])
+        failpoints.reach(Point.BATCH_AFTER_COMMIT, [key])
         logger.info("sagas.forgotten", sagas=len(forget.saga_ids), until=forget.until.isoformat())
 
     async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:

@@ -99,7 +99,7 @@ class Process:
 
         def reading(read: Reader) -> Respond:
             async def respond(query: Query) -> Answer:
-                async with self.db.transaction() as tx:
+                async with self.db.reading() as tx:
                     return await read(tx, query)
 
             return respond
@@ -115,7 +115,7 @@ class Process:
             with contextlib.suppress(Infrastructure, TimeoutError):  # then None says so
                 # Time enough is left for the answer to be in time.
                 async with asyncio.timeout(self.settings.query_timeout_seconds / 2):
-                    async with self.db.transaction() as tx:
+                    async with self.db.reading() as tx:
                         applied = tuple(await applied_migrations(tx))
             return ProcessView(
                 process=self.settings.process,

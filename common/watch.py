@@ -40,7 +40,7 @@ class Watch:
             await wait_for(self._stop, self._every)
 
     async def run_once(self) -> None:
-        async with self._db.transaction() as tx:
+        async with self._db.reading() as tx:
             for look in self._looks:
                 await look(tx)
         self._health.set("watch", None)

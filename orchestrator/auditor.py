@@ -99,13 +99,13 @@ class Auditor:
         return await asyncio.gather(*(self._ask(name, query, expected) for name in self._services))
 
     async def _touched(self, query: TouchedQuery) -> TouchedPage:
-        async with self._db.transaction() as tx:
+        async with self._db.reading() as tx:
             return await reader.touched(tx, query)
 
     async def _known(self, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
         if not saga_ids:
             return {}
-        async with self._db.transaction() as tx:
+        async with self._db.reading() as tx:
             return await reader.known(tx, saga_ids)
 
 

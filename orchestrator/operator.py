@@ -45,23 +45,23 @@ def sources(
     deployed = doctor.deployed(definitions)
 
     async def find(saga_id: UUID) -> Seen | None:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await reader.find(tx, saga_id)
 
     async def ids_between(low: UUID, high: UUID, limit: int) -> list[UUID]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await reader.ids_between(tx, low, high, limit)
 
     async def page(wanted: Wanted, after: Seen | None, limit: int) -> list[Seen]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await reader.page(tx, wanted, after, limit)
 
     async def timeline(saga_id: UUID, after: int, limit: int) -> list[Logged]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await reader.timeline(tx, saga_id, after, limit)
 
     async def acts(wanted: ActionsWanted, before: int | None, limit: int) -> list[Recorded]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await actions.page(tx, wanted, before, limit)
 
     async def ask(service: str, query: Query, expected: type[A], /) -> A:
@@ -100,7 +100,7 @@ def sources(
 
 def _hands(process: Process, service: Service) -> Hands:
     async def stuck(wanted: StuckWanted, after: Seen | None, limit: int) -> list[Stuck]:
-        async with process.db.transaction() as tx:
+        async with process.db.reading() as tx:
             return await reader.stuck(tx, wanted, after, limit)
 
     async def unread() -> str | None:
@@ -122,7 +122,7 @@ def _desk(process: Process, service: Service) -> Desk:
     db, name = process.db, process.settings.process
 
     async def waiting(customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await reader.waiting(tx, customer, after, limit)
 
     async def decide(
@@ -133,11 +133,11 @@ def _desk(process: Process, service: Service) -> Desk:
         )
 
     async def decided(saga_id: UUID) -> Logged | None:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await reader.decided(tx, saga_id)
 
     async def watched(after: str | None, limit: int) -> list[Watched]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await watch_list.page(tx, after, limit)
 
     async def watch(customer: str, actor: str, reason: str) -> Watched:
@@ -153,19 +153,19 @@ def _desk(process: Process, service: Service) -> Desk:
 
 def _letters(db: Database, desk: LetterDesk) -> LetterSources:
     async def groups(wanted: LettersWanted, limit: int) -> list[Group]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await letter_store.groups(tx, wanted, limit)
 
     async def page(wanted: LettersWanted, after: UUID | None, limit: int) -> list[Kept]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await letter_store.page(tx, wanted, after, limit)
 
     async def find(letter_id: UUID) -> Whole | None:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await letter_store.find(tx, letter_id)
 
     async def ids_between(low: UUID, high: UUID, limit: int) -> list[UUID]:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return await letter_store.ids_between(tx, low, high, limit)
 
     return LetterSources(groups, page, find, ids_between, desk.settle)
@@ -183,7 +183,7 @@ async def look_at_house(process: Process, deployed: Deployed) -> doctor.House:
         remedy = "see that RabbitMQ runs and that SAGAPROOF_AMQP_URL names it"
         problems.append(Finding("error", "broker", f"out of reach: {error}", remedy))
     try:
-        async with process.db.transaction() as tx:
+        async with process.db.reading() as tx:
             standing = await reader.standing(tx, doctor.OVERDUE_SECONDS)
     except Infrastructure as error:
         remedy = "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN names it"

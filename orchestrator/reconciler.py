@@ -53,7 +53,7 @@ class Reconciler:
 
     async def run_once(self) -> int:
         """Judge one batch of overdue instances; how many were found."""
-        async with self._db.transaction() as tx:
+        async with self._db.reading() as tx:
             deployed = self._service.deployed
             saga_ids = await store.overdue(tx, BATCH, deployed.known, deployed.undeployed_after)
         if saga_ids:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from common import log
+from common import failpoints, log
 from common.db import Database
 from common.envelope import Envelope, unpack
 from common.errors import Poison
+from common.failpoints import Point
 from common.outbox import Outgoing
 from common.topology import ORCHESTRATOR_REPLIES
 from orchestrator import letter_store
@@ -91,6 +92,8 @@ class LetterDesk:
                         round_.acted(ask.action(round_).refused(outcome.why), told=False)
                 await letter_store.settle(tx, sorted(done), deed.state, actor, why)
                 await round_.save(tx)
+            failpoints.reach(Point.DEED_BEFORE_COMMIT, round_.deeds())
+        failpoints.reach(Point.DEED_AFTER_COMMIT, round_.deeds())
         if not dry_run:
             self._service.sent(round_)
             logger.info(f"dead_letters.{deed.state}", letters=len(done), actor=actor, why=why)

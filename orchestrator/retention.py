@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from common import log, outbox
+from common import failpoints, log, outbox
 from common.daemon import wait_for
 from common.db import Database
 from common.envelope import Direction, Envelope, Forget, Key
+from common.failpoints import Point
 from common.health import Health
 from common.outbox import Appended, Outgoing
 from common.settings import Settings
@@ -74,7 +75,10 @@ class Retention:
                 return 0
             await archive.move(tx, [saga.saga_id for saga in ended])
             commands = self._commands(ended)
+            keys = [_key(saga.saga_id) for saga in ended]
             sent = await outbox.append(tx, commands)
+            failpoints.reach(Point.RETENTION_BEFORE_COMMIT, keys)
+        failpoints.reach(Point.RETENTION_AFTER_COMMIT, keys)
         logger.info("sagas.archived", sagas=len(ended), participants=len(commands))
         self._carry(sent)
         return len(ended)
@@ -94,6 +98,10 @@ class Retention:
 
 def _command(until: datetime, saga_ids: Sequence[UUID]) -> Envelope:
     """Named by one of its sagas, which is forgotten but once."""
-    key = Key(min(saga_ids), FORGET, Direction.FORWARD)
     forget = Forget(until=until, saga_ids=tuple(saga_ids))
+    key = _key(min(saga_ids))
     return Envelope.command(key, forget, issued_at=datetime.now(UTC), reply_to=None)
+
+
+def _key(saga_id: UUID) -> Key:
+    return Key(saga_id, FORGET, Direction.FORWARD)

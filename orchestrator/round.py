@@ -234,6 +234,10 @@ class Round:
             if entry.entry in ("timed_out", "expired") and entry.step:
                 yield Key(saga_id, entry.step, entry.direction or FORWARD)
 
+    def deeds(self) -> Iterator[Key]:
+        """What people did, or were refused, in this round: a leg for each, by the deed's name."""
+        return (Key(a.saga_id, a.action, FORWARD) for a in self.actions if a.saga_id is not None)
+
     def acknowledge_start(self, start: Envelope) -> None:
         """Only a re-sent start wants to hear that the saga is known (rule 8)."""
         if start.reply_to is not None:

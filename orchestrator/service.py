@@ -114,7 +114,7 @@ class Service:
         """
         while self._room <= 0:
             self._ended.clear()
-            async with self._db.transaction() as tx:
+            async with self._db.reading() as tx:
                 self._room = self._running_limit - await store.count_running(tx)
             if self._room <= 0:
                 await wait_for(self._ended, ROOM_POLL_SECONDS)
@@ -137,6 +137,8 @@ class Service:
             round_ = await self.open(tx, saga_ids)
             became = {one: round_.reconcile(one, actor, reason) for one in saga_ids}
             await round_.save(tx)
+            failpoints.reach(Point.DEED_BEFORE_COMMIT, round_.deeds())
+        failpoints.reach(Point.DEED_AFTER_COMMIT, round_.deeds())
         self.sent(round_)
         return became
 
@@ -148,9 +150,12 @@ class Service:
             if not saga_ids:
                 return 0
             round_ = await self.open(tx, saga_ids, watch=True)
-            for envelope in await store.take_held(tx, saga_ids):
+            held = await store.take_held(tx, saga_ids)
+            for envelope in held:
                 round_.take_held(envelope)
             await round_.save(tx)
+            failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, (e.key for e in held))
+        failpoints.reach(Point.RECONCILER_AFTER_COMMIT, (e.key for e in held))
         self.sent(round_)
         return len(saga_ids)
 
@@ -209,13 +214,15 @@ class Service:
                 refusal, action = IllegalTransition(error.refusal), action.refused(error.refusal)
             round_.acted(action, told=refusal is None)
             await round_.save(tx)
+            failpoints.reach(Point.DEED_BEFORE_COMMIT, round_.deeds())
+        failpoints.reach(Point.DEED_AFTER_COMMIT, round_.deeds())
         self.sent(round_)
         if refusal is not None:
             raise refusal
         return round_.held[saga_id].instance
 
     async def view(self, query: SagaQuery) -> SagaView:
-        async with self._db.transaction() as tx:
+        async with self._db.reading() as tx:
             seen = await reader.find(tx, query.saga_id)
         if seen is None:
             return SagaView(saga_id=query.saga_id, found=False)

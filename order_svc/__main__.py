@@ -111,15 +111,15 @@ async def door(settings: Settings) -> None:
 
 def _reader(process: Process, asker: Asker) -> Reader:
     async def order(order_id: UUID) -> OrderView | None:
-        async with process.db.transaction() as tx:
+        async with process.db.reading() as tx:
             return await reader.order(tx, order_id)
 
     async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
-        async with process.db.transaction() as tx:
+        async with process.db.reading() as tx:
             return await reader.orders(tx, customer, limit, after)
 
     async def progress(query: SagaQuery) -> SagaView:
-        async with process.db.transaction() as tx:
+        async with process.db.reading() as tx:
             return await ProgressStore(process.settings.policy).view(tx, query.saga_id)
 
     async def saga(query: SagaQuery) -> SagaView:
@@ -129,7 +129,7 @@ def _reader(process: Process, asker: Asker) -> Reader:
         return answer
 
     async def return_(return_id: UUID) -> ReturnView | None:
-        async with process.db.transaction() as tx:
+        async with process.db.reading() as tx:
             return await reader.return_(tx, return_id)
 
     choreographed = process.settings.style == "choreographed"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from uuid import UUID
 
@@ -37,23 +38,114 @@ def trip(step: str | None = None, direction: Direction | None = None, hit: int =
     return Arming(HERE, step, direction, hit, Action.RAISE)
 
 
-def reached() -> set[str]:
-    """Every point that some module of ours passes to reach()."""
-    found = set()
-    for file in (file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and ast.unparse(node.func) == "failpoints.reach"
-                and isinstance(node.args[0], ast.Attribute)
-            ):
-                found.add(node.args[0].attr)
+Function = ast.AsyncFunctionDef | ast.FunctionDef
+
+# Where a commit, a publish or an ack stands without a failpoint, and why.
+WITHOUT = {
+    "orchestrator/operator.py watch": "a row and its record, and nobody is told",
+    "orchestrator/operator.py unwatch": "likewise",
+    "common/query.py ask": "a question: nothing follows from it, and who asks has a deadline",
+    "common/query.py ask_everybody": "likewise",
+    "common/query.py run": "an answer: likewise",
+}
+
+
+@cache
+def functions() -> list[tuple[str, Function]]:
+    """Every function of the services' own, by file and name."""
+    return [
+        (f"{file.relative_to(ROOT)} {node.name}", node)
+        for file in sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, Function)
+    ]
+
+
+def own(root: ast.AST) -> Iterator[ast.AST]:
+    """What is in it, but not in a function within it."""
+    for node in ast.iter_child_nodes(root):
+        if not isinstance(node, Function):
+            yield node
+            yield from own(node)
+
+
+def points(nodes: Iterable[ast.AST]) -> list[str]:
+    """What is passed to reach() there, in order."""
+    return [
+        node.args[0].attr
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "failpoints.reach"
+        and isinstance(node.args[0], ast.Attribute)
+    ]
+
+
+def calls(nodes: Iterable[ast.AST], *methods: str) -> list[ast.Call]:
+    return [
+        node
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in methods
+    ]
+
+
+def transactions(function: Function) -> list[ast.AsyncWith]:
+    """Those that may write: who only reads has `reading()`, and Postgres sees to that."""
+    found = []
+    for node in own(function):
+        if isinstance(node, ast.AsyncWith):
+            begun = [item.context_expr for item in node.items]
+            if calls(begun, "transaction"):
+                found.append(node)
     return found
+
+
+def beside(function: Function, node: ast.AST) -> tuple[list[str], list[str], list[str]]:
+    """The points that a function passes before, within and after this part of it."""
+    first, last = node.lineno, node.end_lineno or 0  # type: ignore[attr-defined]
+    within = list(ast.walk(node))
+    others = [n for n in own(function) if isinstance(n, ast.Call) and n not in within]
+    return (
+        points(n for n in others if n.lineno < first),
+        points(within),
+        points(n for n in others if n.lineno > last),
+    )
+
+
+def bare(function: Function) -> Iterator[str]:
+    """What it does with nothing to die at on one side of it."""
+    for transaction in transactions(function):
+        _, before, after = beside(function, transaction)
+        if not (before and after):
+            yield f"the transaction of line {transaction.lineno}"
+    for call in calls(own(function), "publish", "ack"):
+        before, on_its_way, after = beside(function, call)
+        if not (before and (on_its_way or after)):
+            yield f"{ast.unparse(call.func)} in line {call.lineno}"
 
 
 @pytest.mark.parametrize("point", Point, ids=str)
 def test_every_failpoint_has_a_call_site(point: Point) -> None:
-    assert point.name in reached(), f"nothing reaches {point}: call failpoints.reach, or remove it"
+    reached = {name for _, function in functions() for name in points(own(function))}
+    assert point.name in reached, f"nothing reaches {point}: call failpoints.reach, or remove it"
+
+
+def test_every_commit_publish_and_ack_has_failpoints_before_and_after_it() -> None:
+    found = {
+        name: what
+        for name, function in functions()
+        if not name.startswith("common/broker.py") and (what := list(bare(function)))
+    }
+    assert {name: what for name, what in found.items() if name not in WITHOUT} == {}
+    assert found.keys() == WITHOUT.keys()  # nobody has an excuse that is not needed
+
+
+def test_transactions_that_may_write_are_begun_where_they_are_seen() -> None:
+    """In an `async with` of their own: handed on, nobody would see where they commit."""
+    for name, function in functions():
+        begun = len(calls(own(function), "transaction"))
+        assert begun == len(transactions(function)), name
 
 
 def test_nothing_happens_where_nothing_is_armed(armory: Path) -> None:
