@@ -31,7 +31,7 @@ large: setup ## a hundred thousand of something (minutes)
 model: setup ## every order of events, with the real decide() and fence (half a minute)
 	@$(bin)/python -m tests.model
 
-matrix: setup ## every process dies at every failpoint with every step in hand (20 minutes)
+matrix: setup ## every process dies at every failpoint with every step in hand (25 minutes)
 	@$(bin)/chaos matrix
 
 guards: setup ## each guard out of the running system: what breaks, who notices (10 minutes)

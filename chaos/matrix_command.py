@@ -62,7 +62,7 @@ def matrix(
 
     A share of the cells dies twice more with the same messages in hand. Then some cells that meet
     every failpoint are frozen there instead, past every time limit, and go on with what they had.
-    Runs on native processes: a failpoint is armed by a file. All cells take about twenty minutes.
+    Runs on native processes: a failpoint is armed by a file. All cells take about 25 minutes.
     What the processes logged in a cell that fails is kept. Exits with 0 only if every cell was
     reached and every invariant held after each.
     """

@@ -51,6 +51,17 @@ async def expect_infrastructure(settings: Settings, sqlstate: str, act: Act) -> 
         await eventually(lambda: is_well(db))
 
 
+async def test_who_only_reads_can_neither_write_nor_lock_a_row(settings: MakeSettings) -> None:
+    async with Database(settings(ROLE)) as db:
+        await make_things(db)
+        for defect in ("update thing set note = 'x'", "select from thing for update"):
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                async with db.reading() as tx:
+                    await tx.fetch(defect)
+        async with db.reading() as tx:
+            assert await tx.fetch("select count(*) from thing where note is null") == [(2,)]
+
+
 async def test_rule_13_a_statement_timeout_is_infrastructure(settings: MakeSettings) -> None:
     async def act(tx: Tx) -> None:
         await tx.fetch("select pg_sleep(5)")

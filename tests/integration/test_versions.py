@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import failpoints
 from common.contracts import OrderConfirmed, SagaQuery, StockDispatched
 from common.db import Database
 from common.errors import IllegalTransition, Poison
+from common.failpoints import ARMINGS, Action, Arming, Point, Tripped
 from common.health import Health
 from orchestrator import reader
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
@@ -102,6 +105,24 @@ async def test_a_reply_that_comes_to_an_older_replica_is_kept_for_a_newer_one(
     assert await new(db).release(100) == 0
     for number in (1, 2):
         assert commands(judge, number) == ["reserve_stock>1", "charge_payment>1"]
+
+
+@pytest.mark.parametrize("point", [Point.RECONCILER_BEFORE_COMMIT, Point.RECONCILER_AFTER_COMMIT])
+async def test_whoever_dies_releasing_a_reply_leaves_it_or_has_taken_the_step(
+    db: Database, judge: Rows, tmp_path: Path, point: Point
+) -> None:
+    await give(new(db), start(1))
+    await give(old(db), reply(1, "reserve_stock", RESERVED))
+    arming = Arming(point, "reserve_stock", action=Action.RAISE)
+    (tmp_path / "orchestrator").write_bytes(ARMINGS.dump_json([arming]))
+    failpoints.watch(tmp_path, "orchestrator")
+    try:
+        with pytest.raises(Tripped):
+            await new(db).release(100)
+    finally:
+        failpoints.watch(None, "orchestrator")
+    assert await new(db).release(100) == (1 if point is Point.RECONCILER_BEFORE_COMMIT else 0)
+    assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
 
 
 async def test_replicas_that_release_the_same_replies_take_one_step(
