@@ -1,4 +1,4 @@
-"""The order without an orchestrator as one small state, and everything that can happen to it.
+"""Order and return without an orchestrator as one small state, and everything that can happen.
 
 Owns: the state, and one step of it in each way there is. What reacts is the real `REACTIONS` of
 each service, what remembers is the real `Progress`, what admits is the real `common.fence`. The
@@ -9,23 +9,22 @@ lost there is more that can happen, and nothing less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
 from common import reactions
-from common.contracts import CancelAsked, OrderAccepted
-from common.envelope import Direction, Envelope, Fenced, Key, Outcome, Reply
+from common.contracts import CancelAsked
+from common.envelope import Direction, Envelope, Fenced, Key, Outcome, PivotDone, Reply
 from common.errors import Poison
 from common.fence import Row
 from common.reactions import Reactions
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc import choreography
 from order_svc.choreography import HEARD
-from order_svc.domain import CANCELLED
-from order_svc.progress import ORDER as STORY
-from order_svc.progress import Heard, Progress
+from order_svc.domain import CANCELLED, OpenedReturn, PlacedOrder, PricedLine
+from order_svc.progress import STORIES, Heard, Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.golden import examples
 from tests.golden.examples import NOON
@@ -34,11 +33,14 @@ from tests.model.participants import Local, Numbered, Violation, handled, wrong_
 SAGA = UUID(int=1)
 ATTEMPTS = 2
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
-NAMES = tuple(step.name for step in STORY.steps)
-FIRST, PIVOT, LAST = STORY.first, NAMES[STORY.pivot], STORY.last
+NAMES = {name: tuple(step.name for step in story.steps) for name, story in STORIES.items()}
+PIVOTS = {name: NAMES[name][story.pivot] for name, story in STORIES.items()}
+BEGUN: Mapping[str, PlacedOrder | OpenedReturn] = {
+    "order": PlacedOrder(SAGA, "ann", "EUR", (PricedLine("tea", 2, 300),), 600, NOON),
+    "return": OpenedReturn(SAGA, UUID(int=2), "ann", "EUR", 600, NOON),
+}
 ORDER: Reactions = {}  # hears by `hear`, which knows more than a table
 LISTENERS = {"order": ORDER, "inventory": INVENTORY, "payment": PAYMENT}
-
 EXAMPLES = {FORWARD: examples.FORWARD, COMPENSATING: examples.COMPENSATING}
 BODIES = {
     type(m): m
@@ -52,8 +54,9 @@ Leg = tuple[str, Direction]
 
 
 class Event(NamedTuple):
-    """What was told, by which step in which direction."""
+    """What was told, by which step in which direction of what kind of saga."""
 
+    story: str
     step: str
     direction: Direction
     type: type[Reply]
@@ -69,17 +72,19 @@ class Told(NamedTuple):
 class World(NamedTuple):
     """All there is, by numbers of `Numbered` things; of what is under way a bit for each."""
 
-    known: int
-    locals: tuple[int, ...]
-    under_way: int
+    story: str  # "": nothing is yet
+    known: int = 0
+    locals: tuple[int, ...] = ()
+    under_way: int = 0
 
 
 class Known(NamedTuple):
     """What the order service remembers, without clocks, and with no attempts that do not count."""
 
-    heard: tuple[tuple[Leg, Heard], ...] = ()
-    asked: str | None = None
-    attempt: int = 1
+    story: str
+    heard: tuple[tuple[Leg, Heard], ...]
+    asked: str | None
+    attempt: int
 
 
 TOLD: Numbered[Told] = Numbered()
@@ -88,17 +93,9 @@ LOCALS: Numbered[Local] = Numbered()
 
 Move = tuple[str, World]
 
-ACCEPTED = Event(FIRST, FORWARD, OrderAccepted)
-ASKED = Event("cancel_order", FORWARD, CancelAsked)
-
 
 def first() -> World:
-    """The order was placed at the door, whose inbox row says so."""
-    progress = Progress(SAGA, STORY)
-    progress.hear(_envelope(ACCEPTED), 0)
-    placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
-    locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in NAMES[1:]))))
-    return World(KNOWN(_known(progress)), locals_, _published(ACCEPTED))
+    return World("")
 
 
 def moves(world: World) -> Iterator[Move]:
@@ -106,6 +103,10 @@ def moves(world: World) -> Iterator[Move]:
 
     Raises Violation.
     """
+    if not world.story:
+        for story in STORIES:
+            yield f"{story}: it is placed at the door, whose inbox row says so", _begun(story)
+        return
     for told in TOLD.of(world.under_way):
         yield from _heard(world, told)
     if world.under_way:
@@ -113,21 +114,21 @@ def moves(world: World) -> Iterator[Move]:
     progress = _progress(world.known)
     if not progress.ended:
         reason = progress.silence(ATTEMPTS, past_sla=False)
-        again = ACCEPTED if reason is None else ASKED
+        again = _first(world.story) if reason is None else _asked(world.story)
         yield _changed(world, "a deadline passes", progress, _published(again))
-    if _is_pending(world):
+    if _may_cancel(world):
         progress = _progress(world.known)
         progress.cancel(CANCELLED)
-        yield _changed(world, "the customer cancels", progress, _published(ASKED))
+        yield _changed(world, "the customer cancels", progress, _published(_asked(world.story)))
 
 
 def ended(world: World) -> bool:
-    return _progress(world.known).ended
+    return bool(world.story) and _progress(world.known).ended
 
 
 def check(world: World) -> None:
     """Raises Violation for a state that must not be."""
-    wrong = _wrong(world.known, world.locals)
+    wrong = _wrong(world.known, world.locals) if world.story else None
     if wrong:
         raise Violation(wrong)
 
@@ -136,6 +137,14 @@ def forget() -> None:
     """What was worked out with guards that are now others."""
     for cached in (_hearing, _reaction, _handled, _published, _wrong):
         cached.cache_clear()
+
+
+def _begun(story: str) -> World:
+    progress = Progress(SAGA, STORIES[story])
+    progress.hear(_envelope(_first(story)), 0)
+    placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
+    locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in NAMES[story][1:]))))
+    return World(story, KNOWN(_known(progress)), locals_, _published(_first(story)))
 
 
 # --- events and who hears them -------------------------------------------------------------
@@ -152,8 +161,10 @@ def _heard(world: World, told: Told) -> Iterator[Move]:
     if command is None:
         yield words, heard
         return
-    number = NAMES.index(command.step)
-    for done, local, published in _handled(world.locals[number], command):
+    if command.step not in NAMES[world.story]:
+        raise Violation(f"{words}, and does {command.step}, which is no part of it")
+    number = NAMES[world.story].index(command.step)
+    for done, local, published in _handled(world.story, world.locals[number], command):
         locals_ = (*world.locals[:number], local, *world.locals[number + 1 :])
         under_way = world.under_way | published
         yield f"{words}: {done}", heard._replace(locals=locals_, under_way=under_way)
@@ -180,24 +191,23 @@ def _reaction(who: str, event: Event) -> Key | None:
 
 
 @cache
-def _handled(number: int, key: Key) -> list[tuple[str, int, int]]:
+def _handled(story: str, number: int, key: Key) -> list[tuple[str, int, int]]:
     """In words, the participant after it, and what it publishes."""
     return [
-        (words, LOCALS(after), _published(_event(key, outcome)) if outcome else 0)
-        for words, after, outcome in handled(LOCALS[number], key, PIVOT)
+        (words, LOCALS(after), _published(_event(story, key, outcome)) if outcome else 0)
+        for words, after, outcome in handled(LOCALS[number], key, PIVOTS[story])
     ]
 
 
-def _event(key: Key, outcome: Outcome) -> Event:
+def _event(story: str, key: Key, outcome: Outcome) -> Event:
     """One refusal of a step stands for all: a test says that all lead to the same."""
     if outcome is Outcome.FENCED:
-        return Event(key.step, key.direction, Fenced)
-    return Event(key.step, key.direction, _reply(key.step, key.direction, outcome))
-
-
-def _reply(step: str, direction: Direction, outcome: Outcome) -> type[Reply]:
-    said = (m for m in EXAMPLES[direction][step] if isinstance(m, Reply))
-    return next(type(m) for m in said if m.outcome is outcome)
+        return Event(story, key.step, key.direction, Fenced)
+    if key.direction is COMPENSATING and key.step == PIVOTS[story]:
+        return Event(story, key.step, key.direction, PivotDone)
+    replies = [m for m in EXAMPLES[key.direction][key.step] if isinstance(m, Reply)]
+    said = next(type(m) for m in replies if m.outcome is outcome)
+    return Event(story, key.step, key.direction, said)
 
 
 @cache
@@ -209,18 +219,37 @@ def _published(event: Event) -> int:
     return TOLD.bits(Told(event, who) for who in listeners)
 
 
+def _first(story: str) -> Event:
+    sent = _sent(choreography.begun(BEGUN[story]).envelope)
+    return Event(story, sent.step, sent.direction, type(sent.message()))  # type: ignore[arg-type]
+
+
+def _asked(story: str) -> Event:
+    sent = _sent(choreography.cancel_asked(BEGUN[story], "because").envelope)
+    return Event(story, sent.step, sent.direction, CancelAsked)
+
+
+def _sent(envelope: Envelope | str) -> Envelope:
+    assert isinstance(envelope, Envelope)
+    return envelope
+
+
 @cache
 def _envelope(event: Event) -> Envelope:
-    """About as little as it may be: what a cancelling leads to knows nothing but the reason."""
-    accepted = BODIES[OrderAccepted].model_dump(mode="json")
-    known_reason = event.direction is COMPENSATING or event.step == LAST
-    about = {"reason": "because"} if known_reason else accepted
-    first_of_all = event in (ACCEPTED, ASKED)
+    """About as little as it may be: what a cancelling leads to knows little but the reason."""
+    begun = _sent(choreography.begun(BEGUN[event.story]).envelope)
+    asked = _sent(choreography.cancel_asked(BEGUN[event.story], "because").envelope)
+    for own in (begun, asked):
+        if (own.step, own.direction) == (event.step, event.direction):
+            return own
+    steps = NAMES[event.story]
+    past = steps.index(event.step) > steps.index(PIVOTS[event.story])
+    by_cancelling = event.direction is COMPENSATING or past
     return Envelope.event(
         Key(SAGA, event.step, event.direction),
         BODIES[event.type],
         issued_at=NOON,
-        about=None if first_of_all else about,
+        about=reactions.about_of(asked if by_cancelling else begun),
     )
 
 
@@ -234,17 +263,19 @@ def _changed(world: World, words: str, progress: Progress, published: int) -> Mo
 
 def _known(progress: Progress) -> Known:
     heard = tuple(sorted(progress.heard.items()))
-    return Known(heard, progress.asked, progress.attempt if progress.capped else 1)
+    attempt = progress.attempt if progress.capped else 1
+    return Known(progress.story.name, heard, progress.asked, attempt)
 
 
 def _progress(number: int) -> Progress:
     known = KNOWN[number]
-    return Progress(SAGA, STORY, dict(known.heard), known.asked, known.attempt)
+    return Progress(SAGA, STORIES[known.story], dict(known.heard), known.asked, known.attempt)
 
 
-def _is_pending(world: World) -> bool:
-    created, confirmed = LOCALS[world.locals[0]], LOCALS[world.locals[-1]]
-    return not created.undone and not confirmed.acted
+def _may_cancel(world: World) -> bool:
+    """Of a return nobody is asked that; an order is pending, or it is too late."""
+    created, ended_well = LOCALS[world.locals[0]], LOCALS[world.locals[-1]]
+    return world.story == "order" and not created.undone and not ended_well.acted
 
 
 # --- what must hold ------------------------------------------------------------------------
@@ -253,24 +284,27 @@ def _is_pending(world: World) -> bool:
 @cache
 def _wrong(known: int, numbers: tuple[int, ...]) -> str | None:
     progress = _progress(known)
-    locals_ = {name: LOCALS[number] for name, number in zip(NAMES, numbers, strict=True)}
-    if wrong := wrong_effects(locals_, PIVOT):
+    names, pivot_name = NAMES[progress.story.name], PIVOTS[progress.story.name]
+    locals_ = {name: LOCALS[number] for name, number in zip(names, numbers, strict=True)}
+    if wrong := wrong_effects(locals_, pivot_name):
         return wrong
     acted = {name for name, local in locals_.items() if local.acted}
     undone = {name for name, local in locals_.items() if local.undone}
-    pivot = locals_[PIVOT]
-    if undone and (pivot.undo is None or pivot.undo.outcome is not Outcome.FENCED):
+    pivot = locals_[pivot_name]
+    fenced = pivot.undo is not None and pivot.undo.outcome is Outcome.FENCED
+    first, last = names[0], names[-1]
+    if undone and not fenced:
         return f"{', '.join(sorted(undone))} is undone before the pivot was fenced"
-    if FIRST in undone and acted != undone:
-        return f"the order is rejected, and {', '.join(sorted(acted - undone))} has its effect"
-    if LAST in acted and acted != set(NAMES):
-        return f"the order is confirmed without {', '.join(sorted(set(NAMES) - acted))}"
+    if first in undone and acted != undone:
+        return f"the customer is told no, and {', '.join(sorted(acted - undone))} has its effect"
+    if last in acted and acted != set(names):
+        return f"the customer is told yes without {', '.join(sorted(set(names) - acted))}"
     if progress.pivot_passed and not pivot.acted:
-        return "the order service believes in goods that have not left"
-    if progress.fenced and (pivot.undo is None or pivot.undo.outcome is not Outcome.FENCED):
+        return "the order service believes in a pivot that never was"
+    if progress.fenced and not fenced:
         return "the order service believes in a fence that is not there"
-    if progress.state == "COMPLETED" and LAST not in acted:
-        return "COMPLETED, and the order is not confirmed"
-    if progress.state == "COMPENSATED" and FIRST not in undone:
-        return "COMPENSATED, and the order is not rejected"
+    if progress.state == "COMPLETED" and last not in acted:
+        return "COMPLETED, and the customer is not told"
+    if progress.state == "COMPENSATED" and first not in undone:
+        return "COMPENSATED, and the customer is not told"
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from common import fence
+from common import fence, reactions
 from common.contracts import CancelAsked, CardDeclined
 from common.envelope import Fenced
 from inventory_svc.choreography import REACTIONS as INVENTORY
@@ -87,6 +87,8 @@ DECIDING = (
 REACTING = (
     Guard("whoever asked to cancel asks again", Progress, "silence", {
         "return self.reason": "return None"}),
+    Guard("two sagas that share a type of event keep to their own", reactions, "react", {
+        "reaction is None or reaction.of not in (None, event.step)": "reaction is None"}),
     Guard("the customer is told last", choreography, "hear", {
         "not progress.all_undone": "False"}),
     Entry("nobody undoes anything before the pivot is fenced", PAYMENT, CancelAsked,

@@ -13,7 +13,7 @@ from common import fence
 from common.envelope import Direction, Fenced, Key, Outcome
 from common.fence import Duplicate, Row
 
-CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock"})
+CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock", "refund_order"})
 
 T = TypeVar("T")
 
@@ -111,5 +111,5 @@ def wrong_effects(locals_: Mapping[str, Local], pivot: str) -> str | None:
             return f"{name} was done {local.acted} times and undone {local.undone} times"
     undone = sorted(name for name, local in locals_.items() if local.undone)
     if locals_[pivot].acted and undone:
-        return f"goods have left, and {', '.join(undone)} is undone"
+        return f"the pivot was done, and {', '.join(undone)} is undone"
     return None

@@ -16,12 +16,13 @@ from common.contracts import (
     ReturnAccepted,
     StockReserved,
 )
-from common.envelope import Direction, Envelope, Fenced, Key
+from common.envelope import Direction, Envelope, Fenced, Key, Outcome
 from common.errors import Poison
 from common.reactions import react
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc.choreography import HEARD
-from order_svc.progress import ORDER, RETURN, STORIES, Progress
+from order_svc.choreography import REACTIONS as ORDERS
+from order_svc.progress import ORDER, RETURN, STORIES, Progress, Story
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.support.choreography import (
     LISTENERS,
@@ -329,3 +330,12 @@ def _charged() -> World:
     world = World()
     until(world, "inventory", PaymentCharged.__name__)
     return world
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=lambda story: story.name)
+def test_every_refusal_of_a_step_leads_to_the_same(story: Story) -> None:
+    """So one of them stands for all in the model."""
+    tables = (INVENTORY, PAYMENT, ORDERS)
+    for step in story.steps:
+        refusals = [event for event in step.events if event.outcome is Outcome.REFUSED]
+        assert len({tuple(table.get(event) for table in tables) for event in refusals}) <= 1
