@@ -1,9 +1,10 @@
 """`python -m tests.elders MODULE [ARGUMENT...]`: a process of the release before, until its stack
 says that it is to be of this one; then what `python -m MODULE ARGUMENT...` would run.
 
-The release before knows one version of the order saga, and ships no migration of LATEST. Its stack
-says so in the database's own setting RELEASED, a list of processes: a process looks once, when it
-starts. Where a service's latest migration is not of LATEST, its code needs it: its elder is itself.
+The release before knows one version of the order saga, ships no migration of LATEST, and has a
+defect that this one mends: goods that are BRITTLE it cannot put back. Its stack says so in the
+database's own setting RELEASED, a list of processes: a process looks once, when it starts. Where a
+service's latest migration is not of LATEST, its code needs it: its elder is itself.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
+from uuid import UUID
 
 import psycopg
 
 from common import db, process
+from common.contracts import StockReleased
+from inventory_svc.domain import Status, Stock
 
 RELEASED = "sagaproof.released"
 LATEST = ("orchestrator/0012_discarded", "inventory_svc/0005_returns")
 DEFINITIONS = "orchestrator.order_saga:ORDER_SAGA_V1,orchestrator.return_saga:RETURN_SAGA"
+BRITTLE = ".brittle"  # how such a SKU ends
 
 
 def is_released() -> bool:
@@ -39,6 +45,19 @@ def grow_younger() -> None:
     for module in (db, process):
         mock.patch.object(module, "shipped_migrations", shipped).start()
     os.environ["SAGAPROOF_DEFINITIONS"] = DEFINITIONS
+    mock.patch.object(Stock, "release", _release_what_is_not_brittle(Stock.release)).start()
+
+
+def _release_what_is_not_brittle(
+    release: Callable[[Stock, UUID], StockReleased],
+) -> Callable[[Stock, UUID], StockReleased]:
+    def stumble(stock: Stock, saga_id: UUID) -> StockReleased:
+        held = stock.reservations.get(saga_id)
+        if held and held.status is Status.HELD and any(s.endswith(BRITTLE) for s in held.lines):
+            raise KeyError(BRITTLE)
+        return release(stock, saga_id)
+
+    return stumble
 
 
 if __name__ == "__main__":

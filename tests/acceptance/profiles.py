@@ -28,6 +28,16 @@ PROFILES = {
     "impatient": Plan(settings=FAULT_SETTINGS),
     # As before; the orchestrator is of the release before until it is replaced.
     "elders": Plan(settings=FAULT_SETTINGS, entry={"orchestrator": "tests.elders orchestrator"}),
+    # Inventory is of the release before until it is replaced. Nobody asks twice in a test's time:
+    # what an operator does is the only way on.
+    "defective": Plan(
+        settings={
+            "step_timeout_seconds": "600",
+            "resend_cap_seconds": "600",
+            "start_resend_seconds": "1",
+        },
+        entry={"inventory": "tests.elders inventory_svc"},
+    ),
 }
 
 

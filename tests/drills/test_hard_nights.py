@@ -11,15 +11,13 @@ import psycopg
 from chaos.rolling import Replace, release
 from chaos.shop import PLENTY, shop
 from chaos.system import CONFIRMED, System, rejected, until
-from common.topology import commands_of, dead_letter_queue
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
+from tests.support.stuck import stands_still
 
 pytestmark = on("elders")
 
 FEW = 4
-INVENTORY = commands_of("inventory")
-DEAD = dead_letter_queue(INVENTORY)
 
 
 def an_hour_passes(system: System, orders: Sequence[UUID]) -> None:
@@ -31,18 +29,6 @@ def an_hour_passes(system: System, orders: Sequence[UUID]) -> None:
             " stuck_since = stuck_since - interval '1 h' where saga_id = any(%s)",
             (list(orders),),
         )
-
-
-def stands_still(system: System, why: str, *orders: UUID) -> str:
-    """Once `saga stuck` has each of them, with the reason."""
-
-    def said() -> str | None:
-        listed = saga(system, "stuck")
-        heads = [line for line in listed.splitlines() if why in line]
-        shown = all(any(line.startswith(str(o)[:8]) for line in heads) for o in orders)
-        return listed if shown else None
-
-    return until(said, f"saga stuck says of each: {why}")
 
 
 def test_a_service_that_was_down_for_an_hour(system: System) -> None:
@@ -64,34 +50,6 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
     assert system.ends(orders) == dict.fromkeys(orders, given_up)
     assert "nothing stands still" in saga(system, "stuck")
     system.verdict()
-
-
-def test_an_undo_whose_dead_letter_was_discarded(system: System) -> None:
-    here = system.stock_up(
-        shop("discarded", stock={"tea": 50}, accounts={"eve": PLENTY}, declined=["eve"])
-    )
-    system.stop("payment")
-    (order,) = system.place([here.order("eve", tea=1)])
-    until(lambda: "charge_payment" in system.steps([order])[0], "the stock is reserved")
-    system.stop("inventory")
-    system.start("payment")
-    until(lambda: system.steps([order])[0]["reserve_stock"] == "undoing", "the saga turns")
-    undo = until(lambda: system.mail.take(INVENTORY), "its undo waits for inventory")[0]
-    system.mail.send(DEAD, [undo])
-    ((letter, reason),) = until(
-        lambda: system.rows(
-            "select letter_id, reason from orchestrator.dead_letter where saga_id = %s", order
-        ),
-        "the letter is taken in",
-    )
-    saga(system, "dead-letters", "discard", str(letter), "--why", "a bad night")
-    listed = stands_still(system, "is a dead letter", order)
-    assert "saga resolve" in listed or "saga retry" in listed, listed
-    saga(system, "retry", str(order), "--reason", "inventory is mended")
-    system.start("inventory")
-    assert system.ends([order])[order].status == "REJECTED"
-    assert "nothing stands still" in saga(system, "stuck")
-    system.verdict([(DEAD, reason)])
 
 
 @contextmanager
