@@ -35,7 +35,6 @@ SAGAS: dict[str, LiteralString] = {
     "choreographed": "order_svc.saga_progress",
 }
 EVER: dict[str, LiteralString] = {  # and those that have moved out
-    **SAGAS,
     "orchestrated": """(
       select saga_id, definition, state, steps, pivot_passed, stuck_since, ended_at
       from orchestrator.saga_instance
@@ -44,6 +43,14 @@ EVER: dict[str, LiteralString] = {  # and those that have moved out
              (instance->>'pivot_passed')::boolean, (instance->>'stuck_since')::timestamptz,
              (instance->>'ended_at')::timestamptz
       from orchestrator.saga_archive)""",
+    "choreographed": """(
+      select saga_id, definition, state, steps, pivot_passed, stuck_since, ended_at
+      from order_svc.saga_progress
+      union all
+      select saga_id, progress->>'definition', progress->>'state', progress->'steps',
+             (progress->>'pivot_passed')::boolean, (progress->>'stuck_since')::timestamptz,
+             (progress->>'ended_at')::timestamptz
+      from order_svc.progress_archive)""",
 }
 
 

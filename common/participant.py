@@ -217,7 +217,10 @@ class Participant(Generic[State]):
         round_.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
 
     def _encode(self, work: Work, reply: Reply) -> str:
-        return work.envelope.reply(reply, issued_at=_now(), process=self._process).encode()
+        """An event is as old as the saga it tells of, since what it leads to is (ADR 26)."""
+        told = work.envelope.reply_to == EVENTS.name
+        issued_at = work.envelope.first_issued_at if told else _now()
+        return work.envelope.reply(reply, issued_at=issued_at, process=self._process).encode()
 
 
 class _Round:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from common.access import OPERATORS
 from common.contracts import SagaQuery
 from common.process import Process, prepare
+from common.retention import Retention
 from common.settings import Settings
 from common.topology import (
     ORCHESTRATOR_COMMANDS,
@@ -27,7 +28,7 @@ from orchestrator.approval import Approval
 from orchestrator.dead_letters import Intake
 from orchestrator.definitions import in_words, load, queues_of, work_queues_of
 from orchestrator.reconciler import Reconciler
-from orchestrator.retention import Retention
+from orchestrator.retention import archiving
 from orchestrator.saga import Definition, DefinitionError
 from orchestrator.service import Service
 
@@ -75,7 +76,7 @@ async def worker(settings: Settings) -> None:
     process.add("reconciler", reconciler.run)
     retention = Retention(
         process.db,
-        definitions,
+        archiving(definitions, settings.retention_seconds),
         settings,
         process.health,
         process.stop,

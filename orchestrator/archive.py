@@ -15,12 +15,7 @@ from common import log
 from common.db import Asked, Tx
 from common.envelope import Envelope, unpack
 from common.fence import EVIDENCE_GONE
-
-# Commands of a transaction that has not committed are not to be seen yet. They are issued after it
-# began, so its beginning bounds them. In a statement of its own, before the one that sees the rest.
-_OLDEST_TRANSACTION = """
-select min(xact_start) from pg_stat_activity
- where datname = current_database() and usename = current_user"""
+from common.retention import oldest_transaction
 
 # Of the sagas under way, the first command that may not have been handled: it has no inbox row yet,
 # so nothing as late may be forgotten. A step that is settled has its row, which stays until then.
@@ -87,7 +82,7 @@ async def take(
 ) -> list[Ended]:
     """The oldest of these definitions, at most so many, that ended before the retention and before
     the first command that is still to be handled was issued."""
-    [(oldest,)] = await tx.fetch(_OLDEST_TRANSACTION)
+    oldest = await oldest_transaction(tx)
     letters = await tx.fetch(_SET_ASIDE, (EVIDENCE_GONE, MOST_LETTERS + 1))
     if len(letters) > MOST_LETTERS:
         logger.warning("retention.waits", for_="a decision about the dead letters that are open")

@@ -1,107 +1,30 @@
-"""Retention: sagas that ended long ago are archived, and their participants told to forget them.
+"""Which sagas of the orchestrator's are archived, and who has to forget them.
 
-Owns: how much at a time and how often. An instance moves, and the command that says so lies in the
-outbox, in one transaction. Must not know: SQL, which sagas may go (archive.py).
+Owns: the participants of each, by its definition. Must not know: SQL, which may go (archive.py),
+how often (common/retention.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from uuid import UUID
+from collections.abc import Mapping, Sequence
 
-from common import failpoints, log, outbox
-from common.daemon import wait_for
-from common.db import Database
-from common.envelope import Direction, Envelope, Forget, Key
-from common.failpoints import Point
-from common.health import Health
-from common.outbox import Appended, Outgoing
-from common.settings import Settings
-from common.topology import commands_of
+from common.db import Tx
+from common.retention import Archive, Ended
 from orchestrator import archive
-from orchestrator.archive import Ended
 from orchestrator.definitions import participants_of
 from orchestrator.saga import Definition
 
-logger = log.get("retention")
 
-FORGET = "forget"  # the step by which the command travels
-LOOK_SECONDS = 30.0  # at most, for what has become old enough
-REST = 3.0  # times as long as a batch took: live traffic has at least three quarters of the time
+def archiving(definitions: Sequence[Definition], retention_seconds: float) -> Archive:
+    """Of these definitions; others wait for whoever knows them."""
+    participants: Mapping[tuple[str, int], Sequence[str]] = {
+        (d.name, d.version): participants_of([d]) for d in definitions
+    }
 
+    async def archive_(tx: Tx, limit: int) -> list[Ended]:
+        found = await archive.take(tx, retention_seconds, participants, limit)
+        if found:
+            await archive.move(tx, [saga.saga_id for saga in found])
+        return [Ended(s.saga_id, s.last, participants[s.definition, s.version]) for s in found]
 
-class Retention:
-    """Any number may run: what one has taken the others skip."""
-
-    def __init__(
-        self,
-        db: Database,
-        definitions: Sequence[Definition],
-        settings: Settings,
-        health: Health,
-        stop: asyncio.Event,
-        *,
-        may_send: Callable[[], bool] = lambda: True,
-        carry: Callable[[Appended], None] = lambda _: None,
-    ) -> None:
-        self._db = db
-        self._definitions: Mapping[tuple[str, int], Definition] = {
-            (d.name, d.version): d for d in definitions
-        }
-        self._seconds = settings.retention_seconds
-        self._batch = settings.retention_batch
-        self._health = health
-        self._stop = stop
-        self._may_send = may_send
-        self._carry = carry
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while not self._stop.is_set():
-            began = loop.time()
-            more = self._may_send() and await self.run_once() == self._batch
-            self._health.set("retention", None)
-            rest = REST * (loop.time() - began) if more else min(LOOK_SECONDS, self._seconds / 4)
-            await wait_for(self._stop, rest)
-
-    async def run_once(self) -> int:
-        """Archive one batch; how many it were."""
-        async with self._db.transaction() as tx:
-            ended = await archive.take(tx, self._seconds, self._definitions, self._batch)
-            if not ended:
-                return 0
-            await archive.move(tx, [saga.saga_id for saga in ended])
-            commands = self._commands(ended)
-            keys = [_key(saga.saga_id) for saga in ended]
-            sent = await outbox.append(tx, commands)
-            failpoints.reach(Point.RETENTION_BEFORE_COMMIT, keys)
-        failpoints.reach(Point.RETENTION_AFTER_COMMIT, keys)
-        logger.info("sagas.archived", sagas=len(ended), participants=len(commands))
-        self._carry(sent)
-        return len(ended)
-
-    def _commands(self, ended: Sequence[Ended]) -> list[Outgoing]:
-        """To each participant, of the sagas it had a part in."""
-        theirs: defaultdict[str, list[UUID]] = defaultdict(list)
-        for saga in ended:
-            for participant in participants_of([self._definitions[saga.definition, saga.version]]):
-                theirs[participant].append(saga.saga_id)
-        until = max(saga.last for saga in ended)
-        return [
-            Outgoing(commands_of(participant), _command(until, saga_ids))
-            for participant, saga_ids in theirs.items()
-        ]
-
-
-def _command(until: datetime, saga_ids: Sequence[UUID]) -> Envelope:
-    """Named by one of its sagas, which is forgotten but once."""
-    forget = Forget(until=until, saga_ids=tuple(saga_ids))
-    key = _key(min(saga_ids))
-    return Envelope.command(key, forget, issued_at=datetime.now(UTC), reply_to=None)
-
-
-def _key(saga_id: UUID) -> Key:
-    return Key(saga_id, FORGET, Direction.FORWARD)
+    return archive_

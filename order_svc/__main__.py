@@ -16,6 +16,7 @@ from common.http import Entrance, serve
 from common.participant import Participant
 from common.process import Process, prepare
 from common.query import Asker
+from common.retention import Retention
 from common.settings import Settings
 from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
 from order_svc import choreography, reader
@@ -25,6 +26,7 @@ from order_svc.domain import OrderBook
 from order_svc.door import Door
 from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
 from order_svc.listener import Listener
+from order_svc.progress_archive import archiving
 from order_svc.progress_store import ProgressStore
 from order_svc.starter import Starter
 from order_svc.store import OrderStore
@@ -77,7 +79,7 @@ async def worker(settings: Settings) -> None:
 
 
 def _listen(process: Process, participant: Participant[OrderBook]) -> None:
-    """The choreographed style: events are heard here, and their silence is."""
+    """The choreographed style: events are heard here, their silence is, and what ended goes."""
     settings, health, carry = process.settings, process.health, process.relay.carry
     store = ProgressStore(settings.policy)
     listener = Listener(process.db, store, participant, carry)
@@ -91,6 +93,11 @@ def _listen(process: Process, participant: Participant[OrderBook]) -> None:
         settings, health, process.stop, carry,
     )  # fmt: skip
     process.add("deadlines", deadlines.run)
+    retention = Retention(
+        process.db, archiving(settings.retention_seconds), settings, health, process.stop,
+        may_send=lambda: process.relay.flushed, carry=carry,
+    )  # fmt: skip
+    process.add("retention", retention.run)
 
 
 def _store(settings: Settings) -> OrderStore:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from common import failpoints
-from common.db import Database
+from common.db import Database, Tx
 from common.envelope import Envelope
 from common.errors import Poison
 from common.failpoints import Point
+from common.fence import EVIDENCE_GONE
 from common.outbox import Appended
 from common.participant import Participant
 from common.reactions import parse_event
 from order_svc.choreography import hear
+from order_svc.progress_archive import archived
 from order_svc.progress_store import ProgressStore
 
 
@@ -44,11 +47,12 @@ class Listener:
         """Raises and changes nothing."""
         async with self._db.transaction() as tx:
             held, now = await self._store.lock(tx, list({event.saga_id for event in batch}))
+            strangers = [event.saga_id for event in batch if event.saga_id not in held]
+            if strangers:
+                raise await self._poison(tx, strangers)
             commands = []
             for event in batch:
-                kept = held.get(event.saga_id)
-                if kept is None:
-                    raise Poison("unknown_saga", f"no order and no return {event.saga_id}")
+                kept = held[event.saga_id]
                 news, command = hear(kept.progress, event, now)
                 kept.news = kept.news or news
                 if command is not None:
@@ -60,3 +64,10 @@ class Listener:
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (event.key for event in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (event.key for event in batch))
         self._carry(sent)
+
+    async def _poison(self, tx: Tx, strangers: Sequence[UUID]) -> Poison:
+        """One that is forgotten is told apart from one that never was."""
+        first = strangers[0]
+        if first in await archived(tx, strangers):
+            return Poison(EVIDENCE_GONE, f"{first} ended long ago, and is forgotten")
+        return Poison("unknown_saga", f"no order and no return {first}")

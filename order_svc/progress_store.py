@@ -20,6 +20,7 @@ from common.db import Tx
 from common.envelope import Direction, Outcome
 from common.participant import Work
 from common.patience import Policy
+from order_svc import progress_archive
 from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder, PricedLine
 from order_svc.progress import FORWARD, ORDER, RETURN, STORIES, Heard, Progress, Story
 from order_svc.store import OrderStore
@@ -154,7 +155,7 @@ class ProgressStore(OrderStore):
 
     async def view(self, tx: Tx, saga_id: UUID) -> SagaView:
         """In the shape that the orchestrator answers in."""
-        rows = await tx.fetch(_VIEW, (saga_id,))
+        rows = await tx.fetch(_VIEW, (saga_id,)) or await progress_archive.view(tx, saga_id)
         if not rows:
             return SagaView(saga_id=saga_id, found=False)
         progress = _kept(rows[0][:7]).progress

@@ -33,10 +33,11 @@ from common.envelope import Direction, Envelope, Forget, Key, pack, saga_id_for
 from common.errors import IllegalTransition, Poison
 from common.health import Health
 from common.participant import Participant
+from common.retention import Retention
 from common.settings import Settings
 from orchestrator import reader
 from orchestrator.order_saga import DEFINITIONS
-from orchestrator.retention import Retention
+from orchestrator.retention import archiving
 from orchestrator.store import lock
 from order_svc.domain import return_id_for
 from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
@@ -80,7 +81,8 @@ LATER = NOON + timedelta(days=1)
 
 def retention(db: Database, settings: MakeSettings, **overrides: object) -> Retention:
     made: Settings = settings(ROLE, **{**AT_ONCE, **overrides})
-    return Retention(db, DEFINITIONS, made, Health(), asyncio.Event())
+    archive = archiving(DEFINITIONS, made.retention_seconds)
+    return Retention(db, archive, made, Health(), asyncio.Event())
 
 
 def refused(number: int) -> tuple[Envelope, ...]:
