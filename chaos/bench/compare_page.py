@@ -150,11 +150,10 @@ event is of is told by its step, and a reaction may name it. Decision
   order: its fence and the other's are the same events, and each reaction to them had to say whose
   it is. The orchestrator has a second table of four lines, and its participants know no saga.
 - **Dead letters** lie in their queues.
-- **Nothing is forgotten.** Retention would take an archive of progress in the order service, and
-  `Forget` from it to both participants, as the orchestrator sends it; and since an event of a
-  forgotten order may still come, each listener would have to tell such a one from an order that
-  nobody placed, and set it aside as `evidence_gone`. Until then the inboxes grow by five rows an
-  order.
+- **Forgetting.** The order service archives what ended, and says `Forget` to both others and to
+  itself. It does not see what they still have to do: so all that is told of an order is as old as
+  the order, and nothing goes that was placed after the oldest order under way. One that is stuck
+  holds up all that came after it ([26](adr/0026-as-old-as-the-saga.md)).
 """
 
 SEARCH = """## Where is this order?

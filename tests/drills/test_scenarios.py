@@ -42,6 +42,7 @@ CHOREOGRAPHED = (
     "returns-race",
     "return-meets-order",
     "kill-participants-in-return",
+    "old-comes-again",
 )
 IN_CONTAINERS = (
     "kill-orchestrator",
