@@ -180,6 +180,9 @@ COMMON = [
 ARCHIVED: LiteralString = (
     f"insert into saga_archive (saga_id, instance, log) values ({SAGA}, '{{}}', '[]')"
 )
+FORGOTTEN: LiteralString = (
+    f"insert into progress_archive (saga_id, progress) values ({SAGA}, '{{}}')"
+)
 PLANTS = [
     *(Plant(schema, *plant) for schema in SERVICES for plant in COMMON),
     Plant("orchestrator", "saga_archive_pk", (ARCHIVED, ARCHIVED)),
@@ -261,6 +264,7 @@ PLANTS = [
     Plant("order_svc", "return_status_known", (given_back(status="'LOST', null"),)),
     Plant("order_svc", "closed_has_a_reason", (given_back(status="'CLOSED', null"),)),
     Plant("order_svc", "saga_progress_pk", (progress(), progress())),
+    Plant("order_svc", "progress_archive_pk", (FORGOTTEN, FORGOTTEN)),
     Plant("order_svc", "progress_state_known", (progress("'LOST'"),)),
     Plant(
         "order_svc",

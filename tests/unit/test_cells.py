@@ -23,9 +23,9 @@ from chaos.cells import (
 )
 from chaos.matrix import PLANS, by_stack
 from chaos.roads import _ASKED, _PASSING, _SILENT
+from common import retention
 from common.envelope import Direction
 from common.failpoints import Point
-from orchestrator import retention
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.saga import Kind
 
