@@ -19,12 +19,14 @@ from common.retention import Archive, Ended, oldest_transaction
 
 PARTICIPANTS = ("order", "inventory", "payment")  # of an order as of a return
 
+# Oldest first, by the index on what has ended, and no further than what can have ended long ago.
 # Nobody waits for us, and we for nobody.
 _ENDED = """
 select saga_id, started_at from saga_progress
  where ended_at < now() - make_interval(secs => %(seconds)s)
-   and started_at < least(%(oldest)s::timestamptz, (
-         select min(started_at) from saga_progress where ended_at is null))
+   and started_at < least(
+         now() - make_interval(secs => %(seconds)s), %(oldest)s::timestamptz,
+         (select min(started_at) from saga_progress where ended_at is null))
  order by started_at, saga_id limit %(limit)s for update skip locked"""
 
 _ARCHIVE = """
