@@ -223,9 +223,9 @@ def _queues(queues: Sequence[QueueSeen], deployed: Deployed) -> Iterator[Finding
                 about,
                 f"it was declared with other arguments: {queue.difference}",
                 f"stop what consumes it, see that it is empty (it has {queue.ready} ready), then"
-                f" `rabbitmqctl delete_queue {queue.name} --if-empty` and start what declares it:"
-                f" {start}",
+                f" `rabbitmqctl delete_queue {queue.name}` and start what declares it: {start}",
             )
+            continue  # that nobody consumes it follows from it
         if queue.consumers == 0:
             if is_dead_letter_queue(queue.name):  # whosever they are
                 start = deployed.services["orchestrator"]

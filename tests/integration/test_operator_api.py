@@ -482,7 +482,7 @@ async def test_the_doctor_names_what_differs_in_a_queue_and_what_is_missing(
     (difference,) = differences
     assert "x-overflow" in difference["what"]
     assert difference["what"].endswith("current is 'drop-head'")
-    assert f"rabbitmqctl delete_queue {changed} --if-empty" in difference["remedy"]
+    assert f"`rabbitmqctl delete_queue {changed}`" in difference["remedy"]
     queues = {queue["name"]: queue for queue in diagnosis["queues"]}
     assert queues[without]["exists"] is False  # looking has not made it
     assert queues[dead]["ready"] == 2

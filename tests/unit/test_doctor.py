@@ -90,7 +90,7 @@ def test_a_house_in_order_has_no_findings() -> None:
         (
             with_queue("order.commands", difference="inequivalent arg 'x-overflow'"),
             "error", "queue order.commands", "inequivalent arg 'x-overflow'",
-            "rabbitmqctl delete_queue order.commands --if-empty",
+            "`rabbitmqctl delete_queue order.commands`",
         ),
         (
             with_queue("inventory.queries", consumers=0, ready=4),
