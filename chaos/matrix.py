@@ -25,12 +25,14 @@ from common.failpoints import Action, Arming, Point
 AGAIN = 2  # times more that a repeated cell kills, with the same message in hand
 FIRE_SECONDS = 40.0
 _NO_OPERATOR = {"operator": 0}
+# What is made to fail before its tries are counted is no bad deploy, however often in a minute.
+_SETTINGS = {**FAULT_SETTINGS, "bad_deploy_messages": "100"}
 PLANS = {
-    Stack.PLAIN: Plan(replicas=_NO_OPERATOR, settings=FAULT_SETTINGS),
+    Stack.PLAIN: Plan(replicas=_NO_OPERATOR, settings=_SETTINGS),
     Stack.FORGETFUL: Plan(
-        replicas=_NO_OPERATOR, settings={**FAULT_SETTINGS, "retention_seconds": "0.5"}
+        replicas=_NO_OPERATOR, settings={**_SETTINGS, "retention_seconds": "0.5"}
     ),
-    Stack.ATTENDED: Plan(settings=FAULT_SETTINGS),
+    Stack.ATTENDED: Plan(settings=_SETTINGS),
 }
 FROZEN_SECONDS = 4.0  # past all attempts of a step, and Postgres's limits of a second
 
