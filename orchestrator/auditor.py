@@ -8,7 +8,7 @@ Must not know: what is compared with what, HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -27,7 +27,16 @@ from common.contracts import (
 from common.db import Database
 from common.envelope import Answer, Query
 from orchestrator import reader
-from orchestrator.audit import Compared, Finding, Known, compare
+from orchestrator.audit import (
+    CREATE_ORDER,
+    RESERVE,
+    RESTOCK,
+    RETURNED,
+    Compared,
+    Finding,
+    Known,
+    compare,
+)
 
 A = TypeVar("A", bound=Answer)
 
@@ -89,11 +98,38 @@ class Auditor:
 
     async def _compare(self, saga_ids: Sequence[UUID], window: Window) -> Compared:
         before = await self._known(saga_ids)
-        answers = await self._of_all(EffectsQuery(saga_ids=tuple(saga_ids)), Effects)
-        effects: list[Effect] = [effect for answer in answers for effect in answer.rows]
+        *answers, restocked = await asyncio.gather(
+            *(self._effects(name, saga_ids) for name in self._services),
+            self._restocked(before),
+        )
+        effects = [effect for answer in answers for effect in answer] + restocked
+        effects = await self._orders_again(effects)
         after = await self._known([saga_id for saga_id in saga_ids if saga_id not in before])
         grace = timedelta(seconds=window.grace_seconds)
         return compare(saga_ids, before, effects, after, now=datetime.now(UTC), grace=grace)
+
+    async def _effects(self, service: str, saga_ids: Sequence[UUID]) -> list[Effect]:
+        if not saga_ids:
+            return []
+        return list(
+            (await self._ask(service, EffectsQuery(saga_ids=tuple(saga_ids)), Effects)).rows
+        )
+
+    async def _restocked(self, known: Mapping[UUID, Known]) -> list[Effect]:
+        """What returns have left of their orders' goods; those stand by the order's id."""
+        returns = {
+            saga.restocked: saga_id for saga_id, saga in known.items() if saga.restocked is not None
+        }
+        return [
+            effect.model_copy(update={"saga_id": returns[effect.saga_id], "step": RESTOCK})
+            for effect in await self._effects("inventory", list(returns))
+        ]
+
+    async def _orders_again(self, effects: Sequence[Effect]) -> list[Effect]:
+        """The orders whose goods were seen back on the shelf are read after that."""
+        back = {e.saga_id for e in effects if (e.step, e.standing) == (RESERVE, RETURNED)}
+        kept = [e for e in effects if not (e.step == CREATE_ORDER and e.saga_id in back)]
+        return [*kept, *await self._effects("order", sorted(back))]
 
     async def _of_all(self, query: Query, expected: type[A]) -> list[A]:
         return await asyncio.gather(*(self._ask(name, query, expected) for name in self._services))

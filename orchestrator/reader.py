@@ -164,9 +164,11 @@ union all
    from saga_archive where saga_id > %(after)s order by saga_id limit %(limit)s)
  order by saga_id limit %(limit)s"""
 _KNOWN = """
-select saga_id, definition, state from saga_instance where saga_id = any(%(ids)b::uuid[])
+select saga_id, definition, state, data ->> 'order_id'
+  from saga_instance where saga_id = any(%(ids)b::uuid[])
  union all
-select saga_id, instance ->> 'definition', instance ->> 'state' from saga_archive
+select saga_id, instance ->> 'definition', instance ->> 'state', instance -> 'data' ->> 'order_id'
+  from saga_archive
  where saga_id = any(%(ids)b::uuid[])"""
 
 
@@ -359,7 +361,10 @@ async def touched(tx: Tx, query: TouchedQuery) -> TouchedPage:
 
 async def known(tx: Tx, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
     rows = await tx.fetch(_KNOWN, {"ids": list(saga_ids)})
-    return {saga_id: Known(definition, State(state)) for saga_id, definition, state in rows}
+    return {
+        saga_id: Known(definition, State(state), UUID(order_id) if order_id else None)
+        for saga_id, definition, state, order_id in rows
+    }
 
 
 def _seen(row: Sequence[Any]) -> Seen:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from common.contracts import Effects, EffectsQuery, TouchedPage, TouchedQuery
 from common.db import Tx
-from order_svc.domain import CREATE_ORDER
+from order_svc.domain import CREATE_ORDER, OPEN_RETURN
 from order_svc.views import OrderView, ReturnView
 
 _READ = """
@@ -28,14 +28,34 @@ _NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
 _PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
 _PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
 
+# Orders and returns, in one order of ids.
 _TOUCHED = """
-select order_id, coalesce(settled_at, 'infinity') >= coalesce(%s, '-infinity'::timestamptz)
-       and placed_at < coalesce(%s, 'infinity'::timestamptz)
-  from customer_order
- where order_id > %s order by order_id limit %s"""
+(select order_id as saga_id,
+        coalesce(settled_at, 'infinity') >= coalesce(%(since)s, '-infinity'::timestamptz)
+        and placed_at < coalesce(%(until)s, 'infinity'::timestamptz)
+   from customer_order where order_id > %(after)s order by order_id limit %(limit)s)
+union all
+(select return_id, coalesce(settled_at, 'infinity') >= coalesce(%(since)s, '-infinity'::timestamptz)
+        and opened_at < coalesce(%(until)s, 'infinity'::timestamptz)
+   from order_return where return_id > %(after)s order by return_id limit %(limit)s)
+ order by saga_id limit %(limit)s"""
 
+# A return and its order are one record in two rows: where they disagree, that is what stands.
 _EFFECTS = """
-select order_id, %s, status, placed_at from customer_order where order_id = any(%b::uuid[])"""
+select o.order_id, %(create_order)s,
+       o.status || case when o.return_id is not null and r.return_id is null
+                        then ' by no return' else '' end, o.placed_at
+  from customer_order o left join order_return r using (return_id, order_id)
+ where o.order_id = any(%(ids)b::uuid[])
+ union all
+select r.return_id, %(open_return)s,
+       case when r.status = 'CLOSED' and o.return_id is distinct from r.return_id then 'CLOSED'
+            when o.return_id = r.return_id
+             and (r.status, o.status) in (('OPEN', 'RETURN_PENDING'), ('FINISHED', 'RETURNED'))
+            then o.status
+            else r.status || ' with its order ' || coalesce(o.status, 'gone') end, r.opened_at
+  from order_return r left join customer_order o on o.order_id = r.order_id
+ where r.return_id = any(%(ids)b::uuid[])"""
 
 
 async def order(tx: Tx, order_id: UUID) -> OrderView | None:
@@ -58,12 +78,13 @@ async def return_(tx: Tx, return_id: UUID) -> ReturnView | None:
 
 
 async def touched(tx: Tx, query: TouchedQuery) -> TouchedPage:
-    found = await tx.fetch(_TOUCHED, (query.since, query.until, query.after, query.limit))
+    found = await tx.fetch(_TOUCHED, query.model_dump())
     return TouchedPage.of(found, query.limit)
 
 
 async def effects(tx: Tx, query: EffectsQuery) -> Effects:
-    return Effects.of(await tx.fetch(_EFFECTS, (CREATE_ORDER, list(query.saga_ids))))
+    steps = {"create_order": CREATE_ORDER, "open_return": OPEN_RETURN}
+    return Effects.of(await tx.fetch(_EFFECTS, {**steps, "ids": list(query.saga_ids)}))
 
 
 def _order(row: Sequence[Any]) -> OrderView:

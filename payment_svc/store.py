@@ -79,13 +79,18 @@ _TOUCHED = """
 select saga_id, at >= coalesce(%s, '-infinity'::timestamptz)
        and at < coalesce(%s, 'infinity'::timestamptz)
   from transfer
- where kind = 'CHARGE' and saga_id > %s order by saga_id limit %s"""
+ where kind in ('CHARGE', 'REFUND') and saga_id > %s order by saga_id limit %s"""
 
-# A charge that another saga gave back has stood until then.
+# A charge that another saga gave back, an order's return, has stood until then; what that saga has
+# left is its refund.
 _EFFECTS = """
 select c.saga_id, c.step, case when r.transfer_id is null then 'CHARGED' else 'REFUNDED' end, c.at
   from transfer c left join transfer r on r.refund_of = c.transfer_id and r.saga_id = c.saga_id
- where c.saga_id = any(%b::uuid[]) and c.kind = 'CHARGE'"""
+ where c.saga_id = any(%(ids)b::uuid[]) and c.kind = 'CHARGE'
+ union all
+select r.saga_id, r.step, 'REFUNDED', r.at
+  from transfer r join transfer c on c.transfer_id = r.refund_of and c.saga_id <> r.saga_id
+ where r.saga_id = any(%(ids)b::uuid[]) and r.kind = 'REFUND'"""
 
 
 class PaymentStore:
@@ -177,7 +182,7 @@ class PaymentStore:
         return TouchedPage.of(found, query.limit)
 
     async def effects(self, tx: Tx, query: EffectsQuery) -> Effects:
-        return Effects.of(await tx.fetch(_EFFECTS, (list(query.saga_ids),)))
+        return Effects.of(await tx.fetch(_EFFECTS, {"ids": list(query.saga_ids)}))
 
 
 def _columns(keys: Iterable[AccountKey]) -> tuple[list[str], list[str]]:

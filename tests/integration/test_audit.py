@@ -27,11 +27,13 @@ from payment_svc.store import PaymentStore
 from tests.integration.conftest import MakeSettings
 from tests.integration.waiting import Rows, eventually, running
 from tests.servers import Servers
-from tests.support.history import write_history
+from tests.support.history import write_history, write_returns
 
 ORDERS = 400
 # The first of each kind in the history: confirmed, refused, undone, undone after the charge.
 CONFIRMED, REFUSED, UNHELD, REFUNDED = 1, 7, 8, 9
+TAKEN_BACK, RETURNED = 4, 5  # its return was undone; or done
+RETURNS = ORDERS // 5
 STORES: dict[str, Any] = {
     "order": reader, "payment": PaymentStore(), "inventory": InventoryStore(),
 }  # fmt: skip
@@ -95,6 +97,70 @@ PLANTS = {
         "delete from order_svc.customer_order where order_id = %(id)s",
         {("create_order", Drift.EFFECT_MISSING)},
     ),
+    "refund without return": Plant(
+        RETURNED,
+        "delete from orchestrator.saga_instance where saga_id = %(return)s;"
+        "update order_svc.customer_order set status = 'CONFIRMED', return_id = null"
+        " where order_id = %(id)s;"
+        "delete from order_svc.order_return where return_id = %(return)s;"
+        "update inventory_svc.reservation set status = 'DISPATCHED' where saga_id = %(id)s",
+        {("refund_order", Drift.REFUND_WITHOUT_RETURN)},
+    ),
+    "refund of a return that was undone": Plant(
+        TAKEN_BACK,
+        "insert into payment_svc.transfer (transfer_id, kind, saga_id, step, debit, credit, amount,"
+        " currency, refund_of) select gen_random_uuid(), 'REFUND', %(return)s, 'refund_order',"
+        " credit, debit, amount, currency, transfer_id from payment_svc.transfer"
+        " where saga_id = %(id)s",
+        {("refund_order", Drift.REFUND_WITHOUT_RETURN)},
+    ),
+    "restock without return": Plant(
+        CONFIRMED,
+        "update inventory_svc.reservation set status = 'RETURNED' where saga_id = %(id)s",
+        {("reserve_stock", Drift.RESTOCK_WITHOUT_RETURN)},
+    ),
+    "return without refund": Plant(
+        RETURNED,
+        "delete from payment_svc.transfer where saga_id = %(return)s",
+        {("refund_order", Drift.RETURN_WITHOUT_REFUND)},
+    ),
+    "return without restock": Plant(
+        RETURNED,
+        "update inventory_svc.reservation set status = 'DISPATCHED' where saga_id = %(id)s",
+        {("restock", Drift.RETURN_WITHOUT_RESTOCK)},
+    ),
+    "return pending, its saga gone": Plant(
+        TAKEN_BACK,
+        "delete from orchestrator.saga_instance where saga_id = %(return)s;"
+        "update order_svc.order_return set status = 'OPEN', reason = null, settled_at = null"
+        " where return_id = %(return)s;"
+        "update order_svc.customer_order set status = 'RETURN_PENDING', return_id = %(return)s"
+        " where order_id = %(id)s",
+        {("open_return", Drift.RETURN_PENDING_WITHOUT_SAGA)},
+    ),
+    "return pending, its saga ended": Plant(
+        TAKEN_BACK,
+        "update order_svc.order_return set status = 'OPEN', reason = null, settled_at = null"
+        " where return_id = %(return)s;"
+        "update order_svc.customer_order set status = 'RETURN_PENDING', return_id = %(return)s"
+        " where order_id = %(id)s",
+        {("open_return", Drift.RETURN_PENDING_WITHOUT_SAGA)},
+    ),
+    "return pending, by no return": Plant(
+        CONFIRMED,
+        "update order_svc.customer_order set status = 'RETURN_PENDING',"
+        " return_id = gen_random_uuid() where order_id = %(id)s",
+        {("create_order", Drift.RETURN_PENDING_WITHOUT_SAGA)},
+    ),
+    "finished, and the order is not returned": Plant(
+        RETURNED,
+        "update order_svc.customer_order set status = 'CONFIRMED', return_id = null"
+        " where order_id = %(id)s",
+        {
+            ("open_return", Drift.WRONG_END),
+            ("reserve_stock", Drift.RESTOCK_WITHOUT_RETURN),
+        },
+    ),
     "wrong end": Plant(
         REFUSED,
         "update order_svc.customer_order set status = 'CONFIRMED', reason = null"
@@ -104,8 +170,11 @@ PLANTS = {
 }
 
 
-def saga(judge: Rows, number: int) -> UUID:
-    (row,) = judge.execute("select md5('saga ' || %s)::uuid", (number,)).fetchall()
+OF_RETURNS = ("open_return", "refund_order", "restock")  # steps
+
+
+def saga(judge: Rows, number: int, of: str = "saga") -> UUID:
+    (row,) = judge.execute("select md5(%s || ' ' || %s)::uuid", (of, number)).fetchall()
     assert isinstance(row[0], UUID)
     return row[0]
 
@@ -154,22 +223,28 @@ async def test_a_clean_history_is_clean_whatever_the_size_of_a_page(
     auditor: Auditor, servers: Servers, database: str
 ) -> None:
     write_history(servers.dsn(database), 1, ORDERS)
+    write_returns(servers.dsn(database), 1, ORDERS)
     for limit in (1000, 37):
-        assert await audit(auditor, Window(limit=limit)) == (ORDERS, 0, [])
+        assert await audit(auditor, Window(limit=limit)) == (ORDERS + RETURNS, 0, [])
 
 
 async def test_each_kind_of_drift_is_found_and_nothing_else(
     auditor: Auditor, servers: Servers, database: str, admin: Rows, judge: Rows
 ) -> None:
     write_history(servers.dsn(database), 1, ORDERS)
+    write_returns(servers.dsn(database), 1, ORDERS)
     planted = set()
     for index, plant in enumerate(PLANTS.values()):
-        ident = saga(judge, plant.number + 10 * index)
+        number = plant.number + 10 * index
+        ident, its_return = saga(judge, number), saga(judge, number, "return")
         for statement in plant.statement.split(";"):
-            admin.execute(statement.encode(), {"id": ident})
-        planted |= {(ident, step, drift) for step, drift in plant.found}
+            admin.execute(statement.encode(), {"id": ident, "return": its_return})
+        planted |= {
+            (its_return if step in OF_RETURNS else ident, step, drift)
+            for step, drift in plant.found
+        }
     compared, skipped, findings = await audit(auditor, Window(limit=150))
-    assert (compared, skipped) == (ORDERS, 0)
+    assert (compared, skipped) == (ORDERS + RETURNS, 0)
     assert {(f.saga_id, f.step, f.drift) for f in findings} == planted
     assert {f.drift for f in findings} == set(Drift)
 
@@ -202,6 +277,47 @@ async def test_a_saga_that_ends_while_we_look_is_not_reported(
     async with Database(settings("orchestrator")) as db:
         compared, skipped, findings = await audit(Auditor(db, ask, tuple(STORES)), Window())
     assert (compared, skipped, findings) == (0, 1 if known_before else 2, [])
+
+
+async def test_an_order_that_is_given_back_while_we_look_is_not_reported(
+    settings: MakeSettings, servers: Servers, database: str, admin: Rows, judge: Rows
+) -> None:
+    """It was confirmed when it was looked at, and when its goods were, they were back."""
+    write_history(servers.dsn(database), CONFIRMED, CONFIRMED)
+    ident, asked = saga(judge, CONFIRMED), []
+
+    async def ask(service: str, query: Query, expected: type[Any], /) -> Any:
+        if isinstance(query, TouchedQuery):
+            return TouchedPage(saga_ids=(ident,), looked_to=None)
+        asked.append(service)
+        again = asked.count("order") > 1
+        step, standing = {
+            "order": ("create_order", "RETURNED" if again else "CONFIRMED"),
+            "payment": ("charge_payment", "CHARGED"),
+            "inventory": ("reserve_stock", "RETURNED"),
+        }[service]
+        return Effects(
+            rows=(Effect(saga_id=ident, step=step, standing=standing, at=datetime.now(UTC)),)
+        )
+
+    async with Database(settings("orchestrator")) as db:
+        assert await audit(Auditor(db, ask, tuple(STORES)), Window()) == (1, 0, [])
+    assert sorted(asked) == ["inventory", "order", "order", "payment"]
+
+
+async def test_a_return_just_opened_is_left_out(
+    auditor: Auditor, servers: Servers, database: str, admin: Rows, judge: Rows
+) -> None:
+    write_history(servers.dsn(database), 1, 10)
+    write_returns(servers.dsn(database), 1, 10)
+    plant = PLANTS["return pending, its saga gone"]
+    ids = {"id": saga(judge, TAKEN_BACK), "return": saga(judge, TAKEN_BACK, "return")}
+    for statement in plant.statement.split(";"):
+        admin.execute(statement.encode(), ids)
+    _, _, findings = await audit(auditor, Window(grace_seconds=3700))
+    assert findings == []
+    _, _, findings = await audit(auditor, Window(grace_seconds=60))
+    assert [f.drift for f in findings] == [Drift.RETURN_PENDING_WITHOUT_SAGA]
 
 
 async def test_sagas_under_way_and_orders_just_placed_are_left_out(
