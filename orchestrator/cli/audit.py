@@ -35,13 +35,18 @@ def audit(
     """Compare all sagas that have ended with what each service holds; name every drift.
 
     \b
-    orphan charge            money was taken for a saga that does not exist
-    leaked hold              stock is held for a saga that has ended
-    missing refund           money was not given back, though the saga was compensated
-    pending without saga     an order waits for its saga to begin, longer than the grace
-    effect without instance  anything else that was done for a saga that does not exist
-    effect missing           nothing stands where the saga's end says that something was done
-    wrong end                what stands contradicts how the saga ended
+    orphan charge                money was taken for a saga that does not exist
+    leaked hold                  stock is held for a saga that has ended
+    missing refund               money was not given back, though the saga was compensated
+    pending without saga         an order waits for its saga to begin, longer than the grace
+    return pending without saga  an order is locked by a return that no saga will end
+    refund without return        money was given back; the return is not there, or was undone
+    restock without return       goods are on the shelf again, and their order was not given back
+    return without refund        an order was given back, and its money was not
+    return without restock       an order was given back, and its goods are not on the shelf
+    effect without instance      anything else that was done for a saga that does not exist
+    effect missing               nothing stands where the saga's end says that something was done
+    wrong end                    what stands contradicts how the saga ended
 
     Safe at any time: it only reads, and sagas under way are left for the next time. Exit code 1
     if any drift was found.

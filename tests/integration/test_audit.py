@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -170,6 +172,7 @@ PLANTS = {
 }
 
 
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 OF_RETURNS = ("open_return", "refund_order", "restock")  # steps
 
 
@@ -318,6 +321,20 @@ async def test_a_return_just_opened_is_left_out(
     assert findings == []
     _, _, findings = await audit(auditor, Window(grace_seconds=60))
     assert [f.drift for f in findings] == [Drift.RETURN_PENDING_WITHOUT_SAGA]
+
+
+async def test_an_order_is_let_go_as_the_runbook_says(
+    auditor: Auditor, servers: Servers, database: str, admin: Rows, judge: Rows
+) -> None:
+    write_history(servers.dsn(database), 1, 10)
+    write_returns(servers.dsn(database), 1, 10)
+    ids = {"id": saga(judge, TAKEN_BACK), "return": saga(judge, TAKEN_BACK, "return")}
+    for statement in PLANTS["return pending, its saga ended"].statement.split(";"):
+        admin.execute(statement.encode(), ids)
+    (remedy,) = re.findall(r"```sql\n(.*order_return.*?)```", RUNBOOK.read_text(), re.DOTALL)
+    assert len((await audit(auditor, Window()))[2]) == 1
+    admin.execute(remedy.replace("RETURN'", f"{ids['return']}'").encode())
+    assert await audit(auditor, Window()) == (12, 0, [])
 
 
 async def test_sagas_under_way_and_orders_just_placed_are_left_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.instance import State
 from orchestrator.order_saga import ORDER_SAGA
 from orchestrator.return_saga import RETURN_SAGA
 
+ROOT = Path(__file__).parents[2]
 SAGA = UUID(int=7)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GRACE = timedelta(minutes=5)
@@ -180,6 +182,12 @@ def test_a_finding_says_what_stands_and_what_should() -> None:
     (finding,) = looked(State.COMPENSATED, {**NOTHING_KEPT, "charge_payment": "CHARGED"}).findings
     assert finding.what == "the saga is COMPENSATED: CHARGED stands, expected REFUNDED or nothing"
     assert REMEDIES.keys() == set(Drift)
+
+
+def test_the_pages_and_the_help_name_every_drift() -> None:
+    for page in ("docs/operations.md", "docs/runbook.md", "orchestrator/cli/audit.py"):
+        text = (ROOT / page).read_text()
+        assert [drift for drift in Drift if drift.replace("_", " ") not in text] == [], page
 
 
 def test_a_saga_whose_ends_are_not_known_is_not_judged() -> None:
