@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -71,12 +72,17 @@ class Delivery:
     correlation_id: str | None
 
 
+BLOCKS = "the broker blocks publishers"
+
+
 class Broker:
     """One connection, opened when first needed and again after it broke."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: AsyncioConnection | None = None
+        self._blocked = False  # the connection: it reads no more from who has published
+        self._channels: WeakSet[Channel] = WeakSet()
         self._lock = asyncio.Lock()
 
     async def channel(self) -> Channel:
@@ -85,11 +91,24 @@ class Broker:
             connection = self._connection
             if connection is None or not connection.is_open:
                 connection = self._connection = await self._connect()
+                self._blocked = False
+        if self._blocked:  # nobody would read the request: each would use up a channel number
+            raise BrokerGone(BLOCKS)
         try:
             async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                return await Channel.open(connection)
+                channel = await Channel.open(connection)
         except (TimeoutError, pika.exceptions.AMQPError) as error:
             raise BrokerGone(f"no channel: {error!r}") from error
+        self._channels.add(channel)
+        return channel
+
+    def _block(self) -> None:
+        self._blocked = True
+        for channel in list(self._channels):
+            channel.broken_by(BLOCKS)
+
+    def _unblock(self) -> None:
+        self._blocked = False
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -123,12 +142,14 @@ class Broker:
             failed(_, error)
             logger.info("broker.closed", reason=str(error))
 
-        AsyncioConnection(
+        connection = AsyncioConnection(
             parameters,
             on_open_callback=lambda c: _resolve(opened, c),
             on_open_error_callback=failed,
             on_close_callback=closed,
         )
+        connection.add_on_connection_blocked_callback(lambda *_: self._block())
+        connection.add_on_connection_unblocked_callback(lambda *_: self._unblock())
         return await opened
 
 
@@ -141,7 +162,7 @@ def _resolve(future: asyncio.Future[Any], value: object) -> None:
 class Channel:
     """Publishes with confirms and consumes with acks; once broken, always broken."""
 
-    def __init__(self, connection: AsyncioConnection, raw: Any) -> None:
+    def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._loop = asyncio.get_running_loop()
         self._broken: BrokerGone | None = None
@@ -155,15 +176,19 @@ class Channel:
         raw.add_on_return_callback(
             lambda _c, _m, properties, _b: self._returned.add(int(properties.message_id))
         )
-        connection.add_on_connection_blocked_callback(
-            lambda *_: self._break("the broker blocks publishers")
-        )
 
     @classmethod
     async def open(cls, connection: AsyncioConnection) -> Channel:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        connection.channel(on_open_callback=lambda raw: _resolve(opened, raw))
-        channel = cls(connection, await opened)
+
+        def came(raw: Any) -> None:
+            if opened.done():
+                raw.close()  # too late: nobody waits for it any more
+            else:
+                opened.set_result(raw)
+
+        connection.channel(on_open_callback=came)
+        channel = cls(await opened)
         await channel._call(channel._raw.confirm_delivery, channel._on_confirm)
         return channel
 
@@ -172,6 +197,10 @@ class Channel:
         if self._raw.is_open:
             self._raw.close()
         self._break("closed by us")
+
+    def broken_by(self, reason: str) -> None:
+        """Whoever waits hears of it now."""
+        self._break(reason)
 
     def _closed(self, reason: BaseException) -> None:
         self._break(f"channel closed: {reason}", getattr(reason, "reply_code", None))

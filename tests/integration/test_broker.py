@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pika
 import pytest
 
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
@@ -277,3 +278,45 @@ async def test_a_broker_that_never_answers_is_given_up_in_time(settings: MakeSet
         async with asyncio.timeout(20):
             with pytest.raises(BrokerGone):
                 await Broker(by(made, amqp=proxy)).channel()
+
+
+async def test_while_the_broker_blocks_publishers_no_channel_is_used_up(
+    settings: MakeSettings,
+) -> None:
+    """A request would wait unread, and be answered when nobody wants it any more: 2,047 of those
+    are all that a connection has."""
+    async with connected(settings(ROLE)) as broker:
+        channel = await broker.channel()
+        connection = broker._connection
+        assert connection is not None
+
+        def says(method: type[pika.amqp_object.Method]) -> None:
+            frame = pika.frame.Method(0, method())
+            connection.callbacks.process(0, method, connection, frame)
+
+        says(pika.spec.Connection.Blocked)
+        with pytest.raises(BrokerGone, match="blocks"):
+            channel.check()
+        before = len(connection._channels)
+        for _ in range(5):
+            with pytest.raises(BrokerGone, match="blocks"):
+                await broker.channel()
+        assert len(connection._channels) <= before
+        says(pika.spec.Connection.Unblocked)
+        (await broker.channel()).close()
+        assert broker._connection is connection
+
+
+async def test_a_channel_that_comes_too_late_is_closed_again(settings: MakeSettings) -> None:
+    async with connected(settings(ROLE)) as broker:
+        (await broker.channel()).close()
+        broker._settings = broker._settings.model_copy(update={"connect_timeout_seconds": 0.0})
+        for _ in range(5):
+            with pytest.raises(BrokerGone, match="no channel"):
+                await broker.channel()
+
+        async def none_is_left() -> bool:
+            assert broker._connection is not None
+            return not broker._connection._channels
+
+        await eventually(none_is_left, "what nobody waits for is closed")
