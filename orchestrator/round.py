@@ -89,6 +89,9 @@ class Round:
             self.start(fence, Key(saga_id, START, FORWARD), message, None)
         if saga_id not in self.held:
             return  # it ended long ago, and is forgotten
+        if not self._deployed.knows(self.held[saga_id].instance):
+            self._hold(envelope)
+            return
         outcome = Outcome.DONE
         try:
             self.step(saga_id, CompensateAsked(message.actor, message.reason))
@@ -127,6 +130,11 @@ class Round:
         if self._deployed.knows(instance):
             self.step(envelope.saga_id, reply)
             return
+        self._hold(envelope)
+
+    def _hold(self, envelope: Envelope) -> None:
+        """For a process that knows the version of its saga."""
+        instance = self.held[envelope.saga_id].instance
         version = f"{instance.definition} v{instance.version}"
         self._held_replies.append((version, envelope))
         detail = f"{version} is not deployed in {self._deployed.process}"
@@ -135,10 +143,14 @@ class Round:
 
     def take_held(self, envelope: Envelope) -> None:
         """One that was kept for us. If it makes no sense, it is a dead letter after all."""
-        reply = parse(envelope, self._deployed.newest).message
+        if envelope.saga_id in self.archived:  # nobody awaits it any more
+            return
+        message = parse(envelope, self._deployed.newest).message
+        if not isinstance(message, ReplyArrived):  # a cancel: it has a claim to make
+            self.outgoing.append(Outgoing(ORCHESTRATOR_REPLIES, envelope))
+            return
         try:
-            assert isinstance(reply, ReplyArrived)  # noqa: S101 - nothing else is held
-            self.step(envelope.saga_id, reply)
+            self.step(envelope.saga_id, message)
         except Poison:
             logger.exception("held_reply.dead", saga_id=envelope.saga_id, step=envelope.step)
             self.outgoing.append(Outgoing(dead_letter_queue(ORCHESTRATOR_REPLIES), envelope))

@@ -116,7 +116,8 @@ def _return_data(opened: OpenedReturn) -> dict[str, object]:
 
 
 def cancel_order(book: OrderBook, work: Work) -> Answered:
-    """Whoever asks again is asked for no second time: once it is in the outbox it arrives.
+    """Whoever asks again has the same message sent again, should the broker have lost it: nothing
+    is kept, and the saga's own inbox knows a repeat.
 
     Not by the queue of starts: those may wait at a gate, and what is under way waits for none.
     """
@@ -134,7 +135,7 @@ def cancel_order(book: OrderBook, work: Work) -> Answered:
         issued_at=book.now,
         reply_to=None,
     )
-    return Answered(CancelNoted(), also=(Outgoing(ORCHESTRATOR_REPLIES, cancel),))
+    return Answered(CancelNoted(), also=(Outgoing(ORCHESTRATOR_REPLIES, cancel),), keep=False)
 
 
 def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReused:

@@ -141,7 +141,7 @@ async def test_one_that_is_parked_is_undone(db: Database, judge: Rows) -> None:
     assert state(judge) == ("COMPENSATING", "cancelled")
 
 
-async def test_the_order_service_asks_once_and_only_for_what_is_pending(
+async def test_the_order_service_asks_again_as_often_as_it_is_asked_with_one_message(
     settings: MakeSettings, judge: Rows
 ) -> None:
     order_id = saga_id_for("ann", "key-1")
@@ -162,5 +162,7 @@ async def test_the_order_service_asks_once_and_only_for_what_is_pending(
         told = [await handle(orders, wanted_no_more) for _ in range(2)]
         assert told == [[CancelNoted()], [CancelNoted()]]  # whoever waits at the door is answered
     asked = sent(judge, "order_svc")
-    assert [envelope.type for envelope in asked] == ["StartSaga", "CancelSaga"]
+    # The broker may have lost the first, when it was replaced or its queues were purged.
+    assert [envelope.type for envelope in asked] == ["StartSaga", "CancelSaga", "CancelSaga"]
+    assert len({envelope.message_id for envelope in asked}) == 2
     assert asked[0].body["data"] == asked[1].body["data"]

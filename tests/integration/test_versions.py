@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from common import failpoints
-from common.contracts import OrderConfirmed, SagaQuery, StockDispatched
+from common.contracts import OrderConfirmed, OrderRejected, SagaQuery, StockDispatched
 from common.db import Database
 from common.errors import IllegalTransition, Poison
 from common.failpoints import ARMINGS, Action, Arming, Point, Tripped
 from common.health import Health
-from orchestrator import reader
+from orchestrator import archive, reader
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.reader import StuckWanted
 from orchestrator.reconciler import Reconciler
@@ -25,9 +25,11 @@ from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     CHARGED,
+    COMPENSATING,
     PATIENT,
     RESERVED,
     ROLE,
+    SHORT,
     commands,
     give,
     give_each,
@@ -38,6 +40,8 @@ from tests.integration.orchestrating import (
     start,
     state,
 )
+from tests.integration.services import sent
+from tests.integration.test_cancel import cancel
 from tests.integration.waiting import Rows
 
 # The replicas of a rolling restart: the old release knows version 1, the new one both.
@@ -158,6 +162,34 @@ async def test_a_held_reply_that_makes_no_sense_is_a_dead_letter_after_all(
         "select destination from orchestrator.outbox where destination like '%.dead'"
     ).fetchall()
     assert dead == [("orchestrator.replies.dead",)]
+
+
+async def test_a_cancel_that_comes_to_an_older_replica_is_kept_and_sent_on_by_a_newer_one(
+    db: Database, judge: Rows
+) -> None:
+    await give(new(db), start(1))
+    for _ in range(2):
+        await give(old(db), cancel(1))
+    assert state(judge) == ("RUNNING", None)
+    assert await old(db).release(100) == 0
+    assert await new(db).release(100) == 1
+    (again,) = [e for e in sent(judge, ROLE) if e.type == "CancelSaga"]
+    assert again == cancel(1)
+    await give(new(db), again)
+    assert state(judge) == ("COMPENSATING", "cancelled")
+
+
+async def test_a_held_reply_of_a_saga_that_was_archived_is_awaited_by_nobody(
+    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
+) -> None:
+    rejected = reply(1, "create_order", OrderRejected(), COMPENSATING)
+    await give_each(new(db), start(1), reply(1, "reserve_stock", SHORT), rejected)
+    await give(old(db), reply(1, "reserve_stock", SHORT))  # a late repeat
+    admin.execute("update orchestrator.saga_instance set ended_at = now() - interval '1 year'")
+    async with db.transaction() as tx:
+        await archive.move(tx, [saga(1)])
+    assert await new(db).release(100) == 1
+    assert await new(db).release(100) == 0
 
 
 async def test_a_deadline_is_left_to_a_replica_that_knows_the_version(
