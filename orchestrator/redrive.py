@@ -21,6 +21,7 @@ from common.topology import ORCHESTRATOR_REPLIES
 from orchestrator import letter_store
 from orchestrator.actions import Action
 from orchestrator.inputs import DeadLettered
+from orchestrator.instance import Status
 from orchestrator.letter_store import OPEN, Locked
 from orchestrator.letters import About
 from orchestrator.round import Round
@@ -61,6 +62,8 @@ EVIDENCE_GONE = (
     "its saga is not known, or no more: what would tell that it was done already is gone with it;"
     " discard it"
 )
+
+RESOLVED = "a person has resolved this step, so that nobody would undo what it does; discard it"
 
 
 class LetterDesk:
@@ -110,6 +113,8 @@ def _judge(deed: Deed, letter: Locked, round_: Round) -> Outcome:
             return Outcome(letter.letter_id, Result.REFUSED, NO_ENVELOPE)
         if not _is_recognised(letter.body, round_):
             return Outcome(letter.letter_id, Result.REFUSED, EVIDENCE_GONE)
+        if _is_resolved(letter.body, round_):
+            return Outcome(letter.letter_id, Result.REFUSED, RESOLVED)
     return Outcome(letter.letter_id, Result.DONE)
 
 
@@ -120,6 +125,16 @@ def _is_recognised(body: bytes, round_: Round) -> bool:
     assert isinstance(envelope, Envelope)  # noqa: S101 - it was when it was taken in
     of_a_saga = envelope.outcome is not None or envelope.reply_to == ORCHESTRATOR_REPLIES
     return not of_a_saga or envelope.saga_id in round_.held
+
+
+def _is_resolved(body: bytes, round_: Round) -> bool:
+    """Whether it would do what a person has seen to, and nobody would ever undo."""
+    (envelope,) = unpack(body)
+    assert isinstance(envelope, Envelope)  # noqa: S101 - it was when it was taken in
+    if envelope.outcome is not None or envelope.saga_id not in round_.held:
+        return False
+    progress = round_.held[envelope.saga_id].instance.steps.get(envelope.step)
+    return progress is not None and progress.status is Status.RESOLVED
 
 
 @dataclass(frozen=True, slots=True)
