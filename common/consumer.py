@@ -30,6 +30,7 @@ from common.topology import EVENTS, Queue, dead_letter_queue, work_queue
 logger = log.get("consumer")
 
 T = TypeVar("T")
+R = TypeVar("R")
 BAD_DEPLOY_WINDOW_SECONDS = 60.0
 LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
 
@@ -185,14 +186,20 @@ class BatchConsumer(Generic[T]):
                 await self._alone(channel, readable)
 
     async def _held(self, channel: Channel, batch: Sequence[Readable[T]]) -> None:
-        """Handle; while a server is down, hold the batch: it is not the messages' fault."""
+        """Handle; while a server is down, hold the batch."""
+        await self._hold(channel, batch, lambda: self._handle([each.item for each in batch]))
+
+    async def _hold(
+        self, channel: Channel, batch: Sequence[Readable[T]], act: Callable[[], Awaitable[R]]
+    ) -> R:
+        """Act for the batch; while a server is down, keep it: it is not the messages' fault."""
         backoff = Backoff(self._settings, self._stop)
         only = _about(batch[0].envelope) if len(batch) == 1 else {}
         while True:
             channel.check()
             try:
                 with log.about(queue=self._queue, envelopes=len(batch), **only):
-                    await self._handle([readable.item for readable in batch])
+                    done = await act()
             except Infrastructure as error:
                 logger.warning(
                     "batch.held", queue=self._queue, envelopes=len(batch), error=str(error), **only
@@ -204,13 +211,16 @@ class BatchConsumer(Generic[T]):
                 await backoff.pause()
             else:
                 self._health.set(self._queue, None)
-                return
+                return done
 
     async def _alone(self, channel: Channel, readable: Readable[T]) -> None:
         """Each try is counted and committed first, so that what kills us gives itself away."""
         backoff = Backoff(self._settings, self._stop)
         while True:
-            if await self._count_try(readable.envelope) > self._settings.solo_tries:
+            tries = await self._hold(
+                channel, [readable], lambda: self._count_try(readable.envelope)
+            )
+            if tries > self._settings.solo_tries:
                 await self._dead_letter(
                     channel,
                     _raw(readable.envelope),
@@ -234,7 +244,7 @@ class BatchConsumer(Generic[T]):
                 )
                 self._suspect(readable.envelope.key, error)
                 await backoff.pause()
-        await self._forget_tries(readable.envelope)
+        await self._hold(channel, [readable], lambda: self._forget_tries(readable.envelope))
 
     def _suspect(self, key: Key, error: Exception) -> None:
         """Raises BadDeploy once the same error struck several different messages."""

@@ -636,3 +636,30 @@ async def test_a_process_told_to_stop_finishes_the_batch_in_hand(settings: MakeS
             go_on.set()
         assert service.handled == [1]
         assert [e.saga_id for e in await post.await_envelopes(QUEUE, 1)] == [saga(2)]
+
+
+async def test_rule_13_an_outage_of_the_database_gives_nothing_back_that_went_back_before(
+    settings: MakeSettings,
+) -> None:
+    """What is counted before its try is held like any other: else each second of the outage would
+    be a return, and in the end the broker sets it aside."""
+    made = settings(ROLE, **FAST, connect_timeout_seconds=0.2)
+    async with mail(made) as post, Proxy(made.postgres_dsn) as proxy:
+        await post.send(QUEUE, charge(saga(1)))
+        for _ in range(2):
+            channel = await post._broker.channel()
+            await (await channel.consume(QUEUE, 1)).take()
+            channel.close()
+        process = paying(by(made, postgres=proxy))
+        proxy.cut()
+        with capture_logs() as logs:
+            async with running(process):
+
+                async def held_three_times() -> bool:
+                    return [line["event"] for line in logs].count("batch.held") >= 3
+
+                await eventually(held_three_times, "the outage is held out")
+        channel = await post._broker.channel()
+        delivery = await (await channel.consume(QUEUE, 1)).take()
+        assert delivery.returns == 3  # the two, and one by the end of the process
+        channel.close()
