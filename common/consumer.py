@@ -8,11 +8,10 @@ what handling means; a `Handle` does it in one transaction, for the whole batch 
 from __future__ import annotations
 
 import asyncio
-import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -25,13 +24,13 @@ from common.errors import BadDeploy, BrokerGone, Infrastructure, Poison
 from common.failpoints import Point
 from common.health import Health
 from common.settings import Settings
+from common.suspicion import Suspicion
 from common.topology import EVENTS, Queue, dead_letter_queue, work_queue
 
 logger = log.get("consumer")
 
 T = TypeVar("T")
 R = TypeVar("R")
-BAD_DEPLOY_WINDOW_SECONDS = 60.0
 LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
 
 
@@ -77,9 +76,7 @@ class BatchConsumer(Generic[T]):
         self._stop = stop
         self._handled = metrics.ENVELOPES.labels(queue)
         self._batch_seconds = metrics.BATCH_SECONDS.labels(queue)
-        self._suspects: dict[
-            str, dict[Key, float]
-        ] = {}  # error signature: messages it struck, when
+        self._suspicion = Suspicion(settings.bad_deploy_messages)
         self.drained = False  # the queue was seen empty since we last connected (section 6, rule 6)
 
     async def run(self) -> None:
@@ -91,7 +88,7 @@ class BatchConsumer(Generic[T]):
                 await channel.bind(self._queue, EVENTS, self._events)
             consumer = await channel.consume(self._queue, self._settings.prefetch_deliveries)
             stopping.add_done_callback(lambda _: consumer.interrupt())
-            self._health.set(self._queue, None)
+            self._tell_health()
             while not self._stop.is_set():
                 await self._next_batch(consumer)
         finally:
@@ -130,8 +127,9 @@ class BatchConsumer(Generic[T]):
     async def process(
         self, channel: Channel, batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]
     ) -> None:
-        """Handle or dead-letter every member, then ack. Raises BrokerGone, BadDeploy."""
-        began = time.monotonic()
+        """Handle or dead-letter every member, then ack. Raises BrokerGone, and BadDeploy if what
+        is left unacked fails by this code's fault."""
+        began = _now()
         together: list[Readable[T]] = []
         alone: list[Readable[T]] = []
         for delivery, members in batch:
@@ -139,15 +137,22 @@ class BatchConsumer(Generic[T]):
                 readable = await self._read(channel, member)
                 if readable is not None:
                     (alone if _suspicious(delivery) else together).append(readable)
-        if together:
-            await self._together(channel, together)
-        for readable in alone:
-            await self._alone(channel, readable)
+        failed = await self._together(channel, together) if together else []
+        failed += await self._each_alone(channel, alone)
+        backoff = self._backoff()
+        # Nobody is tried again before all others were: three that fail say more than one does.
+        while failed and not self._bad_deploy() and await backoff.pause():
+            failed = await self._each_alone(channel, failed)
+        left = {readable.envelope.key for readable in failed}
+        settled = [each for each in batch if left.isdisjoint(_keys([each]))]
         failpoints.reach(Point.BATCH_BEFORE_ACK, _keys(batch))
-        channel.ack([delivery.tag for delivery, _ in batch])
+        channel.ack([delivery.tag for delivery, _ in settled])
         failpoints.reach(Point.BATCH_AFTER_ACK, _keys(batch))
-        self._handled.inc(sum(len(members) for _, members in batch))
-        self._batch_seconds.observe(time.monotonic() - began)
+        self._handled.inc(sum(len(members) for _, members in settled))
+        self._batch_seconds.observe(_now() - began)
+        self._tell_health()
+        if failed:
+            await self._leave(channel, failed, self._suspicion.last_went_well >= began)
 
     async def _read(self, channel: Channel, member: Envelope | Unreadable) -> Readable[T] | None:
         if isinstance(member, Unreadable):
@@ -159,8 +164,9 @@ class BatchConsumer(Generic[T]):
             await self._dead_letter(channel, _raw(member), poison.reason, str(poison))
             return None
 
-    async def _together(self, channel: Channel, batch: Sequence[Readable[T]]) -> None:
-        """The whole batch at once; if it raises, one by one, so that neighbours are spared."""
+    async def _together(self, channel: Channel, batch: Sequence[Readable[T]]) -> list[Readable[T]]:
+        """The whole batch at once; if it raises, one by one, so that neighbours are spared. Those
+        that fail."""
         try:
             await self._held(channel, batch)
         except Infrastructure:
@@ -169,31 +175,35 @@ class BatchConsumer(Generic[T]):
             logger.warning(
                 "batch.retried_one_by_one", queue=self._queue, envelopes=len(batch), exc_info=True
             )
-            failed = []
-            for readable in batch:
-                try:
-                    await self._held(channel, [readable])
-                except Infrastructure:
-                    raise
-                except Poison as poison:
-                    await self._dead_letter(
-                        channel, _raw(readable.envelope), poison.reason, str(poison)
-                    )
-                except Exception as error:  # noqa: BLE001 - counted, and looked at alone below
-                    self._suspect(readable.envelope.key, error)
-                    failed.append(readable)
-            for readable in failed:
-                await self._alone(channel, readable)
+            return [each for each in batch if not await self._settled(channel, each)]
+        return []
+
+    async def _settled(self, channel: Channel, readable: Readable[T]) -> bool:
+        """Handled, or dead-lettered as poison; False if it failed for a reason nobody foresaw."""
+        try:
+            await self._held(channel, [readable])
+        except Infrastructure:
+            raise
+        except Poison as poison:
+            await self._dead_letter(channel, _raw(readable.envelope), poison.reason, str(poison))
+        except Exception as error:
+            logger.warning(
+                "envelope.failed", queue=self._queue, **_about(readable.envelope), exc_info=True
+            )
+            self._suspicion.struck(readable.envelope.key, error, _now())
+            return False
+        return True
 
     async def _held(self, channel: Channel, batch: Sequence[Readable[T]]) -> None:
         """Handle; while a server is down, hold the batch."""
         await self._hold(channel, batch, lambda: self._handle([each.item for each in batch]))
+        self._suspicion.went_well((each.envelope.key for each in batch), _now())
 
     async def _hold(
         self, channel: Channel, batch: Sequence[Readable[T]], act: Callable[[], Awaitable[R]]
     ) -> R:
         """Act for the batch; while a server is down, keep it: it is not the messages' fault."""
-        backoff = Backoff(self._settings, self._stop)
+        backoff = self._backoff()
         only = _about(batch[0].envelope) if len(batch) == 1 else {}
         while True:
             channel.check()
@@ -210,56 +220,52 @@ class BatchConsumer(Generic[T]):
                     raise
                 await backoff.pause()
             else:
-                self._health.set(self._queue, None)
+                self._tell_health()
                 return done
 
-    async def _alone(self, channel: Channel, readable: Readable[T]) -> None:
-        """Each try is counted and committed first, so that what kills us gives itself away."""
-        backoff = Backoff(self._settings, self._stop)
-        while True:
-            tries = await self._hold(
-                channel, [readable], lambda: self._count_try(readable.envelope)
-            )
+    async def _each_alone(
+        self, channel: Channel, readables: Sequence[Readable[T]]
+    ) -> list[Readable[T]]:
+        """One try for each, counted and committed first, so that what kills us gives itself away.
+        Those that fail, and may be tried again."""
+        failed = []
+        for readable in readables:
+            envelope = readable.envelope
+            tries = await self._hold(channel, [readable], partial(self._count_try, envelope))
             if tries > self._settings.solo_tries:
-                await self._dead_letter(
-                    channel,
-                    _raw(readable.envelope),
-                    "exhausted",
-                    f"{self._settings.solo_tries} tries alone",
-                )
-                break
-            try:
-                await self._held(channel, [readable])
-                break
-            except Infrastructure:
-                raise
-            except Poison as poison:
-                await self._dead_letter(
-                    channel, _raw(readable.envelope), poison.reason, str(poison)
-                )
-                break
-            except Exception as error:
-                logger.warning(
-                    "envelope.failed", queue=self._queue, **_about(readable.envelope), exc_info=True
-                )
-                self._suspect(readable.envelope.key, error)
-                await backoff.pause()
-        await self._hold(channel, [readable], lambda: self._forget_tries(readable.envelope))
+                detail = f"{self._settings.solo_tries} tries alone"
+                await self._dead_letter(channel, _raw(envelope), "exhausted", detail)
+            elif not await self._settled(channel, readable):
+                failed.append(readable)
+                continue
+            await self._hold(channel, [readable], partial(self._forget_tries, envelope))
+        return failed
 
-    def _suspect(self, key: Key, error: Exception) -> None:
-        """Raises BadDeploy once the same error struck several different messages."""
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        signature = f"{type(error).__name__} at {frame.name}:{frame.lineno}"
-        now = asyncio.get_running_loop().time()
-        struck = {
-            k: t
-            for k, t in self._suspects.get(signature, {}).items()
-            if now - t < BAD_DEPLOY_WINDOW_SECONDS
-        }
-        struck[key] = now
-        self._suspects[signature] = struck
-        if len(struck) >= self._settings.bad_deploy_messages:
-            raise BadDeploy(f"{signature}: {error}") from error
+    async def _leave(
+        self, channel: Channel, failed: Sequence[Readable[T]], some_handled: bool
+    ) -> None:
+        """Give them back. Where nothing went well beside them, nothing is held against them."""
+        verdict = self._bad_deploy()
+        if verdict is None:
+            return  # told to stop amid their tries
+        if not some_handled:
+            for readable in failed:
+                await self._hold(
+                    channel, [readable], partial(self._forget_tries, readable.envelope)
+                )
+        raise BadDeploy(verdict, some_handled=some_handled)
+
+    def _tell_health(self) -> None:
+        verdict = self._bad_deploy()
+        self._health.set(self._queue, verdict and f"bad deploy: {verdict}")
+
+    def _bad_deploy(self) -> str | None:
+        return self._suspicion.bad_deploy(_now())
+
+    def _backoff(self) -> Backoff:
+        return Backoff(
+            self._settings.retry_first_seconds, self._settings.retry_cap_seconds, self._stop
+        )
 
     async def _count_try(self, envelope: Envelope) -> int:
         async with self._db.transaction() as tx:
@@ -309,6 +315,10 @@ class BatchConsumer(Generic[T]):
             "envelope.dead_lettered",
             queue=self._queue, reason=reason, detail=detail[:300], **about,
         )  # fmt: skip
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _keys(batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]) -> Iterator[Key]:

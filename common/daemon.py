@@ -24,20 +24,20 @@ T = TypeVar("T")
 class Backoff:
     """Pauses that double up to a cap, with full jitter; a success starts them over."""
 
-    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
-        self._first = settings.retry_first_seconds
-        self._cap = settings.retry_cap_seconds
+    def __init__(self, first_seconds: float, cap_seconds: float, stop: asyncio.Event) -> None:
+        self._first = first_seconds
+        self._cap = cap_seconds
         self._stop = stop
         self._failures = 0
 
     def reset(self) -> None:
         self._failures = 0
 
-    async def pause(self) -> None:
-        """Wait; returns early when the process is told to stop."""
+    async def pause(self) -> bool:
+        """Wait, or until the process is told to stop; whether to go on."""
         ceiling = min(self._cap, self._first * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
-        await wait_for(self._stop, random.uniform(ceiling / 4, ceiling))  # noqa: S311 - not a secret
+        return not await wait_for(self._stop, random.uniform(ceiling / 4, ceiling))  # noqa: S311 - not a secret
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> bool:
@@ -73,7 +73,9 @@ async def keep_running(
 
     `run` marks itself well in `health` once it works, and returns when `stop` is set.
     """
-    backoff = Backoff(settings, stop)
+    backoff = Backoff(settings.retry_first_seconds, settings.retry_cap_seconds, stop)
+    # Doubling, since each look gives back what was in hand, and the broker counts that.
+    pauses = Backoff(settings.bad_deploy_pause_seconds, settings.bad_deploy_pause_cap_seconds, stop)
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
         try:
@@ -81,7 +83,10 @@ async def keep_running(
         except BadDeploy as error:
             health.set(name, f"bad deploy: {error}")
             logger.exception("daemon.bad_deploy", daemon=name)
-            await wait_for(stop, settings.bad_deploy_pause_seconds)
+            lasted = asyncio.get_running_loop().time() - started
+            if error.some_handled or lasted > settings.bad_deploy_pause_seconds:
+                pauses.reset()
+            await pauses.pause()
         except Infrastructure as error:
             health.set(name, str(error))
             logger.warning("daemon.interrupted", daemon=name, error=str(error))

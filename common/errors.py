@@ -35,7 +35,14 @@ class Poison(SagaproofError):
 
 
 class BadDeploy(SagaproofError):
-    """The same unexpected error on several different messages: this code is broken, not they."""
+    """The same unexpected error on several different messages: this code is broken, not they.
+
+    `some_handled`: not on all; others went well beside them.
+    """
+
+    def __init__(self, message: str | None = None, *, some_handled: bool = False) -> None:
+        super().__init__(message)
+        self.some_handled = some_handled
 
 
 class ConstraintViolated(SagaproofError):

@@ -148,8 +148,12 @@ class Settings(BaseSettings):
         3, ge=2, description="different messages with the same error that mean a bad deploy"
     )
     bad_deploy_pause_seconds: float = Field(
-        30, gt=0, description="how long a bad deploy stops consuming before it looks again"
+        30,
+        gt=0,
+        description="how long a bad deploy at most stops consuming before it looks again; doubles"
+        " while all that it looks at fails",
     )
+    bad_deploy_pause_cap_seconds: float = Field(300, gt=0, description="where that doubling ends")
     query_timeout_seconds: float = Field(2, gt=0, description="deadline of a query over the broker")
 
     pool_size: int = Field(6, ge=2, description="Postgres connections of one process")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,12 +15,14 @@ import pytest
 from structlog.contextvars import get_contextvars
 from structlog.testing import capture_logs
 
+from common import suspicion
 from common.broker import Broker, Channel
 from common.consumer import BatchConsumer
 from common.contracts import CardDeclined, ListProduct
 from common.db import Database, Tx
 from common.envelope import Direction, Envelope, Key
 from common.errors import Infrastructure
+from common.health import Health
 from common.participant import Work
 from common.process import Process
 from common.settings import Settings
@@ -66,6 +69,32 @@ class Service:
 
     def calls_with(self, number: int) -> int:
         return len([batch for batch in self.batches if number in batch])
+
+
+# A look at whether a bad deploy still is one comes soon.
+BAD_DEPLOY = {"bad_deploy_pause_seconds": 0.05, "bad_deploy_pause_cap_seconds": 0.05}
+
+
+def said_of(health: Health) -> list[str]:
+    """What the consumer says of itself from now on, up to the colon."""
+    said: list[str] = []
+    tell = health.set
+
+    def listen(check: str, problem: str | None) -> None:
+        if check == QUEUE:
+            said.append((problem or "ok").split(":")[0])
+        tell(check, problem)
+
+    health.set = listen  # type: ignore[method-assign]
+    return said
+
+
+def says_bad_deploy(process: Process) -> bool:
+    return "bad deploy" in reports(process, QUEUE)
+
+
+def looks(logs: Sequence[Any]) -> int:
+    return len([log for log in logs if log["event"] == "daemon.bad_deploy"])
 
 
 def broken() -> None:
@@ -336,6 +365,106 @@ async def test_a_bad_deploy_looks_again_after_a_pause(settings: MakeSettings) ->
         await eventually(lambda: sorted(set(service.handled)) == [1, 2, 3, 4])
         await eventually(lambda: process.health.ready)
         assert await post.dead(QUEUE) == []
+
+
+async def test_a_bad_deploy_that_lasts_condemns_nothing_and_never_says_that_it_is_well(
+    settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it looks again: from the third time on each message comes as suspicious."""
+    monkeypatch.setattr(suspicion, "WINDOW_SECONDS", 0.01)  # passes between two looks
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 2})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults = dict.fromkeys(range(1, 6), broken)
+    consumer_of(process, service)
+    async with mail(made) as post, running(process):
+        for number in range(1, 5):
+            await post.send(QUEUE, charge(saga(number)))
+        await eventually(lambda: "bad deploy" in reports(process, QUEUE))
+        with capture_logs() as logs:
+            said = said_of(process.health)
+            await eventually(lambda: looks(logs) > 12)
+        assert set(said) == {"bad deploy"}
+        assert await post.dead(QUEUE) == []
+        assert service.handled == []
+        service.faults.clear()
+        await eventually(lambda: sorted(set(service.handled)) == [1, 2, 3, 4])
+        await eventually(lambda: process.health.ready)
+        assert await post.dead(QUEUE) == []
+        assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+
+
+async def test_a_bad_deploy_started_again_and_again_condemns_nothing(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 2})
+    async with mail(made) as post:
+        for number in range(1, 5):
+            await post.send(QUEUE, charge(saga(number)))
+        for _ in range(6):
+            service, process = Service(), Process(made, QUEUE)
+            service.faults = dict.fromkeys(range(1, 5), broken)
+            consumer_of(process, service)
+            async with running(process):
+                await eventually(partial(says_bad_deploy, process))
+        assert await post.dead(QUEUE) == []
+        assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+
+
+async def test_several_bad_messages_of_a_kind_are_found_while_all_others_go_on(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """At first they look like a bad deploy; then others go well beside them, time after time."""
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults = dict.fromkeys((2, 3, 4), broken)
+    consumer_of(process, service)
+    numbers = itertools.count(1)
+    sent: list[int] = []
+    async with mail(made) as post, running(process):
+
+        async def three_are_dead() -> bool:
+            sent.append(next(numbers))
+            await post.send(QUEUE, charge(saga(sent[-1])))
+            return await post.ready(dead_letter_queue(QUEUE)) == 3
+
+        await eventually(three_are_dead)
+        assert service.calls_with(2) > made.solo_tries
+        letters = await post.dead(QUEUE, 3)
+        assert sorted(letters) == sorted(
+            ("exhausted", b"[" + charge(saga(n)).encode().encode() + b"]") for n in (2, 3, 4)
+        )
+        others = sorted(set(sent) - {2, 3, 4})
+        await eventually(lambda: sorted(set(service.handled)) == others)
+    assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+
+
+async def test_what_went_well_beside_a_bad_deploy_is_acked(settings: MakeSettings) -> None:
+    made = settings(ROLE, **{**FAST, "bad_deploy_pause_seconds": 3600})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults = dict.fromkeys((1, 3, 5), broken)
+    consumer_of(process, service)
+    async with mail(made) as post:
+        for number in range(1, 6):
+            await post.send(QUEUE, charge(saga(number)))
+        async with running(process):
+            await eventually(lambda: "bad deploy" in reports(process, QUEUE))
+            assert service.handled == [2, 4]
+            await eventually(lambda: post.ready(QUEUE))
+            assert await post.ready(QUEUE) == 3
+
+
+async def test_told_to_stop_amid_the_tries_it_leaves_them(settings: MakeSettings) -> None:
+    made = settings(ROLE, **{**FAST, "retry_first_seconds": 3600, "retry_cap_seconds": 3600})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults[1] = broken
+    consumer_of(process, service)
+    async with mail(made) as post:
+        await post.send(QUEUE, charge(saga(1)))
+        async with running(process):
+            await eventually(lambda: service.calls_with(1) == 2)
+        assert service.calls_with(1) == 2
+        assert await post.dead(QUEUE) == []
+        assert await post.ready(QUEUE) == 1
 
 
 # --- whose fault: the servers' (rule 13) ---------------------------------------------------

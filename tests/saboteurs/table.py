@@ -50,7 +50,8 @@ def _lock_no_stock() -> None:
     inventory_store._STOCK = locked.removesuffix(" for update")
 
 
-_ACK = "channel.ack([delivery.tag for delivery, _ in batch])"
+_ACK = "channel.ack([delivery.tag for delivery, _ in settled])"
+_ACK_FIRST = "channel.ack([delivery.tag for delivery, _ in batch])"
 _TOGETHER = "together: list[Readable[T]] = []"
 CHANGED = (
     Guard("inbox", fence.Fence, "admit", {
@@ -62,7 +63,7 @@ CHANGED = (
     Guard("stored-reply", fence.Fence, "settle", {
         "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
     Guard("ack-after-commit", consumer.BatchConsumer, "process", {
-        _ACK: "pass", _TOGETHER: f"{_ACK}; {_TOGETHER}"}),
+        _ACK: "pass", _TOGETHER: f"{_ACK_FIRST}; {_TOGETHER}"}),
     Guard("semantic-lock", inventory.Stock, "dispatch", {
         " or reservation.status is Status.RELEASED:": ":",
         "if reservation.status is Status.HELD:": "if True:"}),
