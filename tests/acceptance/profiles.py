@@ -35,6 +35,8 @@ PROFILES = {
             "step_timeout_seconds": "600",
             "resend_cap_seconds": "600",
             "start_resend_seconds": "1",
+            "bad_deploy_pause_seconds": "0.5",
+            "bad_deploy_pause_cap_seconds": "0.5",
         },
         entry={"inventory": "tests.elders inventory_svc"},
     ),
