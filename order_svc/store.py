@@ -43,7 +43,6 @@ from order_svc.domain import (
     Status,
 )
 
-START_BACKOFF_FIRST_SECONDS = 0.2
 START_BACKOFF_CAP_SECONDS = 60
 
 _NOW_AND_CURRENCIES = """
@@ -110,7 +109,8 @@ select sku, price, currency from unnest(%b::text[], %b::bigint[], %b::text[])
  order by sku
 on conflict (sku) do update set price = excluded.price, currency = excluded.currency"""
 
-# The exponent is bounded well past the cap: 2 ^ 1024 is out of range.
+# Never sooner than the first time; what comes on top doubles from there. The exponent is bounded
+# well past the cap: 2 ^ 1024 is out of range.
 _OVERDUE = """
 with overdue as (
   select order_id from customer_order
@@ -119,8 +119,8 @@ with overdue as (
 )
 update customer_order o
    set start_attempts = o.start_attempts + 1,
-       next_start_at = now() + make_interval(secs => random()
-         * least(%(cap)s::float8, %(first)s::float8 * 2 ^ least(o.start_attempts, 30)))
+       next_start_at = now() + make_interval(secs => %(first)s::float8 + random()
+         * least(%(cap)s::float8, %(first)s::float8 * 2 ^ least(o.start_attempts - 1, 30)))
   from overdue where o.order_id = overdue.order_id
 returning o.order_id, o.customer, o.currency, o.lines, o.total, o.placed_at, o.start_attempts"""
 
@@ -132,8 +132,8 @@ with overdue as (
 ), asked as (
   update order_return r
      set start_attempts = r.start_attempts + 1,
-         next_start_at = now() + make_interval(secs => random()
-           * least(%(cap)s::float8, %(first)s::float8 * 2 ^ least(r.start_attempts, 30)))
+         next_start_at = now() + make_interval(secs => %(first)s::float8 + random()
+           * least(%(cap)s::float8, %(first)s::float8 * 2 ^ least(r.start_attempts - 1, 30)))
     from overdue where r.return_id = overdue.return_id
   returning r.return_id, r.order_id, r.opened_at, r.start_attempts
 )
@@ -270,10 +270,10 @@ class OrderStore:
 
     async def overdue_starts(self, tx: Tx, limit: int) -> list[PlacedOrder | OpenedReturn]:
         """Orders and returns whose saga should have been heard of by now; each is taken by one
-        asker, and comes up again after a backoff with full jitter."""
+        asker, and comes up again after the first delay and a backoff with full jitter."""
         backoff = {
             "limit": limit,
-            "first": START_BACKOFF_FIRST_SECONDS,
+            "first": self._first_delay_seconds,
             "cap": START_BACKOFF_CAP_SECONDS,
         }
         orders = tx.ask(_OVERDUE, backoff)

@@ -136,6 +136,31 @@ async def test_a_return_whose_saga_nobody_knows_is_asked_for_again(
     assert [e.saga_id for e in starts] == [order_id, return_id]
 
 
+async def test_who_asks_again_waits_no_shorter_than_before_the_first_time(
+    settings: MakeSettings, admin: Rows
+) -> None:
+    """For an order as for a return: what comes on top doubles, and is a minute at most."""
+    async with Database(settings("order_svc")) as db:
+        return_id, opened = opening(await buy(db, "order"), "one")
+        await handle(orders(db), command(opened, return_id, step="open_return"))
+        admin.execute(
+            "update order_svc.customer_order set status = 'PENDING', settled_at = null"
+            " where order_id = %s",
+            (await buy(db, "other"),),
+        )
+        for most in (5, 10, 20, 40, 60, 60):
+            admin.execute("update order_svc.customer_order set next_start_at = now()")
+            admin.execute("update order_svc.order_return set next_start_at = now()")
+            async with db.transaction() as tx:
+                assert len(await OrderStore(5).overdue_starts(tx, 10)) == 2
+                waits = await tx.fetch(
+                    "select extract(epoch from next_start_at - now()) from customer_order"
+                    " where status = 'PENDING' union all"
+                    " select extract(epoch from next_start_at - now()) from order_return"
+                )
+            assert all(5 <= wait <= 5 + most for (wait,) in waits), waits
+
+
 async def test_rule_19_two_sagas_that_refund_one_charge_at_once_refund_it_once(
     settings: MakeSettings, judge: Rows
 ) -> None:
