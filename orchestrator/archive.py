@@ -28,18 +28,23 @@ select least(
     where i.ended_at is null
       and s.value ->> 'status' in ('sent', 'unknown', 'undoing', 'fencing')))"""
 
-# Oldest first, by the index on what has ended; nobody waits for us, and we for nobody.
+# The oldest of all that is known, by the index on what has ended of each definition: what nobody
+# here knows is not even read. Nobody waits for us, and we for nobody.
 _ENDED = """
-select i.saga_id, i.definition, i.version, commands.last
-  from saga_instance i cross join lateral (
-    select greatest(i.ended_at, to_timestamp(max(greatest(
-             (s.value ->> 'issued')::float8, (s.value ->> 'undo_issued')::float8))))
-           + interval '1 ms' as last  -- however who reads it rounds
-      from jsonb_each(i.steps) s) commands
- where i.ended_at is not null and i.started_at < %(bound)s and commands.last < %(bound)s
-   and i.definition || ' ' || i.version = any(%(known)b::text[])
-   and not exists (select from dead_letter d where d.saga_id = i.saga_id and d.state = 'open')
- order by i.started_at, i.saga_id limit %(limit)s for update of i skip locked"""
+select saga_id, definition, version, last
+  from unnest(%(names)b::text[], %(versions)b::int[]) as known (name, number)
+ cross join lateral (
+  select i.saga_id, i.definition, i.version, i.started_at, commands.last
+    from saga_instance i cross join lateral (
+      select greatest(i.ended_at, to_timestamp(max(greatest(
+               (s.value ->> 'issued')::float8, (s.value ->> 'undo_issued')::float8))))
+             + interval '1 ms' as last  -- however who reads it rounds
+        from jsonb_each(i.steps) s) commands
+   where i.definition = known.name and i.version = known.number and i.ended_at is not null
+     and i.started_at < %(bound)s and commands.last < %(bound)s
+     and not exists (select from dead_letter d where d.saga_id = i.saga_id and d.state = 'open')
+   order by i.started_at, i.saga_id limit %(limit)s for update of i skip locked) oldest
+ order by started_at, saga_id limit %(limit)s"""
 
 # An envelope that was set aside and never handled is a command that is still to come; of a saga
 # that has ended none is. One that was sent again is on its way for a while.
@@ -89,8 +94,15 @@ async def take(
         return []
     issued = (e.first_issued_at for (body,) in letters for e in _envelopes(body))
     [(bound,)] = await tx.fetch(_BOUND, (retention_seconds, min(issued, default=oldest), oldest))
-    names = [f"{name} {version}" for name, version in known]
-    rows = await tx.fetch(_ENDED, {"bound": bound, "known": names, "limit": limit})
+    rows = await tx.fetch(
+        _ENDED,
+        {
+            "bound": bound,
+            "names": [name for name, _ in known],
+            "versions": [version for _, version in known],
+            "limit": limit,
+        },
+    )
     return [Ended(*row) for row in rows]
 
 

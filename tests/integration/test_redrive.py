@@ -45,7 +45,7 @@ from tests.integration.orchestrating import (
     state,
 )
 from tests.integration.services import handle, open_account, payment, transfers
-from tests.integration.waiting import Rows
+from tests.integration.waiting import Rows, rows_read
 from tests.support.apis import ENTRANCES, bearer
 
 INVENTORY, PAYMENT = "inventory.commands", "payment.commands"
@@ -405,7 +405,7 @@ async def test_no_question_about_letters_reads_the_whole_table(office: Office, a
         for after in (None, place.letter_id):
             async with office.db.transaction() as tx:
                 found = await letter_store.page(tx, want, after, 20)
-                ((read,),) = await tx.fetch(READ)
+                read = await rows_read(tx, "dead_letter")
             assert found or after
             assert read <= 100, (want, after)  # of 2,000 open ones
         async with office.db.transaction() as tx:
@@ -416,9 +416,3 @@ async def test_no_question_about_letters_reads_the_whole_table(office: Office, a
             groups = str(await tx.fetch("explain " + letter_store._GROUPS, values))
         assert index in plan
         assert "Seq Scan" not in plan + groups
-
-
-# Rows of the table that this transaction has read.
-READ = """
-select coalesce(sum(idx_tup_fetch + seq_tup_read), 0) from pg_stat_xact_user_tables
- where relname = 'dead_letter'"""

@@ -22,7 +22,7 @@ from common.settings import Settings
 from common.topology import Queue
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import CALLER, Management, charge, mail, saga
-from tests.integration.waiting import FAST, Rows, end_sessions, eventually, running
+from tests.integration.waiting import FAST, Rows, end_sessions, eventually, rows_read, running
 from tests.integration.wire import Proxy, by
 
 ROLE = "orchestrator"
@@ -275,16 +275,11 @@ async def test_a_row_committed_out_of_sequence_is_not_skipped(
 async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
     settings: MakeSettings,
 ) -> None:
-    """Counted in rows touched, which no busy machine can falsify."""
-
     async def touched(db: Database, paused: Sequence[str]) -> tuple[list[str], int]:
         async with db.transaction() as tx:
             taken = await outbox.take(tx, 100, paused, 5)
-            ((rows,),) = await tx.fetch(
-                "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables"
-                " where relname = 'outbox' and schemaname = current_schema()"
-            )
-        return sorted({row.destination for row in taken}), int(rows)
+            rows = await rows_read(tx, "outbox")
+        return sorted({row.destination for row in taken}), rows
 
     async with Database(settings(ROLE, statement_timeout_seconds=60)) as db:
         await put(db, ORDER, 1, 2, 3)

@@ -35,7 +35,7 @@ from common.health import Health
 from common.participant import Participant
 from common.retention import Retention
 from common.settings import Settings
-from orchestrator import reader
+from orchestrator import archive, reader
 from orchestrator.order_saga import DEFINITIONS
 from orchestrator.retention import archiving
 from orchestrator.store import lock
@@ -71,7 +71,7 @@ from tests.integration.services import (
     stock,
     transfers,
 )
-from tests.integration.waiting import Rows, eventually, lock_waits
+from tests.integration.waiting import Rows, eventually, lock_waits, rows_read
 
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
@@ -251,6 +251,58 @@ async def test_a_saga_of_a_definition_not_deployed_here_waits_for_whoever_knows_
     )
     assert await retention(db, settings).run_once() == 1
     assert archived(judge) == {saga(2)}
+
+
+def ended(admin: Rows, number: int, definition: str, version: int, count: int) -> None:
+    """So many that ended an hour ago and were started one second after the other."""
+    admin.execute(
+        "insert into orchestrator.saga_instance"
+        "       (saga_id, definition, version, state, data, steps, started_at, ended_at)"
+        " select lpad((%s + n)::text, 32, '0')::uuid, %s, %s, 'COMPENSATED', '{}', '{}',"
+        "        now() - interval '1 day' + (%s + n) * interval '1 s', now() - interval '1 hour'"
+        "   from generate_series(0, %s - 1) n",
+        (number, definition, version, number, count),
+    )
+
+
+async def test_what_nobody_here_knows_is_never_read_and_what_is_taken_is_the_oldest_of_all(
+    db: Database, admin: Rows
+) -> None:
+    ended(admin, 1000, "order", 9, 5000)
+    for number in range(6000, 6200, 2):
+        ended(admin, number, "order", 1, 1)
+        ended(admin, number + 1, "order", 2, 1)
+    admin.execute("vacuum analyze orchestrator.saga_instance")  # or autovacuum decides on the plan
+    async with db.transaction() as tx:
+        found = await archive.take(tx, 1, [("order", 1), ("order", 2), ("return", 1)], 9)
+        read = await rows_read(tx, "saga_instance")
+    assert [int(str(saga.saga_id).replace("-", "")) for saga in found] == [*range(6000, 6009)]
+    assert {(saga.definition, saga.version) for saga in found} == {("order", 1), ("order", 2)}
+    assert read <= 50
+
+
+async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, admin: Rows) -> None:
+    """One of 5,001 is open, then it is on its way for an hour: it holds up what began after it."""
+    admin.execute("""
+        insert into orchestrator.dead_letter
+               (letter_id, queue, reason, reply, body, size, readable, headers, set_aside, count,
+                state, settled_by, settled_at)
+        select md5(n::text)::uuid, 'q', 'r', false, '[]', 0, true, '{}', '', 1, 'redriven', 'ann',
+               now() - interval '2 hours'
+          from generate_series(1, 5000) n""")
+    ended(admin, 1, "order", 1, 1)
+    set_aside(admin, charge(saga(99)))
+    redriven = (
+        "update orchestrator.dead_letter set state = 'redriven', settled_by = 'ann',"
+        " settled_at = now() - %s::interval where saga_id = %s"
+    )
+    for ago, taken in ((None, 0), ("50 min", 0), ("70 min", 1)):
+        if ago:
+            admin.execute(redriven, (ago, saga(99)))
+        admin.execute("vacuum analyze orchestrator.dead_letter")
+        async with db.transaction() as tx:
+            assert len(await archive.take(tx, 1, [("order", 1)], 9)) == taken, ago
+            assert await rows_read(tx, "dead_letter") <= 10, ago
 
 
 # --- what comes after ----------------------------------------------------------------------

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from common.daemon import keep_running
+from common.db import Tx
 from common.process import Process
 from common.settings import Settings
 
@@ -126,3 +127,13 @@ def end_sessions(admin: Rows, role: str) -> int:
         (role,),
     )
     return len(rows.fetchall())
+
+
+async def rows_read(tx: Tx, table: str) -> int:
+    """Of this table, by this transaction: a figure which no busy machine can falsify."""
+    ((read,),) = await tx.fetch(
+        "select coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::int from pg_stat_xact_user_tables"
+        " where relname = %s and schemaname = current_schema()",
+        (table,),
+    )
+    return int(read)
