@@ -94,6 +94,15 @@ def is_reset(there: socket.socket) -> bool:
         return True
 
 
+def refuses_a_call(way: Way) -> bool:
+    """The reset may arrive before connect() has returned, which then raises."""
+    try:
+        with way.call() as late:
+            return is_reset(late)
+    except ConnectionResetError:
+        return True
+
+
 def test_it_passes_both_ways_and_counts(way: Way) -> None:
     with way.call() as there:
         assert echoes(there)
@@ -106,8 +115,7 @@ def test_cut_resets_what_is_open_and_whoever_comes(way: Way) -> None:
         assert echoes(there)
         way.turn(Mode.CUT)
         assert is_reset(there)
-    with way.call() as late:
-        assert is_reset(late)
+    assert refuses_a_call(way)
     way.turn(Mode.PASS)
     with way.call() as again:
         assert echoes(again)
