@@ -134,6 +134,12 @@ class Broker:
             parameters.ssl_options = pika.SSLOptions(context, parameters.host)
         opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
 
+        def came(connection: AsyncioConnection) -> None:
+            if opened.done():
+                connection.close()  # too late: nobody waits for it any more
+            else:
+                opened.set_result(connection)
+
         def failed(_: object, error: BaseException) -> None:
             if not opened.done():
                 opened.set_exception(BrokerGone(f"no connection to the broker: {error!r}"))
@@ -144,7 +150,7 @@ class Broker:
 
         connection = AsyncioConnection(
             parameters,
-            on_open_callback=lambda c: _resolve(opened, c),
+            on_open_callback=came,
             on_open_error_callback=failed,
             on_close_callback=closed,
         )

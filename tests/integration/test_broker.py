@@ -280,6 +280,18 @@ async def test_a_broker_that_never_answers_is_given_up_in_time(settings: MakeSet
                 await Broker(by(made, amqp=proxy)).channel()
 
 
+async def test_a_connection_that_comes_too_late_is_closed_again(settings: MakeSettings) -> None:
+    made = settings(ROLE)
+    async with Proxy(made.amqp_url) as proxy:
+        proxy.silence()
+        opening = asyncio.create_task(Broker(by(made, amqp=proxy)).channel())
+        await eventually(lambda: proxy._writers, "it is being opened")
+        opening.cancel()
+        await asyncio.wait([opening])
+        proxy.mend()
+        await eventually(lambda: not proxy._writers, "what nobody waits for is closed", within=5)
+
+
 async def test_while_the_broker_blocks_publishers_no_channel_is_used_up(
     settings: MakeSettings,
 ) -> None:
@@ -307,13 +319,17 @@ async def test_while_the_broker_blocks_publishers_no_channel_is_used_up(
         assert broker._connection is connection
 
 
-async def test_a_channel_that_comes_too_late_is_closed_again(settings: MakeSettings) -> None:
+async def test_a_channel_that_comes_too_late_is_closed_again(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with connected(settings(ROLE)) as broker:
         (await broker.channel()).close()
-        broker._settings = broker._settings.model_copy(update={"connect_timeout_seconds": 0.0})
-        for _ in range(5):
-            with pytest.raises(BrokerGone, match="no channel"):
-                await broker.channel()
+        impatient = broker._settings.model_copy(update={"connect_timeout_seconds": 0.0})
+        with monkeypatch.context() as patch:  # closing the connection takes its time
+            patch.setattr(broker, "_settings", impatient)
+            for _ in range(5):
+                with pytest.raises(BrokerGone, match="no channel"):
+                    await broker.channel()
 
         async def none_is_left() -> bool:
             assert broker._connection is not None
