@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from chaos.runtime import SERVERS_ONLY, SERVICES, Plan, ProcessStatus, StackErro
 from chaos.runtime.native import NativeRuntime
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, Stack
+from chaos.system import until
 
 pytestmark = pytest.mark.acceptance
 
@@ -28,13 +28,6 @@ DUMMIES = dict.fromkeys(SERVICES, "tests.acceptance.dummy_service")
 CHAOS = (sys.executable, "-m", "chaos")
 LOOPBACK = "0100007F"  # as /proc/net/tcp writes 127.0.0.1
 LISTENING = "0A"
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def of(runtime: NativeRuntime, process: str) -> ProcessStatus:
