@@ -25,7 +25,7 @@ from common.topology import (
     query_queue,
 )
 from orchestrator.definitions import participants_of, queues_of
-from orchestrator.reader import Standing
+from orchestrator.reader import COUNTED, Standing
 from orchestrator.saga import Definition
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
@@ -52,6 +52,8 @@ class Deployed:
     services: Mapping[str, str]
     """Each, and what starts a process of it."""
     queues: Sequence[Queue]
+    definitions: Sequence[str]
+    """As `order v2`."""
 
 
 def deployed(definitions: Sequence[Definition]) -> Deployed:
@@ -61,7 +63,7 @@ def deployed(definitions: Sequence[Definition]) -> Deployed:
         services |= OURS.get(participant, {participant: theirs})
         if participant in ASKED:
             queues += query_queue(queries_of(participant))
-    return Deployed(services, queues)
+    return Deployed(services, queues, [f"{d.name} v{d.version}" for d in definitions])
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,19 @@ def _sagas(standing: Standing) -> Iterator[Finding]:
             "sagas",
             f"some began under a version that is not deployed: {', '.join(standing.undeployed)}",
             "deploy a release that has it: they go on by themselves; saga stuck lists them",
+        )
+    if standing.kept:
+        kept = (
+            f"{'at least ' * (count == COUNTED)}{count} of {definition}"
+            for definition, count in standing.kept.items()
+        )
+        yield Finding(
+            "warning",
+            "sagas",
+            "some have ended under a version that is not deployed, and are never archived:"
+            f" {', '.join(kept)}",
+            "deploy a release that has these versions, and keep them in it until it has archived"
+            " all of theirs",
         )
     if standing.overdue:
         yield Finding(

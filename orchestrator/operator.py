@@ -184,7 +184,7 @@ async def look_at_house(process: Process, deployed: Deployed) -> doctor.House:
         problems.append(Finding("error", "broker", f"out of reach: {error}", remedy))
     try:
         async with process.db.reading() as tx:
-            standing = await reader.standing(tx, doctor.OVERDUE_SECONDS)
+            standing = await reader.standing(tx, doctor.OVERDUE_SECONDS, deployed.definitions)
     except Infrastructure as error:
         remedy = "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN names it"
         problems.append(Finding("error", "database", f"out of reach: {error}", remedy))

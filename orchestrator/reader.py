@@ -7,7 +7,7 @@ an instance changes (store.py), or what a page looks like.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -125,6 +125,24 @@ select count(*), count(stuck_since),
        array(select distinct definition || ' v' || version from saga_instance
               where ended_at is null and undeployed)
   from saga_instance where ended_at is null"""
+# Of each definition that has ended instances, one after the other by the index on them; of what is
+# not deployed, how many, up to so many.
+_KEPT = """
+with recursive ended (definition, version) as (
+  (select definition, version from saga_instance where ended_at is not null
+    order by definition, version limit 1)
+   union all
+  select following.* from ended e cross join lateral (
+    select definition, version from saga_instance
+     where ended_at is not null and (definition, version) > (e.definition, e.version)
+     order by definition, version limit 1) following)
+select e.definition || ' v' || e.version, counted.sagas
+  from ended e cross join lateral (
+    select count(*) as sagas
+      from (select from saga_instance i
+             where ended_at is not null and i.definition = e.definition and i.version = e.version
+             limit %(most)s) some_of_it) counted
+ where not e.definition || ' v' || e.version = any(%(known)b::text[])"""
 
 # By indexes alone but for the steps of those under way, whose number has a limit. Of what is parked
 # at a gate no more than a few are looked at, however many there are: it may be there for days.
@@ -237,13 +255,15 @@ class StuckWanted:
 
 @dataclass(frozen=True)
 class Standing:
-    """How the living instances fare, and how many dead letters nobody has dealt with."""
+    """How the living instances fare, which of the ended ones nobody will archive, and how many
+    dead letters nobody has dealt with."""
 
     alive: int
     stuck: int
     overdue: int
     dead_letters: int = 0
     undeployed: Sequence[str] = ()  # definitions of theirs that nobody knows: `order v2`
+    kept: Mapping[str, int] = field(default_factory=dict)  # ended, by such a definition: to COUNTED
 
 
 @dataclass(frozen=True)
@@ -349,9 +369,12 @@ async def decided(tx: Tx, saga_id: UUID) -> Logged | None:
     return _logged(rows[0]) if rows else None
 
 
-async def standing(tx: Tx, overdue_by_seconds: float) -> Standing:
-    rows = await tx.fetch(_STANDING, (overdue_by_seconds,))
-    return Standing(*rows[0])
+async def standing(tx: Tx, overdue_by_seconds: float, deployed: Sequence[str]) -> Standing:
+    """`deployed` are the definitions that there are: `order v2`."""
+    living = tx.ask(_STANDING, (overdue_by_seconds,))
+    kept = tx.ask(_KEPT, {"known": list(deployed), "most": COUNTED})
+    await tx.sync()
+    return replace(Standing(*living.rows[0]), kept=dict(kept.rows))
 
 
 async def touched(tx: Tx, query: TouchedQuery) -> TouchedPage:

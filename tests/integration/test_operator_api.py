@@ -160,8 +160,17 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
     assert page["stuck"][1]["standstill"].endswith("no orchestrator knows order v9")
     assert (await stage.get(f"/sagas/{TWO}"))["steps"][0]["participant"] == "unknown"
     assert (await stage.get(f"/sagas/{TWO}/timeline"))["entries"][0]["told"].startswith("started")
-    errors = {finding["what"] for finding in (await stage.get("/doctor"))["findings"]}
-    assert "some began under a version that is not deployed: order v9" in errors
+    admin.execute(
+        "insert into orchestrator.saga_instance"
+        "       (saga_id, definition, version, state, data, steps, ended_at)"
+        " select gen_random_uuid(), d, 2, 'COMPENSATED', '{}', '{}', now()"
+        "   from unnest('{order, trip}'::text[]) d"
+    )
+    found = {finding["what"] for finding in (await stage.get("/doctor"))["findings"]}
+    assert "some began under a version that is not deployed: order v9" in found
+    never_archived = "some have ended under a version that is not deployed, and are never archived"
+    assert f"{never_archived}: 1 of trip v2" in found
+    admin.execute("delete from orchestrator.saga_instance where ended_at is not null")
 
     why: dict[str, Any] = {"reason": "inventory is back"}
     refused = await stage.post(f"/sagas/{TWO}/retry", 409, **why)

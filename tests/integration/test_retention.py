@@ -281,6 +281,22 @@ async def test_what_nobody_here_knows_is_never_read_and_what_is_taken_is_the_old
     assert read <= 50
 
 
+async def test_what_stays_since_nobody_knows_it_is_counted_so_far_and_the_rest_is_not_read(
+    db: Database, admin: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "COUNTED", 7)
+    ended(admin, 1, "order", 1, 5000)
+    ended(admin, 6000, "order", 8, 2)
+    ended(admin, 7000, "order", 9, 5000)
+    ended(admin, 12000, "trip", 1, 1)
+    admin.execute("vacuum analyze orchestrator.saga_instance")  # or autovacuum decides on the plan
+    async with db.transaction() as tx:
+        standing = await reader.standing(tx, 60, ["order v1", "order v2"])
+        read = await rows_read(tx, "saga_instance")
+    assert standing.kept == {"order v8": 2, "order v9": 7, "trip v1": 1}
+    assert read <= 30
+
+
 async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, admin: Rows) -> None:
     """One of 5,001 is open, then it is on its way for an hour: it holds up what began after it."""
     admin.execute("""

@@ -215,8 +215,9 @@ async def test_a_saga_whose_version_nobody_knows_is_stuck_with_a_reason_and_goes
     assert await undeployed(db) == [True]
     assert logged(judge) == ["started", "sent", "undeployed"]
     async with db.transaction() as tx:
-        standing = await reader.standing(tx, 60)
+        standing = await reader.standing(tx, 60, old(db).deployed.known)
     assert (standing.undeployed, standing.stuck, standing.overdue) == (["order v2"], 1, 0)
+    assert standing.kept == {}  # it has not ended
     view = await old(db).view(SagaQuery(saga_id=saga(1)))
     assert (view.definition, view.state) == ("order v2", "RUNNING")
     with pytest.raises(IllegalTransition, match="order v2 is not deployed here: it goes on by"):

@@ -15,7 +15,7 @@ from orchestrator.doctor import (
     diagnose,
 )
 from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.reader import Standing
+from orchestrator.reader import COUNTED, Standing
 
 DEPLOYED = deployed([ORDER_SAGA])
 PROCESSES = [
@@ -117,6 +117,13 @@ def test_a_house_in_order_has_no_findings() -> None:
         (
             replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, undeployed=["order v9"])),
             "error", "sagas", "not deployed: order v9", "deploy a release that has it",
+        ),
+        (
+            replace(
+                HOUSE, standing=Standing(3, 0, 0, kept={"order v1": 3, "trip v1": COUNTED})
+            ),
+            "warning", "sagas", "never archived: 3 of order v1, at least 10000 of trip v1",
+            "has these versions",
         ),
     ],
 )  # fmt: skip
