@@ -91,7 +91,7 @@ def typed(type_: str, version: int, body: Mapping[str, Any]) -> Message:
     try:
         return known.model_validate(body)
     except ValidationError as error:
-        raise Poison("invalid_body", _brief(error)) from error
+        raise Poison("invalid_body", brief(error)) from error
 
 
 class Command(Message):
@@ -313,7 +313,7 @@ def _one(member: Any) -> Envelope | Unreadable:
     except KeyError as error:
         return Unreadable(raw, "invalid_envelope", f"{error.args[0]} is missing")
     except ValidationError as error:
-        return Unreadable(raw, "invalid_envelope", _brief(error))
+        return Unreadable(raw, "invalid_envelope", brief(error))
     except ValueError as error:
         return Unreadable(raw, "invalid_envelope", str(error))
 
@@ -332,7 +332,8 @@ def _expected_id(envelope: Envelope) -> UUID:
     return key.command_id if envelope.outcome is None else key.reply_id
 
 
-def _brief(error: ValidationError) -> str:
+def brief(error: ValidationError) -> str:
+    """Which fields, and what is wrong with each; none of the values."""
     return "; ".join(
         f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
         for e in error.errors(include_url=False)[:3]

@@ -137,7 +137,7 @@ def _sagas(app: FastAPI, sources: Sources, definitions: Definitions) -> None:
         older_than: Seconds = None,
         customer: Name | None = None,
         reason: Annotated[Name | None, Query(description="why it was turned back")] = None,
-        stuck: Annotated[bool, Query(description="only those past their SLA")] = False,
+        stuck: Annotated[bool, Query(description="only those that are stuck")] = False,
         limit: Limit = 100,
         after: UUID | None = None,
     ) -> SagaPage:

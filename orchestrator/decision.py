@@ -7,13 +7,33 @@ section 6, rule 1). Must not know: which input leads to which move (decide.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from common.envelope import Command, Direction, Fence
-from common.errors import IllegalTransition
+from pydantic import ValidationError
+
+from common.envelope import Command, Direction, Fence, Undo, brief
+from common.errors import IllegalTransition, Poison
 from orchestrator.inputs import Asked
 from orchestrator.instance import SETTLED_WITHOUT_EFFECT, Instance, Progress, State, Status
 from orchestrator.saga import COMPENSATING, FORWARD, Definition, Kind, Step
+
+
+class Undecidable(Poison):
+    """Another release can decide this about an instance; this one cannot."""
+
+    def __init__(self, reason: str, detail: str, refusal: str) -> None:
+        super().__init__(reason, detail)
+        self.refusal = refusal  # what a person is told who asks for it
+
+
+class CommandNotMade(Undecidable):
+    """What a saga began with lacks what this release's command wants."""
+
+    def __init__(self, step: Step, error: ValidationError) -> None:
+        why = f"{step.name}: no {error.title} can be made of its data ({brief(error)})"
+        super().__init__("invalid_data", why, f"{why}; it goes on once a release can")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +63,8 @@ class Decision:
 
 
 def command_for(definition: Definition, instance: Instance, send: Send) -> Command:
-    """The body of a command: its fields are taken by name from the instance's data."""
+    """The body of a command: its fields are taken by name from the instance's data, those of an
+    undo also from why it turned. Raises CommandNotMade."""
     step = definition.by_name[send.step]
     if send.direction is FORWARD:
         command = step.command
@@ -51,7 +72,18 @@ def command_for(definition: Definition, instance: Instance, send: Send) -> Comma
         command = Fence if step.kind is Kind.PIVOT else step.undo
     if command is None:
         raise IllegalTransition(f"{step.name} has nothing to send {send.direction}")
-    return command.model_validate({**instance.data, "reason": instance.reason})
+    return made(step, command, instance.data, instance.reason)
+
+
+def made(
+    step: Step, command: type[Command], data: Mapping[str, Any], reason: str | None
+) -> Command:
+    """Raises CommandNotMade."""
+    turned = {"reason": reason} if issubclass(command, Undo) else {}
+    try:
+        return command.model_validate({**data, **turned})
+    except ValidationError as error:
+        raise CommandNotMade(step, error) from error
 
 
 class Move:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from common.errors import Poison
 from common.patience import Policy
 from orchestrator.approval import Approval, before_a_gate
+from orchestrator.decision import Undecidable
 from orchestrator.inputs import NOBODY, Asked, GateDecided, Input, ReplyArrived
 from orchestrator.instance import Instance
 from orchestrator.saga import FORWARD, Definition
@@ -19,13 +19,13 @@ from orchestrator.store import Held
 UNDEPLOYED_AFTER_SECONDS = 60.0  # a deadline that long ago, and nobody knew its definition
 
 
-class VersionNotDeployed(Poison):
+class VersionNotDeployed(Undecidable):
     """An instance's definition is not known here: another process's turn, or nobody's."""
 
     def __init__(self, instance: Instance) -> None:
         version = f"{instance.definition} v{instance.version}"
-        super().__init__("unknown_version", f"{version} is not deployed")
-        self.refusal = f"{version} is not deployed here: it goes on by itself once it is"
+        refusal = f"{version} is not deployed here: it goes on by itself once it is"
+        super().__init__("unknown_version", f"{version} is not deployed", refusal)
 
 
 class Deployed:

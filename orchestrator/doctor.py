@@ -255,7 +255,7 @@ def _sagas(standing: Standing) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "sagas",
-            f"{standing.stuck} are stuck: past their SLA, and asked for all the same",
+            f"{standing.stuck} are stuck: past their SLA, or nobody can judge them",
             "saga stuck says why, and what to type",
         )
     if standing.undeployed:
@@ -277,6 +277,13 @@ def _sagas(standing: Standing) -> Iterator[Finding]:
             f" {', '.join(kept)}",
             "deploy a release that has these versions, and keep them in it until it has archived"
             " all of theirs",
+        )
+    if standing.unjudgeable:
+        yield Finding(
+            "error",
+            "sagas",
+            f"{standing.unjudgeable} cannot be judged by this release",
+            "saga stuck says why; deploy a release that can: they go on by themselves",
         )
     if standing.overdue:
         yield Finding(

@@ -85,7 +85,7 @@ STEP_SECONDS = Durations(
 SAGAS = Gauge(
     "sagaproof_sagas", "Sagas that have not ended; those WAITING counted to 100", ["state"]
 )
-STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past the SLA of an undo or a retriable step")
+STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past their SLA, or that nobody can judge")
 IN_FLIGHT = Gauge("sagaproof_in_flight", "Sagas that await this step's answer", ["step"])
 LETTERS = Gauge(
     "sagaproof_dead_letters_open",

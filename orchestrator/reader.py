@@ -20,11 +20,11 @@ from orchestrator.decision import Entry
 from orchestrator.instance import Instance, State
 from orchestrator.store import Held, held_of
 
-# In this order held_of() takes the first eleven.
+# In this order held_of() takes the first twelve.
 _COLUMNS = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
-       stuck_since is not null and not undeployed, undeployed, stuck_since, next_deadline,
-       started_at, updated_at, ended_at"""
+       stuck_since is not null and not undeployed, undeployed, unjudgeable, stuck_since,
+       next_deadline, started_at, updated_at, ended_at"""
 # An instance is in one of the two tables, whenever one statement looks at both.
 _ARCHIVED = """
   from (select instance, log from saga_archive where saga_id = %(saga_id)s) a cross join lateral"""
@@ -102,7 +102,8 @@ _TROUBLE = """,
        union all
        (select id from saga_log t
          where t.saga_id = i.saga_id
-           and t.entry in ('timed_out', 'dead_lettered', 'discarded', 'undeployed', 'held')
+           and t.entry in ('timed_out', 'dead_lettered', 'discarded', 'undeployed',
+                           'unjudgeable', 'held')
          order by id desc limit 1))
      order by l.entry = 'discarded' desc, l.id desc limit 1) trouble on true"""
 _STANDS_STILL = """
@@ -123,7 +124,8 @@ select count(*), count(stuck_since),
        count(*) filter (where next_deadline < now() - make_interval(secs => %s)),
        (select count(*) from dead_letter where state = 'open'),
        array(select distinct definition || ' v' || version from saga_instance
-              where ended_at is null and undeployed)
+              where ended_at is null and undeployed and unjudgeable is null),
+       count(unjudgeable) filter (where undeployed)
   from saga_instance where ended_at is null"""
 # Of each definition that has ended instances, one after the other by the index on them; of what is
 # not deployed, how many, up to so many.
@@ -263,6 +265,7 @@ class Standing:
     overdue: int
     dead_letters: int = 0
     undeployed: Sequence[str] = ()  # definitions of theirs that nobody knows: `order v2`
+    unjudgeable: int = 0  # by a release that does know theirs
     kept: Mapping[str, int] = field(default_factory=dict)  # ended, by such a definition: to COUNTED
 
 
@@ -391,7 +394,7 @@ async def known(tx: Tx, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
 
 
 def _seen(row: Sequence[Any]) -> Seen:
-    return Seen(held_of(tuple(row[:11])), *row[11:])
+    return Seen(held_of(tuple(row[:12])), *row[12:])
 
 
 def _logged(row: Sequence[Any]) -> Logged:

@@ -13,12 +13,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from pydantic import ValidationError
-
 from common import log, outbox
 from common.contracts import START, CancelSaga, SagaStarted, StartSaga
 from common.db import Tx
-from common.envelope import Direction, Envelope, Key, Outcome
+from common.envelope import Command, Direction, Envelope, Key, Outcome
 from common.errors import IllegalTransition, Poison
 from common.fence import Fence, First, Row
 from common.outbox import Appended, Outgoing
@@ -26,8 +24,8 @@ from common.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 from orchestrator import actions, store
 from orchestrator.actions import Action
 from orchestrator.decide import decide
-from orchestrator.decision import Entry, Send, command_for
-from orchestrator.deployed import Deployed, VersionNotDeployed
+from orchestrator.decision import Entry, Send, Undecidable, command_for
+from orchestrator.deployed import Deployed
 from orchestrator.inbound import parse
 from orchestrator.inputs import (
     ByHand,
@@ -67,7 +65,7 @@ class Round:
         self.actions: list[Action] = []
         self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
         self._held_replies: list[tuple[str, Envelope]] = []
-        self._undeployed: list[UUID] = []
+        self._unjudged: dict[UUID, str | None] = {}  # why, if it is not its version
 
     def start(
         self, fence: Fence, key: Key, message: StartSaga | CancelSaga, asked_at: str | None
@@ -164,7 +162,8 @@ class Round:
         return held
 
     def judge(self, saga_id: UUID) -> int:
-        """TimedOut for every leg whose deadline has passed by now, seen with the row held."""
+        """TimedOut for every leg whose deadline has passed by now, seen with the row held. What
+        cannot be judged is marked, and stops nothing else."""
         held = self.held.get(saga_id)
         if held is None:
             return 0
@@ -176,8 +175,11 @@ class Round:
             if held.times[step]["deadline"] <= self._now:
                 waiting = self._now - held.issued(step, direction)
                 past_sla = waiting > self._deployed.policy.stuck_after_seconds
-                self.step(saga_id, TimedOut(step, direction, attempt, past_sla))
-                passed += 1
+                try:
+                    self.step(saga_id, TimedOut(step, direction, attempt, past_sla))
+                    passed += 1
+                except Poison as error:
+                    self._cannot_judge(saga_id, held, str(error))
         return passed
 
     def reconcile(self, saga_id: UUID, actor: str, reason: str) -> str:
@@ -194,8 +196,8 @@ class Round:
             if not held.instance.stuck:
                 return MOVED_ON
             self.step(saga_id, RetryAsked(actor, reason))
-        except (IllegalTransition, VersionNotDeployed) as error:
-            why = error.refusal if isinstance(error, VersionNotDeployed) else str(error)
+        except (IllegalTransition, Undecidable) as error:
+            why = error.refusal if isinstance(error, Undecidable) else str(error)
             self.acted(action.refused(why), told=False)
             return f"refused: {why}"
         self.acted(replace(action, detail=ASKED_AGAIN), told=True)
@@ -206,34 +208,43 @@ class Round:
         deadline = held.next_deadline()
         if deadline is None or self._now - deadline < self._deployed.undeployed_after:
             return
-        self._undeployed.append(saga_id)
+        self._unjudged[saga_id] = None
         if not held.undeployed:
             self.log.append((saga_id, Entry("undeployed", detail="version not deployed")))
+
+    def _cannot_judge(self, saga_id: UUID, held: Held, why: str) -> None:
+        """Its version is known, and this release of it cannot go on."""
+        if saga_id in self._unjudged:
+            return
+        self._unjudged[saga_id] = why
+        held.instance = replace(held.instance, stuck=True)  # since when, though another leg moves
+        if held.unjudgeable != why:
+            self.log.append((saga_id, Entry("unjudgeable", detail=why)))
 
     def _decide(
         self, saga_id: UUID, definition: Definition, held: Held | None, event: Input
     ) -> None:
+        """All of it or, if it raises, nothing."""
         policy = self._deployed.policy
         try:
             asked = self._deployed.asked(definition, held, event)
             decision = decide(definition, policy, held.instance if held else None, event, asked)
-            held = held or Held(decision.instance, fresh=True)
-            held.take(decision.instance, decision.sends, definition, policy, self._now)
-            self.outgoing.extend(self._command(definition, held, send) for send in decision.sends)
+            bodies = [command_for(definition, decision.instance, s) for s in decision.sends]
         except IllegalTransition as error:
             if isinstance(event, ByHand):
                 raise
             raise Poison("illegal_transition", str(error)) from error
-        except ValidationError as error:
-            raise Poison("invalid_data", str(error)) from error
+        held = held or Held(decision.instance, fresh=True)
+        held.take(decision.instance, decision.sends, definition, policy, self._now)
+        for send, body in zip(decision.sends, bodies, strict=True):
+            self.outgoing.append(self._command(definition, held, send, body))
         self.held[saga_id] = self._changed[saga_id] = held
         self.log.extend((saga_id, entry) for entry in decision.log)
 
-    def _command(self, definition: Definition, held: Held, send: Send) -> Outgoing:
-        instance = held.instance
+    def _command(self, definition: Definition, held: Held, send: Send, body: Command) -> Outgoing:
         envelope = Envelope.command(
-            Key(instance.saga_id, send.step, send.direction),
-            command_for(definition, instance, send),
+            Key(held.instance.saga_id, send.step, send.direction),
+            body,
             issued_at=datetime.fromtimestamp(held.issued(send.step, send.direction), UTC),
             reply_to=ORCHESTRATOR_REPLIES,
             attempt=send.attempt,
@@ -269,7 +280,7 @@ class Round:
         await store.write_log(tx, self.log, self._deployed.process)
         await store.hold(tx, self._held_replies)
         again_after = self._deployed.policy.resend_cap_seconds
-        await store.mark_undeployed(tx, self._undeployed, again_after)
+        await store.mark_unjudged(tx, self._unjudged, again_after)
         await actions.record(tx, self.actions, self._deployed.process)
         self.sent = await outbox.append(tx, self.outgoing)
 

@@ -22,8 +22,8 @@ from common.patience import Policy
 from orchestrator import metrics, reader, store
 from orchestrator.actions import Action
 from orchestrator.approval import Approval
-from orchestrator.decision import Entry
-from orchestrator.deployed import Deployed, VersionNotDeployed
+from orchestrator.decision import Entry, Undecidable
+from orchestrator.deployed import Deployed
 from orchestrator.inbound import Received, parse
 from orchestrator.inputs import (
     CompensateAsked,
@@ -44,7 +44,7 @@ LOGGED = (
     "turned", "timed_out", "stuck", "ignored", "completed", "compensated",
     "parked", "approved", "rejected", "expired",
     "compensate_asked", "retry_asked", "resolved", "action_done", "action_refused",
-    "held", "undeployed",
+    "held", "undeployed", "unjudgeable",
 )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ class Service:
                 round_.step(saga_id, asked(round_.of(saga_id).instance))
             except IllegalTransition as error:
                 refusal, action = error, action.refused(str(error))
-            except VersionNotDeployed as error:
+            except Undecidable as error:
                 refusal, action = IllegalTransition(error.refusal), action.refused(error.refusal)
             round_.acted(action, told=refusal is None)
             await round_.save(tx)

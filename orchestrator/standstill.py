@@ -21,6 +21,7 @@ JUDGED_WITHIN_SECONDS = 60.0
 
 class Cause(StrEnum):
     UNDEPLOYED = "version_not_deployed"
+    UNJUDGEABLE = "cannot_be_judged"
     UNBEGUN = "not_begun"
     UNJUDGED = "deadline_not_judged"
     DEAD_LETTER = "dead_letter"
@@ -36,6 +37,8 @@ class Standstill:
 
 REMEDIES: Mapping[Cause, str] = {
     Cause.UNDEPLOYED: "deploy a release that has it: it goes on by itself, and nothing is lost",
+    Cause.UNJUDGEABLE: "deploy a release that can (a default for what it lacks, or the release"
+    " before): it goes on by itself, and nothing is lost",
     Cause.UNBEGUN: "saga dead-letters list says why; once that is repaired, redrive it",
     Cause.UNJUDGED: "saga doctor: is an orchestrator ready, and does it read its replies?",
     Cause.DEAD_LETTER: "repair what it says, then saga retry ID, or redrive the dead letter"
@@ -50,11 +53,14 @@ def standstill(
     instance: Instance,
     *,
     undeployed: bool,
+    unjudgeable: str | None,
     overdue_seconds: float,
     trouble: Entry | None,
 ) -> Standstill:
     """`trouble` is the last entry of its log that tells of any."""
     version = f"{instance.definition} v{instance.version}"
+    if unjudgeable is not None:
+        return _of(Cause.UNJUDGEABLE, f"cannot be judged: {unjudgeable}")
     if undeployed:
         return _of(Cause.UNDEPLOYED, f"version not deployed: no orchestrator knows {version}")
     legs = list(instance.timed_legs())

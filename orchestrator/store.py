@@ -37,7 +37,9 @@ class Held:
     times: dict[str, Times] = field(default_factory=dict)
     fresh: bool = False
     undeployed: bool = False
-    """Marked so, since for long nobody came by who knows its version."""
+    """Marked so, since for long nobody came by who knows its version, or who could judge it."""
+    unjudgeable: str | None = None
+    """Why it could not be judged by who knows its version."""
     watched: str | None = None
     """Why its customer is on the watch list; only looked up when a gate comes next."""
 
@@ -78,14 +80,14 @@ class Held:
 _LOAD = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked,
        pivot_passed,
-       stuck_since is not null and not undeployed, undeployed
+       stuck_since is not null and not undeployed, undeployed, unjudgeable
   from saga_instance where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
 # Likewise, and who is on the watch list: no round trip of its own, and only before a gate.
 _LOAD_WATCHED = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked,
        pivot_passed,
-       stuck_since is not null and not undeployed, undeployed,
+       stuck_since is not null and not undeployed, undeployed, unjudgeable,
        (select w.reason from watched_customer w where w.customer = i.data ->> 'customer')
   from saga_instance i where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
@@ -124,6 +126,7 @@ def held_of(row: tuple[Any, ...]) -> Held:
         pivot_passed,
         stuck,
         undeployed,
+        unjudgeable,
         *watched,
     ) = row
     instance = Instance(
@@ -142,7 +145,13 @@ def held_of(row: tuple[Any, ...]) -> Held:
         stuck=stuck,
     )
     times = {name: _times(s) for name, s in steps.items()}
-    return Held(instance, times, undeployed=undeployed, watched=watched[0] if watched else None)
+    return Held(
+        instance,
+        times,
+        undeployed=undeployed,
+        unjudgeable=unjudgeable if undeployed else None,  # an older release unmarks only the one
+        watched=watched[0] if watched else None,
+    )
 
 
 def _times(step: Mapping[str, Any]) -> Times:
@@ -184,6 +193,7 @@ update saga_instance i
    set state = k.state, steps = k.steps::jsonb, reason = k.reason,
        compensate_asked = k.compensate_asked, pivot_passed = k.pivot_passed,
        next_deadline = to_timestamp(k.deadline), updated_at = now(), undeployed = false,
+       unjudgeable = null,
        stuck_since = case when k.stuck then coalesce(i.stuck_since, now()) end,
        ended_at = case when k.ended then coalesce(i.ended_at, now()) end
   from unnest(%b::uuid[], %b::text[], %b::bool[], %b::text[], %b::text[], %b::bool[], %b::bool[],
@@ -263,15 +273,20 @@ async def overdue(tx: Tx, limit: int, known: Sequence[str], undeployed_after: fl
     return [row[0] for row in rows]
 
 
-async def mark_undeployed(tx: Tx, saga_ids: Sequence[UUID], again_after: float) -> None:
-    """Stuck, and to be looked at again later; whoever knows their version unmarks them."""
-    if saga_ids:
+async def mark_unjudged(tx: Tx, whys: Mapping[UUID, str | None], again_after: float) -> None:
+    """Stuck, and to be looked at again later; whoever can judge them unmarks them. None: nobody
+    came by who knows their version."""
+    if whys:
+        await tx.sync()  # a row is written once by what leaves together, and may have been by now
+        saga_ids = list(whys)
         await tx.execute(
-            "update saga_instance"
-            "   set undeployed = true, stuck_since = coalesce(stuck_since, now()),"
+            "update saga_instance i"
+            "   set undeployed = true, unjudgeable = k.why,"
+            "       stuck_since = coalesce(i.stuck_since, now()),"
             "       next_deadline = now() + make_interval(secs => %s)"
-            " where saga_id = any(%b::uuid[])",
-            (again_after, list(saga_ids)),
+            "  from unnest(%b::uuid[], %b::text[]) as k (saga_id, why)"
+            " where i.saga_id = k.saga_id and i.saga_id = any(%b::uuid[])",
+            (again_after, saga_ids, list(whys.values()), saga_ids),
         )
 
 

@@ -18,6 +18,8 @@ def tell(definition: Definition | None, entry: Entry, at: datetime) -> str:
     it stands."""
     if entry.entry == "undeployed":
         return "stands still: nobody knows the version under which it began; deployed, it goes on"
+    if entry.entry == "unjudgeable":
+        return f"stands still, this release cannot judge it: {entry.detail}"
     if definition is None:
         return _as_it_stands(entry)
     if entry.entry == "started":

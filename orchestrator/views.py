@@ -93,6 +93,7 @@ class StuckRow(SagaRow):
             definition,
             seen.instance,
             undeployed=seen.held.undeployed,
+            unjudgeable=seen.held.unjudgeable,
             overdue_seconds=when_overdue(seen.next_deadline, now),
             trouble=trouble.entry if trouble else None,
         )

@@ -55,7 +55,7 @@ def list_(
     reason: Annotated[
         str | None, typer.Option(help="Turned back for this reason: out_of_stock.")
     ] = None,
-    stuck: Annotated[bool, typer.Option("--stuck", help="Only those past their SLA.")] = False,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that are stuck.")] = False,
     limit: Limit = 50,
     after: After = None,
     operator: Operator = None,

@@ -152,10 +152,17 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
         " where saga_id = %s",
         (TWO,),
     )
+    admin.execute(
+        "update orchestrator.saga_instance set undeployed = true, stuck_since = now(),"
+        " unjudgeable = 'reserve_stock: no carrier' where saga_id = %s",
+        (THREE,),
+    )
     page = await stage.get("/stuck")
     assert [(row["saga_id"], row["cause"]) for row in page["stuck"]] == [
         (str(ONE), "deadline_not_judged"), (str(TWO), "version_not_deployed"),
+        (str(THREE), "cannot_be_judged"),
     ]  # fmt: skip
+    assert page["stuck"][2]["standstill"] == "cannot be judged: reserve_stock: no carrier"
     assert (await stage.get("/stuck", older_than=3600))["stuck"] == page["stuck"][:1]
     assert page["stuck"][1]["standstill"].endswith("no orchestrator knows order v9")
     assert (await stage.get(f"/sagas/{TWO}"))["steps"][0]["participant"] == "unknown"
@@ -170,6 +177,7 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
     assert "some began under a version that is not deployed: order v9" in found
     never_archived = "some have ended under a version that is not deployed, and are never archived"
     assert f"{never_archived}: 1 of trip v2" in found
+    assert "1 cannot be judged by this release" in found
     admin.execute("delete from orchestrator.saga_instance where ended_at is not null")
 
     why: dict[str, Any] = {"reason": "inventory is back"}
@@ -181,11 +189,11 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
     await channel.publish([Publication(ORCHESTRATOR_REPLIES, b"[]")], 5)
     assert "1 replies wait to be read" in (await stage.post("/reconcile", 409, **why))["remedy"]
     dry = await stage.post("/reconcile", dry_run=True, **why)
-    assert [row["became"] for row in dry["sagas"]] == [None, None]
+    assert [row["became"] for row in dry["sagas"]] == [None, None, None]
     await channel.wait(lambda w: channel._raw.queue_purge(ORCHESTRATOR_REPLIES, w.set_result))
     done = await stage.post("/reconcile", **why)
     assert [row["became"] for row in done["sagas"]] == [
-        "its deadline was judged", f"refused: {refused['remedy']}",
+        "its deadline was judged", f"refused: {refused['remedy']}", "nothing: it has moved on",
     ]  # fmt: skip
     saga = await stage.post(f"/sagas/{ONE}/compensate", reason="customer called")
     assert saga["state"] == "COMPENSATING"

@@ -357,28 +357,6 @@ async def test_rule_6_a_deadline_is_judged_by_the_databases_clock_once_the_row_i
     assert await judging == 1
 
 
-async def test_an_instance_that_cannot_be_judged_stops_neither_its_neighbours_nor_the_process(
-    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
-) -> None:
-    """Its data lack what its next command needs: this release asks for more than it began with."""
-    await give(service(db), start(1), start(2))
-    admin.execute("update orchestrator.saga_instance set data = '{}' where saga_id = %s", [saga(1)])
-    for number in (1, 2):
-        make_overdue(admin, "reserve_stock", number)
-    health, stop = Health(), asyncio.Event()
-    loop = Reconciler(db, service(db), lambda: True, settings(ROLE), health, stop)
-    running_loop = asyncio.create_task(loop.run())
-
-    async def said() -> bool:
-        return str(saga(1)) in str(health.checks.get("reconciler"))
-
-    await eventually(said, "the process says which saga it is")
-    stop.set()
-    await running_loop
-    assert commands(judge, 1) == ["reserve_stock>1"]
-    assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]
-
-
 async def test_replicas_may_reconcile_the_same_instances(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:

@@ -11,14 +11,22 @@ from typing import Any
 import pytest
 
 from common import failpoints
-from common.contracts import OrderConfirmed, OrderRejected, SagaQuery, StockDispatched
+from common.contracts import (
+    OrderConfirmed,
+    OrderRejected,
+    ReleaseStock,
+    ReserveStock,
+    SagaQuery,
+    StockDispatched,
+)
 from common.db import Database
+from common.envelope import Fenced
 from common.errors import IllegalTransition, Poison
 from common.failpoints import ARMINGS, Action, Arming, Point, Tripped
 from common.health import Health
 from orchestrator import archive, reader
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
-from orchestrator.reader import StuckWanted
+from orchestrator.reader import Seen, StuckWanted
 from orchestrator.reconciler import Reconciler
 from orchestrator.service import Service
 from tests.integration.conftest import MakeSettings
@@ -44,6 +52,15 @@ from tests.integration.services import sent
 from tests.integration.test_cancel import cancel
 from tests.integration.waiting import Rows
 
+
+class ReserveByCarrier(ReserveStock):
+    carrier: str
+
+
+class ReleaseByCarrier(ReleaseStock):
+    carrier: str
+
+
 # The replicas of a rolling restart: the old release knows version 1, the new one both.
 POLICY = replace(PATIENT, stuck_after_seconds=40)
 
@@ -54,6 +71,16 @@ def old(db: Database) -> Service:
 
 def new(db: Database) -> Service:
     return service(db, POLICY, definitions=[ORDER_SAGA_V1, ORDER_SAGA])
+
+
+def needy(db: Database) -> Service:
+    """A release that asks for more than sagas which are under way began with."""
+    steps = tuple(
+        replace(step, command=ReserveByCarrier, undo=ReleaseByCarrier)
+        if step.name == "reserve_stock" else step
+        for step in ORDER_SAGA.steps
+    )  # fmt: skip
+    return service(db, POLICY, definitions=[replace(ORDER_SAGA, steps=steps, data=None)])
 
 
 def reconciler(db: Database, deciding: Service, settings: MakeSettings) -> Reconciler:
@@ -67,10 +94,18 @@ def versions(judge: Rows) -> dict[Any, Any]:
     return dict(rows)
 
 
-async def undeployed(db: Database) -> list[bool]:
+async def stuck(db: Database) -> list[Seen]:
     async with db.transaction() as tx:
         found = await reader.stuck(tx, StuckWanted(overdue_by_seconds=60), None, 100)
-    return [one.seen.held.undeployed for one in found]
+    return [one.seen for one in found]
+
+
+async def undeployed(db: Database) -> list[bool]:
+    return [one.held.undeployed for one in await stuck(db)]
+
+
+async def unjudgeable(db: Database) -> dict[Any, Any]:
+    return {one.instance.saga_id: one.held.unjudgeable for one in await stuck(db)}
 
 
 async def test_each_begins_under_the_newest_that_its_replica_knows_and_finishes_under_it(
@@ -249,3 +284,75 @@ async def test_without_a_reply_it_is_asked_for_again_once_deployed(
     assert await reconciler(db, new(db), settings).run_once() == 1
     assert commands(judge)[-1:] == ["reserve_stock>2"]
     assert await undeployed(db) == []
+
+
+async def test_a_saga_that_no_command_can_be_made_for_is_stuck_with_a_reason_until_one_can(
+    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
+) -> None:
+    await give(new(db), start(1), start(2))
+    admin.execute(
+        """update orchestrator.saga_instance set data = data || '{"carrier": "dhl"}'
+            where saga_id = %s""",
+        (saga(2),),
+    )
+    for number in (1, 2):
+        make_overdue(admin, "reserve_stock", number)
+    lacking = reconciler(db, needy(db), settings)
+    assert await lacking.run_once() == 2
+    why = (
+        "invalid_data: reserve_stock: no ReserveByCarrier can be made of its data"
+        " (carrier: Field required)"
+    )
+    assert await unjudgeable(db) == {saga(1): why}
+    assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]  # it holds up nobody
+    assert await lacking.run_once() == 0  # looked at again later
+    make_overdue(admin, "reserve_stock")
+    assert await lacking.run_once() == 1
+    assert logged(judge) == ["started", "sent", "unjudgeable"]  # said once
+    async with db.transaction() as tx:
+        standing = await reader.standing(tx, 60, needy(db).deployed.known)
+    assert (standing.undeployed, standing.unjudgeable, standing.stuck) == ([], 1, 1)
+
+    with pytest.raises(IllegalTransition, match="no ReserveByCarrier can be made of its data"):
+        await needy(db).retry(saga(1), "ada", "once more")
+    became = await needy(db).reconcile([saga(1)], "ada", "all of it")
+    assert became[saga(1)].startswith("refused: reserve_stock: no ReserveByCarrier")
+    assert commands(judge) == ["reserve_stock>1"]
+
+    make_overdue(admin, "reserve_stock")  # the release before, again
+    assert await reconciler(db, new(db), settings).run_once() == 1
+    assert commands(judge) == ["reserve_stock>1", "reserve_stock>2"]
+    assert await stuck(db) == []
+
+
+async def test_what_else_it_waits_for_is_asked_for_and_the_mark_stays(
+    db: Database, judge: Rows, admin: Rows, settings: MakeSettings
+) -> None:
+    """Two undos are out; one of them this release can make, and the other not."""
+    await give_each(
+        new(db),
+        start(1),
+        reply(1, "reserve_stock", RESERVED),
+        reply(1, "charge_payment", CHARGED),
+    )
+    await new(db).compensate(saga(1), "ada", "customer called")
+    await give(new(db), reply(1, "dispatch_stock", Fenced(), COMPENSATING))
+    make_overdue(admin, "charge_payment")
+    await new(db).time_out([saga(1)])  # it is late, and holds up no undo behind it
+    before = commands(judge)
+    assert before[-3:] == ["charge_payment<1", "charge_payment<2", "reserve_stock<1"]
+    lacking = reconciler(db, needy(db), settings)
+    since = []
+    for _ in range(2):
+        make_overdue(admin, "charge_payment")
+        make_overdue(admin, "reserve_stock")
+        assert await lacking.run_once() == 1
+        (one,) = await stuck(db)
+        since.append(one.stuck_since)
+    assert commands(judge) == [*before, "charge_payment<3", "charge_payment<4"]
+    assert since[0] is not None
+    assert since[0] == since[1]
+    assert logged(judge).count("unjudgeable") == 1
+    with pytest.raises(IllegalTransition, match="no ReleaseByCarrier"):
+        await needy(db).retry(saga(1), "ada", "once more")
+    assert commands(judge)[-1] == "charge_payment<4"  # all of it, or nothing

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from common import contracts
-from common.envelope import Direction, Fence, Outcome
+from common.envelope import Command, Direction, Fence, Outcome
 from common.errors import IllegalTransition
 from orchestrator.decide import decide
 from orchestrator.decision import command_for
@@ -586,6 +586,17 @@ def test_commands_are_filled_by_name_from_the_data_and_the_reason() -> None:
     assert command_for(
         ORDER_SAGA, story.instance, undo("create_order")
     ) == contracts.RejectOrder(reason="customer_called")  # fmt: skip
+
+
+class Rebuke(Command):
+    reason: str
+
+
+def test_the_reason_of_the_data_is_not_that_of_turning_back() -> None:
+    steps = (replace(ORDER_SAGA.steps[1], command=Rebuke),)
+    instance = replace(given(ORDER_SAGA).started().instance, data={"reason": "late again"})
+    rebuke = command_for(Definition("own", 1, steps), instance, ask("reserve_stock"))
+    assert rebuke == Rebuke(reason="late again")
 
 
 @pytest.mark.parametrize("send", [ask("create_order"), undo("confirm_order")])

@@ -125,6 +125,10 @@ def test_a_house_in_order_has_no_findings() -> None:
             "warning", "sagas", "never archived: 3 of order v1, at least 10000 of trip v1",
             "has these versions",
         ),
+        (
+            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, unjudgeable=2)),
+            "error", "sagas", "2 cannot be judged", "saga stuck",
+        ),
     ],
 )  # fmt: skip
 def test_each_finding(house: House, severity: str, about: str, what: str, remedy: str) -> None:

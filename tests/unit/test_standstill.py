@@ -28,10 +28,16 @@ def why(
     *,
     definition: Definition | None = ORDER_SAGA,
     undeployed: bool = False,
+    unjudgeable: str | None = None,
     overdue: float = 0,
 ) -> Standstill:
     return standstill(
-        definition, instance, undeployed=undeployed, overdue_seconds=overdue, trouble=trouble
+        definition,
+        instance,
+        undeployed=undeployed,
+        unjudgeable=unjudgeable,
+        overdue_seconds=overdue,
+        trouble=trouble,
     )
 
 
@@ -48,6 +54,10 @@ def why(
         (
             why(UNDOING, DEAD, undeployed=True, overdue=900, definition=None),
             Cause.UNDEPLOYED, "version not deployed: no orchestrator knows order v2", "deploy",
+        ),
+        (
+            why(UNDOING, DEAD, undeployed=True, unjudgeable="no carrier", overdue=900),
+            Cause.UNJUDGEABLE, "cannot be judged: no carrier", "deploy a release that can",
         ),
     ],
 )  # fmt: skip

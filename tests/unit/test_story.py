@@ -43,6 +43,12 @@ def test_what_a_person_did_or_was_refused_is_quoted() -> None:
     )
 
 
+def test_what_no_release_at_work_can_judge_says_why() -> None:
+    assert told(Entry("unjudgeable", detail="no carrier")) == (
+        "stands still, this release cannot judge it: no carrier"
+    )
+
+
 def after(*events: Input) -> str:
     """What the last of these events made of a saga that awaits the charge, as told."""
     story = given(ORDER_SAGA).awaiting("charge_payment")
