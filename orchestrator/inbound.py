@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from common.contracts import START, CancelSaga, StartSaga
 from common.envelope import Direction, Envelope, Key
 from common.errors import Poison
+from orchestrator.decision import made
 from orchestrator.inputs import ReplyArrived
 from orchestrator.saga import FORWARD, Definition
 
@@ -64,8 +65,12 @@ def parse(envelope: Envelope, newest: Mapping[str, Definition]) -> Received:
 
 
 def _check_data(definition: Definition, start: StartSaga | CancelSaga) -> None:
-    """Before anything is done: no command of the saga will then lack a field."""
+    """Before anything is done: no command of the saga will then lack a field. A definition that
+    says what it begins with was looked at for that when it was made; of any other all are tried."""
     if definition.data is None:
+        for step in definition.steps:
+            for command in filter(None, (step.command, step.undo)):
+                made(step, command, start.data, reason="tried")
         return
     try:
         definition.data.model_validate(start.data)

@@ -161,12 +161,12 @@ class Definition:
             )
         if self.data is None:
             return
-        there = set(self.data.model_fields) | (
-            {"reason"} if base is Undo else set()
-        )  # why it turned
+        there = {name for name, there in self.data.model_fields.items() if there.is_required()}
+        if base is Undo:
+            there.add("reason")  # why it turned
         for name, field_ in command.model_fields.items():
             if field_.is_required() and name not in there:
                 raise DefinitionError(
-                    f"{where}: {command.__name__} wants `{name}`, which {self.data.__name__} does"
-                    " not have; add it there, or give it a default"
+                    f"{where}: {command.__name__} wants `{name}`, which {self.data.__name__} may"
+                    " lack; require it there, or give it a default"
                 )

@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from common.contracts import (
+    CancelSaga,
     ChargePayment,
     ConfirmOrder,
     DispatchStock,
@@ -24,9 +25,11 @@ from common.contracts import (
     ReserveStock,
     StartSaga,
 )
-from common.envelope import Command, Envelope
+from common.envelope import Command, Direction, Envelope, Key, Undo
+from common.errors import Poison
 from common.topology import commands_of
 from orchestrator.definitions import load, queues_of
+from orchestrator.inbound import parse
 from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.saga import Definition, DefinitionError, Kind, Step
 from order_svc.domain import PlacedOrder, PricedLine
@@ -126,6 +129,12 @@ class Parcel(BaseModel):
     """What a saga of parcels begins with."""
 
     lines: Lines
+    note: str = "may be left out"
+
+
+class Unnote(Undo):
+    note: str
+    reason: str
 
 
 Named = type("Named", (Command,), {})
@@ -158,8 +167,12 @@ Namesake = type("Named", (Command,), {})
         ),
         (
             (FIRST, replace(SECOND, command=ChargePayment, undo=RejectOrder)),
-            "t.second: ChargePayment wants `customer`, which Parcel does not have; add it there, or"
+            "t.second: ChargePayment wants `customer`, which Parcel may lack; require it there, or"
             " give it a default",
+        ),
+        (
+            (FIRST, replace(SECOND, undo=Unnote)),
+            "t.second: Unnote wants `note`, which Parcel may lack; require it there, or",
         ),
     ],
 )
@@ -174,6 +187,33 @@ def test_names_and_commands_that_cannot_be_are_told_with_a_remedy(
 def test_what_a_saga_begins_with_is_what_its_commands_ask_for() -> None:
     Definition("t", 1, (FIRST, SECOND, PIVOT), data=Parcel)
     Definition("t", 1, (DOOR, replace(FIRST, command=ChargePayment)))  # nothing is known of it
+
+
+def started(message: StartSaga | CancelSaga) -> Envelope:
+    key = Key(UUID(int=1), "start", Direction.FORWARD)
+    return Envelope.command(key, message, issued_at=datetime.now(UTC), reply_to=None)
+
+
+def test_a_start_of_what_no_command_can_be_made_of_later_is_refused_at_once() -> None:
+    """Of a definition that does not say what it begins with, too."""
+    noted = Definition("noted", 1, (DOOR, FIRST, replace(SECOND, undo=Unnote), PIVOT))
+    whole: dict[str, object] = {"lines": [{"sku": "tea", "quantity": 1}], "note": "fragile"}
+    parse(started(StartSaga(definition="noted", data=whole)), {"noted": noted})
+    for data, why in (
+        (
+            {**whole, "note": None},
+            "second: no Unnote can be made of its data (note: Input should be",
+        ),
+        ({"note": "fragile"}, "first: no ReserveStock can be made of its data (lines: Field requ"),
+    ):
+        for message in (
+            StartSaga(definition="noted", data=data),
+            CancelSaga(definition="noted", data=data, actor="ann", reason="cancelled"),
+        ):
+            with pytest.raises(Poison) as poison:
+                parse(started(message), {"noted": noted})
+            assert poison.value.reason == "invalid_data"
+            assert why in str(poison.value)
 
 
 def test_the_order_service_begins_it_with_what_the_definition_says() -> None:
