@@ -277,8 +277,7 @@ async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
 ) -> None:
     async def touched(db: Database, paused: Sequence[str]) -> tuple[list[str], int]:
         async with db.transaction() as tx:
-            taken = await outbox.take(tx, 100, paused, 5)
-            rows = await rows_read(tx, "outbox")
+            taken, rows = await rows_read(tx, "outbox", outbox.take(tx, 100, paused, 5))
         return sorted({row.destination for row in taken}), rows
 
     async with Database(settings(ROLE, statement_timeout_seconds=60)) as db:

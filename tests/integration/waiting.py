@@ -129,8 +129,15 @@ def end_sessions(admin: Rows, role: str) -> int:
     return len(rows.fetchall())
 
 
-async def rows_read(tx: Tx, table: str) -> int:
-    """Of this table, by this transaction: a figure which no busy machine can falsify."""
+async def rows_read(tx: Tx, table: str, doing: Awaitable[T]) -> tuple[T, int]:
+    """What it gives, and how many rows of this table it read: a figure which no busy machine can
+    falsify. Without the difference those of transactions just before would count with it."""
+    before = await _rows_read(tx, table)
+    given = await doing
+    return given, await _rows_read(tx, table) - before
+
+
+async def _rows_read(tx: Tx, table: str) -> int:
     ((read,),) = await tx.fetch(
         "select coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::int from pg_stat_xact_user_tables"
         " where relname = %s and schemaname = current_schema()",
