@@ -19,7 +19,7 @@ from chaos.scene import ELDER, Scenario, Scene, in_words
 from chaos.system import CONFIRMED, ExperimentError, System, rejected, until
 
 PARTICIPANTS = ("inventory", "payment", "order", "door")  # before those who send them commands
-LATEST = {"inventory_svc/0005_returns"}
+LATEST = {"orchestrator/0014_retention", "inventory_svc/0005_returns"}
 NATURAL = (CONFIRMED, rejected("card_declined"), rejected("out_of_stock"))
 
 

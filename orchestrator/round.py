@@ -178,8 +178,10 @@ class Round:
                 try:
                     self.step(saga_id, TimedOut(step, direction, attempt, past_sla))
                     passed += 1
-                except Poison as error:
-                    self._cannot_judge(saga_id, held, str(error))
+                except Exception as error:  # a defect, too: of one saga, not of all that are due
+                    logger.exception("saga.unjudgeable", saga_id=saga_id, step=step)
+                    why = str(error) if isinstance(error, Poison) else repr(error)
+                    self._cannot_judge(saga_id, held, why)
         return passed
 
     def reconcile(self, saga_id: UUID, actor: str, reason: str) -> str:

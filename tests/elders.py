@@ -24,7 +24,7 @@ from common.contracts import StockReleased
 from inventory_svc.domain import Status, Stock
 
 RELEASED = "sagaproof.released"
-LATEST = ("inventory_svc/0005_returns",)
+LATEST = ("orchestrator/0014_retention", "inventory_svc/0005_returns")
 DEFINITIONS = "orchestrator.order_saga:ORDER_SAGA_V1,orchestrator.return_saga:RETURN_SAGA"
 BRITTLE = ".brittle"  # how such a SKU ends
 

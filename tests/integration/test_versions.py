@@ -25,6 +25,8 @@ from common.errors import IllegalTransition, Poison
 from common.failpoints import ARMINGS, Action, Arming, Point, Tripped
 from common.health import Health
 from orchestrator import archive, reader
+from orchestrator import round as round_
+from orchestrator.decide import decide
 from orchestrator.order_saga import ORDER_SAGA, ORDER_SAGA_V1
 from orchestrator.reader import Seen, StuckWanted
 from orchestrator.reconciler import Reconciler
@@ -323,6 +325,28 @@ async def test_a_saga_that_no_command_can_be_made_for_is_stuck_with_a_reason_unt
     assert await reconciler(db, new(db), settings).run_once() == 1
     assert commands(judge) == ["reserve_stock>1", "reserve_stock>2"]
     assert await stuck(db) == []
+
+
+async def test_a_saga_that_judging_stumbles_over_is_stuck_with_the_error_and_holds_up_nobody(
+    db: Database,
+    judge: Rows,
+    admin: Rows,
+    settings: MakeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await give(new(db), start(1), start(2))
+    for number in (1, 2):
+        make_overdue(admin, "reserve_stock", number)
+
+    def stumbling(*arguments: Any) -> Any:
+        if arguments[2].saga_id == saga(1):
+            raise KeyError("carrier")
+        return decide(*arguments)
+
+    monkeypatch.setattr(round_, "decide", stumbling)
+    assert await reconciler(db, new(db), settings).run_once() == 2
+    assert await unjudgeable(db) == {saga(1): "KeyError('carrier')"}
+    assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]
 
 
 async def test_what_else_it_waits_for_is_asked_for_and_the_mark_stays(
