@@ -27,6 +27,7 @@ from orchestrator.cli.output import (
 )
 
 FOLLOW_SECONDS = 0.5
+BEGINS_WITHIN_SECONDS = 10.0  # what was just placed has no saga yet
 STYLES = {
     "refused": "red", "fenced": "red", "turned": "bold yellow", "timed_out": "yellow",
     "stuck": "bold red", "dead_lettered": "bold red", "ignored": "dim", "sent": "",
@@ -121,7 +122,13 @@ def show(
         str, typer.Argument(metavar="ID", help="The order's id, or how it begins (4 digits).")
     ],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Stay and print what happens until it ends.")
+        bool,
+        typer.Option(
+            "--follow",
+            "-f",
+            help="Stay and print what happens until it ends. One that"
+            " has not begun is waited for, ten seconds.",
+        ),
     ] = False,
     operator: Operator = None,
     door: Door = None,
@@ -138,7 +145,7 @@ def show(
     """
     output = Output(as_json)
     api = Api("operator", operator, output)
-    saga = _find(api, saga_id, door)
+    saga = _find(api, saga_id, door, BEGINS_WITHIN_SECONDS if follow else 0)
     entries = _timeline(api, saga["saga_id"], follow=follow)
     if not as_json:
         _tell(api, saga, entries if follow else _counted(entries))
@@ -149,9 +156,16 @@ def show(
         output.json({"saga": saga, "timeline": list(entries)})
 
 
-def _find(api: Api, saga_id: str, door: str | None) -> Any:
+def _find(api: Api, saga_id: str, door: str | None, within: float) -> Any:
+    deadline = time.monotonic() + within
     try:
-        return api.ask("GET", f"/sagas/{saga_id}")
+        while True:
+            try:
+                return api.ask("GET", f"/sagas/{saga_id}")
+            except No as no:
+                if no.status != 404 or time.monotonic() > deadline:
+                    raise
+            time.sleep(FOLLOW_SECONDS)
     except Unanswered as nobody:
         api.output.fail(Exit.NO_ANSWER, str(nobody), nobody.remedy)
     except No as no:

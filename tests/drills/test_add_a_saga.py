@@ -25,10 +25,10 @@ WANTED = {  # of what is typed, by how it begins
     ".venv/bin/python -m orchestrator check tour.saga:TOUR": "book_flight, compensatable: flight",
     ".venv/bin/python -m pytest": "1 passed",
     ".venv/bin/saga doctor": "nothing wrong",
-    "until .venv/bin/saga show $eve": "sold out",
-    "until .venv/bin/saga show $ann": "COMPLETED",
-    "until .venv/bin/saga show $bob": "COMPLETED",
-    "until .venv/bin/saga show $trip": "COMPENSATED",
+    ".venv/bin/saga show $eve": "sold out",
+    ".venv/bin/saga show $ann": "COMPLETED",
+    ".venv/bin/saga show $bob": "COMPLETED",
+    ".venv/bin/saga show $trip": "COMPENSATED",
     ".venv/bin/saga show $trip": "COMPLETED",
 }
 

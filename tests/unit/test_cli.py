@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -433,6 +434,28 @@ def test_follow_prints_what_happens_until_the_end(
     assert entries[0] == "started"
     assert entries[-1] == "compensated"
     assert len(entries) == 11
+
+
+def test_follow_waits_for_a_saga_that_has_not_begun(
+    saga: Saga, house: Sagas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()
+
+    def look(_: float) -> None:
+        if next(looks) == 1:
+            house.begin(ONE, *STORY)
+
+    monkeypatch.setattr("orchestrator.cli.sagas.time.sleep", look)
+    ran = saga("show", str(ONE), "--follow", "--json")
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) == 11
+
+
+def test_follow_waits_for_nobody_for_ever(saga: Saga, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.cli.sagas.BEGINS_WITHIN_SECONDS", 0.1)
+    ran = saga("show", str(ONE), "--follow")
+    assert ran.code == 1
+    assert "no saga" in ran.err
 
 
 def test_the_same_answer_many_times_is_one_line(saga: Saga, house: Sagas) -> None:
