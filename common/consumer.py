@@ -19,7 +19,7 @@ from common import failpoints, log, metrics
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
 from common.daemon import Backoff, unless
 from common.db import Database
-from common.envelope import Envelope, Key, Unreadable, pack, unpack
+from common.envelope import Envelope, Fence, Forget, Key, Unreadable, pack, unpack
 from common.errors import BadDeploy, BrokerGone, Infrastructure, Poison
 from common.failpoints import Point
 from common.health import Health
@@ -31,6 +31,10 @@ logger = log.get("consumer")
 
 T = TypeVar("T")
 R = TypeVar("R")
+Aside = dict[bytes, tuple[str, str]]  # what is to be dead-lettered: its reason and detail
+EXHAUSTED = "exhausted"
+# No service's own code runs for these: that they go well says nothing for it.
+HANDLED_BY_NOBODY = frozenset(kind.__name__ for kind in (Fence, Forget))
 LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
 
 
@@ -132,39 +136,44 @@ class BatchConsumer(Generic[T]):
         began = _now()
         together: list[Readable[T]] = []
         alone: list[Readable[T]] = []
+        aside: Aside = {}
         for delivery, members in batch:
             for member in members:
-                readable = await self._read(channel, member)
+                readable = self._read(member, aside)
                 if readable is not None:
                     (alone if _suspicious(delivery) else together).append(readable)
-        failed = await self._together(channel, together) if together else []
-        failed += await self._each_alone(channel, alone)
-        backoff = self._backoff()
+        failed = await self._together(channel, together, aside) if together else []
+        failed += await self._each_alone(channel, alone, aside)
+        backoff, verdict = self._backoff(), self._bad_deploy()
         # Nobody is tried again before all others were: three that fail say more than one does.
-        while failed and not self._bad_deploy() and await backoff.pause():
-            failed = await self._each_alone(channel, failed)
+        while failed and verdict is None and await backoff.pause():
+            failed = await self._each_alone(channel, failed, aside)
+            verdict = self._bad_deploy()
         left = {readable.envelope.key for readable in failed}
         settled = [each for each in batch if left.isdisjoint(_keys([each]))]
+        await self._set_aside(channel, settled, aside)
         failpoints.reach(Point.BATCH_BEFORE_ACK, _keys(batch))
         channel.ack([delivery.tag for delivery, _ in settled])
         failpoints.reach(Point.BATCH_AFTER_ACK, _keys(batch))
         self._handled.inc(sum(len(members) for _, members in settled))
         self._batch_seconds.observe(_now() - began)
         self._tell_health()
-        if failed:
-            await self._leave(channel, failed, self._suspicion.last_went_well >= began)
+        if failed and verdict:  # without a verdict we were told to stop amid their tries
+            await self._leave(channel, failed, verdict, self._suspicion.last_went_well >= began)
 
-    async def _read(self, channel: Channel, member: Envelope | Unreadable) -> Readable[T] | None:
+    def _read(self, member: Envelope | Unreadable, aside: Aside) -> Readable[T] | None:
         if isinstance(member, Unreadable):
-            await self._dead_letter(channel, member.raw, member.reason, member.detail)
+            aside[member.raw] = member.reason, member.detail
             return None
         try:
             return Readable(member, self._parse(member))
         except Poison as poison:
-            await self._dead_letter(channel, _raw(member), poison.reason, str(poison))
+            aside[_raw(member)] = poison.reason, str(poison)
             return None
 
-    async def _together(self, channel: Channel, batch: Sequence[Readable[T]]) -> list[Readable[T]]:
+    async def _together(
+        self, channel: Channel, batch: Sequence[Readable[T]], aside: Aside
+    ) -> list[Readable[T]]:
         """The whole batch at once; if it raises, one by one, so that neighbours are spared. Those
         that fail."""
         try:
@@ -175,17 +184,17 @@ class BatchConsumer(Generic[T]):
             logger.warning(
                 "batch.retried_one_by_one", queue=self._queue, envelopes=len(batch), exc_info=True
             )
-            return [each for each in batch if not await self._settled(channel, each)]
+            return [each for each in batch if not await self._settled(channel, each, aside)]
         return []
 
-    async def _settled(self, channel: Channel, readable: Readable[T]) -> bool:
-        """Handled, or dead-lettered as poison; False if it failed for a reason nobody foresaw."""
+    async def _settled(self, channel: Channel, readable: Readable[T], aside: Aside) -> bool:
+        """Handled, or to be set aside as poison; False if it failed for a reason nobody foresaw."""
         try:
             await self._held(channel, [readable])
         except Infrastructure:
             raise
         except Poison as poison:
-            await self._dead_letter(channel, _raw(readable.envelope), poison.reason, str(poison))
+            aside[_raw(readable.envelope)] = poison.reason, str(poison)
         except Exception as error:
             logger.warning(
                 "envelope.failed", queue=self._queue, **_about(readable.envelope), exc_info=True
@@ -196,15 +205,17 @@ class BatchConsumer(Generic[T]):
 
     async def _held(self, channel: Channel, batch: Sequence[Readable[T]]) -> None:
         """Handle; while a server is down, hold the batch."""
-        await self._hold(channel, batch, lambda: self._handle([each.item for each in batch]))
-        self._suspicion.went_well((each.envelope.key for each in batch), _now())
+        envelopes = [each.envelope for each in batch]
+        await self._hold(channel, envelopes, lambda: self._handle([each.item for each in batch]))
+        acted = any(envelope.type not in HANDLED_BY_NOBODY for envelope in envelopes)
+        self._suspicion.went_well([envelope.key for envelope in envelopes], _now(), acted=acted)
 
     async def _hold(
-        self, channel: Channel, batch: Sequence[Readable[T]], act: Callable[[], Awaitable[R]]
+        self, channel: Channel, batch: Sequence[Envelope], act: Callable[[], Awaitable[R]]
     ) -> R:
         """Act for the batch; while a server is down, keep it: it is not the messages' fault."""
         backoff = self._backoff()
-        only = _about(batch[0].envelope) if len(batch) == 1 else {}
+        only = _about(batch[0]) if len(batch) == 1 else {}
         while True:
             channel.check()
             try:
@@ -224,35 +235,46 @@ class BatchConsumer(Generic[T]):
                 return done
 
     async def _each_alone(
-        self, channel: Channel, readables: Sequence[Readable[T]]
+        self, channel: Channel, readables: Sequence[Readable[T]], aside: Aside
     ) -> list[Readable[T]]:
         """One try for each, counted and committed first, so that what kills us gives itself away.
         Those that fail, and may be tried again."""
         failed = []
         for readable in readables:
             envelope = readable.envelope
-            tries = await self._hold(channel, [readable], partial(self._count_try, envelope))
+            tries = await self._hold(channel, [envelope], partial(self._count_try, envelope))
             if tries > self._settings.solo_tries:
-                detail = f"{self._settings.solo_tries} tries alone"
-                await self._dead_letter(channel, _raw(envelope), "exhausted", detail)
-            elif not await self._settled(channel, readable):
+                aside[_raw(envelope)] = EXHAUSTED, f"{self._settings.solo_tries} tries alone"
+            elif await self._settled(channel, readable, aside):
+                await self._hold(channel, [envelope], partial(self._forget_tries, envelope))
+            else:
                 failed.append(readable)
-                continue
-            await self._hold(channel, [readable], partial(self._forget_tries, envelope))
         return failed
 
+    async def _set_aside(
+        self,
+        channel: Channel,
+        batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]],
+        aside: Aside,
+    ) -> None:
+        """Dead-letter what is to be, of deliveries that are acked now. Of one that goes back
+        nothing is: it would be set aside again with every look, and counted, and tried anew."""
+        for member in (member for _, members in batch if aside for member in members):
+            raw = _raw(member) if isinstance(member, Envelope) else member.raw
+            if raw in aside:
+                reason, detail = aside[raw]
+                await self._dead_letter(channel, raw, reason, detail)
+                if isinstance(member, Envelope) and reason == EXHAUSTED:
+                    await self._hold(channel, [member], partial(self._forget_tries, member))
+
     async def _leave(
-        self, channel: Channel, failed: Sequence[Readable[T]], some_handled: bool
+        self, channel: Channel, failed: Sequence[Readable[T]], verdict: str, some_handled: bool
     ) -> None:
         """Give them back. Where nothing went well beside them, nothing is held against them."""
-        verdict = self._bad_deploy()
-        if verdict is None:
-            return  # told to stop amid their tries
         if not some_handled:
             for readable in failed:
-                await self._hold(
-                    channel, [readable], partial(self._forget_tries, readable.envelope)
-                )
+                envelope = readable.envelope
+                await self._hold(channel, [envelope], partial(self._forget_tries, envelope))
         raise BadDeploy(verdict, some_handled=some_handled)
 
     def _tell_health(self) -> None:

@@ -39,9 +39,11 @@ class Suspicion:
         known.says = f"{where}: {error}"
         known.struck[key] = now
 
-    def went_well(self, keys: Iterable[Key], now: float) -> None:
-        """These were handled; if an error ever struck them, it does no more."""
-        self.last_went_well = now
+    def went_well(self, keys: Iterable[Key], now: float, *, acted: bool = True) -> None:
+        """These were handled; if an error ever struck them, it does no more. `acted`: the code
+        that may be broken ran for them."""
+        if acted:
+            self.last_went_well = now
         if self._errors:
             for key in keys:
                 for error in self._errors.values():

@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -18,12 +19,12 @@ from structlog.testing import capture_logs
 from common import suspicion
 from common.broker import Broker, Channel
 from common.consumer import BatchConsumer
-from common.contracts import CardDeclined, ListProduct
+from common.contracts import CardDeclined, ChargePayment, ListProduct
 from common.db import Database, Tx
-from common.envelope import Direction, Envelope, Key
+from common.envelope import Direction, Envelope, Forget, Key, Reply
 from common.errors import Infrastructure
 from common.health import Health
-from common.participant import Work
+from common.participant import Participant, Work
 from common.process import Process
 from common.settings import Settings
 from common.topology import Queue, dead_letter_queue
@@ -99,6 +100,10 @@ def looks(logs: Sequence[Any]) -> int:
 
 def broken() -> None:
     raise RuntimeError("this message alone")
+
+
+def failing(*_: object) -> Reply:
+    raise RuntimeError("no handler of this release works")
 
 
 def consumer_of(process: Process, service: Service) -> BatchConsumer[Any]:
@@ -185,7 +190,7 @@ async def test_one_poison_envelope_amid_a_packed_delivery_goes_alone_and_spoils_
             await post.send_raw(QUEUE, json.dumps(members).encode())
         neighbours = [1000 + n for n in range(2 * len(POISON))]
         await eventually(lambda: sagas_charged(judge) == neighbours)
-        letters = await post.dead(QUEUE)
+        letters = await post.dead(QUEUE, len(POISON))
         assert [reason for reason, _ in letters] == [reason for reason, _ in POISON.values()]
         for (_, body), (_, member) in zip(letters, POISON.values(), strict=True):
             (kept,) = json.loads(body)  # a dead letter holds one envelope
@@ -241,7 +246,7 @@ async def test_rule_13_a_flood_of_poison_is_no_bad_deploy(
         await post.send(QUEUE, charge(saga(1)))
         await eventually(lambda: sagas_charged(judge) == [1])
         assert process.health.ready
-        assert [reason for reason, _ in await post.dead(QUEUE)] == ["unknown_type"] * 200
+        assert [reason for reason, _ in await post.dead(QUEUE, 200)] == ["unknown_type"] * 200
 
 
 async def test_a_dead_letter_that_cannot_be_kept_keeps_its_message_where_it_is(
@@ -376,21 +381,22 @@ async def test_a_bad_deploy_that_lasts_condemns_nothing_and_never_says_that_it_i
     service, process = Service(), Process(made, QUEUE)
     service.faults = dict.fromkeys(range(1, 6), broken)
     consumer_of(process, service)
-    async with mail(made) as post, running(process):
+    async with mail(made) as post:
         for number in range(1, 5):
             await post.send(QUEUE, charge(saga(number)))
-        await eventually(lambda: "bad deploy" in reports(process, QUEUE))
-        with capture_logs() as logs:
-            said = said_of(process.health)
-            await eventually(lambda: looks(logs) > 12)
-        assert set(said) == {"bad deploy"}
-        assert await post.dead(QUEUE) == []
-        assert service.handled == []
-        service.faults.clear()
-        await eventually(lambda: sorted(set(service.handled)) == [1, 2, 3, 4])
-        await eventually(lambda: process.health.ready)
-        assert await post.dead(QUEUE) == []
-        assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+        async with running(process):  # all four in hand: one that comes alone is condemned
+            await eventually(lambda: "bad deploy" in reports(process, QUEUE))
+            with capture_logs() as logs:
+                said = said_of(process.health)
+                await eventually(lambda: looks(logs) > 12)
+            assert set(said) == {"bad deploy"}
+            assert await post.dead(QUEUE) == []
+            assert service.handled == []
+            service.faults.clear()
+            await eventually(lambda: sorted(set(service.handled)) == [1, 2, 3, 4])
+            await eventually(lambda: process.health.ready)
+            assert await post.dead(QUEUE) == []
+            assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
 
 
 async def test_a_bad_deploy_started_again_and_again_condemns_nothing(
@@ -436,6 +442,83 @@ async def test_several_bad_messages_of_a_kind_are_found_while_all_others_go_on(
         others = sorted(set(sent) - {2, 3, 4})
         await eventually(lambda: sorted(set(service.handled)) == others)
     assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+
+
+async def test_what_no_handler_sees_says_nothing_for_a_release_whose_every_handler_fails(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """Of what ended long ago participants hear all day, whatever their handlers are like."""
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 2})
+    process = Process(made, QUEUE)
+    participant = Participant(process.db, PaymentStore(), {ChargePayment: failing})
+    process.consumer(QUEUE, participant.parse, participant.handle)
+    numbers = itertools.count(100)
+    async with mail(made) as post:
+        for number in range(1, 5):
+            await post.send(QUEUE, charge(saga(number)))
+        async with running(process):  # all four in hand: one that comes alone is condemned
+            with capture_logs() as logs:
+
+                async def many_looks() -> bool:
+                    forget = Forget(until=NOON - timedelta(days=1), saga_ids=())
+                    await post.send(QUEUE, command(forget, saga(next(numbers)), step="forget"))
+                    return looks(logs) > 12 or await post.ready(dead_letter_queue(QUEUE)) > 0
+
+                await eventually(many_looks)
+            assert [log for log in logs if log["event"] == "sagas.forgotten"]
+            assert await post.dead(QUEUE) == []
+            assert says_bad_deploy(process)
+            assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+
+
+async def test_bad_messages_of_one_delivery_are_found_though_one_was_tried_more_often(
+    settings: MakeSettings, admin: Rows, judge: Rows
+) -> None:
+    """A look that a restart of the broker cuts short has counted only some of them."""
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults = dict.fromkeys((2, 3, 4), broken)
+    consumer_of(process, service)
+    admin.execute(
+        "insert into payment_svc.solo_tries values (%s, 'charge_payment', 'forward', false, 1)",
+        [saga(2)],
+    )
+    numbers = itertools.count(100)
+    async with mail(made) as post:
+        async with running(process):
+            await post.send(QUEUE, *(charge(saga(n)) for n in (2, 3, 4)))
+
+            async def settled() -> bool:
+                await post.send(QUEUE, charge(saga(next(numbers))))
+                tried = judge.execute("select from payment_svc.solo_tries").rowcount
+                return await post.ready(dead_letter_queue(QUEUE)) >= 3 and tried == 0
+
+            await eventually(settled)
+            sent = set(range(100, next(numbers)))
+            await eventually(lambda: sent <= set(service.handled))
+        letters = await post.dead(QUEUE)
+        assert await post.ready(QUEUE) == 0
+        assert sorted(letters) == sorted(
+            ("exhausted", b"[" + charge(saga(n)).encode().encode() + b"]") for n in (2, 3, 4)
+        )
+
+
+async def test_poison_is_set_aside_once_however_often_its_delivery_goes_back(
+    settings: MakeSettings,
+) -> None:
+    """A bad deploy gives back its neighbours, and it with them; discarded it would open again."""
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults = dict.fromkeys((1, 2, 3), broken)
+    consumer_of(process, service)
+    async with mail(made) as post, running(process):
+        neighbours = [json.loads(charge(saga(n)).encode()) for n in (1, 2, 3)]
+        await post.send_raw(QUEUE, json.dumps([42, *neighbours]).encode())
+        with capture_logs() as logs:
+            await eventually(lambda: looks(logs) > 5)
+        service.faults.clear()
+        await eventually(lambda: sorted(set(service.handled)) == [1, 2, 3])
+        assert await post.dead(QUEUE, 1) == [("invalid_envelope", b"[42]")]
 
 
 async def test_what_went_well_beside_a_bad_deploy_is_acked(settings: MakeSettings) -> None:
