@@ -28,7 +28,7 @@ WANTED = {  # of what is typed, by how it begins
     ".venv/bin/saga show $eve": "sold out",
     ".venv/bin/saga show $ann": "COMPLETED",
     ".venv/bin/saga show $bob": "COMPLETED",
-    ".venv/bin/saga show $trip": "COMPENSATED",
+    "until .venv/bin/saga show $trip": "COMPENSATED",
     ".venv/bin/saga show $trip": "COMPLETED",
 }
 
