@@ -18,6 +18,7 @@ def configure(process: str, level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            lambda _, __, line: {"timestamp": line["timestamp"], **line},  # `sort` sorts by it
             structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -183,6 +183,7 @@ async def test_what_was_done_is_counted_and_logged_with_its_message(
         (again,) = [line for line in running.log() if line["event"] == "command.duplicate"]
         _, unknown = (line for line in running.log() if line["event"] == "envelope.dead_lettered")
         for line in (again, unknown):
+            assert next(iter(line)) == "timestamp"  # by which `sort` puts the lines of all in order
             assert line["message_id"] == str(first.message_id)
             assert (line["saga_id"], line["step"]) == (str(saga(1)), "reserve_stock")
 
