@@ -20,7 +20,7 @@ from tests.support.reader import ROOT, commands, run, state_directory
 FILE_OR_FENCE = re.compile(
     r"^`(tour/[^`]+)`\n\n```\w+\n(.*?)^```|^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL
 )
-BY_HAND = (".venv/bin/python", "trip=", ".venv/bin/saga", "until", ".venv/bin/chaos kill")
+BY_HAND = (".venv/bin/python", "oslo=", "quito=", ".venv/bin/saga", "until", ".venv/bin/chaos kill")
 WANTED = {  # of what is typed, by how it begins
     ".venv/bin/python -m orchestrator check tour.saga:TOUR": "book_flight, compensatable: flight",
     ".venv/bin/python -m pytest": "1 passed",
@@ -28,8 +28,8 @@ WANTED = {  # of what is typed, by how it begins
     ".venv/bin/saga show $eve": "sold out",
     ".venv/bin/saga show $ann": "COMPLETED",
     ".venv/bin/saga show $bob": "COMPLETED",
-    "until .venv/bin/saga show $trip": "COMPENSATED",
-    ".venv/bin/saga show $trip": "COMPLETED",
+    ".venv/bin/saga show $oslo": "COMPENSATED",
+    ".venv/bin/saga show $quito": "COMPLETED",
 }
 
 
