@@ -39,6 +39,15 @@ LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
 
 
 @dataclass(frozen=True)
+class Left:
+    """What a batch leaves unacked, since it fails by this code's fault."""
+
+    verdict: str
+    envelopes: list[Envelope]
+    since: float  # when the batch was begun
+
+
+@dataclass(frozen=True)
 class Readable(Generic[T]):
     """One envelope and what the service made of it."""
 
@@ -103,8 +112,7 @@ class BatchConsumer(Generic[T]):
     async def _next_batch(self, consumer: Consumer) -> None:
         if consumer.idle and not self.drained:
             self.drained = await consumer.channel.ready_count(self._queue) == 0 and consumer.idle
-        if self._room is not None:
-            await unless(self._stop, self._room())
+        await self._have_room()
         if consumer.idle:
             # A replica may have emptied what was not empty when we came: then nothing arrives here.
             with suppress(TimeoutError):
@@ -112,7 +120,13 @@ class BatchConsumer(Generic[T]):
                     await consumer.arrival()
         first = consumer.take_waiting()
         if first is not None:
-            await self.process(consumer.channel, self._fill(consumer, first))
+            left = await self.process(consumer.channel, self._fill(consumer, first))
+            if left is not None:
+                await self._leave(consumer, left)
+
+    async def _have_room(self) -> None:
+        if self._room is not None:
+            await unless(self._stop, self._room())
 
     def _fill(
         self, consumer: Consumer, first: Delivery
@@ -130,9 +144,8 @@ class BatchConsumer(Generic[T]):
 
     async def process(
         self, channel: Channel, batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]
-    ) -> None:
-        """Handle or dead-letter every member, then ack. Raises BrokerGone, and BadDeploy if what
-        is left unacked fails by this code's fault."""
+    ) -> Left | None:
+        """Handle or dead-letter every member, then ack, but for what is left. Raises BrokerGone."""
         began = _now()
         together: list[Readable[T]] = []
         alone: list[Readable[T]] = []
@@ -159,7 +172,8 @@ class BatchConsumer(Generic[T]):
         self._batch_seconds.observe(_now() - began)
         self._tell_health()
         if failed and verdict:  # without a verdict we were told to stop amid their tries
-            await self._leave(channel, failed, verdict, self._suspicion.last_went_well >= began)
+            return Left(verdict, [readable.envelope for readable in failed], began)
+        return None
 
     def _read(self, member: Envelope | Unreadable, aside: Aside) -> Readable[T] | None:
         if isinstance(member, Unreadable):
@@ -267,15 +281,22 @@ class BatchConsumer(Generic[T]):
                 if isinstance(member, Envelope) and reason == EXHAUSTED:
                     await self._hold(channel, [member], partial(self._forget_tries, member))
 
-    async def _leave(
-        self, channel: Channel, failed: Sequence[Readable[T]], verdict: str, some_handled: bool
-    ) -> None:
-        """Give them back. Where nothing went well beside them, nothing is held against them."""
+    async def _leave(self, consumer: Consumer, left: Left) -> None:
+        """Try what else has arrived, up to a batch of failures, then give them all back. Where
+        nothing went well beside them, nothing is held against them. Raises BadDeploy."""
+        failed = left.envelopes
+        while len(failed) < self._settings.batch_envelopes and not self._stop.is_set():
+            await self._have_room()
+            if (first := consumer.take_waiting()) is None:
+                break
+            more = await self.process(consumer.channel, self._fill(consumer, first))
+            failed += more.envelopes if more is not None else []
+        some_handled = self._suspicion.last_went_well >= left.since
         if not some_handled:
-            for readable in failed:
-                envelope = readable.envelope
-                await self._hold(channel, [envelope], partial(self._forget_tries, envelope))
-        raise BadDeploy(verdict, some_handled=some_handled)
+            for envelope in failed:
+                forget = partial(self._forget_tries, envelope)
+                await self._hold(consumer.channel, [envelope], forget)
+        raise BadDeploy(left.verdict, some_handled=some_handled)
 
     def _tell_health(self) -> None:
         verdict = self._bad_deploy()

@@ -13,23 +13,26 @@ from dataclasses import dataclass, field
 from common.envelope import Key
 
 WINDOW_SECONDS = 60.0
+_NEVER = float("-inf")
 
 
 @dataclass
 class _Error:
     says: str = ""
     struck: dict[Key, float] = field(default_factory=dict)  # whom, and when last
+    times: int = 0
 
 
 class Suspicion:
     """One error on several different messages is a bad deploy: what it struck within the window,
-    and beyond it for as long as nothing went well. `now` is any clock's, in seconds."""
+    and beyond it for as long as nothing went well. Before anything ever did, several times on one
+    message are enough: nothing speaks for this code yet. `now` is any clock's, in seconds."""
 
     def __init__(self, messages: int) -> None:
         """So many different messages make a bad deploy."""
         self._messages = messages
         self._errors: dict[str, _Error] = {}  # by type and place: its text may name the message
-        self.last_went_well = float("-inf")
+        self.last_went_well = _NEVER
 
     def struck(self, key: Key, error: Exception, now: float) -> None:
         """Handling this message raised, and it was not a server's fault."""
@@ -38,6 +41,7 @@ class Suspicion:
         known = self._errors.setdefault(where, _Error())
         known.says = f"{where}: {error}"
         known.struck[key] = now
+        known.times += 1
 
     def went_well(self, keys: Iterable[Key], now: float, *, acted: bool = True) -> None:
         """These were handled; if an error ever struck them, it does no more. `acted`: the code
@@ -51,11 +55,12 @@ class Suspicion:
 
     def bad_deploy(self, now: float) -> str | None:
         """The error that speaks against this code; None if none does."""
+        unproven = self.last_went_well == _NEVER
         counts_from = min(now - WINDOW_SECONDS, self.last_went_well)
         for where, error in list(self._errors.items()):
             error.struck = {key: at for key, at in error.struck.items() if at > counts_from}
             if not error.struck:
                 del self._errors[where]
-            elif len(error.struck) >= self._messages:
+            elif (error.times if unproven else len(error.struck)) >= self._messages:
                 return error.says
         return None

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+import structlog
 
 from tests.servers import chosen, chosen_for_stacks
 
@@ -13,6 +14,15 @@ from tests.servers import chosen, chosen_for_stacks
 # stacks and shells that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+# Its own default draws every exception with all locals, which takes the better part of a second.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_report_header() -> str:

@@ -215,7 +215,7 @@ async def test_a_delivery_that_is_no_array_of_envelopes_is_dead_lettered_as_it_c
         await post.send_raw(QUEUE, body)
         await post.send(QUEUE, charge(saga(1)))
         await eventually(lambda: sagas_charged(judge) == [1])
-        assert await post.dead(QUEUE) == [(reason, body)]
+        assert await post.dead(QUEUE, 1) == [(reason, body)]
 
 
 async def test_rule_11_a_missing_message_id_is_recomputed(
@@ -416,6 +416,29 @@ async def test_a_bad_deploy_started_again_and_again_condemns_nothing(
         assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
 
 
+async def test_of_a_bad_deploy_that_has_just_started_one_message_is_enough(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """A canary, or a quiet night: it gives back what it has, for others to handle."""
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 3})
+    service, process = Service(), Process(made, QUEUE)
+    service.faults[1] = broken
+    consumer_of(process, service)
+    async with mail(made) as post:
+        await post.send(QUEUE, charge(saga(1)))
+        async with running(process):
+            with capture_logs() as logs:
+                await eventually(lambda: looks(logs) > 6)
+            assert not process.health.ready
+            assert await post.dead(QUEUE) == []
+            await post.send(QUEUE, charge(saga(2)))  # and it was the message's fault after all
+            (letter,) = await post.dead(QUEUE, 1)
+            assert letter == ("exhausted", b"[" + charge(saga(1)).encode().encode() + b"]")
+            assert service.handled == [2]
+            await eventually(lambda: process.health.ready)
+        assert judge.execute("select from payment_svc.solo_tries").rowcount == 0
+
+
 async def test_several_bad_messages_of_a_kind_are_found_while_all_others_go_on(
     settings: MakeSettings, judge: Rows
 ) -> None:
@@ -534,6 +557,34 @@ async def test_what_went_well_beside_a_bad_deploy_is_acked(settings: MakeSetting
             assert service.handled == [2, 4]
             await eventually(lambda: post.ready(QUEUE))
             assert await post.ready(QUEUE) == 3
+
+
+async def test_before_it_gives_up_a_bad_deploy_tries_what_has_arrived_meanwhile(
+    settings: MakeSettings,
+) -> None:
+    made = settings(ROLE, **{**FAST, "bad_deploy_pause_seconds": 3600})
+    async with mail(made) as post:
+
+        class Overtaken(Service):
+            async def handle(self, batch: Sequence[Envelope]) -> None:
+                if not self.batches:
+                    await post.send(QUEUE, charge(saga(9)))
+                    await eventually(lambda: none_is_ready(post))
+                await super().handle(batch)
+
+        service, process = Overtaken(), Process(made, QUEUE)
+        service.faults = dict.fromkeys((1, 2, 3), broken)
+        consumer_of(process, service)
+        await post.send(QUEUE, *(charge(saga(n)) for n in (1, 2, 3)))
+        async with running(process):
+            await eventually(lambda: says_bad_deploy(process))
+            assert service.handled == [9]
+            await eventually(lambda: post.ready(QUEUE))
+            assert await post.ready(QUEUE) == 1
+
+
+async def none_is_ready(post: Mail) -> bool:
+    return await post.ready(QUEUE) == 0
 
 
 async def test_told_to_stop_amid_the_tries_it_leaves_them(settings: MakeSettings) -> None:

@@ -38,6 +38,7 @@ def raised_by(act: Callable[[], None]) -> Exception:
 
 def test_the_same_error_on_several_messages_speaks_against_the_code() -> None:
     suspicion = Suspicion(3)
+    suspicion.went_well([key(100)], 0)
     for number in (1, 2, 2, 1):
         suspicion.struck(key(number), one(), 0)
     assert suspicion.bad_deploy(0) is None
@@ -53,6 +54,18 @@ def test_an_error_that_names_its_message_is_the_same_error() -> None:
     for number in (1, 2, 3):
         suspicion.struck(key(number), one(f"order {number}"), 0)
     assert suspicion.bad_deploy(0)
+
+
+def test_before_anything_went_well_one_message_is_enough() -> None:
+    suspicion = Suspicion(3)
+    for times in (1, 2, 3):
+        assert suspicion.bad_deploy(times * LATER) is None
+        suspicion.struck(key(1), one(), times * LATER)
+    suspicion.went_well([key(100)], 3 * LATER, acted=False)
+    assert suspicion.bad_deploy(3 * LATER)
+    suspicion.went_well([key(101)], 3 * LATER)
+    suspicion.struck(key(1), one(), 3 * LATER)
+    assert suspicion.bad_deploy(3 * LATER) is None
 
 
 def test_different_errors_do_not_add_up() -> None:
