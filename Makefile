@@ -37,7 +37,7 @@ matrix: setup ## every process dies at every failpoint with every step in hand (
 guards: setup ## each guard out of the running system: what breaks, who notices (10 minutes)
 	@$(bin)/chaos guards
 
-evidence: setup ## run all that the proof rests on, write docs/evidence (40 minutes; commit first)
+evidence: setup ## run all that the proof rests on, write docs/evidence (50 minutes; commit first)
 	@$(bin)/chaos evidence
 
 bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (8 minutes, alone)

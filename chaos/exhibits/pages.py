@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 TOLD_WHOLE = ("failing-refund", "charge-after-its-undo")
 """Of these the page has one order's saga log."""
+WHERE = {"native": "on native processes", "docker": "in containers"}
 REST = "Servers, networks, zombies, and the rest"
 
 
@@ -46,7 +47,7 @@ def scenarios(result: Result) -> str:
     passed = sum(row["verdict"] == "pass" for row in rows)
     tally = totals(rows)
     parts = [
-        f"**{passed} of {len(rows)} scenarios passed**, on {result['runtime']} processes: "
+        f"**{passed} of {len(rows)} scenarios passed**, {WHERE[result['runtime']]}: "
         + ", ".join(f"{word} {tally[word]}" for word in TALLY)
         + ". Each is an order flow with something broken in it, and is judged when all has come to"
         " rest: every order ended as the table allows, and every invariant held over everything its"
