@@ -239,6 +239,23 @@ def env(runtime: Kind = None, name: Name = None) -> None:
         typer.echo(f"export {variable}={value}")
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def rabbitmqctl(
+    arguments: Annotated[list[str], typer.Argument(help="What rabbitmqctl is to be given.")],
+    runtime: Kind = None,
+    name: Name = None,
+) -> None:
+    """Run rabbitmqctl on the stack's broker.
+
+    \b
+    chaos rabbitmqctl list_queues name messages
+    """
+    try:
+        typer.echo(choose(runtime, name).rabbitmqctl(*arguments), nl=False)
+    except OSError as error:
+        raise StackError(str(error)) from error
+
+
 app.command("demo")(demo)
 app.command("list")(list_scenarios)
 app.command("run")(run)

@@ -57,11 +57,8 @@ class Shell:
         self._dsn = dsn
         for program in ("pg_dump", "pg_restore"):
             self._place(program, f'exec {programs}{program} "$@"')
-        ask = (
-            "import sys; from chaos.runtime import choose;"
-            f" print(choose({runtime!r}, {system.runtime.name!r}).rabbitmqctl(*sys.argv[1:]))"
-        )
-        self._place("rabbitmqctl", f'PYTHONPATH={ROOT} exec {sys.executable} -c "{ask}" "$@"')
+        ask = f"-m chaos rabbitmqctl --runtime {runtime} --name {system.runtime.name}"
+        self._place("rabbitmqctl", f'PYTHONPATH={ROOT} exec {sys.executable} {ask} "$@"')
 
     def _place(self, program: str, script: str) -> None:
         file = self._home / program
