@@ -553,10 +553,9 @@ async def test_what_went_well_beside_a_bad_deploy_is_acked(settings: MakeSetting
         for number in range(1, 6):
             await post.send(QUEUE, charge(saga(number)))
         async with running(process):
-            await eventually(lambda: "bad deploy" in reports(process, QUEUE))
-            assert service.handled == [2, 4]
-            await eventually(lambda: post.ready(QUEUE))
-            assert await post.ready(QUEUE) == 3
+            await eventually(lambda: says_bad_deploy(process))
+            await eventually(lambda: service.handled == [2, 4])
+            await eventually(lambda: are_ready(3, post))
 
 
 async def test_before_it_gives_up_a_bad_deploy_tries_what_has_arrived_meanwhile(
@@ -569,7 +568,7 @@ async def test_before_it_gives_up_a_bad_deploy_tries_what_has_arrived_meanwhile(
             async def handle(self, batch: Sequence[Envelope]) -> None:
                 if not self.batches:
                     await post.send(QUEUE, charge(saga(9)))
-                    await eventually(lambda: none_is_ready(post))
+                    await eventually(lambda: are_ready(0, post))
                 await super().handle(batch)
 
         service, process = Overtaken(), Process(made, QUEUE)
@@ -578,13 +577,12 @@ async def test_before_it_gives_up_a_bad_deploy_tries_what_has_arrived_meanwhile(
         await post.send(QUEUE, *(charge(saga(n)) for n in (1, 2, 3)))
         async with running(process):
             await eventually(lambda: says_bad_deploy(process))
-            assert service.handled == [9]
-            await eventually(lambda: post.ready(QUEUE))
-            assert await post.ready(QUEUE) == 1
+            await eventually(lambda: service.handled == [9])
+            await eventually(lambda: are_ready(1, post))
 
 
-async def none_is_ready(post: Mail) -> bool:
-    return await post.ready(QUEUE) == 0
+async def are_ready(count: int, post: Mail) -> bool:
+    return await post.ready(QUEUE) == count
 
 
 async def test_told_to_stop_amid_the_tries_it_leaves_them(settings: MakeSettings) -> None:
