@@ -63,8 +63,10 @@ def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
         system.mail.send(_queue(cell), [nonsense(Key(uuid4(), *cell.leg))])
         fired()
     elif kind in ("intake", "dead_letter"):
-        # About sagas that end: nothing is forgotten that is as old as an unsettled letter.
+        # About sagas that have ended: nothing is forgotten that is as old as an unsettled letter;
+        # and what brought their own commands is acked, or would come again once they are forgotten.
         orders = system.place(_orders(here, "ann"))
+        system.ends(orders)
         system.mail.send(_queue(cell), [nonsense(Key(order, *cell.leg)) for order in orders])
         fired()
     elif kind == "starter":
