@@ -377,7 +377,7 @@ async def test_a_bad_deploy_that_lasts_condemns_nothing_and_never_says_that_it_i
 ) -> None:
     """However often it looks again: from the third time on each message comes as suspicious."""
     monkeypatch.setattr(suspicion, "WINDOW_SECONDS", 0.01)  # passes between two looks
-    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 2})
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 3})
     service, process = Service(), Process(made, QUEUE)
     service.faults = dict.fromkeys(range(1, 6), broken)
     consumer_of(process, service)
@@ -402,7 +402,7 @@ async def test_a_bad_deploy_that_lasts_condemns_nothing_and_never_says_that_it_i
 async def test_a_bad_deploy_started_again_and_again_condemns_nothing(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 2})
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 3})
     async with mail(made) as post:
         for number in range(1, 5):
             await post.send(QUEUE, charge(saga(number)))
@@ -471,7 +471,7 @@ async def test_what_no_handler_sees_says_nothing_for_a_release_whose_every_handl
     settings: MakeSettings, judge: Rows
 ) -> None:
     """Of what ended long ago participants hear all day, whatever their handlers are like."""
-    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 2})
+    made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 3})
     process = Process(made, QUEUE)
     participant = Participant(process.db, PaymentStore(), {ChargePayment: failing})
     process.consumer(QUEUE, participant.parse, participant.handle)
