@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -192,13 +193,18 @@ async def auditor(settings: MakeSettings) -> AsyncIterator[Auditor]:
             queue = queries_of(service)
             process.answer_from(queue, {TouchedQuery: store.touched, EffectsQuery: store.effects})
             await stack.enter_async_context(running(process, queue))
+            await eventually(partial(answers, process, queue))
         ours = settings("orchestrator", query_timeout_seconds=30)
         process = Process(ours, "queries")
         asker = Asker(process.broker, ours, process.health, process.stop)
         process.add("queries", asker.run)
         await stack.enter_async_context(running(process, "queries"))
-        await eventually(lambda: process.health.checks["queries"] is None)
+        await eventually(partial(answers, process, "queries"))
         yield auditor_of(process, asker)
+
+
+def answers(process: Process, daemon: str) -> bool:
+    return process.health.checks[daemon] is None
 
 
 def auditor_of(process: Process, asker: Asker) -> Auditor:
