@@ -22,7 +22,7 @@ demo: setup ## a stack comes up, real orders flow, processes are killed, the ver
 test: setup ## the whole suite
 	@$(bin)/pytest
 
-drill: setup ## what CI breaks: matrix cells, scenarios, guards out, containers (9 minutes)
+drill: setup ## what CI breaks: matrix cells, scenarios, guards out, containers (10 minutes)
 	@$(bin)/pytest tests/drills
 
 large: setup ## a hundred thousand of something (minutes)

@@ -134,12 +134,6 @@ class Broker:
             parameters.ssl_options = pika.SSLOptions(context, parameters.host)
         opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
 
-        def came(connection: AsyncioConnection) -> None:
-            if opened.done():
-                connection.close()  # too late: nobody waits for it any more
-            else:
-                opened.set_result(connection)
-
         def failed(_: object, error: BaseException) -> None:
             if not opened.done():
                 opened.set_exception(BrokerGone(f"no connection to the broker: {error!r}"))
@@ -150,13 +144,21 @@ class Broker:
 
         connection = AsyncioConnection(
             parameters,
-            on_open_callback=came,
+            on_open_callback=partial(_came, opened),
             on_open_error_callback=failed,
             on_close_callback=closed,
         )
         connection.add_on_connection_blocked_callback(lambda *_: self._block())
         connection.add_on_connection_unblocked_callback(lambda *_: self._unblock())
         return await opened
+
+
+def _came(opened: asyncio.Future[Any], it: Any) -> None:
+    """A connection or a channel is open: whoever waits for it has it."""
+    if opened.done():
+        it.close()  # too late: nobody waits for it any more
+    else:
+        opened.set_result(it)
 
 
 def _resolve(future: asyncio.Future[Any], value: object) -> None:
@@ -187,13 +189,7 @@ class Channel:
     async def open(cls, connection: AsyncioConnection) -> Channel:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def came(raw: Any) -> None:
-            if opened.done():
-                raw.close()  # too late: nobody waits for it any more
-            else:
-                opened.set_result(raw)
-
-        connection.channel(on_open_callback=came)
+        connection.channel(on_open_callback=partial(_came, opened))
         channel = cls(await opened)
         await channel._call(channel._raw.confirm_delivery, channel._on_confirm)
         return channel

@@ -19,7 +19,7 @@ from common import failpoints, log, metrics
 from common.broker import Broker, Channel, Consumer, Delivery, Fate, Publication
 from common.daemon import Backoff, unless
 from common.db import Database
-from common.envelope import Envelope, Fence, Forget, Key, Unreadable, pack, unpack
+from common.envelope import Envelope, Key, Unreadable, pack, unpack
 from common.errors import BadDeploy, BrokerGone, Infrastructure, Poison
 from common.failpoints import Point
 from common.health import Health
@@ -33,16 +33,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 Aside = dict[bytes, tuple[str, str]]  # what is to be dead-lettered: its reason and detail
 EXHAUSTED = "exhausted"
-# No service's own code runs for these: that they go well says nothing for it.
-HANDLED_BY_NOBODY = frozenset(kind.__name__ for kind in (Fence, Forget))
 LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
 
 
 @dataclass(frozen=True)
 class Left:
-    """What a batch leaves unacked, since it fails by this code's fault."""
+    """What a batch leaves unacked: it fails by this code's fault, or, without a verdict, we were
+    told to stop amid its tries."""
 
-    verdict: str
+    verdict: str | None
     envelopes: list[Envelope]
     since: float  # when the batch was begun
 
@@ -56,8 +55,9 @@ class Readable(Generic[T]):
 
 
 class BatchConsumer(Generic[T]):
-    """Consumes one queue. `parse` types an envelope or raises Poison; `handle` acts on a batch;
-    `room`, if given, returns when another batch may be taken. `others` are declared along with
+    """Consumes one queue. `parse` types an envelope or raises Poison; `handle` acts on a batch, and
+    says whether the code ran that is its service's own: what went well without says nothing for
+    it. `room`, if given, returns when another batch may be taken. `others` are declared along with
     it: those that handling sends to, so that it need not wait for who consumes them; `events` are
     the types of event that are to reach the queue."""
 
@@ -65,7 +65,7 @@ class BatchConsumer(Generic[T]):
         self,
         queue: str,
         parse: Callable[[Envelope], T],
-        handle: Callable[[Sequence[T]], Awaitable[None]],
+        handle: Callable[[Sequence[T]], Awaitable[bool]],
         *,
         room: Callable[[], Coroutine[Any, Any, None]] | None = None,
         others: Sequence[Queue] = (),
@@ -157,7 +157,7 @@ class BatchConsumer(Generic[T]):
                     (alone if _suspicious(delivery) else together).append(readable)
         failed = await self._together(channel, together, aside) if together else []
         failed += await self._each_alone(channel, alone, aside)
-        backoff, verdict = self._backoff(), self._bad_deploy()
+        backoff, verdict = Backoff.of_retries(self._settings, self._stop), self._bad_deploy()
         # Nobody is tried again before all others were: three that fail say more than one does.
         while failed and verdict is None and await backoff.pause():
             failed = await self._each_alone(channel, failed, aside)
@@ -171,9 +171,7 @@ class BatchConsumer(Generic[T]):
         self._handled.inc(sum(len(members) for _, members in settled))
         self._batch_seconds.observe(_now() - began)
         self._tell_health()
-        if failed and verdict:  # without a verdict we were told to stop amid their tries
-            return Left(verdict, [readable.envelope for readable in failed], began)
-        return None
+        return Left(verdict, [each.envelope for each in failed], began) if failed else None
 
     def _read(self, member: Envelope | Unreadable, aside: Aside) -> Readable[T] | None:
         if isinstance(member, Unreadable):
@@ -220,15 +218,15 @@ class BatchConsumer(Generic[T]):
     async def _held(self, channel: Channel, batch: Sequence[Readable[T]]) -> None:
         """Handle; while a server is down, hold the batch."""
         envelopes = [each.envelope for each in batch]
-        await self._hold(channel, envelopes, lambda: self._handle([each.item for each in batch]))
-        acted = any(envelope.type not in HANDLED_BY_NOBODY for envelope in envelopes)
+        items = [each.item for each in batch]
+        acted = await self._hold(channel, envelopes, lambda: self._handle(items))
         self._suspicion.went_well([envelope.key for envelope in envelopes], _now(), acted=acted)
 
     async def _hold(
         self, channel: Channel, batch: Sequence[Envelope], act: Callable[[], Awaitable[R]]
     ) -> R:
         """Act for the batch; while a server is down, keep it: it is not the messages' fault."""
-        backoff = self._backoff()
+        backoff = Backoff.of_retries(self._settings, self._stop)
         only = _about(batch[0]) if len(batch) == 1 else {}
         while True:
             channel.check()
@@ -283,7 +281,8 @@ class BatchConsumer(Generic[T]):
 
     async def _leave(self, consumer: Consumer, left: Left) -> None:
         """Try what else has arrived, up to a batch of failures, then give them all back. Where
-        nothing went well beside them, nothing is held against them. Raises BadDeploy."""
+        nothing went well beside them, nothing is held against them. Raises BadDeploy if that is
+        the verdict."""
         failed = left.envelopes
         while len(failed) < self._settings.batch_envelopes and not self._stop.is_set():
             await self._have_room()
@@ -296,7 +295,8 @@ class BatchConsumer(Generic[T]):
             for envelope in failed:
                 forget = partial(self._forget_tries, envelope)
                 await self._hold(consumer.channel, [envelope], forget)
-        raise BadDeploy(left.verdict, some_handled=some_handled)
+        if left.verdict is not None:
+            raise BadDeploy(left.verdict, some_handled=some_handled)
 
     def _tell_health(self) -> None:
         verdict = self._bad_deploy()
@@ -304,11 +304,6 @@ class BatchConsumer(Generic[T]):
 
     def _bad_deploy(self) -> str | None:
         return self._suspicion.bad_deploy(_now())
-
-    def _backoff(self) -> Backoff:
-        return Backoff(
-            self._settings.retry_first_seconds, self._settings.retry_cap_seconds, self._stop
-        )
 
     async def _count_try(self, envelope: Envelope) -> int:
         async with self._db.transaction() as tx:

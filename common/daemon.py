@@ -30,6 +30,10 @@ class Backoff:
         self._stop = stop
         self._failures = 0
 
+    @classmethod
+    def of_retries(cls, settings: Settings, stop: asyncio.Event) -> Backoff:
+        return cls(settings.retry_first_seconds, settings.retry_cap_seconds, stop)
+
     def reset(self) -> None:
         self._failures = 0
 
@@ -73,7 +77,7 @@ async def keep_running(
 
     `run` marks itself well in `health` once it works, and returns when `stop` is set.
     """
-    backoff = Backoff(settings.retry_first_seconds, settings.retry_cap_seconds, stop)
+    backoff = Backoff.of_retries(settings, stop)
     # Doubling, since each look gives back what was in hand, and the broker counts that.
     pauses = Backoff(settings.bad_deploy_pause_seconds, settings.bad_deploy_pause_cap_seconds, stop)
     while not stop.is_set():

@@ -35,9 +35,9 @@ class Poison(SagaproofError):
 
 
 class BadDeploy(SagaproofError):
-    """The same unexpected error on several different messages: this code is broken, not they.
+    """The same unexpected error again and again: this code is broken, not the messages.
 
-    `some_handled`: not on all; others went well beside them.
+    `some_handled`: not on all that was tried; others went well beside.
     """
 
     def __init__(self, message: str | None = None, *, some_handled: bool = False) -> None:

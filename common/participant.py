@@ -126,25 +126,30 @@ class Participant(Generic[State]):
             raise Poison("wrong_direction", f"{envelope.type} does not travel {envelope.direction}")
         return Work(envelope, message)
 
-    async def handle(self, batch: Sequence[Work]) -> list[Reply | None]:
+    async def handle(self, batch: Sequence[Work]) -> bool:
         """One transaction over the whole batch; raises and changes nothing. Forget is apart.
 
-        Returns what was replied to each other command, for the door, which answers its caller
-        with it; None where nothing was, or where a stored reply was given again unread.
+        Whether a handler ran: none does for repeats, fences and what is to be forgotten.
         """
         for work in batch:
             if isinstance(work.command, Forget):
                 await self._forget(work.key, work.command)
         batch = [work for work in batch if not isinstance(work.command, Forget)]
-        if not batch:
-            return []
+        return bool(batch) and (await self._commit(batch)).handlers_ran
+
+    async def answer(self, batch: Sequence[Work]) -> list[Reply | None]:
+        """The same, for the door: what was replied to each, which its caller hears; None where
+        nothing was, or where a stored reply was given again unread."""
+        return (await self._commit(batch)).replies
+
+    async def _commit(self, batch: Sequence[Work]) -> _Round:
         async with self._db.transaction() as tx:
             round_ = await self.take_part(tx, batch)
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
         round_.count()
         self._carry(round_.sent)
-        return round_.replies
+        return round_
 
     async def _forget(self, key: Key, forget: Forget) -> None:
         """In a transaction of its own, so that many that waited do not become a long one. It can be
@@ -169,7 +174,7 @@ class Participant(Generic[State]):
             if isinstance(verdict, Duplicate):
                 self._repeat(round_, work, verdict.row)
                 continue
-            answered = self._act(state, work, verdict)
+            answered = self._act(round_, state, work, verdict)
             encoded = self._encode(work, answered.reply) if answered.reply else None
             outcome = answered.reply.outcome if answered.reply else Outcome.DONE
             if answered.keep:
@@ -189,9 +194,10 @@ class Participant(Generic[State]):
         issued = work.envelope.first_issued_at
         return issued if issued.tzinfo else issued.replace(tzinfo=UTC)  # whoever sent it
 
-    def _act(self, state: State, work: Work, verdict: First) -> Answered:
+    def _act(self, round_: _Round, state: State, work: Work, verdict: First) -> Answered:
         if isinstance(work.command, Fence):
             return Answered(fence_answer(verdict.action))
+        round_.handlers_ran = True
         answered = self._handlers[type(work.command)](state, work)
         return answered if isinstance(answered, Answered) else Answered(answered)
 
@@ -230,6 +236,7 @@ class _Round:
         self.outgoing: list[Outgoing] = []
         self.sent = Appended([])
         self.replies: list[Reply | None] = []
+        self.handlers_ran = False
         self.acted: Tally[tuple[str, Outcome]] = Tally()
         self.repeated: Tally[str] = Tally()
         self.fenced: Tally[str] = Tally()

@@ -66,7 +66,7 @@ class Process:
         self,
         queue: str,
         parse: Callable[..., Any],
-        handle: Callable[..., Any],
+        handle: Callable[..., Awaitable[bool]],
         room: Callable[[], Coroutine[Any, Any, None]] | None = None,
         others: Sequence[Queue] = (),
         events: Sequence[str] = (),

@@ -185,9 +185,7 @@ class Answerer:
 
     async def _respond(self, body: bytes) -> Answer | None:
         started = time.monotonic()
-        backoff = Backoff(
-            self._settings.retry_first_seconds, self._settings.retry_cap_seconds, self._stop
-        )
+        backoff = Backoff.of_retries(self._settings, self._stop)
         try:
             query = _Body.model_validate_json(body).message()
             responder = self._responders[type(query)]  # type: ignore[index]

@@ -88,6 +88,5 @@ class Listener:
         command = react(self._reactions, event)
         return self._participant.parse(command) if command is not None else None
 
-    async def handle(self, batch: Sequence[Work | None]) -> None:
-        if works := [work for work in batch if work is not None]:
-            await self._participant.handle(works)
+    async def handle(self, batch: Sequence[Work | None]) -> bool:
+        return await self._participant.handle([work for work in batch if work is not None])

@@ -145,7 +145,10 @@ class Settings(BaseSettings):
     )
     solo_tries: int = Field(5, ge=1, description="tries alone before an envelope is dead-lettered")
     bad_deploy_messages: int = Field(
-        3, ge=2, description="different messages with the same error that mean a bad deploy"
+        3,
+        ge=2,
+        description="different messages with the same error that mean a bad deploy; before"
+        " anything went well in a process, the same error so often on one",
     )
     bad_deploy_pause_seconds: float = Field(
         30,

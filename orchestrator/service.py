@@ -73,9 +73,9 @@ class Service:
         """Raises Poison for what is neither a reply nor a start of a saga we know."""
         return parse(envelope, self.deployed.newest)
 
-    async def handle(self, batch: Sequence[Received]) -> None:
-        """Starts, cancels and replies, in the order they came. Raises Poison for a reply to an
-        unknown saga."""
+    async def handle(self, batch: Sequence[Received]) -> bool:
+        """Starts, cancels and replies, in the order they came: each is decided about. Raises Poison
+        for a reply to an unknown saga."""
         keys = {key for received in batch for key in received.claims}
         async with self._db.transaction() as tx:
             claim = inbox.Claim(tx, list(keys)) if keys else None
@@ -105,6 +105,7 @@ class Service:
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (r.envelope.key for r in batch))
         self._room -= sum(isinstance(received.message, StartSaga) for received in batch)
         self.sent(round_)
+        return True
 
     async def room(self) -> None:
         """Return once another saga may run; until then starts wait where no deadline runs.

@@ -78,7 +78,7 @@ class Door:
                 await self._together([waiter])
 
     async def _handle(self, batch: Sequence[Waiter]) -> None:
-        replies = await self._participant.handle([work for work, _ in batch])
+        replies = await self._participant.answer([work for work, _ in batch])
         for (_, future), reply in zip(batch, replies, strict=True):
             if reply is None:  # nobody may wait for ever, whatever went wrong
                 _fail(future, RuntimeError("this order was handled without an answer"))

@@ -43,8 +43,8 @@ class Listener:
         parse_event(event)
         return event
 
-    async def handle(self, batch: Sequence[Envelope]) -> None:
-        """Raises and changes nothing."""
+    async def handle(self, batch: Sequence[Envelope]) -> bool:
+        """Raises and changes nothing. Each is heard."""
         async with self._db.transaction() as tx:
             held, now = await self._store.lock(tx, list({event.saga_id for event in batch}))
             strangers = [event.saga_id for event in batch if event.saga_id not in held]
@@ -64,6 +64,7 @@ class Listener:
             failpoints.reach(Point.BATCH_BEFORE_COMMIT, (event.key for event in batch))
         failpoints.reach(Point.BATCH_AFTER_COMMIT, (event.key for event in batch))
         self._carry(sent)
+        return True
 
     async def _poison(self, tx: Tx, strangers: Sequence[UUID]) -> Poison:
         """One that is forgotten is told apart from one that never was."""

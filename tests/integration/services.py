@@ -31,9 +31,14 @@ def inventory(db: Database, store: Store[Any] | None = None) -> Participant[Any]
     return Participant(db, store or InventoryStore(), INVENTORY)
 
 
-async def handle(participant: Participant[Any], *envelopes: Envelope) -> Replies:
+async def consume(participant: Participant[Any], *envelopes: Envelope) -> bool:
     """As one batch, in this order."""
     return await participant.handle([participant.parse(envelope) for envelope in envelopes])
+
+
+async def handle(participant: Participant[Any], *envelopes: Envelope) -> Replies:
+    """The same, and what was replied."""
+    return await participant.answer([participant.parse(envelope) for envelope in envelopes])
 
 
 async def open_account(db: Database, customer: str, balance: int, number: int = 9000) -> None:

@@ -32,6 +32,7 @@ from tests.integration.conftest import MakeSettings
 from tests.integration.mail import NOON, command, saga
 from tests.integration.services import (
     balance,
+    consume,
     handle,
     inbox,
     inventory,
@@ -216,7 +217,7 @@ async def test_rule_9_an_order_s_key_begins_no_second_saga_once_it_is_forgotten(
         (_, forget), *_ = forgets(judge)
         key = Key(order, "forget", Direction.FORWARD)
         asked = Envelope.command(key, forget, issued_at=LATER, reply_to=None)
-        await handle(shop.participant, asked)
+        await consume(shop.participant, asked)
         assert inbox(judge, ROLE, order) == {}
         assert await shop.place() == order == saga_id_for("ada", "k")
         told = [e for e in sent(judge, ROLE) if e.type == "OrderAccepted"]
@@ -253,7 +254,7 @@ async def test_rule_18_an_old_event_is_set_aside_and_leads_to_nothing(
         old = [event(StockReserved(), saga(1)), event(Fenced(), saga(1), reason="x")]
         await hear(listener, *old)
         message = Forget(until=NOON, saga_ids=(saga(1),))
-        await handle(payment(db), command(message, saga(1), step="forget", reply_to=None))
+        await consume(payment(db), command(message, saga(1), step="forget", reply_to=None))
         assert inbox(judge, "payment_svc", saga(1)) == {}
         for each in old:
             with pytest.raises(Poison, match="evidence_gone"):
@@ -272,7 +273,7 @@ async def test_rule_18_a_refused_reservation_that_is_forgotten_holds_nothing_lat
         listener = Listener(inventory(db), INVENTORY)
         await hear(listener, ACCEPTED)
         message = Forget(until=NOON, saga_ids=(saga(1),))
-        await handle(inventory(db), command(message, saga(1), step="forget", reply_to=None))
+        await consume(inventory(db), command(message, saga(1), step="forget", reply_to=None))
         more = command(ReceiveStock(sku="tea", quantity=9), saga(8000), reply_to=None)
         await handle(inventory(db), more.model_copy(update={"first_issued_at": LATER}))
         with pytest.raises(Poison, match="evidence_gone"):

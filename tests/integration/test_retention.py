@@ -61,6 +61,7 @@ from tests.integration.orchestrating import (
 )
 from tests.integration.services import (
     balance,
+    consume,
     handle,
     inbox,
     inventory,
@@ -382,7 +383,7 @@ async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run
         await open_account(db, "ada", 100)
         await handle(payment(db), charge(saga(1)), charge(saga(2)))
         await handle(payment(db), refund(saga(1)), refund(saga(3)))
-        await handle(payment(db), forget(1, 3), forget(1, 3))
+        await consume(payment(db), forget(1, 3), forget(1, 3))
         assert inbox(judge, "payment_svc", saga(1)) == inbox(judge, "payment_svc", saga(3)) == {}
         nowhere = charge(saga(4)).model_copy(update={"first_issued_at": NOON.replace(tzinfo=None)})
         for old in (charge(saga(1)), refund(saga(1)), charge(saga(3)), charge(saga(4)), nowhere):
@@ -391,7 +392,7 @@ async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run
         # What is remembered is answered as ever; what was issued later acts.
         await handle(payment(db), charge(saga(2)), late(charge(saga(5))))
         # An older one does not take back what was forgotten.
-        await handle(payment(db), forget(9, until=NOON - timedelta(days=9)))
+        await consume(payment(db), forget(9, until=NOON - timedelta(days=9)))
         with pytest.raises(Poison, match="evidence_gone"):
             await handle(payment(db), charge(saga(4)))
     assert balance(judge, "ada") == 80
@@ -408,7 +409,7 @@ async def test_rule_18_without_what_was_forgotten_a_refused_reservation_would_be
     async with Database(settings("inventory_svc")) as db:
         await receive_stock(db, tea=1)
         await handle(inventory(db), reserve(saga(1), ("tea", 2)))
-        await handle(inventory(db), forget(1))
+        await consume(inventory(db), forget(1))
         await receive_stock_later(db)
         with pytest.raises(Poison, match="evidence_gone"):
             await handle(inventory(db), reserve(saga(1), ("tea", 2)))
@@ -475,7 +476,7 @@ async def test_a_key_is_remembered_for_ever_by_the_order(
         orders = order_service(db)
         await handle(orders, tea())
         (first,) = await handle(orders, place(2))
-        await handle(orders, forgotten(ORDER))
+        await consume(orders, forgotten(ORDER))
 
         same, again, other = await handle(orders, place(2), late(place(2)), place(3))
         assert isinstance(first, OrderAccepted)
@@ -502,7 +503,7 @@ async def test_a_return_is_remembered_for_ever_by_itself(
         (first,) = await handle(orders, opening)
         undo = command(CloseReturn(reason="late"), return_id, step="open_return")
         await handle(orders, undo)
-        await handle(orders, forgotten(return_id))
+        await consume(orders, forgotten(return_id))
         assert await handle(orders, opening) == [first]
         assert isinstance(first, ReturnAccepted)
         assert inbox(judge, "order_svc", return_id) == {}
