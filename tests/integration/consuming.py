@@ -1,0 +1,60 @@
+"""A service that stands for any, and its consumer: handles what it is given, or fails as told.
+
+Owns: what these tests see of it. Must not know: what any test is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common.consumer import BatchConsumer
+from common.envelope import Envelope
+from common.process import Process
+from tests.integration.mail import charge, saga
+from tests.integration.waiting import Rows
+
+ROLE = "payment_svc"
+QUEUE = "payment.commands"
+
+
+class Service:
+    """Stands for a service: remembers what it was given, and misbehaves as told."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.handled: list[int] = []
+        self.faults: dict[int, Callable[[], None]] = {}
+
+    def parse(self, envelope: Envelope) -> Envelope:
+        envelope.message()
+        return envelope
+
+    async def handle(self, batch: Sequence[Envelope]) -> bool:
+        numbers = [envelope.saga_id.int for envelope in batch]
+        self.batches.append(numbers)
+        for number in numbers:
+            self.faults.get(number, lambda: None)()
+        self.handled += numbers
+        return True
+
+    def calls_with(self, number: int) -> int:
+        return len([batch for batch in self.batches if number in batch])
+
+
+def broken() -> None:
+    raise RuntimeError("this message alone")
+
+
+def consumer_of(process: Process, service: Service) -> BatchConsumer[Any]:
+    return process.consumer(QUEUE, service.parse, service.handle)
+
+
+def exhausted(number: int) -> tuple[str, bytes]:
+    """The dead letter of what failed alone too often."""
+    return "exhausted", b"[" + charge(saga(number)).encode().encode() + b"]"
+
+
+def tried_alone(judge: Rows) -> int:
+    """Messages whose tries are still counted."""
+    return judge.execute("select from payment_svc.solo_tries").rowcount
