@@ -31,6 +31,7 @@ logger = log.get("consumer")
 
 T = TypeVar("T")
 R = TypeVar("R")
+Opened = tuple[Delivery, Sequence[Envelope | Unreadable]]  # and what is packed in it
 Aside = dict[bytes, tuple[str, str]]  # what is to be dead-lettered: its reason and detail
 EXHAUSTED = "exhausted"
 LOOK_AGAIN_SECONDS = 1.0  # at a queue that was not seen empty yet
@@ -128,9 +129,7 @@ class BatchConsumer(Generic[T]):
         if self._room is not None:
             await unless(self._stop, self._room())
 
-    def _fill(
-        self, consumer: Consumer, first: Delivery
-    ) -> list[tuple[Delivery, Sequence[Envelope | Unreadable]]]:
+    def _fill(self, consumer: Consumer, first: Delivery) -> list[Opened]:
         members = unpack(first.body)
         batch, size = [(first, members)], len(members)
         while (
@@ -142,26 +141,11 @@ class BatchConsumer(Generic[T]):
             size += len(members)
         return batch
 
-    async def process(
-        self, channel: Channel, batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]
-    ) -> Left | None:
+    async def process(self, channel: Channel, batch: Sequence[Opened]) -> Left | None:
         """Handle or dead-letter every member, then ack, but for what is left. Raises BrokerGone."""
         began = _now()
-        together: list[Readable[T]] = []
-        alone: list[Readable[T]] = []
         aside: Aside = {}
-        for delivery, members in batch:
-            for member in members:
-                readable = self._read(member, aside)
-                if readable is not None:
-                    (alone if _suspicious(delivery) else together).append(readable)
-        failed = await self._together(channel, together, aside) if together else []
-        failed += await self._each_alone(channel, alone, aside)
-        backoff, verdict = Backoff.of_retries(self._settings, self._stop), self._bad_deploy()
-        # Nobody is tried again before all others were: three that fail say more than one does.
-        while failed and verdict is None and await backoff.pause():
-            failed = await self._each_alone(channel, failed, aside)
-            verdict = self._bad_deploy()
+        failed, verdict = await self._try(channel, batch, aside)
         left = {readable.envelope.key for readable in failed}
         settled = [each for each in batch if left.isdisjoint(_keys([each]))]
         await self._set_aside(channel, settled, aside)
@@ -172,6 +156,29 @@ class BatchConsumer(Generic[T]):
         self._batch_seconds.observe(_now() - began)
         self._tell_health()
         return Left(verdict, [each.envelope for each in failed], began) if failed else None
+
+    async def _try(
+        self,
+        channel: Channel,
+        batch: Sequence[Opened],
+        aside: Aside,
+    ) -> tuple[list[Readable[T]], str | None]:
+        """Those that fail in the end, and the verdict on this code. Nobody is tried again before
+        all others were: three that fail say more than one does."""
+        together: list[Readable[T]] = []
+        alone: list[Readable[T]] = []
+        for delivery, members in batch:
+            for member in members:
+                readable = self._read(member, aside)
+                if readable is not None:
+                    (alone if _suspicious(delivery) else together).append(readable)
+        failed = await self._together(channel, together, aside) if together else []
+        failed += await self._each_alone(channel, alone, aside)
+        backoff, verdict = Backoff.of_retries(self._settings, self._stop), self._bad_deploy()
+        while failed and verdict is None and await backoff.pause():
+            failed = await self._each_alone(channel, failed, aside)
+            verdict = self._bad_deploy()
+        return failed, verdict
 
     def _read(self, member: Envelope | Unreadable, aside: Aside) -> Readable[T] | None:
         if isinstance(member, Unreadable):
@@ -266,7 +273,7 @@ class BatchConsumer(Generic[T]):
     async def _set_aside(
         self,
         channel: Channel,
-        batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]],
+        batch: Sequence[Opened],
         aside: Aside,
     ) -> None:
         """Dead-letter what is to be, of deliveries that are acked now. Of one that goes back
@@ -359,7 +366,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _keys(batch: Sequence[tuple[Delivery, Sequence[Envelope | Unreadable]]]) -> Iterator[Key]:
+def _keys(batch: Sequence[Opened]) -> Iterator[Key]:
     return (m.key for _, members in batch for m in members if isinstance(m, Envelope))
 
 

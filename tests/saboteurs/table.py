@@ -52,7 +52,7 @@ def _lock_no_stock() -> None:
 
 _ACK = "channel.ack([delivery.tag for delivery, _ in settled])"
 _ACK_FIRST = "channel.ack([delivery.tag for delivery, _ in batch])"
-_TOGETHER = "together: list[Readable[T]] = []"
+_BEGINNING = "began = _now()"
 CHANGED = (
     Guard("inbox", fence.Fence, "admit", {
         "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
@@ -63,7 +63,7 @@ CHANGED = (
     Guard("stored-reply", fence.Fence, "settle", {
         "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
     Guard("ack-after-commit", consumer.BatchConsumer, "process", {
-        _ACK: "pass", _TOGETHER: f"{_ACK_FIRST}; {_TOGETHER}"}),
+        _ACK: "pass", _BEGINNING: f"{_ACK_FIRST}; {_BEGINNING}"}),
     Guard("semantic-lock", inventory.Stock, "dispatch", {
         " or reservation.status is Status.RELEASED:": ":",
         "if reservation.status is Status.HELD:": "if True:"}),
