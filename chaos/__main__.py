@@ -1,6 +1,6 @@
 """`python -m chaos` is the `chaos` command."""
 
-from chaos.cli import app
+from chaos.commands.cli import app
 
 if __name__ == "__main__":
     app()

@@ -1,4 +1,4 @@
--- Generated: python -m chaos.runtime.compose > deploy/roles.sql
+-- Generated: python -m chaos.runtime.docker.compose > deploy/roles.sql
 create role orchestrator login password 'throw-away';
 create role order_svc login password 'throw-away';
 create role payment_svc login password 'throw-away';

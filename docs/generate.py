@@ -15,20 +15,20 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from common.envelope import Direction, Message, Outcome, Refusal
-from common.patience import Policy
-from common.settings import SECRETS, Settings
-from orchestrator.inputs import GateDecided, Input, ReplyArrived, TimedOut
-from orchestrator.instance import State
-from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.return_saga import RETURN_SAGA
-from orchestrator.saga import Definition, Kind
+from common.kit.patience import Policy
+from common.kit.settings import SECRETS, Settings
+from common.messages.envelope import Direction, Message, Outcome, Refusal
+from orchestrator.engine.definition import Definition, Kind
+from orchestrator.engine.inputs import GateDecided, Input, ReplyArrived, TimedOut
+from orchestrator.engine.instance import State
+from orchestrator.sagas.order import ORDER_SAGA
+from orchestrator.sagas.returns import RETURN_SAGA
 from tests.support.explore import explore
 
 HERE = Path(__file__).parent
 GENERATED = "<!-- written by `python -m docs.generate`; edit that -->\n"
 
-# Which refusals a participant's handler can return, in its own words (common/contracts.py).
+# Which refusals a participant's handler can return (common/messages/contracts.py).
 REFUSALS = {
     "create_order": ("OrderInvalid", "KeyReused"),
     "reserve_stock": ("OutOfStock", "NotStocked"),

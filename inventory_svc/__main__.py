@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.contracts import EffectsQuery, StockQuery, TouchedQuery
-from common.process import run_participant
+from common.messages.contracts import EffectsQuery, StockQuery, TouchedQuery
+from common.process.process import run_participant
 from inventory_svc.choreography import REACTIONS
 from inventory_svc.handlers import HANDLERS
 from inventory_svc.store import InventoryStore

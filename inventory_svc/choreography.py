@@ -10,7 +10,7 @@ Owns: the table REACTIONS. Must not know: who publishes the events, and who hear
 
 from __future__ import annotations
 
-from common.contracts import (
+from common.messages.contracts import (
     CancelAsked,
     CardDeclined,
     DispatchStock,
@@ -26,8 +26,8 @@ from common.contracts import (
     Restock,
     UnknownAccount,
 )
-from common.envelope import Fence, Fenced, PivotDone
-from common.reactions import Reaction, Reactions
+from common.messages.envelope import Fence, Fenced, PivotDone
+from common.participant.reactions import Reaction, Reactions
 
 _FENCE = Reaction("dispatch_stock", Fence)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
-from common.contracts import (
+from common.messages.contracts import (
     Line,
     NotStocked,
     OutOfStock,
@@ -29,7 +29,7 @@ from common.contracts import (
     StockReleased,
     StockReserved,
 )
-from common.errors import IllegalTransition
+from common.messages.errors import IllegalTransition
 
 
 class Status(StrEnum):

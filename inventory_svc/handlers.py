@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from common.contracts import (
+from common.messages.contracts import (
     DispatchStock,
     NotStocked,
     OutOfStock,
@@ -22,8 +22,8 @@ from common.contracts import (
     StockReleased,
     StockReserved,
 )
-from common.envelope import Command
-from common.participant import Handler, Work
+from common.messages.envelope import Command
+from common.participant.participant import Handler, Work
 from inventory_svc.domain import Stock
 
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
-from common.contracts import (
+from common.messages.contracts import (
     DispatchStock,
     Effects,
     EffectsQuery,
@@ -33,8 +33,8 @@ from common.contracts import (
     TouchedPage,
     TouchedQuery,
 )
-from common.db import Tx
-from common.participant import Work
+from common.participant.participant import Work
+from common.storage.db import Tx
 from inventory_svc.domain import Pieces, Reservation, Status, Stock
 
 _RESERVATIONS = """

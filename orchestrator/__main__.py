@@ -12,28 +12,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.access import OPERATORS
-from common.contracts import SagaQuery
-from common.process import Process, prepare
-from common.retention import Retention
-from common.settings import Settings
-from common.topology import (
+from common.http.access import OPERATORS
+from common.kit.settings import Settings
+from common.messages.contracts import SagaQuery
+from common.messages.topology import (
     ORCHESTRATOR_COMMANDS,
     ORCHESTRATOR_QUERIES,
     ORCHESTRATOR_REPLIES,
     dead_letter_queue,
 )
-from orchestrator import metrics
-from orchestrator.approval import Approval
-from orchestrator.dead_letters import Intake
-from orchestrator.definitions import in_words, load, queues_of, work_queues_of
-from orchestrator.reconciler import Reconciler
-from orchestrator.retention import archiving
-from orchestrator.saga import Definition, DefinitionError
-from orchestrator.service import Service
+from common.participant.retention import Retention
+from common.process.process import Process, prepare
+from orchestrator.dead_letters.intake import Intake
+from orchestrator.engine.approval import Approval
+from orchestrator.engine.definition import Definition, DefinitionError
+from orchestrator.runtime import metrics
+from orchestrator.runtime.loading import in_words, load, queues_of, work_queues_of
+from orchestrator.runtime.retention import archiving
+from orchestrator.runtime.service import Service
+from orchestrator.runtime.timeouts import Reconciler
 
 if TYPE_CHECKING:
-    from common.http import Entrance
+    from common.http.app import Entrance
 
 USAGE = "usage: python -m orchestrator [worker|operator|check MODULE:NAME]"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -91,16 +91,16 @@ async def worker(settings: Settings) -> None:
 
 
 def entrance(settings: Settings) -> Entrance:
-    from common.http import Entrance  # only here: a worker needs no web framework
+    from common.http.app import Entrance  # only here: a worker needs no web framework
 
     return Entrance.of(settings, "operator_tokens", OPERATORS)
 
 
 async def operator(settings: Settings) -> None:
-    from common.http import serve
-    from common.query import Asker
-    from orchestrator.api import make_app
-    from orchestrator.operator import sources
+    from common.http.app import serve
+    from common.transport.query import Asker
+    from orchestrator.operator.api import make_app
+    from orchestrator.operator.compose import sources
 
     definitions = load(settings.definitions)
     process = Process(settings, "queries", "http")

@@ -10,27 +10,28 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
-from common.access import CUSTOMERS
-from common.contracts import EffectsQuery, SagaQuery, SagaView, TouchedQuery
-from common.http import Entrance, serve
-from common.participant import Participant
-from common.process import Process, prepare
-from common.query import Asker
-from common.retention import Retention
-from common.settings import Settings
-from common.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
-from order_svc import choreography, reader
-from order_svc.api import Reader, make_app
-from order_svc.deadlines import Deadlines
+from common.http.access import CUSTOMERS
+from common.http.app import Entrance, serve
+from common.kit.settings import Settings
+from common.messages.contracts import EffectsQuery, SagaQuery, SagaView, TouchedQuery
+from common.messages.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
+from common.participant.participant import Participant
+from common.participant.retention import Retention
+from common.process.process import Process, prepare
+from common.transport.query import Asker
+from order_svc.choreography import reactions
+from order_svc.choreography.archive import archiving
+from order_svc.choreography.deadlines import Deadlines
+from order_svc.choreography.listener import Listener
+from order_svc.choreography.store import ProgressStore
 from order_svc.domain import OrderBook
-from order_svc.door import Door
+from order_svc.door import queries
+from order_svc.door.api import Reader, make_app
+from order_svc.door.batcher import Door
+from order_svc.door.schemas import OrderView, ReturnView
+from order_svc.door.start_resender import Starter
 from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
-from order_svc.listener import Listener
-from order_svc.progress_archive import archiving
-from order_svc.progress_store import ProgressStore
-from order_svc.starter import Starter
 from order_svc.store import OrderStore
-from order_svc.views import OrderView, ReturnView
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: python -m order_svc worker|door"
@@ -41,7 +42,7 @@ def participant_of(process: Process) -> Participant[OrderBook]:
     return Participant(
         process.db,
         ProgressStore(process.settings.policy) if choreographed else _store(process.settings),
-        choreography.HANDLERS if choreographed else HANDLERS,
+        reactions.HANDLERS if choreographed else HANDLERS,
         on_duplicate=ON_DUPLICATE,
         kept_for_ever=KEPT_FOR_EVER,
         process=process.settings.process,
@@ -60,7 +61,7 @@ async def worker(settings: Settings) -> None:
     participant = participant_of(process)
     process.consumer(queue, participant.parse, participant.handle)
     process.answer_from(
-        queries_of("order"), {TouchedQuery: reader.touched, EffectsQuery: reader.effects}
+        queries_of("order"), {TouchedQuery: queries.touched, EffectsQuery: queries.effects}
     )
     if settings.style == "choreographed":
         _listen(process, participant)
@@ -84,7 +85,7 @@ def _listen(process: Process, participant: Participant[OrderBook]) -> None:
     store = ProgressStore(settings.policy)
     listener = Listener(process.db, store, participant, carry)
     queue = events_of("order")
-    types = [event.__name__ for event in choreography.HEARD]
+    types = [event.__name__ for event in reactions.HEARD]
     for check in (queue, "deadlines"):
         health.set(check, "not started")
     events = process.consumer(queue, listener.parse, listener.handle, events=types)
@@ -119,11 +120,11 @@ async def door(settings: Settings) -> None:
 def _reader(process: Process, asker: Asker) -> Reader:
     async def order(order_id: UUID) -> OrderView | None:
         async with process.db.reading() as tx:
-            return await reader.order(tx, order_id)
+            return await queries.order(tx, order_id)
 
     async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
         async with process.db.reading() as tx:
-            return await reader.orders(tx, customer, limit, after)
+            return await queries.orders(tx, customer, limit, after)
 
     async def progress(query: SagaQuery) -> SagaView:
         async with process.db.reading() as tx:
@@ -137,7 +138,7 @@ def _reader(process: Process, asker: Asker) -> Reader:
 
     async def return_(return_id: UUID) -> ReturnView | None:
         async with process.db.reading() as tx:
-            return await reader.return_(tx, return_id)
+            return await queries.return_(tx, return_id)
 
     choreographed = process.settings.style == "choreographed"
     return Reader(order, orders, progress if choreographed else saga, return_)

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
-from common.contracts import (
+from common.messages.contracts import (
     Line,
     NotReturnable,
     OrderConfirmed,
@@ -31,14 +31,14 @@ from common.contracts import (
     ReturnClosed,
     ReturnFinished,
 )
-from common.envelope import saga_id_for
-from common.errors import IllegalTransition
+from common.messages.envelope import saga_id_for
+from common.messages.errors import IllegalTransition
 
 CREATE_ORDER = "create_order"
 OPEN_RETURN = "open_return"
 CANCEL_ORDER = "customer_cancels"
 CANCELLED = "cancelled"  # the reason of an order rejected because its customer asked for it
-MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.contracts.Minor)
+MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.messages.contracts.Minor)
 
 
 def return_id_for(order_id: UUID, idempotency_key: str) -> UUID:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from common.contracts import (
+from common.messages.contracts import (
     START,
     CancelNoted,
     CancelOrder,
@@ -39,10 +39,10 @@ from common.contracts import (
     SagaStarted,
     StartSaga,
 )
-from common.envelope import Command, Direction, Envelope, Key, Reply
-from common.outbox import Outgoing
-from common.participant import Answered, Handler, OnDuplicate, Work
-from common.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
+from common.messages.envelope import Command, Direction, Envelope, Key, Reply
+from common.messages.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
+from common.participant.participant import Answered, Handler, OnDuplicate, Work
+from common.storage.outbox import Outgoing
 from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from common.contracts import (
+from common.messages.contracts import (
     CancelOrder,
     CloseReturn,
     FinishReturn,
@@ -29,8 +29,8 @@ from common.contracts import (
     PlaceOrder,
     SagaStarted,
 )
-from common.db import Tx
-from common.participant import Work
+from common.participant.participant import Work
+from common.storage.db import Tx
 from order_svc.domain import (
     OpenedReturn,
     OrderBook,

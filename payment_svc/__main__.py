@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.contracts import AccountsQuery, EffectsQuery, TouchedQuery
-from common.process import run_participant
+from common.messages.contracts import AccountsQuery, EffectsQuery, TouchedQuery
+from common.process.process import run_participant
 from payment_svc.choreography import REACTIONS
 from payment_svc.handlers import HANDLERS
 from payment_svc.store import PaymentStore

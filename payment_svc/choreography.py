@@ -8,7 +8,7 @@ Owns: the table REACTIONS. Must not know: who publishes the events, and who hear
 
 from __future__ import annotations
 
-from common.contracts import (
+from common.messages.contracts import (
     CancelAsked,
     ChargePayment,
     NothingToRefund,
@@ -17,8 +17,8 @@ from common.contracts import (
     ReturnAccepted,
     StockReserved,
 )
-from common.envelope import Fence, Fenced
-from common.reactions import Reaction, Reactions
+from common.messages.envelope import Fence, Fenced
+from common.participant.reactions import Reaction, Reactions
 
 REACTIONS: Reactions = {
     StockReserved: Reaction("charge_payment", ChargePayment),

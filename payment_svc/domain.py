@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
-from common.contracts import (
+from common.messages.contracts import (
     AccountOpened,
     CardDeclined,
     Deposited,
@@ -26,7 +26,7 @@ from common.contracts import (
     PaymentRefunded,
     UnknownAccount,
 )
-from common.errors import IllegalTransition, Poison
+from common.messages.errors import IllegalTransition, Poison
 
 WORLD = "world:deposits"
 SHOP = "shop:revenue"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from common.contracts import (
+from common.messages.contracts import (
     AccountOpened,
     CardDeclined,
     ChargePayment,
@@ -24,8 +24,8 @@ from common.contracts import (
     RefundPayment,
     UnknownAccount,
 )
-from common.envelope import Command
-from common.participant import Handler, Work
+from common.messages.envelope import Command
+from common.participant.participant import Handler, Work
 from payment_svc.domain import AccountKey, Ledger
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from common.contracts import (
+from common.messages.contracts import (
     AccountRow,
     AccountsPage,
     AccountsQuery,
@@ -33,8 +33,8 @@ from common.contracts import (
     TouchedPage,
     TouchedQuery,
 )
-from common.db import Tx
-from common.participant import Work
+from common.participant.participant import Work
+from common.storage.db import Tx
 from payment_svc.domain import SIDES, Account, AccountKey, Kind, Ledger, Transfer
 
 _CHARGES = """

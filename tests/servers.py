@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from chaos.runtime import SERVERS_ONLY, choose
-from chaos.runtime.install import missing
+from chaos.runtime.native.install import missing
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from chaos.bench import meter
 from chaos.bench.figures import Measured
 from chaos.bench.workload import CURRENCY, Order
+from chaos.judge.snapshot import SAGAS
 from chaos.runtime import Endpoints
-from chaos.snapshot import SAGAS
-from common.contracts import Line, PlaceOrder
-from common.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
-from common.topology import commands_of
+from common.messages.contracts import Line, PlaceOrder
+from common.messages.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
+from common.messages.topology import commands_of
 
 # How often it is looked for ends, by sagas in flight: a look must cost little beside the work.
 # Never before that share of the shortest time that any has taken so far.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from chaos.workload import Account, Arrival, Catalogue, Deposit, Product
+from chaos.load.workload import Account, Arrival, Catalogue, Deposit, Product
 
 SKUS = 500
 CUSTOMERS = 200

@@ -65,9 +65,9 @@ class Plan:
     `replicas` counts processes of a service, 0 for none. `settings` go to every service
     process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
     replaces what `python -m` runs. `proxied`: every process reaches each server by a line of its
-    own through a proxy (chaos/proxy.py), which is the stack's process `proxy`. `services` are run
-    besides those of this repository, each in a role and schema of its own. `style`: who says what
-    is next.
+    own through a proxy (chaos/runtime/proxy.py), which is the stack's process `proxy`. `services`
+    are run besides those of this repository, each in a role and schema of its own. `style`:
+    who says what is next.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
@@ -240,7 +240,10 @@ def names(kind: str | None = None) -> list[str]:
 
 def _runtimes(kind: str | None) -> tuple[Callable[[str | None], Runtime], Callable[[], list[str]]]:
     """By default what the environment asks for, else Docker where an engine answers."""
-    from chaos.runtime import docker, engine, native, stack  # they import this module
+    from chaos.runtime import stack  # they import this module
+    from chaos.runtime.docker import engine
+    from chaos.runtime.docker import runtime as docker
+    from chaos.runtime.native import runtime as native
 
     match kind or os.environ.get("RUNTIME") or ("docker" if engine.engine_answers() else "native"):
         case "docker":

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from chaos.proxy import line_name
 from chaos.runtime import APIS, SERVERS, Endpoints, Plan, bootstrap
 from chaos.runtime.ports import HOST, free_ports
+from chaos.runtime.proxy import line_name
 from chaos.runtime.stack import Stack
 
 SUPERUSER = "postgres"

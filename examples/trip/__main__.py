@@ -6,8 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from common.errors import BrokerGone
-from common.process import run_participant
+from common.messages.errors import BrokerGone
+from common.process.process import run_participant
 from examples.trip.door import send, start
 from examples.trip.places import HANDLERS, PlacesStore
 from examples.trip.saga import TRIP, Trip

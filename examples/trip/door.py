@@ -7,14 +7,14 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, SecretStr
 
-from common import log
-from common.broker import Broker, Fate, Publication
-from common.contracts import StartSaga
-from common.envelope import Direction, Envelope, Key, pack
-from common.errors import BrokerGone
-from common.settings import Settings
-from common.topology import ORCHESTRATOR_COMMANDS
-from orchestrator.saga import Definition
+from common.kit import log
+from common.kit.settings import Settings
+from common.messages.contracts import StartSaga
+from common.messages.envelope import Direction, Envelope, Key, pack
+from common.messages.errors import BrokerGone
+from common.messages.topology import ORCHESTRATOR_COMMANDS
+from common.transport.broker import Broker, Fate, Publication
+from orchestrator.engine.definition import Definition
 
 STARTS = UUID("0d9a3f0e-5b1f-5c3e-8b7a-2f6d1c9e4a10")  # namespace of sagas that begin here
 

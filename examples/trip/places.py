@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
-from common.db import Tx
-from common.envelope import Command
-from common.participant import Handler, Work
+from common.messages.envelope import Command
+from common.participant.participant import Handler, Work
+from common.storage.db import Tx
 from examples.trip import saga
 
 SAVE = """

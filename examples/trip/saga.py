@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from common.envelope import Command, Done, Refusal, Undo
-from orchestrator.saga import Definition, Kind, Step
+from common.messages.envelope import Command, Done, Refusal, Undo
+from orchestrator.engine.definition import Definition, Kind, Step
 
 COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.runtime import Plan
-from chaos.system import FAULT_SETTINGS
+from chaos.stack.system import FAULT_SETTINGS
 
 CONSUMERS = ("orchestrator", "order", "payment", "inventory")
 IN_THE_FLOW = (*CONSUMERS, "door")
@@ -27,7 +27,9 @@ PROFILES = {
     # Silence is noticed within seconds. Here operators look, too.
     "impatient": Plan(settings=FAULT_SETTINGS),
     # As before; the orchestrator is of the release before until it is replaced.
-    "elders": Plan(settings=FAULT_SETTINGS, entry={"orchestrator": "tests.elders orchestrator"}),
+    "elders": Plan(
+        settings=FAULT_SETTINGS, entry={"orchestrator": "tests.previous_release orchestrator"}
+    ),
     # Inventory is of the release before until it is replaced. Nobody asks twice in a test's time:
     # what an operator does is the only way on.
     "defective": Plan(
@@ -38,7 +40,7 @@ PROFILES = {
             "bad_deploy_pause_seconds": "0.5",
             "bad_deploy_pause_cap_seconds": "0.5",
         },
-        entry={"inventory": "tests.elders inventory_svc"},
+        entry={"inventory": "tests.previous_release inventory_svc"},
     ),
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from chaos.nemesis import FullStop, struck
-from chaos.people import expire
-from chaos.shop import PLENTY, Shop, shop
-from chaos.system import CONFIRMED, System, rejected, until
+from chaos.faults.nemesis import FullStop, struck
+from chaos.load.shop import PLENTY, Shop, shop
+from chaos.scenarios.people import expire
+from chaos.stack.system import CONFIRMED, System, rejected, until
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 

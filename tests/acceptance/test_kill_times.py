@@ -8,9 +8,9 @@ from statistics import median
 
 import pytest
 
-from chaos.shop import PLENTY, shop
-from chaos.system import System
-from chaos.workload import Ask
+from chaos.load.shop import PLENTY, shop
+from chaos.load.workload import Ask
+from chaos.stack.system import System
 from tests.acceptance.profiles import IN_THE_FLOW, on
 from tests.support.stages import Stage
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.system import System
+from chaos.stack.system import System
 from tests.acceptance.profiles import on
 
 COMMAND = Path(sys.executable).with_name("schemathesis")

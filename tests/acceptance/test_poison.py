@@ -6,20 +6,20 @@ from collections import Counter
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from chaos.mailbox import command
-from chaos.poison import poisons
-from chaos.shop import CURRENCY, PLENTY, PRICE, Shop, shop
-from chaos.system import CONFIRMED, System, until
-from chaos.workload import Arrival, Catalogue
-from common.contracts import (
+from chaos.faults.poison import poisons
+from chaos.load.mailbox import command
+from chaos.load.shop import CURRENCY, PLENTY, PRICE, Shop, shop
+from chaos.load.workload import Arrival, Catalogue
+from chaos.stack.system import CONFIRMED, System, until
+from common.messages.contracts import (
     ListProduct,
     OpenAccount,
     PaymentCharged,
     ReceiveStock,
     StartSaga,
 )
-from common.envelope import Envelope, pack
-from common.topology import dead_letter_queue
+from common.messages.envelope import Envelope, pack
+from common.messages.topology import dead_letter_queue
 from tests.acceptance.profiles import on
 
 pytestmark = on("plain")

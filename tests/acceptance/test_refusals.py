@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from chaos.mailbox import command
-from chaos.shop import PLENTY, Shop, shop
-from chaos.system import CONFIRMED, System, rejected, until
-from common.contracts import ReleaseStock
+from chaos.load.mailbox import command
+from chaos.load.shop import PLENTY, Shop, shop
+from chaos.stack.system import CONFIRMED, System, rejected, until
+from common.messages.contracts import ReleaseStock
 from tests.acceptance.profiles import on
 
 pytestmark = on("plain")

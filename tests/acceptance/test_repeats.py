@@ -6,12 +6,12 @@ from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
-from chaos.history import Answered, Refused
-from chaos.model import foresee
-from chaos.outcome import outcome_of, what_changed
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, System, until
-from chaos.workload import Ask, Catalogue, parse_catalogue, parse_orders
+from chaos.judge.history import Answered, Refused
+from chaos.load.model import foresee
+from chaos.load.outcome import outcome_of, what_changed
+from chaos.load.shop import PLENTY, shop
+from chaos.load.workload import Ask, Catalogue, parse_catalogue, parse_orders
+from chaos.stack.system import CONFIRMED, System, until
 from tests.acceptance.profiles import on
 
 pytestmark = on("plain")

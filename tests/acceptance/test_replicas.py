@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, System, rejected
+from chaos.load.shop import PLENTY, shop
+from chaos.stack.system import CONFIRMED, System, rejected
 from tests.acceptance.profiles import CONSUMERS, on
 
 pytestmark = on("replicas")

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
+from chaos.load.shop import PLENTY, shop
+from chaos.load.workload import Ask
 from chaos.runtime import SERVERS
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, Session, System, until
-from chaos.workload import Ask
+from chaos.stack.system import CONFIRMED, Session, System, until
 from tests.acceptance.profiles import IN_THE_FLOW, on
 
 STOP_SECONDS = 10.0

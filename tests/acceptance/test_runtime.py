@@ -17,10 +17,10 @@ import psycopg
 import pytest
 
 from chaos.runtime import SERVERS_ONLY, SERVICES, Plan, ProcessStatus, StackError
-from chaos.runtime.native import NativeRuntime
+from chaos.runtime.native.runtime import NativeRuntime
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, Stack
-from chaos.system import until
+from chaos.stack.system import until
 
 pytestmark = pytest.mark.acceptance
 

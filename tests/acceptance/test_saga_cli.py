@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, WITHIN_SECONDS, System, rejected, until
-from chaos.workload import Ask
+from chaos.load.shop import PLENTY, shop
+from chaos.load.workload import Ask
+from chaos.stack.system import CONFIRMED, WITHIN_SECONDS, System, rejected, until
 from tests.acceptance.profiles import on
 
 pytestmark = on("impatient")

@@ -11,8 +11,8 @@ import pytest
 
 from chaos.runtime import choose
 from chaos.runtime.stack import read_plan_file
-from chaos.scene import Scene
-from chaos.system import System
+from chaos.scenarios.scene import Scene
+from chaos.stack.system import System
 from examples.trip.tests.scenario import KILLS
 from tests.servers import chosen_for_stacks
 from tests.support.reader import ROOT, commands, run, state_directory

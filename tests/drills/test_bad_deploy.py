@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from chaos.rolling import Replace, release
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, System, rejected, until
+from chaos.load.shop import PLENTY, shop
+from chaos.scenarios.rolling import Replace, release
+from chaos.stack.system import CONFIRMED, System, rejected, until
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 

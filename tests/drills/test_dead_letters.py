@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from chaos.rolling import Replace, release
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, System, rejected, until
-from common.topology import commands_of, dead_letter_queue
+from chaos.load.shop import PLENTY, shop
+from chaos.scenarios.rolling import Replace, release
+from chaos.stack.system import CONFIRMED, System, rejected, until
+from common.messages.topology import commands_of, dead_letter_queue
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 from tests.support.stuck import stands_still

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 
 from chaos.runtime import SERVERS, SERVERS_ONLY, SERVICES, Plan, ProcessStatus, StackError
-from chaos.runtime.compose import DOOR_KEY, TETHER_LABEL
-from chaos.runtime.docker import DockerRuntime, DockerStack
-from chaos.runtime.engine import PROJECT_LABEL
+from chaos.runtime.docker.compose import DOOR_KEY, TETHER_LABEL
+from chaos.runtime.docker.engine import PROJECT_LABEL
+from chaos.runtime.docker.runtime import DockerRuntime, DockerStack
 from chaos.runtime.ports import free_ports
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, default_name
-from chaos.system import until
+from chaos.stack.system import until
 from tests.servers import chosen
 
 pytestmark = [

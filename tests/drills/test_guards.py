@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from chaos.guards import GUARDS, Bench, Guard
-from chaos.runtime.install import missing
+from chaos.guards.table import GUARDS, Bench, Guard
+from chaos.runtime.native.install import missing
 
 HERE = ("fence", "stock-constraint")  # no others come to rest as soon
 

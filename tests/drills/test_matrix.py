@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from chaos.cells import CHARGE, Cell, covering, possible
-from chaos.matrix import matrix_on, sample
-from chaos.matrix_command import FAILURES
+from chaos.commands.matrix_command import FAILURES
+from chaos.matrix.cells import CHARGE, Cell, covering, possible
+from chaos.matrix.matrix import matrix_on, sample
 from chaos.runtime import choose
-from chaos.runtime.install import missing
-from common.failpoints import Point
+from chaos.runtime.native.install import missing
+from common.kit.failpoints import Point
 
 SEED = 7
 FROZEN = (Cell("payment", Point.BATCH_BEFORE_COMMIT, CHARGE),)

@@ -15,13 +15,13 @@ from uuid import UUID
 
 import httpx
 
-from chaos.quiescence import count_queues
-from chaos.runtime.docker import DockerRuntime, DockerStack
-from chaos.runtime.install import found
-from chaos.scene import GIVEN_UP
-from chaos.shop import PLENTY, shop
-from chaos.system import CONFIRMED, System, until
-from common.topology import commands_of
+from chaos.judge.quiescence import count_queues
+from chaos.load.shop import PLENTY, shop
+from chaos.runtime.docker.runtime import DockerRuntime, DockerStack
+from chaos.runtime.native.install import found
+from chaos.scenarios.scene import GIVEN_UP
+from chaos.stack.system import CONFIRMED, System, until
+from common.messages.topology import commands_of
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 from tests.support.reader import ROOT

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.judge import Verdict
-from chaos.runner import Runner
+from chaos.judge.verdict import Verdict
 from chaos.runtime import Style
-from chaos.scenarios import SCENARIOS
+from chaos.scenarios.runner import Runner
+from chaos.scenarios.table import SCENARIOS
 from tests.servers import chosen, chosen_for_stacks
 
 SEED = 7

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID
 
-from common import contracts as c
-from common.envelope import (
+from common.messages import contracts as c
+from common.messages.envelope import (
     Direction,
     Envelope,
     Fence,

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.envelope import Envelope
-from common.errors import Poison
+from common.messages.envelope import Envelope
+from common.messages.errors import Poison
 from tests.golden.examples import examples
 
 FOLDER = Path(__file__).parent

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from common.contracts import (
+from common.kit.settings import Settings
+from common.messages.contracts import (
     CancelAsked,
     CancelOrder,
     CardDeclined,
@@ -29,19 +30,27 @@ from common.contracts import (
     StockReleased,
     StockReserved,
 )
-from common.db import Database
-from common.envelope import Command, Direction, Envelope, Fenced, Key, PivotDone, Reply, saga_id_for
-from common.participant import Participant, Store
-from common.process import Process
-from common.reactions import Listener, Reactions
-from common.settings import Settings
-from common.topology import events_of
-from order_svc.choreography import HANDLERS
-from order_svc.deadlines import Deadlines
+from common.messages.envelope import (
+    Command,
+    Direction,
+    Envelope,
+    Fenced,
+    Key,
+    PivotDone,
+    Reply,
+    saga_id_for,
+)
+from common.messages.topology import events_of
+from common.participant.participant import Participant, Store
+from common.participant.reactions import Listener, Reactions
+from common.process.process import Process
+from common.storage.db import Database
+from order_svc.choreography.deadlines import Deadlines
+from order_svc.choreography.listener import Listener as OrderListener
+from order_svc.choreography.reactions import HANDLERS
+from order_svc.choreography.store import ProgressStore
 from order_svc.domain import CANCEL_ORDER, OPEN_RETURN, return_id_for
 from order_svc.handlers import KEPT_FOR_EVER, ON_DUPLICATE
-from order_svc.listener import Listener as OrderListener
-from order_svc.progress_store import ProgressStore
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import NOON, command, saga
 from tests.integration.services import handle

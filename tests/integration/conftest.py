@@ -15,9 +15,9 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from chaos.runtime.bootstrap import JUDGE, ROLES, SERVICES, role_statements, schema_statements
-from common.db import Database, migrate
-from common.process import COMMON_MIGRATIONS
-from common.settings import Settings
+from common.kit.settings import Settings
+from common.process.process import COMMON_MIGRATIONS
+from common.storage.db import Database, migrate
 from tests.integration.mail import Management
 from tests.servers import Servers, running
 

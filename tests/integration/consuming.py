@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.consumer import BatchConsumer
-from common.envelope import Envelope
-from common.process import Process
+from common.messages.envelope import Envelope
+from common.process.process import Process
+from common.transport.consumer import BatchConsumer
 from tests.integration.mail import charge, saga
 from tests.integration.waiting import Rows
 

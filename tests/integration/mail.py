@@ -17,8 +17,8 @@ from uuid import UUID
 
 import httpx
 
-from common.broker import Broker, Channel, Delivery, Fate, Publication
-from common.contracts import (
+from common.kit.settings import Settings
+from common.messages.contracts import (
     ChargePayment,
     ConfirmOrder,
     Deposit,
@@ -34,11 +34,21 @@ from common.contracts import (
     SagaStarted,
     StartSaga,
 )
-from common.envelope import Command, Direction, Envelope, Fence, Key, Undo, Unreadable, pack, unpack
-from common.settings import Settings
-from common.topology import Queue, dead_letter_queue
-from orchestrator.doctor import deployed
-from orchestrator.order_saga import ORDER_SAGA
+from common.messages.envelope import (
+    Command,
+    Direction,
+    Envelope,
+    Fence,
+    Key,
+    Undo,
+    Unreadable,
+    pack,
+    unpack,
+)
+from common.messages.topology import Queue, dead_letter_queue
+from common.transport.broker import Broker, Channel, Delivery, Fate, Publication
+from orchestrator.operator.doctor import deployed
+from orchestrator.sagas.order import ORDER_SAGA
 
 QUEUES = deployed([ORDER_SAGA]).queues
 CALLER = "caller"  # a private queue of whoever asks

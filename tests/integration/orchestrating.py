@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.contracts import OutOfStock, PaymentCharged, StartSaga, StockReserved
-from common.db import Database
-from common.envelope import Direction, Envelope, Fence, Key, Reply
-from common.patience import Policy
-from orchestrator.approval import Approval
-from orchestrator.order_saga import DEFINITIONS
-from orchestrator.saga import Definition
-from orchestrator.service import Service
+from common.kit.patience import Policy
+from common.messages.contracts import OutOfStock, PaymentCharged, StartSaga, StockReserved
+from common.messages.envelope import Direction, Envelope, Fence, Key, Reply
+from common.storage.db import Database
+from orchestrator.engine.approval import Approval
+from orchestrator.engine.definition import Definition
+from orchestrator.runtime.service import Service
+from orchestrator.sagas.order import DEFINITIONS
 from tests.integration.mail import NOON, command, saga
 from tests.integration.services import sent
 from tests.integration.waiting import Rows

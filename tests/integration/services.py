@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from common.contracts import Deposit, OpenAccount, ReceiveStock
-from common.db import Database
-from common.envelope import Envelope, Reply
-from common.participant import Participant, Store
+from common.messages.contracts import Deposit, OpenAccount, ReceiveStock
+from common.messages.envelope import Envelope, Reply
+from common.participant.participant import Participant, Store
+from common.storage.db import Database
 from inventory_svc.handlers import HANDLERS as INVENTORY
 from inventory_svc.store import InventoryStore
 from payment_svc.handlers import HANDLERS as PAYMENT

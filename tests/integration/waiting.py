@@ -14,10 +14,10 @@ from typing import Any, TypeVar, overload
 import psycopg
 import pytest
 
-from common.daemon import keep_running
-from common.db import Tx
-from common.process import Process
-from common.settings import Settings
+from common.kit.daemon import keep_running
+from common.kit.settings import Settings
+from common.process.process import Process
+from common.storage.db import Tx
 
 T = TypeVar("T")
 Rows = psycopg.Connection[tuple[object, ...]]

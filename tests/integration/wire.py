@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from common.settings import Settings
+from common.kit.settings import Settings
 
 
 class Proxy:

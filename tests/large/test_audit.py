@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from chaos.runtime import Endpoints, Plan
-from chaos.runtime.native import NativeRuntime
+from chaos.runtime.native.runtime import NativeRuntime
 from tests.support.history import write_history, write_returns
 
 ORDERS = 100_000

@@ -18,9 +18,9 @@ import psycopg
 import pytest
 
 from chaos.runtime import Endpoints, Plan
-from chaos.runtime.native import NativeRuntime
-from common.contracts import ChargePayment
-from common.envelope import Direction, Envelope, Key
+from chaos.runtime.native.runtime import NativeRuntime
+from common.messages.contracts import ChargePayment
+from common.messages.envelope import Direction, Envelope, Key
 from tests.integration.mail import NOON
 
 HALF = 50_000  # of each kind: charges of sagas that wait for them, and junk

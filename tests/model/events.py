@@ -1,7 +1,7 @@
 """Order and return without an orchestrator as one small state, and everything that can happen.
 
 Owns: the state, and one step of it in each way there is. What reacts is the real `REACTIONS` of
-each service, what remembers is the real `Progress`, what admits is the real `common.fence`. The
+each service, what remembers is the real `Progress`, what admits is the real fence. The
 network repeats, reorders, delays and loses without bound: an event once told can be heard at any
 later time, by each of its listeners again and again. What is lost is lost all at once: with less
 lost there is more that can happen, and nothing less.
@@ -14,17 +14,17 @@ from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
-from common import reactions
-from common.contracts import CancelAsked
-from common.envelope import Direction, Envelope, Fenced, Key, Outcome, PivotDone, Reply
-from common.errors import Poison
-from common.fence import Row
-from common.reactions import Reactions
+from common.messages.contracts import CancelAsked
+from common.messages.envelope import Direction, Envelope, Fenced, Key, Outcome, PivotDone, Reply
+from common.messages.errors import Poison
+from common.participant import reactions
+from common.participant.reactions import Reactions
+from common.storage.fence import Row
 from inventory_svc.choreography import REACTIONS as INVENTORY
-from order_svc import choreography
-from order_svc.choreography import HEARD
+from order_svc.choreography import reactions as order_reactions
+from order_svc.choreography.progress import STORIES, Heard, Progress
+from order_svc.choreography.reactions import HEARD
 from order_svc.domain import CANCELLED, OpenedReturn, PlacedOrder, PricedLine
-from order_svc.progress import STORIES, Heard, Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.golden import examples
 from tests.golden.examples import NOON
@@ -175,7 +175,7 @@ def _hearing(known: int, event: Event) -> tuple[int, Key | None]:
     """What the order service then remembers, and what that leads to."""
     progress = _progress(known)
     try:
-        _, command = choreography.hear(progress, _envelope(event), 0)
+        _, command = order_reactions.hear(progress, _envelope(event), 0)
     except Poison as poison:
         raise Violation(f"order cannot take {event}: {poison}") from poison
     return KNOWN(_known(progress)), command.key if command else None
@@ -220,12 +220,12 @@ def _published(event: Event) -> int:
 
 
 def _first(story: str) -> Event:
-    sent = _sent(choreography.begun(BEGUN[story]).envelope)
+    sent = _sent(order_reactions.begun(BEGUN[story]).envelope)
     return Event(story, sent.step, sent.direction, type(sent.message()))  # type: ignore[arg-type]
 
 
 def _asked(story: str) -> Event:
-    sent = _sent(choreography.cancel_asked(BEGUN[story], "because").envelope)
+    sent = _sent(order_reactions.cancel_asked(BEGUN[story], "because").envelope)
     return Event(story, sent.step, sent.direction, CancelAsked)
 
 
@@ -237,8 +237,8 @@ def _sent(envelope: Envelope | str) -> Envelope:
 @cache
 def _envelope(event: Event) -> Envelope:
     """About as little as it may be: what a cancelling leads to knows little but the reason."""
-    begun = _sent(choreography.begun(BEGUN[event.story]).envelope)
-    asked = _sent(choreography.cancel_asked(BEGUN[event.story], "because").envelope)
+    begun = _sent(order_reactions.begun(BEGUN[event.story]).envelope)
+    asked = _sent(order_reactions.cancel_asked(BEGUN[event.story], "because").envelope)
     for own in (begun, asked):
         if (own.step, own.direction) == (event.step, event.direction):
             return own

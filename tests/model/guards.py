@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from common import fence, reactions
-from common.contracts import CancelAsked, CardDeclined
-from common.envelope import Fenced
+from common.messages.contracts import CancelAsked, CardDeclined
+from common.messages.envelope import Fenced
+from common.participant import reactions
+from common.storage import fence
 from inventory_svc.choreography import REACTIONS as INVENTORY
-from orchestrator import decide
-from orchestrator.decision import Move
-from orchestrator.instance import Instance
-from orchestrator.saga import Step
-from order_svc import choreography
-from order_svc.progress import Progress
+from orchestrator.engine import decide
+from orchestrator.engine.decision import Move
+from orchestrator.engine.definition import Step
+from orchestrator.engine.instance import Instance
+from order_svc.choreography import reactions as order_reactions
+from order_svc.choreography.progress import Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.support.without import Entry, Guard
 
@@ -89,7 +90,7 @@ REACTING = (
         "return self.reason": "return None"}),
     Guard("two sagas that share a type of event keep to their own", reactions, "react", {
         "reaction is None or reaction.of not in (None, event.step)": "reaction is None"}),
-    Guard("the customer is told last", choreography, "hear", {
+    Guard("the customer is told last", order_reactions, "hear", {
         "not progress.all_undone": "False"}),
     Entry("nobody undoes anything before the pivot is fenced", PAYMENT, CancelAsked,
           replace(PAYMENT[Fenced], of=None)),

@@ -1,6 +1,6 @@
 """Honest participants, as every model sees them: they remember what they did, and may refuse.
 
-Owns: one command at its participant, behind the real `common.fence`, and what nobody's effects may
+Owns: one command at its participant, behind the real fence, and what nobody's effects may
 ever be. Must not know: who asks, nor by what way the answer goes.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from common import fence
-from common.envelope import Direction, Fenced, Key, Outcome
-from common.fence import Duplicate, Row
+from common.messages.envelope import Direction, Fenced, Key, Outcome
+from common.storage import fence
+from common.storage.fence import Duplicate, Row
 
 CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock", "refund_order"})
 

@@ -1,7 +1,7 @@
 """The order saga and its participants as one small state, and everything that can happen to it.
 
 Owns: the state, and one step of it in each way there is. What decides is the real `decide()`, what
-admits is the real `common.fence`; the rest is honest participants that remember what they did, and
+admits is the real fence; the rest is honest participants that remember what they did, and
 a network that repeats, reorders, delays and loses without bound: a message once sent can be
 delivered at any later time, and again and again, until it is lost.
 """
@@ -15,13 +15,14 @@ from itertools import product
 from typing import NamedTuple
 from uuid import UUID
 
-from common.envelope import Direction, Key, Outcome
-from common.errors import IllegalTransition
-from common.fence import Row
-from common.patience import Policy
-from orchestrator.decide import decide
-from orchestrator.decision import Send
-from orchestrator.inputs import (
+from common.kit.patience import Policy
+from common.messages.envelope import Direction, Key, Outcome
+from common.messages.errors import IllegalTransition
+from common.storage.fence import Row
+from orchestrator.engine.decide import decide
+from orchestrator.engine.decision import Send
+from orchestrator.engine.definition import COMPENSATING, FORWARD, Kind
+from orchestrator.engine.inputs import (
     NOBODY,
     Asked,
     CompensateAsked,
@@ -32,7 +33,7 @@ from orchestrator.inputs import (
     Started,
     TimedOut,
 )
-from orchestrator.instance import (
+from orchestrator.engine.instance import (
     SETTLED_WITHOUT_EFFECT,
     Instance,
     Leg,
@@ -40,8 +41,7 @@ from orchestrator.instance import (
     State,
     Status,
 )
-from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.saga import COMPENSATING, FORWARD, Kind
+from orchestrator.sagas.order import ORDER_SAGA
 from tests.model.participants import Local, Numbered, Violation, handled, wrong_effects
 
 SAGA = UUID(int=1)

@@ -16,8 +16,10 @@ from uuid import UUID
 import httpx
 from fastapi import FastAPI
 
-from common.access import CUSTOMERS, OPERATORS, Keyring, Role
-from common.contracts import (
+from common.http.access import CUSTOMERS, OPERATORS, Keyring, Role
+from common.http.app import Entrance
+from common.kit.health import Health
+from common.messages.contracts import (
     AccountRow,
     AccountsPage,
     AccountsQuery,
@@ -31,18 +33,10 @@ from common.contracts import (
     StockQuery,
     StockRow,
 )
-from common.envelope import Reply, saga_id_for
-from common.errors import Infrastructure, NoAnswer
-from common.health import Health
-from common.http import Entrance
-from orchestrator.actions import ActionsWanted, Recorded
-from orchestrator.api import Desk, Sources
-from orchestrator.api import make_app as operator_app
-from orchestrator.auditor import AuditedPage, Window
-from orchestrator.decide import decide
-from orchestrator.doctor import House, deployed
-from orchestrator.hands_api import Hands
-from orchestrator.inputs import (
+from common.messages.envelope import Reply, saga_id_for
+from common.messages.errors import Infrastructure, NoAnswer
+from orchestrator.engine.decide import decide
+from orchestrator.engine.inputs import (
     Asked,
     CompensateAsked,
     GateDecided,
@@ -51,15 +45,22 @@ from orchestrator.inputs import (
     RetryAsked,
     Started,
 )
-from orchestrator.instance import Instance, State
-from orchestrator.order_saga import ORDER_SAGA
-from orchestrator.reader import Logged, Parked, Seen, Stuck, StuckWanted, Wanted
-from orchestrator.store import Held
-from orchestrator.watch_list import Watched
-from order_svc.api import Reader
-from order_svc.api import make_app as door_app
-from order_svc.door import Door, Wish
-from order_svc.views import OrderView, PricedLine, ReturnView
+from orchestrator.engine.instance import Instance, State
+from orchestrator.operator.api import Desk, Sources
+from orchestrator.operator.api import make_app as operator_app
+from orchestrator.operator.auditor import AuditedPage, Window
+from orchestrator.operator.doctor import House, deployed
+from orchestrator.operator.interventions import Hands
+from orchestrator.operator.queries import Logged, Parked, Stuck, StuckWanted, Wanted
+from orchestrator.operator.watch_list import Watched
+from orchestrator.runtime.actions import ActionsWanted, Recorded
+from orchestrator.runtime.census import Seen
+from orchestrator.runtime.store import Held
+from orchestrator.sagas.order import ORDER_SAGA
+from order_svc.door.api import Reader
+from order_svc.door.api import make_app as door_app
+from order_svc.door.batcher import Door, Wish
+from order_svc.door.schemas import OrderView, PricedLine, ReturnView
 from tests.support.letters import Letters
 from tests.support.story import POLICY
 

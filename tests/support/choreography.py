@@ -14,17 +14,27 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from common.contracts import CancelOrder, Line, OpenReturn, PlaceOrder
-from common.envelope import Command, Direction, Envelope, Fence, Fenced, Key, Outcome, saga_id_for
-from common.fence import Duplicate, Row, claims, fence_answer
-from common.fence import Fence as Claims
-from common.participant import Answered, Handler, Work
-from common.reactions import Reactions, react
+from common.messages.contracts import CancelOrder, Line, OpenReturn, PlaceOrder
+from common.messages.envelope import (
+    Command,
+    Direction,
+    Envelope,
+    Fence,
+    Fenced,
+    Key,
+    Outcome,
+    saga_id_for,
+)
+from common.participant.participant import Answered, Handler, Work
+from common.participant.reactions import Reactions, react
+from common.storage.fence import Duplicate, Row, claims, fence_answer
+from common.storage.fence import Fence as Claims
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from inventory_svc.domain import Pieces, Stock
 from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
-from order_svc.choreography import HANDLERS as ORDER_HANDLERS
-from order_svc.choreography import HEARD, begun, cancel_asked, hear
+from order_svc.choreography.progress import ORDER, RETURN, Progress
+from order_svc.choreography.reactions import HANDLERS as ORDER_HANDLERS
+from order_svc.choreography.reactions import HEARD, begun, cancel_asked, hear
 from order_svc.domain import (
     CANCEL_ORDER,
     CANCELLED,
@@ -35,7 +45,6 @@ from order_svc.domain import (
     Product,
     return_id_for,
 )
-from order_svc.progress import ORDER, RETURN, Progress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from payment_svc.domain import Account, AccountKey, Ledger
 from payment_svc.handlers import HANDLERS as PAYMENT_HANDLERS

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from common.envelope import Direction, Outcome
-from common.errors import IllegalTransition
-from common.patience import Policy
-from orchestrator.decide import decide
-from orchestrator.decision import Decision
-from orchestrator.inputs import (
+from common.kit.patience import Policy
+from common.messages.envelope import Direction, Outcome
+from common.messages.errors import IllegalTransition
+from orchestrator.engine.decide import decide
+from orchestrator.engine.decision import Decision
+from orchestrator.engine.definition import Definition, Kind
+from orchestrator.engine.inputs import (
     NOBODY,
     Asked,
     CompensateAsked,
@@ -29,8 +30,7 @@ from orchestrator.inputs import (
     Started,
     TimedOut,
 )
-from orchestrator.instance import Instance, Status
-from orchestrator.saga import Definition, Kind
+from orchestrator.engine.instance import Instance, Status
 from tests.support.story import DATA, SAGA
 
 DEEPEST = 2  # where the policy of these tests gives up

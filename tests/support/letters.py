@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from orchestrator.letter_store import OPEN, Group, Kept, LettersWanted, Whole
-from orchestrator.letters import letters_of
-from orchestrator.letters_api import LetterSources
-from orchestrator.redrive import NO_ENVELOPE, Deed, Outcome, Result
+from orchestrator.dead_letters.letter import letters_of
+from orchestrator.dead_letters.redrive import NO_ENVELOPE, Deed, Outcome, Result
+from orchestrator.dead_letters.store import OPEN, Group, Kept, LettersWanted, Whole
+from orchestrator.operator.dead_letters import LetterSources
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

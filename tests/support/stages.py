@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from chaos.runtime import Runtime, choose
-from chaos.system import System
+from chaos.stack.system import System
 from tests.acceptance.profiles import PROFILES
 from tests.servers import chosen_for_stacks
 

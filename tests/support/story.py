@@ -14,12 +14,13 @@ from uuid import UUID
 
 import pytest
 
-from common.envelope import Direction, Outcome
-from common.errors import IllegalTransition
-from common.patience import Policy
-from orchestrator.decide import decide
-from orchestrator.decision import Decision, Send
-from orchestrator.inputs import (
+from common.kit.patience import Policy
+from common.messages.envelope import Direction, Outcome
+from common.messages.errors import IllegalTransition
+from orchestrator.engine.decide import decide
+from orchestrator.engine.decision import Decision, Send
+from orchestrator.engine.definition import COMPENSATING, FORWARD, Definition
+from orchestrator.engine.inputs import (
     NOBODY,
     Asked,
     CompensateAsked,
@@ -33,8 +34,7 @@ from orchestrator.inputs import (
     Started,
     TimedOut,
 )
-from orchestrator.instance import Instance, State, Status
-from orchestrator.saga import COMPENSATING, FORWARD, Definition
+from orchestrator.engine.instance import Instance, State, Status
 
 SAGA = UUID(int=42)
 DATA: Mapping[str, Any] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from chaos.system import System, until
+from chaos.stack.system import System, until
 from tests.acceptance.test_saga_cli import saga
 
 

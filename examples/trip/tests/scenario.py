@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from chaos.nemesis import Kill
-from chaos.scene import UNDER_WAY, Scenario, Scene
-from chaos.system import CONFIRMED, ExperimentError, System, until
-from common.topology import ORCHESTRATOR_COMMANDS
+from chaos.faults.nemesis import Kill
+from chaos.scenarios.scene import UNDER_WAY, Scenario, Scene
+from chaos.stack.system import CONFIRMED, ExperimentError, System, until
+from common.messages.topology import ORCHESTRATOR_COMMANDS
 from examples.trip.door import start
 from examples.trip.saga import TRIP, Trip
 

@@ -8,17 +8,17 @@ from uuid import UUID
 
 import pytest
 
-from common.contracts import StartSaga
-from common.envelope import Command, Direction, Envelope, Key
-from common.participant import Work
+from common.messages.contracts import StartSaga
+from common.messages.envelope import Command, Direction, Envelope, Key
+from common.participant.participant import Work
 from examples.trip.door import start
 from examples.trip.places import HANDLERS, Places
 from examples.trip.saga import TRIP, BookPlace, CancelPlace, ConfirmPlace, SoldOut, Trip
 from examples.trip.tests.scenario import Seen, offences
-from orchestrator.decision import Send, command_for
-from orchestrator.definitions import load
-from orchestrator.instance import Instance
-from orchestrator.saga import FORWARD
+from orchestrator.engine.decision import Send, command_for
+from orchestrator.engine.definition import FORWARD
+from orchestrator.engine.instance import Instance
+from orchestrator.runtime.loading import load
 
 ONE = UUID(int=1)
 BOOK = BookPlace(traveller="ann", destination="lisbon")

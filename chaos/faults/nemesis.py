@@ -1,0 +1,336 @@
+"""The faults: each is injected, and healed again.
+
+Owns: what each does to a stack, and how it says so in a sentence. Must not know: which orders
+are under way, nor what must become of them.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+from urllib.parse import quote
+
+import httpx
+import psycopg
+
+from chaos.runtime import SERVERS
+from chaos.runtime.docker.runtime import DockerRuntime
+from chaos.runtime.proxy import Mode, ask, line_name
+from chaos.stack.system import ExperimentError, System, until
+
+NATIVE, DOCKER = "native", "docker"
+BOTH = frozenset((NATIVE, DOCKER))
+PORT_MAPPER = "epmd"  # a native RabbitMQ's
+AGAIN_SECONDS = 15.0  # for a process to be there again after it was killed
+
+
+@dataclass
+class Nemesis(ABC):
+    """One fault. `target` is whom it hits; what it touched it must be able to heal."""
+
+    target: str
+
+    says: ClassVar[str]
+    runtimes: ClassVar[frozenset[str]] = BOTH
+    proxied: ClassVar[bool] = False  # whether it needs the proxy on the way
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def where(self) -> str:
+        """Whom it hits, so that it can be told from every other of its kind."""
+        return self.target
+
+    @property
+    def sentence(self) -> str:
+        return self.says.format(**vars(self))
+
+    @property
+    def explained(self) -> frozenset[tuple[str, str]]:
+        """The (queue, reason) of the dead letters it causes."""
+        return frozenset()
+
+    @abstractmethod
+    def inject(self, system: System) -> None: ...
+
+    @abstractmethod
+    def heal(self, system: System) -> None:
+        """All is as it was before, and ready."""
+
+
+@contextmanager
+def struck(system: System, *faults: Nemesis) -> Iterator[None]:
+    """Broken while the block goes on; healed also if that fails. Both are on record."""
+    broken: list[Nemesis] = []
+    try:
+        for fault in faults:
+            system.record(fault.name, fault.where, healed=False)
+            broken.append(fault)
+            fault.inject(system)
+        yield
+    finally:
+        for fault in broken:
+            fault.heal(system)
+            system.record(fault.name, fault.where, healed=True)
+
+
+# --- processes and servers -----------------------------------------------------------------
+
+
+def revive(system: System, process: str) -> None:
+    system.runtime.start(process)
+    until(lambda: system.is_ready(process), f"{process} is ready")
+
+
+class Kill(Nemesis):
+    """A server's process too: Postgres ends as by an immediate shutdown, or worse."""
+
+    says = "SIGKILL to {target}"
+
+    def inject(self, system: System) -> None:
+        system.runtime.kill(self.target)
+
+    def heal(self, system: System) -> None:
+        revive(system, self.target)
+
+
+@dataclass
+class KillRepeatedly(Nemesis):
+    """A service's at most as often as an envelope is tried alone: more, and it is poison to us."""
+
+    times: int = 3
+    says = "SIGKILL to {target}, {times} times, each time as soon as it is ready again"
+
+    def inject(self, system: System) -> None:
+        system.runtime.kill(self.target)
+
+    def heal(self, system: System) -> None:
+        for _ in range(self.times - 1):
+            revive(system, self.target)
+            system.runtime.kill(self.target)
+        revive(system, self.target)
+
+
+@dataclass
+class KillInRecovery(Nemesis):
+    """Again while it is starting, before it says that it is ready."""
+
+    times: int = 2
+    says = "SIGKILL to {target}, and {times} times more while it is starting"
+
+    def inject(self, system: System) -> None:
+        system.runtime.kill(self.target)
+
+    def heal(self, system: System) -> None:
+        for _ in range(self.times):
+            system.runtime.start(self.target)
+            until(lambda: system.is_running(self.target), "it runs again", AGAIN_SECONDS)
+            system.runtime.kill(self.target)
+        revive(system, self.target)
+
+
+class Freeze(Nemesis):
+    """The zombie returns with its connections, its locks and what it had in hand."""
+
+    says = "SIGSTOP to {target} for longer than every timeout, then SIGCONT"
+
+    def inject(self, system: System) -> None:
+        system.runtime.pause(self.target)
+
+    def heal(self, system: System) -> None:
+        system.runtime.resume(self.target)
+        until(lambda: system.is_ready(self.target), f"{self.target} is ready")
+
+
+class Unreachable(Nemesis):
+    """Told to stop, and away until it is healed."""
+
+    says = "{target} is away for longer than all attempts"
+
+    def inject(self, system: System) -> None:
+        system.runtime.stop(self.target)
+
+    def heal(self, system: System) -> None:
+        revive(system, self.target)
+
+
+@dataclass
+class FullStop(Nemesis):
+    """The power goes at the end of a shift: told to stop, so nothing is in hand. What is stored
+    stays. Whoever goes on as before was never gone, and nothing was proved."""
+
+    target: str = "everything"
+    says = "every process and both servers are stopped, and started again with what they stored"
+    _before: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def inject(self, system: System) -> None:
+        self._before = _pids(system)
+        for process in (*system.processes, *reversed(self._servers)):
+            system.runtime.stop(process)
+        if left := _pids(system):
+            raise ExperimentError(f"still there after a full stop: {', '.join(left)}")
+
+    def heal(self, system: System) -> None:
+        for server in self._servers:
+            revive(system, server)
+        for process in system.processes:
+            system.runtime.start(process)
+        for process in system.processes:
+            revive(system, process)
+        after = _pids(system)
+        if after.keys() != self._before.keys() or after.items() & self._before.items():
+            raise ExperimentError(f"not everybody was gone: {self._before}, then {after}")
+
+    @property
+    def _servers(self) -> list[str]:
+        """In the order that they start in."""
+        return [name for name in (PORT_MAPPER, *SERVERS) if name in self._before]
+
+
+def _pids(system: System) -> dict[str, int]:
+    return {s.name: s.pid for s in system.runtime.status() if s.pid is not None}
+
+
+# --- connections ---------------------------------------------------------------------------
+
+
+class KillBackends(Nemesis):
+    """`target` is a role."""
+
+    says = "every Postgres backend of {target} is terminated"
+
+    def inject(self, system: System) -> None:
+        with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
+            _terminate(server, self.target)
+
+    def heal(self, system: System) -> None:
+        pass
+
+
+class ExhaustPool(Nemesis):
+    """`target` is a role that may have no connection at all."""
+
+    says = "{target} gets no connection to Postgres"
+
+    def inject(self, system: System) -> None:
+        self._limit(system, 0)
+
+    def heal(self, system: System) -> None:
+        self._limit(system, -1)
+
+    def _limit(self, system: System, connections: int) -> None:
+        with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
+            server.execute(f"alter role {self.target} connection limit {connections}".encode())
+            if connections == 0:
+                _terminate(server, self.target)
+
+
+def _terminate(server: psycopg.Connection[tuple[object, ...]], role: str) -> None:
+    server.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", (role,)
+    )
+
+
+class CloseConnections(Nemesis):
+    """By the broker's management API. What it lists is up to a second old."""
+
+    says = "the broker closes the connections of all services"
+
+    def inject(self, system: System) -> None:
+        url = system.endpoints.management_url
+        services = set(system.processes)
+        with httpx.Client(base_url=url, trust_env=False, timeout=AGAIN_SECONDS) as api:
+
+            def ours() -> list[str]:
+                return [
+                    found["name"]
+                    for found in api.get("/api/connections").raise_for_status().json()
+                    if found.get("client_properties", {}).get("connection_name") in services
+                ]
+
+            for name in until(ours, "the broker lists the services' connections", AGAIN_SECONDS):
+                api.delete(f"/api/connections/{quote(name, safe='')}")
+
+    def heal(self, system: System) -> None:
+        pass
+
+
+@dataclass
+class _Line(Nemesis):
+    """Of one process to one server, by the proxy."""
+
+    server: str
+    proxied = True
+    mode: ClassVar[Mode]
+    delay_seconds: ClassVar[float] = 0.0
+
+    @property
+    def where(self) -> str:
+        return line_name(self.target, self.server)
+
+    def inject(self, system: System) -> None:
+        self._turn(system, self.mode, self.delay_seconds)
+
+    def heal(self, system: System) -> None:
+        self._turn(system, Mode.PASS, 0.0)
+        until(lambda: system.is_ready(self.target), f"{self.target} is ready")
+
+    def _turn(self, system: System, mode: Mode, delay_seconds: float) -> None:
+        if system.endpoints.proxy is None:
+            raise ExperimentError(f"{self.name} needs a stack with a proxy")
+        ask(system.endpoints.proxy, turn={self.where: mode}, delay_seconds=delay_seconds)
+
+
+@dataclass
+class CutLine(_Line):
+    says = "the network between {target} and {server} is cut"
+    mode = Mode.CUT
+
+
+@dataclass
+class HalfOpen(_Line):
+    says = "connections of {target} to {server} stand and carry nothing"
+    mode = Mode.HALF_OPEN
+
+
+@dataclass
+class Unconfirmed(_Line):
+    says = "what {target} tells {server} arrives, no answer comes back, then the connection is cut"
+    mode = Mode.DEAF
+
+
+@dataclass
+class Slow(_Line):
+    says = "every chunk between {target} and {server} is 0.1 s late"
+    mode = Mode.SLOW
+    delay_seconds = 0.1
+
+
+class Disconnect(Nemesis):
+    """What a cable would do; only containers have one."""
+
+    says = "the container of {target} is taken off its network"
+    runtimes = frozenset((DOCKER,))
+
+    def inject(self, system: System) -> None:
+        self._docker(system).disconnect(self.target)
+
+    def heal(self, system: System) -> None:
+        self._docker(system).connect(self.target)
+        until(lambda: system.is_ready(self.target), f"{self.target} is ready")
+
+    def _docker(self, system: System) -> DockerRuntime:
+        if not isinstance(system.runtime, DockerRuntime):
+            raise ExperimentError(f"{self.name} is for containers")
+        return system.runtime
+
+
+def hold(seconds: float) -> None:
+    """A fault's own duration is the experiment, not a waiting for anything."""
+    time.sleep(seconds)

@@ -1,0 +1,289 @@
+"""The crash matrix as a table: which process can die at which point with which step in hand. Pure.
+
+Owns: every combination of process, failpoint, step and direction, and for those that cannot
+be the reason. Must not know: how a process is brought there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import product
+from typing import NamedTuple, Protocol
+
+from common.kit.failpoints import Point
+from common.messages.envelope import Direction
+
+FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
+
+
+class Leg(NamedTuple):
+    """A step in one direction."""
+
+    step: str
+    direction: Direction
+
+    def __str__(self) -> str:
+        return f"{self.step} {self.direction}"
+
+
+START = Leg("start", FORWARD)  # StartSaga
+CREATE = Leg("create_order", FORWARD)  # PlaceOrder
+REJECT = Leg("create_order", COMPENSATING)
+RESERVE = Leg("reserve_stock", FORWARD)
+RELEASE = Leg("reserve_stock", COMPENSATING)
+CHARGE = Leg("charge_payment", FORWARD)
+REFUND = Leg("charge_payment", COMPENSATING)
+DISPATCH = Leg("dispatch_stock", FORWARD)
+FENCE = Leg("dispatch_stock", COMPENSATING)
+CONFIRM = Leg("confirm_order", FORWARD)
+FORGET = Leg("forget", FORWARD)  # a saga that ended long ago
+RETRY = Leg("retry", FORWARD)  # of one saga, as everything else that a person asks of one
+RECONCILE = Leg("reconcile", FORWARD)  # many sagas
+REDRIVE = Leg("redrive", FORWARD)  # a dead letter; to discard one is the same transaction
+DEEDS = (RETRY, RECONCILE, REDRIVE)
+
+# Who executes the command of each step.
+OWNER = {
+    "start": "orchestrator",
+    "create_order": "order",
+    "reserve_stock": "inventory",
+    "charge_payment": "payment",
+    "dispatch_stock": "inventory",
+    "confirm_order": "order",
+}
+LEGS = (*(Leg(*leg) for leg in product(OWNER, Direction)), FORGET, *DEEDS)
+_ACKS = (Point.BATCH_BEFORE_ACK, Point.BATCH_AFTER_ACK)
+_THROUGH = (
+    Point.BATCH_AFTER_ACK,
+    Point.RELAY_AFTER_COMMIT,
+    Point.INTAKE_AFTER_ACK,
+    Point.RETENTION_AFTER_COMMIT,
+)
+_NO_DELIVERIES = "the door takes no deliveries"
+_ONE_LEG = "one leg of each process stands for all: a count of tries goes alike"
+PROCESSES = ("door", "order", "inventory", "payment", "orchestrator", "operator")
+
+# A count of tries is removed alike whatever it counted, and what a person has sent again is relayed
+# alike whatever its step is: one leg of each process stands for all.
+_COUNTED = {"order": CONFIRM, "inventory": RESERVE, "payment": CHARGE, "orchestrator": RESERVE}
+SENT_AGAIN = RESERVE
+
+
+class Stack(Enum):
+    """Which stack a cell is run on."""
+
+    PLAIN = auto()
+    FORGETFUL = auto()
+    """What ended is forgotten at once."""
+    ATTENDED = auto()
+    """Operators are there. Elsewhere their relay would send what a dead orchestrator left."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to die."""
+
+    process: str
+    point: Point
+    leg: Leg
+
+    def __str__(self) -> str:
+        return f"{self.process} {self.point} {self.leg}"
+
+    @property
+    def impossible(self) -> str | None:
+        """Why no process can come here; None if it can."""
+        step, direction = self.leg
+        if direction is COMPENSATING and step == "start":
+            return "a saga is not started backwards"
+        if direction is COMPENSATING and step == "confirm_order":
+            return "a retriable step is never undone"
+        if self.process == "operator":
+            return _operator(self.point, self.leg)
+        if self.leg in DEEDS or self.kind == "deed":
+            return "people ask the operator's process only"
+        if self.leg == FORGET:
+            return _forgotten(self.kind, self.process)
+        if self.process == "door" and self.point in _ACKS:
+            return _NO_DELIVERIES
+        return _RULES[self.kind](self.process, self.leg)
+
+    @property
+    def kind(self) -> str:
+        """Of the point: batch, relay ..."""
+        return self.point.partition(".")[0]
+
+    @property
+    def stack(self) -> Stack:
+        if self.process == "operator":
+            return Stack.ATTENDED
+        return Stack.FORGETFUL if self.leg == FORGET else Stack.PLAIN
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether what it had in hand when it died comes back to this very process."""
+        if self.point in _THROUGH:
+            return False  # it is through with it
+        if self.process == "operator":
+            return False  # a person asks again, or the orchestrator relays it
+        # The door and the worker relay what the other left behind.
+        return not (self.point.startswith("relay.") and self.process in ("door", "order"))
+
+    @property
+    def freezable(self) -> bool:
+        """Whether it may stand still here: not at the door, or nobody's order is accepted."""
+        return self.process != "door" and self.leg != CREATE
+
+    @property
+    def by_command(self) -> bool:
+        """Whether the orders must come as commands: the door's own do not pass here."""
+        return self.process == "order" and self.leg in (CREATE, START)
+
+
+class Dice(Protocol):
+    """The part of random.Random that choosing cells needs."""
+
+    def shuffle(self, x: list[Cell]) -> None: ...
+
+
+def combinations() -> Iterator[Cell]:
+    """Process x point x leg, possible or not."""
+    for process, point, leg in product(PROCESSES, Point, LEGS):
+        yield Cell(process, point, leg)
+
+
+def possible() -> list[Cell]:
+    return [cell for cell in combinations() if cell.impossible is None]
+
+
+def impossible() -> list[dict[str, object]]:
+    """The combinations that cannot be, and why; the failpoints of a process for which the same
+    holds of the same steps as one."""
+    legs: dict[tuple[str, str, Point], list[str]] = {}
+    for cell in combinations():
+        if cell.impossible is not None:
+            legs.setdefault((cell.impossible, cell.process, cell.point), []).append(str(cell.leg))
+    points: dict[tuple[str, str, tuple[str, ...]], list[Point]] = {}
+    for (reason, process, point), names in legs.items():
+        points.setdefault((reason, process, tuple(names)), []).append(point)
+    return [
+        {
+            "reason": reason,
+            "process": process,
+            "points": _points_in_short(found),
+            "legs": "all" if len(names) == len(LEGS) else ", ".join(names),
+            "combinations": len(found) * len(names),
+        }
+        for (reason, process, names), found in sorted(points.items())
+    ]
+
+
+def _points_in_short(points: Sequence[Point]) -> str:
+    """batch.* for all of a kind."""
+    kinds: dict[str, list[Point]] = {}
+    for point in points:
+        kinds.setdefault(point.partition(".")[0], []).append(point)
+    whole = {kind: [p for p in Point if p.startswith(f"{kind}.")] for kind in kinds}
+    return ", ".join(
+        f"{kind}.*" if found == whole[kind] else ", ".join(found) for kind, found in kinds.items()
+    )
+
+
+def covering(cells: Sequence[Cell], dice: Dice) -> list[Cell]:
+    """A few that meet every point and every leg at least once, chosen by the dice."""
+    shuffled = list(cells)
+    dice.shuffle(shuffled)
+    wanted: set[Point | Leg] = {thing for cell in cells for thing in (cell.point, cell.leg)}
+    chosen = []
+    while wanted:
+        best = max(shuffled, key=lambda cell: len({cell.point, cell.leg} & wanted))
+        wanted -= {best.point, best.leg}
+        chosen.append(best)
+    return chosen
+
+
+def _handled(process: str, leg: Leg) -> str | None:
+    """Whether the leg's command, or its reply, is among what this process takes in."""
+    if process == OWNER[leg.step]:
+        return None
+    if process == "orchestrator":
+        return "its reply goes to whoever placed the order" if leg == CREATE else None
+    if process == "door":
+        return "the door only places orders"
+    return f"a command of {OWNER[leg.step]}"
+
+
+def _operator(point: Point, leg: Leg) -> str | None:
+    match point.partition(".")[0]:
+        case "deed":
+            return None if leg in DEEDS else "nothing that a person does is called so"
+        case "relay":
+            return None if leg == SENT_AGAIN else "one step stands for all that people send again"
+        case _:
+            return "the operator's process does what people ask, and relays it"
+
+
+def _forgotten(kind: str, process: str) -> str | None:
+    """Forget: the orchestrator moves sagas out and tells the participants, who do not answer."""
+    if process == "door":
+        return _NO_DELIVERIES
+    if kind == "intake":
+        return _intake(process, FORGET)
+    if kind in ("retention", "relay"):
+        return None if process == "orchestrator" else "forgetting is told by the orchestrator"
+    if kind in ("batch", "tries", "dead_letter"):
+        return None if process != "orchestrator" else "nobody answers that it has forgotten"
+    return _ONE_LEG if kind == "tries_done" else "has no deadline, and is no start"
+
+
+def _batch(process: str, leg: Leg) -> str | None:
+    return None if (process, leg) == ("door", CREATE) else _handled(process, leg)
+
+
+def _delivered(process: str, leg: Leg) -> str | None:
+    return _NO_DELIVERIES if process == "door" else _handled(process, leg)
+
+
+def _tries_done(process: str, leg: Leg) -> str | None:
+    return _delivered(process, leg) or (None if leg == _COUNTED[process] else _ONE_LEG)
+
+
+def _relay(process: str, leg: Leg) -> str | None:
+    if process == "orchestrator":
+        if leg == START:
+            return "a start has no reply but to a repeat"
+        return "nobody sends it: it is done at the door" if leg == CREATE else None
+    if leg == START:
+        return None if process in ("door", "order") else "sent by the order service"
+    if process == "door":
+        return "what a worker leaves behind it relays by chance only"
+    return _handled(process, leg)
+
+
+def _reconciler(process: str, leg: Leg) -> str | None:
+    if process != "orchestrator":
+        return "only the orchestrator judges deadlines"
+    return "has no deadline" if leg in (CREATE, START) else None
+
+
+def _starter(process: str, leg: Leg) -> str | None:
+    return None if (process, leg) == ("order", START) else "only the order service asks for starts"
+
+
+def _intake(process: str, _: Leg) -> str | None:
+    return None if process == "orchestrator" else "only the orchestrator takes dead letters in"
+
+
+_RULES = {
+    "batch": _batch,
+    "relay": _relay,
+    "reconciler": _reconciler,
+    "starter": _starter,
+    "tries": _delivered,
+    "tries_done": _tries_done,
+    "dead_letter": _delivered,
+    "intake": _intake,
+    "retention": lambda *_: "only forgetting moves out what has ended",
+}

@@ -1,0 +1,172 @@
+"""One order, looked at closely: a redelivered charge, and sagas whose orchestrator was killed.
+
+Owns: bringing about each, and what is quoted of logs, `saga show` and tables. Must not know: how
+the page looks.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from chaos.load.shop import PLENTY, shop
+from chaos.runtime import Plan, choose
+from chaos.stack.system import CONFIRMED, ExperimentError, System, rejected, until
+
+STACK = f"evidence-{os.getpid()}"
+# What a user gets; here an operator looks, too.
+PLAN = Plan(settings={"start_resend_seconds": "1"})
+WIDTH = "110"  # of `saga show`
+
+
+@contextmanager
+def system_up() -> Iterator[System]:
+    runtime = choose("native", STACK)
+    system = System(PLAN, runtime, runtime.up(PLAN, tethered=True))
+    try:
+        yield system
+    finally:
+        system.close()
+        runtime.down()
+
+
+def redelivered_charge() -> dict[str, Any]:
+    """The charge waits for payment twice, and comes a third time when all is over."""
+    with system_up() as system:
+        here = system.stock_up(shop("again", stock={"tea": 5}, accounts={"ann": PLENTY}))
+        system.stop("payment")
+        (order,) = system.place([here.order("ann", tea=1)])
+        (charge,) = until(lambda: system.mail.take("payment.commands"), "the charge is asked for")
+        system.mail.send("payment.commands", [charge, charge])
+        system.start("payment")
+        system.ends([order])
+        system.mail.send("payment.commands", [charge])
+        skips = until(lambda: _skips(system, order, at_least=2), "both repeats are skipped")
+        until(lambda: _ignored(system, order) >= 2, "both replies are ignored")
+        system.verdict()
+        if system.ends([order]) != {order: CONFIRMED}:
+            raise ExperimentError("the order is not confirmed")
+        return {
+            "saga_id": str(order),
+            "message_id": str(charge.message_id),
+            "delivered": 3,
+            "skips": skips,
+            "timeline": saga_show(system, order),
+            "ledger": _ledger(system, order),
+            "inbox": _inbox(system, order),
+        }
+
+
+def killed_orchestrator() -> dict[str, Any]:
+    """It dies when two sagas wait for a charge; one will be made, the other declined."""
+    with system_up() as system:
+        here = system.stock_up(
+            shop(
+                "resumed",
+                stock={"tea": 5},
+                accounts={"ann": PLENTY, "eve": PLENTY},
+                declined=["eve"],
+            )
+        )
+        system.runtime.pause("payment")
+        orders = system.place([here.order("ann", tea=1), here.order("eve", tea=1)])
+        until(
+            lambda: all("charge_payment" in steps for steps in system.steps(orders)),
+            "both wait for their charge",
+        )
+        before = system.steps(orders)
+        killed = system.record("SIGKILL", "orchestrator", healed=False)
+        system.runtime.kill("orchestrator")
+        system.runtime.resume("payment")
+        until(lambda: system.is_ready("orchestrator"), "the orchestrator is ready")
+        ready = system.record("SIGKILL", "orchestrator", healed=True)
+        ends = system.ends(orders)
+        system.verdict()
+        if [ends[order] for order in orders] != [CONFIRMED, rejected("card_declined")]:
+            raise ExperimentError(f"they ended as {ends}")
+        return {
+            "saga_ids": [str(order) for order in orders],
+            "before": before,
+            "killed_at": killed.at.isoformat(timespec="milliseconds"),
+            "ready_at": ready.at.isoformat(timespec="milliseconds"),
+            "starts": _starts(system),
+            "entries": _entries(system, orders, killed.at),
+            "timelines": [saga_show(system, order) for order in orders],
+            "ends": {str(order): list(end) for order, end in ends.items()},
+        }
+
+
+def saga_show(system: System, saga_id: UUID) -> str:
+    """As an operator sees it."""
+    environment = {
+        **os.environ,
+        **system.endpoints.environment,
+        "NO_COLOR": "1",
+        "COLUMNS": WIDTH,
+    }
+    saga = Path(sys.executable).with_name("saga")
+    done = subprocess.run(
+        [saga, "show", str(saga_id)], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ExperimentError(f"saga show: {done.stderr.strip()}")
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines())
+
+
+def _skips(system: System, order: UUID, at_least: int) -> list[dict[str, Any]] | None:
+    logged = system.logged("payment", "command.duplicate")
+    skips = [line for line in logged if line["saga_id"] == str(order)]
+    return skips if len(skips) >= at_least else None
+
+
+def _ignored(system: System, order: UUID) -> int:
+    rows = system.rows(
+        "select from orchestrator.saga_log where saga_id = %s and entry = 'ignored'", order
+    )
+    return len(rows)
+
+
+def _ledger(system: System, order: UUID) -> list[dict[str, str]]:
+    rows = system.rows(
+        "select kind, debit, credit, amount, currency, at from payment_svc.transfer"
+        " where saga_id = %s order by at",
+        order,
+    )
+    return _named(("kind", "debit", "credit", "amount", "currency", "at"), rows)
+
+
+def _inbox(system: System, order: UUID) -> list[dict[str, str]]:
+    rows = system.rows(
+        "select step, direction, outcome, handled_at from payment_svc.inbox where saga_id = %s",
+        order,
+    )
+    return _named(("step", "direction", "outcome", "handled_at"), rows)
+
+
+def _starts(system: System) -> list[str]:
+    return [line["timestamp"] for line in system.logged("orchestrator", "process.started")]
+
+
+def _entries(system: System, orders: Sequence[UUID], killed: datetime) -> list[dict[str, str]]:
+    """The saga logs of all, each entry with how long before or after the kill it was written."""
+    rows = system.rows(
+        """
+        select saga_id, at, extract(epoch from at - %s)::float8, entry, step, direction, detail
+        from orchestrator.saga_log where saga_id = any(%s) order by id""",
+        killed,
+        list(orders),
+    )
+    columns = ("saga_id", "at", "after_kill", "entry", "step", "direction", "detail")
+    return _named(columns, rows)
+
+
+def _named(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> list[dict[str, str]]:
+    return [dict(zip(columns, ("" if v is None else str(v) for v in row), strict=True))
+            for row in rows]  # fmt: skip

@@ -1,0 +1,124 @@
+"""Scenarios of orders given back: where two sagas meet on one record.
+
+Owns: bringing orders and returns together, and what must come of it. Must not know: how a fault is
+done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from chaos.faults.nemesis import Kill, Nemesis
+from chaos.runtime import Style
+from chaos.scenarios.scene import Scenario, Scene
+from chaos.stack.system import CONFIRMED, RETURNED, ExperimentError
+
+FEW = 20
+PARTICIPANTS = ("order", "payment", "inventory")
+
+
+def _confirmed(scene: Scene) -> list[UUID]:
+    orders = scene.system.place(scene.good())
+    scene.system.ends(orders)
+    return orders
+
+
+def _given_back(scene: Scene, *faults: Nemesis) -> None:
+    orders = _confirmed(scene)
+    with scene.struck(*faults):
+        accepted = scene.system.give_back(orders, "first")
+    scene.under_way = len(orders)
+    if None in accepted:
+        raise ExperimentError("a confirmed order was not taken back")
+    if scene.system.give_back(orders, "first") != accepted:
+        raise ExperimentError("the same key twice is not the same return")
+    scene.expect(orders, RETURNED)
+
+
+def _raced(scene: Scene) -> None:
+    """Three attempts at each order at once: its lock lets in one."""
+    orders = _confirmed(scene)
+    answers = scene.system.give_back(orders, "one", "two", "three")
+    let_in = [sum(a is not None for a in answers[n : n + 3]) for n in range(0, len(answers), 3)]
+    if set(let_in) != {1}:
+        raise ExperimentError(f"of three attempts at an order so many were let in: {let_in}")
+    scene.under_way = len(orders)
+    scene.expect(orders, RETURNED)
+
+
+def _too_early(scene: Scene) -> None:
+    """While the order's own saga is at work on it, it cannot go back; afterwards it can."""
+    asks = scene.good()
+    scene.system.runtime.pause("payment")
+    try:
+        orders = scene.system.place(asks)
+        scene.until_asked(orders, "charge_payment")
+        early = scene.system.give_back(orders, "first")
+    finally:
+        scene.system.runtime.resume("payment")
+    if any(early):
+        raise ExperimentError("an order that is not confirmed was taken back")
+    scene.under_way = len(orders)
+    scene.system.ends(orders)
+    later = scene.system.give_back(orders[::2], "first")
+    if None in later:
+        raise ExperimentError("a confirmed order was not taken back")
+    scene.expect(orders[::2], RETURNED)
+    scene.expect(orders[1::2], CONFIRMED)
+
+
+def _killed(name: str, says: str, processes: Sequence[str], style: Style) -> Scenario:
+    return Scenario(
+        name,
+        says,
+        "; ".join(Kill(process).sentence for process in processes),
+        "returned",
+        lambda scene: _given_back(scene, *map(Kill, processes)),
+        "patient",
+        orders=FEW,
+        styles=frozenset({style}),
+    )
+
+
+RETURNS = (
+    Scenario(
+        "given-back",
+        "Confirmed orders go back: refunded once, goods on the shelf again.",
+        "none",
+        "returned",
+        _given_back,
+        "patient",
+        orders=FEW,
+    ),
+    Scenario(
+        "returns-race",
+        "Every order is given back three times at once; one return is let in.",
+        "none",
+        "returned",
+        _raced,
+        "patient",
+        orders=FEW,
+    ),
+    Scenario(
+        "return-meets-order",
+        "An order is given back while its own saga is at work on it, and again later.",
+        "none",
+        "confirmed, or returned",
+        _too_early,
+        "patient",
+        orders=FEW,
+    ),
+    _killed(
+        "kill-everybody-in-return",
+        "Orders go back; all services die at once.",
+        ("orchestrator", *PARTICIPANTS),
+        "orchestrated",
+    ),
+    _killed(
+        "kill-participants-in-return",
+        "Orders go back without an orchestrator; all participants die at once.",
+        PARTICIPANTS,
+        "choreographed",
+    ),
+)

@@ -1,0 +1,289 @@
+"""Plays scenarios, one after another, and judges each.
+
+Owns: which stack a scenario is played on (those of a profile share one, a failure condemns it),
+the verdict per scenario, and the run folder. Must not know: what a scenario does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID
+
+from chaos.judge.evidence import Snapshot
+from chaos.judge.verdict import Tally, Verdict, overall
+from chaos.load.catalogue import CatalogueError
+from chaos.runtime import Runtime, StackError, Style, choose, down_but_logs
+from chaos.scenarios.scene import PROFILES, Scenario, Scene, in_words, plan_of
+from chaos.stack.system import End, ExperimentError, Judgement, System
+
+RUNS = Path("build/runs")
+ORDERS = 150
+TIMELINE = 60  # entries of a saga log that are kept
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Result:
+    """What came of one scenario; everything a report says of it."""
+
+    name: str
+    says: str
+    runtime: str
+    profile: str
+    stack: str  # its directory in the run folder
+    fault: str
+    expected: str
+    began: datetime
+    verdict: Verdict = Verdict.UNKNOWN
+    problems: list[str] = field(default_factory=list)
+    orders: int = 0
+    under_way: int | None = None
+    ends: dict[str, int] = field(default_factory=dict)
+    payment: dict[str, int] = field(default_factory=dict)
+    inventory: dict[str, int] = field(default_factory=dict)
+    attempts: int | None = None
+    recovery_seconds: float | None = None
+    seconds: float = 0.0
+    invariants: dict[str, str] = field(default_factory=dict)
+    tally: dict[str, int | None] = field(default_factory=dict)
+    timeline: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "began": self.began.isoformat()}
+
+
+class Session:
+    """One stack of a profile."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        profile: str,
+        directory: Path,
+        say: Say,
+        style: Style = "orchestrated",
+    ) -> None:
+        say(f"bringing a stack up: {profile}, {runtime.name}")
+        plan = replace(plan_of(profile), style=style)
+        self.profile = profile
+        self.directory = directory
+        self._runtime = runtime
+        self.system = System(plan, runtime, runtime.up(plan, tethered=True))
+
+    def close(self) -> None:
+        """Its logs, history and tables go to the run folder."""
+        try:
+            write_snapshot(self.directory, self.system.snapshot())
+        except Exception as error:  # noqa: BLE001 - a stack that is beyond asking still goes down
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / "snapshot.error").write_text(repr(error))
+        self.system.close()
+        down_but_logs(self._runtime, self.system.endpoints.log_dir, self.directory / "logs")
+
+
+class Runner:
+    """`folder` takes everything that a reader of the result may want to see."""
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        seed: int,
+        orders: int,
+        say: Say,
+        name: str = "scenarios",
+        style: Style = "orchestrated",
+    ) -> None:
+        self._kind = kind
+        self._folder = folder
+        self._seed = seed
+        self._orders = orders
+        self._say = say
+        self._name = name
+        self._style = style
+        self._session: Session | None = None
+        self._stacks = 0
+        self._played = 0
+
+    def run(self, scenarios: Sequence[Scenario]) -> Iterator[Result]:
+        """In the order of the profiles, so that few stacks are needed."""
+        for profile in dict.fromkeys((*PROFILES, *(scenario.profile for scenario in scenarios))):
+            for scenario in scenarios:
+                if scenario.profile == profile:
+                    yield self.play(scenario)
+            self.close()
+
+    def play(self, scenario: Scenario) -> Result:
+        session = self._on(scenario.profile)
+        self._played += 1
+        scene = Scene(
+            session.system,
+            f"{scenario.name}-{self._played}",
+            zlib.crc32(f"{self._seed} {scenario.name}".encode()),
+            min(scenario.orders or self._orders, self._orders),
+        )
+        result = Result(
+            scenario.name,
+            scenario.says,
+            self._kind,
+            scenario.profile,
+            session.directory.name,
+            scenario.fault,
+            scenario.expects,
+            scene.began_at,
+        )
+        began = time.monotonic()
+        conclude(scene, result, lambda: scenario.play(scene))
+        result.seconds = round(time.monotonic() - began, 1)
+        if result.verdict is not Verdict.PASS:
+            self._say(f"{scenario.name} failed: what comes next gets a new stack")
+            self.close()
+        return result
+
+    def close(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.close()
+
+    def _on(self, profile: str) -> Session:
+        if self._session is None or self._session.profile != profile:
+            self.close()
+            self._stacks += 1
+            directory = self._folder / f"stack-{self._stacks}-{Path(profile).stem}"
+            directory.mkdir(parents=True)
+            runtime = choose(self._kind, self._name)
+            self._session = Session(runtime, profile, directory, self._say, self._style)
+        return self._session
+
+
+def conclude(scene: Scene, result: Result, play: Callable[[], None]) -> None:
+    """Play it to its end, whatever that is, and judge. A failure is a problem of the result."""
+    try:
+        play()
+    except (ExperimentError, StackError, CatalogueError, OSError, ValueError) as error:
+        result.problems.append(str(error) or repr(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
+        result.problems.append(f"the scenario crashed: {error!r}")
+    try:
+        judge_scene(scene, result)
+    except Exception as error:  # noqa: BLE001 - nothing was proved
+        result.problems.append(f"it could not be judged: {error!r}")
+
+
+def judge_scene(scene: Scene, result: Result) -> None:
+    """The ends it must have, the invariants over all its stack has seen, and the facts."""
+    system = scene.system
+    orders = list(scene.allowed)
+    result.orders, result.under_way = len(orders), scene.under_way
+    ends: Mapping[UUID, End] = {}
+    try:
+        ends = system.ends(orders) if orders else {}
+    except ExperimentError as error:
+        result.problems.append(str(error))
+    result.problems += _wrong_ends(scene, ends)
+    system.rest()
+    if scene.healed is not None:
+        result.recovery_seconds = round(time.monotonic() - scene.healed, 1)
+    judgement = system.judgement(scene.explained)
+    if judgement.verdict is not Verdict.PASS:
+        result.problems += judgement.lines()
+    note(result, judgement)
+    result.verdict = overall([judgement.verdict, Verdict.FAIL if result.problems else Verdict.PASS])
+    result.ends = {**Counter(in_words([end]) for end in ends.values()), **scene.others}
+    result.payment, result.inventory = _effects(system, orders)
+    result.attempts = _attempts(system, orders)
+    result.timeline = sample_timeline(system, [o for o, end in ends.items() if end.reason])
+
+
+def note(result: Result, judgement: Judgement) -> None:
+    result.invariants = {f.invariant: f.verdict for f in judgement.findings}
+    result.tally = dict(zip(Tally._fields, judgement.tally, strict=True))
+
+
+def _wrong_ends(scene: Scene, ends: Mapping[UUID, End]) -> Iterator[str]:
+    wrong = Counter(
+        (in_words([end]), in_words(scene.allowed[order]))
+        for order, end in ends.items()
+        if end not in scene.allowed[order]
+    )
+    for (end, allowed), count in wrong.items():
+        yield f"{count} orders are {end}; expected {allowed}"
+    if unseen := scene.must_be_seen - set(ends.values()):
+        yield f"no order is {in_words(unseen)}"
+
+
+def _effects(system: System, orders: list[UUID]) -> tuple[dict[str, int], dict[str, int]]:
+    moves = system.rows(
+        "select lower(kind), count(*) from payment_svc.transfer where saga_id = any(%s) group by 1",
+        orders,
+    )
+    goods = system.rows(
+        "select lower(status), count(*) from inventory_svc.reservation"
+        " where saga_id = any(%s) group by 1",
+        orders,
+    )
+    return dict(moves), dict(goods)
+
+
+def _attempts(system: System, orders: list[UUID]) -> int | None:
+    """Of the step that needed most, in either direction."""
+    ((most,),) = system.rows(
+        f"""
+        select max(greatest((step.value->>'attempt')::int, (step.value->>'undo_attempt')::int))
+        from {system.sagas}, jsonb_each(steps) as step
+        where saga_id = any(%s)""",  # noqa: S608 - one of two names of ours
+        orders,
+    )
+    return int(most) if most is not None else None
+
+
+_LOGGED_MOST: LiteralString = """
+with longest as (
+  select saga_id from orchestrator.saga_log where saga_id = any(%s)
+  group by saga_id order by count(*) desc, saga_id limit 1)
+select saga_id, extract(epoch from at - min(at) over ())::float8, entry, step, direction,
+       attempt, detail, process
+from orchestrator.saga_log join longest using (saga_id) order by id limit %s"""
+
+_HEARD_MOST: LiteralString = """
+with longest as (
+  select saga_id, heard from order_svc.saga_progress where saga_id = any(%s)
+  order by (select count(*) from jsonb_object_keys(heard)) desc, saga_id limit 1)
+select saga_id, (h->>'at')::float8 - min((h->>'at')::float8) over (), h->>'outcome',
+       split_part(leg, ':', 1), split_part(leg, ':', 2), null,
+       concat_ws(': ', h->>'type', h->>'reason'), coalesce(h->>'process', 'door')
+from longest, jsonb_each(heard) as told (leg, h) order by 2 limit %s"""
+
+
+def sample_timeline(system: System, orders: Sequence[UUID]) -> list[dict[str, Any]]:
+    """The saga log of the order that has most to tell; what was heard of it, if nobody logs."""
+    rows = system.rows(
+        _HEARD_MOST if system.style == "choreographed" else _LOGGED_MOST, list(orders), TIMELINE
+    )
+    names = ("saga_id", "seconds", "entry", "step", "direction", "attempt", "detail", "process")
+    return [dict(zip(names, (str(row[0]), *row[1:]), strict=True)) for row in rows]
+
+
+def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
+    """The four schemas as JSON: what the judge was shown."""
+    rows = asdict(snapshot)
+    rows["ledger"] = [[*key, amount] for key, amount in snapshot.ledger.items()]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "snapshot.json").write_text(json.dumps(rows, default=str))
+
+
+def new_folder(seed: int, root: Path = RUNS) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = root / f"{stamp}-{seed}"
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,141 @@
+"""Named crash points: before and after every commit, publish, confirm and ack.
+
+Owns: the points' names, and dying at one. A no-op unless the process was given a directory in
+which points are armed, by a file of its own name: a list of `Arming`, which act one after
+another. Must not know: why anybody would want that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from common.messages.envelope import Direction, Key
+
+
+class Point(StrEnum):
+    """Where a process may die. A member of the batch in hand says for which step it is reached."""
+
+    BATCH_BEFORE_COMMIT = "batch.before_commit"
+    BATCH_AFTER_COMMIT = "batch.after_commit"
+    BATCH_BEFORE_ACK = "batch.before_ack"
+    BATCH_AFTER_ACK = "batch.after_ack"
+    RELAY_BEFORE_PUBLISH = "relay.before_publish"
+    RELAY_AFTER_PUBLISH = "relay.after_publish"  # on its way, not confirmed
+    RELAY_AFTER_CONFIRM = "relay.after_confirm"  # confirmed, its row not removed
+    RELAY_AFTER_COMMIT = "relay.after_commit"
+    RECONCILER_BEFORE_COMMIT = "reconciler.before_commit"
+    RECONCILER_AFTER_COMMIT = "reconciler.after_commit"
+    STARTER_BEFORE_COMMIT = "starter.before_commit"
+    STARTER_AFTER_COMMIT = "starter.after_commit"
+    TRIES_BEFORE_COMMIT = "tries.before_commit"  # of the count that comes before a try alone
+    TRIES_AFTER_COMMIT = "tries.after_commit"
+    TRIES_DONE_BEFORE_COMMIT = "tries_done.before_commit"  # of that count's removal
+    TRIES_DONE_AFTER_COMMIT = "tries_done.after_commit"
+    DEAD_LETTER_BEFORE_PUBLISH = "dead_letter.before_publish"
+    DEAD_LETTER_AFTER_PUBLISH = "dead_letter.after_publish"
+    DEAD_LETTER_AFTER_CONFIRM = "dead_letter.after_confirm"
+    INTAKE_BEFORE_COMMIT = "intake.before_commit"  # of dead letters, by the orchestrator
+    INTAKE_AFTER_COMMIT = "intake.after_commit"
+    INTAKE_BEFORE_ACK = "intake.before_ack"
+    INTAKE_AFTER_ACK = "intake.after_ack"
+    RETENTION_BEFORE_COMMIT = "retention.before_commit"  # of moving out what ended long ago
+    RETENTION_AFTER_COMMIT = "retention.after_commit"
+    DEED_BEFORE_COMMIT = "deed.before_commit"  # of what a person asks for; the step is its name
+    DEED_AFTER_COMMIT = "deed.after_commit"
+
+
+class Action(StrEnum):
+    KILL = "kill"
+    """As SIGKILL does: no cleanup."""
+    PAUSE = "pause"
+    """As SIGSTOP does, until somebody sends SIGCONT."""
+    RAISE = "raise"
+    """As a defect does."""
+
+
+@dataclass(frozen=True)
+class Arming:
+    """Act at the n-th hit of this point by a member of this step and direction; None: any."""
+
+    point: Point
+    step: str | None = None
+    direction: Direction | None = None
+    hit: int = 1
+    action: Action = Action.KILL
+
+    def fits(self, point: Point, key: Key) -> bool:
+        return (
+            point is self.point
+            and self.step in (None, key.step)
+            and self.direction in (None, key.direction)
+        )
+
+
+ARMINGS = TypeAdapter(list[Arming])
+
+
+class Tripped(Exception):
+    """A failpoint was armed to raise."""
+
+
+class _Armory:
+    """Looks for this process's file whenever a point is reached."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._hits = 0
+
+    def reach(self, point: Point, keys: Iterable[Key]) -> None:
+        try:
+            arming, *later = ARMINGS.validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return
+        if not any(arming.fits(point, key) for key in keys):
+            return
+        self._hits += 1
+        if self._hits < arming.hit:
+            return
+        self._hits = 0
+        self._disarm(later)
+        _act(arming)
+
+    def _disarm(self, later: list[Arming]) -> None:
+        """Before it acts, or the restarted process would die of it again."""
+        if later:
+            rest = self._file.with_suffix(".rest")
+            rest.write_bytes(ARMINGS.dump_json(later))
+            rest.replace(self._file)
+        else:
+            self._file.unlink()
+
+
+def _act(arming: Arming) -> None:
+    match arming.action:
+        case Action.KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case Action.PAUSE:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case Action.RAISE:
+            raise Tripped(arming.point)
+
+
+_armory: _Armory | None = None
+
+
+def watch(directory: Path | None, process: str) -> None:
+    """From now on points are armed by `directory/process`; None: by nothing."""
+    global _armory
+    _armory = _Armory(directory / process) if directory is not None else None
+
+
+def reach(point: Point, keys: Iterable[Key]) -> None:
+    """A point is reached with these in hand; `keys` is not looked at unless points are armed."""
+    if _armory is not None:
+        _armory.reach(point, keys)

@@ -1,0 +1,222 @@
+"""One frozen settings class. Built only in composition roots and passed down.
+
+Owns: every knob, its unit (in the name), its default and why. Secrets have no
+default. Read from the environment, prefix SAGAPROOF_; a secret may also be a file:
+SAGAPROOF_POSTGRES_DSN_FILE names one that holds the value.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.kit.patience import Policy
+
+SECRETS = ("postgres_dsn", "amqp_url", "operator_tokens", "door_keys")
+URLS = {
+    "postgres_dsn": "postgresql://ROLE:PASSWORD@HOST:5432/DATABASE",
+    "amqp_url": "amqp://USER:PASSWORD@HOST:5672/VHOST",
+}
+SCHEMES = {"postgres_dsn": ("postgresql", "postgres"), "amqp_url": ("amqp", "amqps")}
+
+
+class Settings(BaseSettings):
+    """What a process is told from outside."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SAGAPROOF_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # what is wrong with one secret is not told by quoting another
+    )
+
+    postgres_dsn: SecretStr = Field(description="libpq URL of this service's own role")
+    amqp_url: SecretStr = Field(description="amqp:// or amqps:// URL of the broker")
+    amqp_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authority that the broker's certificate must come from; unset:"
+        " the system's. For Postgres its URL says it: `?sslmode=verify-full&sslrootcert=...`",
+    )
+    process: str = Field(
+        "", description="this process's name in logs and saga logs; default: the service's"
+    )
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="least severe level logged"
+    )
+    health_port: int = Field(
+        0, ge=0, le=65535, description="port of /live, /ready and /metrics; 0: none"
+    )
+    watch_every_seconds: float = Field(
+        2, gt=0, description="how often the gauges that take SQL are looked at"
+    )
+    relay_behind_seconds: float = Field(
+        30, gt=0, description="age of the oldest outbox row at which a process is not ready"
+    )
+    health_host: str = Field("127.0.0.1", description="address they listen on")
+    door_host: str = Field("127.0.0.1", description="address the door listens on")
+    door_port: int = Field(8080, ge=0, le=65535, description="port the door listens on")
+    operator_host: str = Field("127.0.0.1", description="address the operator's API listens on")
+    operator_port: int = Field(
+        8082, ge=0, le=65535, description="port the operator's API listens on"
+    )
+    operator_tokens: SecretStr | None = Field(
+        None,
+        description="who may ask the operator's API: `NAME:ROLE:TOKEN`, several separated by spaces"
+        " or lines; roles `viewer` and `operator`",
+    )
+    door_keys: SecretStr | None = Field(
+        None, description="who may ask the door: `NAME:KEY`, several separated by spaces or lines"
+    )
+    body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body that is read")
+    requests_per_second: float = Field(
+        500, gt=0, description="HTTP requests of one name, in the long run; twice as many at once"
+    )
+
+    definitions: str = Field(
+        "orchestrator.sagas.order:DEFINITIONS,orchestrator.sagas.returns:RETURN_SAGA",
+        description="sagas the orchestrator runs: `module:NAME` by comma, each a Definition or a"
+        " sequence of them",
+    )
+    style: Literal["orchestrated", "choreographed"] = Field(
+        "orchestrated",
+        description="who says what is next: the orchestrator, or each service by its reactions",
+    )
+    step_timeout_seconds: float = Field(5, gt=0, description="silence after which a step is resent")
+    step_attempts: int = Field(
+        5, ge=1, description="attempts before a step counts as unknown and the saga turns"
+    )
+    backoff_first_seconds: float = Field(
+        0.2, gt=0, description="added to the timeout of the second attempt, doubling, full jitter"
+    )
+    backoff_cap_seconds: float = Field(30, gt=0, description="where that doubling ends")
+    resend_cap_seconds: float = Field(
+        60, gt=0, description="undo and retriable steps are resent for ever, at most this far apart"
+    )
+    stuck_after_seconds: float = Field(
+        300,
+        gt=0,
+        description="SLA of an undo or retriable step; past it the instance is marked stuck",
+    )
+    approval_expiry_seconds: float = Field(
+        604_800, gt=0, description="how long a saga waits at a gate before it is undone"
+    )
+    approval_thresholds: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {},
+        description="per currency the total, in minor units, from which on a person is asked at a"
+        ' gate, as JSON: `{"EUR": 100000}`',
+    )
+    start_resend_seconds: float = Field(
+        5,
+        gt=0,
+        description="a PENDING order whose saga is not known asks again after this, doubling",
+    )
+    reconcile_every_seconds: float = Field(
+        0.5, gt=0, description="how often overdue deadlines are looked for"
+    )
+
+    retention_seconds: float = Field(
+        30 * 86_400,
+        gt=0,
+        description="after its end a saga is archived, and its participants forget it; 30 days",
+    )
+    retention_batch: int = Field(
+        200, ge=1, le=1000, description="sagas archived in one transaction, and forgotten in one"
+    )
+
+    running_limit: int = Field(
+        1000, ge=1, description="sagas under way at a time; more wait in their queue"
+    )
+    prefetch_deliveries: int = Field(
+        500, ge=1, le=65535, description="unacked deliveries a consumer may hold"
+    )
+    batch_envelopes: int = Field(200, ge=1, description="envelopes decided in one transaction")
+    relay_rows: int = Field(1024, ge=1, description="outbox rows one relay transaction takes")
+    relay_poll_seconds: float = Field(
+        0.25, gt=0, description="how often rows that another process left behind are looked for"
+    )
+    confirm_timeout_seconds: float = Field(
+        5, gt=0, description="a publish not confirmed by then stays in the outbox"
+    )
+    solo_tries: int = Field(5, ge=1, description="tries alone before an envelope is dead-lettered")
+    bad_deploy_messages: int = Field(
+        3,
+        ge=2,
+        description="different messages with the same error that mean a bad deploy; before"
+        " anything went well in a process, the same error so often on one",
+    )
+    bad_deploy_pause_seconds: float = Field(
+        30,
+        gt=0,
+        description="how long a bad deploy at most stops consuming before it looks again; doubles"
+        " while all that it looks at fails",
+    )
+    bad_deploy_pause_cap_seconds: float = Field(300, gt=0, description="where that doubling ends")
+    query_timeout_seconds: float = Field(2, gt=0, description="deadline of a query over the broker")
+
+    pool_size: int = Field(6, ge=2, description="Postgres connections of one process")
+    connect_timeout_seconds: float = Field(
+        3, gt=0, description="deadline to get a connection to Postgres or the broker"
+    )
+    statement_timeout_seconds: float = Field(4, gt=0, description="Postgres statement_timeout")
+    lock_timeout_seconds: float = Field(
+        2, gt=0, description="Postgres lock_timeout; below the step timeout (rule 12)"
+    )
+    idle_in_transaction_seconds: float = Field(
+        3, gt=0, description="Postgres idle_in_transaction_session_timeout; likewise"
+    )
+    tcp_user_timeout_seconds: float = Field(
+        5, gt=0, description="unacknowledged bytes or probes end a connection, to both servers"
+    )
+    heartbeat_seconds: int = Field(30, ge=2, description="AMQP heartbeat")
+    failpoint_dir: Path | None = Field(
+        None, description="where failpoints are armed, for chaos runs; unset: nowhere"
+    )
+    retry_first_seconds: float = Field(
+        0.1, gt=0, description="first pause after a server failed us, doubling"
+    )
+    retry_cap_seconds: float = Field(5, gt=0, description="where that doubling ends")
+
+    @property
+    def policy(self) -> Policy:
+        """Of whoever owns deadlines."""
+        return Policy(
+            timeout_seconds=self.step_timeout_seconds,
+            attempts=self.step_attempts,
+            backoff_first_seconds=self.backoff_first_seconds,
+            backoff_cap_seconds=self.backoff_cap_seconds,
+            resend_cap_seconds=self.resend_cap_seconds,
+            stuck_after_seconds=self.stuck_after_seconds,
+            approval_expiry_seconds=self.approval_expiry_seconds,
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_from_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in SECRETS:
+            path = os.environ.get(f"SAGAPROOF_{name.upper()}_FILE")
+            if path and name not in values:
+                values[name] = Path(path).read_text().strip()
+        return values
+
+    @field_validator("postgres_dsn", "amqp_url")
+    @classmethod
+    def _names_its_server(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        """What is left out a driver fills in: localhost, where somebody else's server listens."""
+        name = str(info.field_name)
+        try:
+            url = urlsplit(secret.get_secret_value())
+            # A socket's directory stands in the query, where libpq looks for it.
+            named = url.hostname or (name == "postgres_dsn" and "host" in parse_qs(url.query))
+        except ValueError:  # whose words would quote it
+            named = False
+        if not named or url.scheme not in SCHEMES[name]:
+            raise PydanticCustomError(
+                "no_server", "it is empty, or no URL that names a server; write " + URLS[name]
+            )
+        return secret

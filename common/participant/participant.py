@@ -1,0 +1,279 @@
+"""A participant: a batch of commands against its inbox, its state and its outbox.
+
+Owns: claim, load, decide, save, reply, in one transaction over a batch of 1..N. Replies
+are stored in the inbox and given again to every repeat; a transient failure rolls all
+back, claims included (section 6, rules 4 and 10). Must not know: any business rule; those
+are in a service's handlers, which are pure, and its store, which has the SQL.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from common.kit import failpoints, log, metrics
+from common.kit.failpoints import Point
+from common.messages.envelope import (
+    Command,
+    Direction,
+    Envelope,
+    Fence,
+    Fenced,
+    Forget,
+    Key,
+    Message,
+    Outcome,
+    Reply,
+    Undo,
+)
+from common.messages.errors import Poison
+from common.messages.topology import EVENTS, event_of
+from common.storage import inbox, outbox
+from common.storage.db import Database, Tx
+from common.storage.fence import Duplicate, First, Row, fence_answer
+from common.storage.outbox import Appended, Outgoing
+
+logger = log.get("participant")
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One command to act on."""
+
+    envelope: Envelope
+    command: Command
+
+    @property
+    def key(self) -> Key:
+        return self.envelope.key
+
+    @property
+    def saga_id(self) -> UUID:
+        return self.envelope.saga_id
+
+    @property
+    def step(self) -> str:
+        return self.envelope.step
+
+    @property
+    def direction(self) -> Direction:
+        return self.envelope.direction
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a handler returns when a plain reply does not say it all."""
+
+    reply: Reply | None
+    also: tuple[Outgoing, ...] = ()
+    """Further messages, committed with the state."""
+    keep: bool = True
+    """False: nothing was written, the claim is given back and the same key may be used again."""
+
+
+Handler = Callable[[Any, Any], Reply | Answered]
+OnDuplicate = Callable[[Any, Any], Reply]
+
+
+class Store(Protocol[State]):
+    """A service's SQL."""
+
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> State:
+        """Everything the batch concerns, locked in key order."""
+
+    async def save(self, tx: Tx, state: State) -> None:
+        """What has changed, set-wise."""
+
+
+class Participant(Generic[State]):
+    """Handles batches of commands; `carry` is told after each commit what it sent.
+
+    Commands `kept_for_ever` can tell a repeat without an inbox row, by what they left behind.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        store: Store[State],
+        handlers: Mapping[type[Command], Handler],
+        *,
+        on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
+        kept_for_ever: Collection[type[Command]] = (),
+        process: str | None = None,
+        carry: Callable[[Appended], None] = lambda _: None,
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._handlers = handlers
+        self._on_duplicate = on_duplicate or {}
+        self._kept_for_ever = frozenset(kept_for_ever)
+        self._process = process
+        self._carry = carry
+
+    def parse(self, envelope: Envelope) -> Work:
+        """Raises Poison for what this participant can never handle."""
+        message = envelope.message()
+        if not isinstance(message, Command) or not (
+            isinstance(message, Fence | Forget) or type(message) in self._handlers
+        ):
+            raise Poison("unknown_command", f"{envelope.type} is no command of this participant")
+        if isinstance(message, Undo) != (envelope.direction is Direction.COMPENSATING):
+            raise Poison("wrong_direction", f"{envelope.type} does not travel {envelope.direction}")
+        return Work(envelope, message)
+
+    async def handle(self, batch: Sequence[Work]) -> bool:
+        """One transaction over the whole batch; raises and changes nothing. Forget is apart.
+
+        Whether a handler ran: none does for repeats, fences and what is to be forgotten.
+        """
+        for work in batch:
+            if isinstance(work.command, Forget):
+                await self._forget(work.key, work.command)
+        batch = [work for work in batch if not isinstance(work.command, Forget)]
+        return bool(batch) and (await self._commit(batch)).handlers_ran
+
+    async def answer(self, batch: Sequence[Work]) -> list[Reply | None]:
+        """The same, for the door: what was replied to each, which its caller hears; None where
+        nothing was, or where a stored reply was given again unread."""
+        return (await self._commit(batch)).replies
+
+    async def _commit(self, batch: Sequence[Work]) -> _Round:
+        async with self._db.transaction() as tx:
+            round_ = await self.take_part(tx, batch)
+            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
+        failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
+        round_.count()
+        self._carry(round_.sent)
+        return round_
+
+    async def _forget(self, key: Key, forget: Forget) -> None:
+        """In a transaction of its own, so that many that waited do not become a long one. It can be
+        done again, so it needs no inbox row, which nobody would ever forget."""
+        async with self._db.transaction() as tx:
+            await inbox.forget(tx, forget.until, forget.saga_ids)
+            failpoints.reach(Point.BATCH_BEFORE_COMMIT, [key])
+        failpoints.reach(Point.BATCH_AFTER_COMMIT, [key])
+        logger.info("sagas.forgotten", sagas=len(forget.saga_ids), until=forget.until.isoformat())
+
+    async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
+        """The same within a transaction of the caller's, who has the relay carry what it `sent`."""
+        issued = [self._forgettable(work) for work in batch]
+        oldest = min(filter(None, issued), default=None)
+        claim = inbox.Claim(tx, [work.key for work in batch], oldest)
+        state = await self._store.load(tx, batch)
+        await tx.sync()  # nothing is left to run, unless the store had nothing to load
+        fence = claim.fence()
+        round_ = _Round()
+        for work in batch:
+            verdict = fence.admit(work.key, _tombstone, self._forgettable(work))
+            if isinstance(verdict, Duplicate):
+                self._repeat(round_, work, verdict.row)
+                continue
+            answered = self._act(round_, state, work, verdict)
+            encoded = self._encode(work, answered.reply) if answered.reply else None
+            outcome = answered.reply.outcome if answered.reply else Outcome.DONE
+            if answered.keep:
+                fence.settle(work.key, Row(outcome, encoded))
+            round_.outgoing.extend(answered.also)
+            round_.answer(work, answered.reply, encoded)
+            round_.acted[type(work.command).__name__, outcome] += 1
+        await self._store.save(tx, state)
+        await inbox.keep(tx, fence)
+        round_.sent = await outbox.append(tx, round_.outgoing)
+        return round_
+
+    def _forgettable(self, work: Work) -> datetime | None:
+        """When it was first issued; None if its evidence is never forgotten."""
+        if type(work.command) in self._kept_for_ever:
+            return None
+        issued = work.envelope.first_issued_at
+        return issued if issued.tzinfo else issued.replace(tzinfo=UTC)  # whoever sent it
+
+    def _act(self, round_: _Round, state: State, work: Work, verdict: First) -> Answered:
+        if isinstance(work.command, Fence):
+            return Answered(fence_answer(verdict.action))
+        round_.handlers_ran = True
+        answered = self._handlers[type(work.command)](state, work)
+        return answered if isinstance(answered, Answered) else Answered(answered)
+
+    def _repeat(self, round_: _Round, work: Work, row: Row) -> None:
+        """The stored reply again, without which a resend could never unstick a saga."""
+        fenced = row.outcome is Outcome.FENCED
+        (round_.fenced if fenced else round_.repeated)[type(work.command).__name__] += 1
+        event = "command.fenced" if fenced else "command.duplicate"
+        logger.info(
+            event,
+            type=work.envelope.type,
+            saga_id=work.saga_id,
+            step=work.step,
+            direction=work.direction.value,
+            message_id=work.envelope.message_id,
+        )
+        again = self._on_duplicate.get(type(work.command))
+        if again is None or row.reply is None:
+            round_.answer(work, None, row.reply)
+            return
+        stored = _decode(row.reply)  # a caller who waits at the door hears a fenced one as well
+        reply = again(work.command, stored) if row.outcome is Outcome.DONE else stored
+        round_.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
+
+    def _encode(self, work: Work, reply: Reply) -> str:
+        """An event is as old as the saga it tells of, since what it leads to is (ADR 26)."""
+        told = work.envelope.reply_to == EVENTS.name
+        issued_at = work.envelope.first_issued_at if told else _now()
+        return work.envelope.reply(reply, issued_at=issued_at, process=self._process).encode()
+
+
+class _Round:
+    """What one batch sends, and what was replied to each of its commands in order."""
+
+    def __init__(self) -> None:
+        self.outgoing: list[Outgoing] = []
+        self.sent = Appended([])
+        self.replies: list[Reply | None] = []
+        self.handlers_ran = False
+        self.acted: Tally[tuple[str, Outcome]] = Tally()
+        self.repeated: Tally[str] = Tally()
+        self.fenced: Tally[str] = Tally()
+
+    def count(self) -> None:
+        """Once it is committed."""
+        for (command, outcome), number in self.acted.items():
+            metrics.COMMANDS.labels(command, outcome.value).inc(number)
+        for tally, metric in ((self.repeated, metrics.DUPLICATES), (self.fenced, metrics.FENCED)):
+            for command, number in tally.items():
+                metric.labels(command).inc(number)
+
+    def answer(self, work: Work, reply: Reply | None, encoded: str | None) -> None:
+        self.replies.append(reply)
+        destination = work.envelope.reply_to
+        if encoded is None or destination is None:
+            return
+        if destination == EVENTS.name:  # to whoever reacts to it
+            destination = event_of(type(reply or _decode(encoded)).__name__)
+        self.outgoing.append(Outgoing(destination, encoded))
+
+
+def _tombstone(action: Key) -> Row:
+    """What the action will hear if it still comes."""
+    reply = Envelope.command(action, Fence(), issued_at=_now(), reply_to=None).reply(
+        Fenced(), issued_at=_now()
+    )
+    return Row(Outcome.FENCED, reply.encode())
+
+
+def _decode(encoded: str) -> Reply:
+    message: Message = Envelope.model_validate_json(encoded).message()
+    if not isinstance(message, Reply):
+        raise TypeError(f"the inbox holds {type(message).__name__} where a reply belongs")
+    return message
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

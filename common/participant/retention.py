@@ -1,0 +1,128 @@
+"""Retention: sagas that ended long ago are archived, and their participants told to forget them.
+
+Owns: how much at a time and how often, the command Forget, and the beginning of the oldest
+transaction, which nobody may pass. A saga moves, and the command that says so lies in the outbox,
+in one transaction. Must not know: which sagas may go, nor where they are kept; that is the owner's
+`Archive` (the orchestrator's; the order service's, where there is none).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from common.kit import failpoints, log
+from common.kit.daemon import wait_for
+from common.kit.failpoints import Point
+from common.kit.health import Health
+from common.kit.settings import Settings
+from common.messages.envelope import Direction, Envelope, Forget, Key
+from common.messages.topology import commands_of
+from common.storage import outbox
+from common.storage.db import Database, Tx
+from common.storage.outbox import Appended, Outgoing
+
+logger = log.get("retention")
+
+FORGET = "forget"  # the step by which the command travels
+LOOK_SECONDS = 30.0  # at most, for what has become old enough
+REST = 3.0  # times as long as a batch took: live traffic has at least three quarters of the time
+
+# Commands of a transaction that has not committed are not to be seen yet. They are issued after it
+# began, so its beginning bounds them. In a statement of its own, before the one that sees the rest.
+_OLDEST_TRANSACTION = """
+select min(xact_start) from pg_stat_activity
+ where datname = current_database() and usename = current_user"""
+
+
+class Ended(NamedTuple):
+    """A saga that has moved out. None of its commands was first issued after `last`."""
+
+    saga_id: UUID
+    last: datetime
+    participants: Collection[str]
+
+
+Archive = Callable[[Tx, int], Awaitable[Sequence[Ended]]]
+"""Moves out the oldest that may go, at most so many."""
+
+
+async def oldest_transaction(tx: Tx) -> datetime:
+    [(began,)] = await tx.fetch(_OLDEST_TRANSACTION)
+    return began  # type: ignore[no-any-return]
+
+
+class Retention:
+    """Any number may run: what one has taken the others skip."""
+
+    def __init__(
+        self,
+        db: Database,
+        archive: Archive,
+        settings: Settings,
+        health: Health,
+        stop: asyncio.Event,
+        *,
+        may_send: Callable[[], bool] = lambda: True,
+        carry: Callable[[Appended], None] = lambda _: None,
+    ) -> None:
+        self._db = db
+        self._archive = archive
+        self._seconds = settings.retention_seconds
+        self._batch = settings.retention_batch
+        self._health = health
+        self._stop = stop
+        self._may_send = may_send
+        self._carry = carry
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            began = loop.time()
+            more = self._may_send() and await self.run_once() == self._batch
+            self._health.set("retention", None)
+            rest = REST * (loop.time() - began) if more else min(LOOK_SECONDS, self._seconds / 4)
+            await wait_for(self._stop, rest)
+
+    async def run_once(self) -> int:
+        """Archive one batch; how many it were."""
+        async with self._db.transaction() as tx:
+            ended = await self._archive(tx, self._batch)
+            if not ended:
+                return 0
+            commands = _commands(ended)
+            keys = [_key(saga.saga_id) for saga in ended]
+            sent = await outbox.append(tx, commands)
+            failpoints.reach(Point.RETENTION_BEFORE_COMMIT, keys)
+        failpoints.reach(Point.RETENTION_AFTER_COMMIT, keys)
+        logger.info("sagas.archived", sagas=len(ended), participants=len(commands))
+        self._carry(sent)
+        return len(ended)
+
+
+def _commands(ended: Sequence[Ended]) -> list[Outgoing]:
+    """To each participant, of the sagas it had a part in."""
+    theirs: defaultdict[str, list[UUID]] = defaultdict(list)
+    for saga in ended:
+        for participant in saga.participants:
+            theirs[participant].append(saga.saga_id)
+    until = max(saga.last for saga in ended)
+    return [
+        Outgoing(commands_of(participant), _command(until, saga_ids))
+        for participant, saga_ids in theirs.items()
+    ]
+
+
+def _command(until: datetime, saga_ids: Sequence[UUID]) -> Envelope:
+    """Named by one of its sagas, which is forgotten but once."""
+    forget = Forget(until=until, saga_ids=tuple(saga_ids))
+    key = _key(min(saga_ids))
+    return Envelope.command(key, forget, issued_at=datetime.now(UTC), reply_to=None)
+
+
+def _key(saga_id: UUID) -> Key:
+    return Key(saga_id, FORGET, Direction.FORWARD)

@@ -1,0 +1,273 @@
+"""Postgres: the pool, the one transaction helper, migrations, errors told apart.
+
+Owns: how a transaction is run (pipelined, with a sync before Python thinks) and
+whose fault an error is. Must not know: any table but schema_migration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from common.kit import log
+from common.kit.settings import Settings
+from common.messages.errors import ConstraintViolated, Infrastructure, SagaproofError
+
+logger = log.get("db")
+
+Params = Sequence[Any] | Mapping[str, Any]
+Write = tuple[LiteralString, Sequence[Any]]
+
+# Whose fault (section 6, rule 13): connection, rollback, resources, intervention, system, and the
+# codes that rule 12's own time limits and a migration under a cached plan raise.
+_INFRASTRUCTURE_CLASSES = ("08", "40", "53", "55", "57", "58")
+_INFRASTRUCTURE_CODES = ("25P03", "25P04", "0A000")
+
+
+def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
+    """A driver error as one of ours, or itself if it is a defect of the statement."""
+    state = error.sqlstate
+    if state is None and isinstance(error, psycopg.ProgrammingError | psycopg.DataError):
+        return error  # the driver would not send it; no server will ever be well enough for it
+    if state is None or state[:2] in _INFRASTRUCTURE_CLASSES or state in _INFRASTRUCTURE_CODES:
+        return Infrastructure(f"postgres {state or 'connection'}: {error}")
+    if state[:2] == "23":
+        return ConstraintViolated(error.diag.constraint_name or state, str(error))
+    return error
+
+
+@dataclass
+class Asked:
+    """The rows of a query; there once its transaction has synced."""
+
+    sql: LiteralString
+    params: Any
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+class Tx:
+    """One open transaction. A process stopped inside an unsynced pipeline holds its row locks, and
+    no time limit of the server frees them (section 6, rule 12). So `sync` comes before Python
+    thinks, and `execute` only queues: all writes leave together, with the commit right behind.
+
+    They leave as one statement, since each costs a system call here and a wake-up there. So the
+    writes of one transaction never touch the same row.
+
+    Rows are passed as arrays, one per column, in binary (`%b`): as text the driver escapes
+    every element in Python, which took forty percent of the orchestrator's time.
+    """
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], pipeline: psycopg.AsyncPipeline
+    ) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._writes: list[Write] = []
+        self._returning: Asked | None = None
+        self._written: psycopg.AsyncCursor[Any] | None = None
+        self._asked: list[Asked] = []
+
+    async def execute(self, sql: LiteralString, params: Sequence[Any] = ()) -> None:
+        """Queue a write. Its error surfaces at the next sync or at the commit."""
+        self._writes.append((sql, params))
+
+    def returning(self, sql: LiteralString, params: Sequence[Any]) -> Asked:
+        """Queue the one write whose rows are wanted: it comes last of those it leaves with, and
+        has its rows after the commit."""
+        if self._returning is not None:
+            raise ValueError("one write at a time may return rows")
+        self._returning = Asked(sql, tuple(params))
+        return self._returning
+
+    def ask(self, sql: LiteralString, params: Params = ()) -> Asked:
+        """Queue a query: it sees what those before it did, and has its rows after the next sync."""
+        self._asked.append(asked := Asked(sql, params))
+        return asked
+
+    async def plan_by_values(self) -> None:
+        """From here on: for a query whose conditions may or may not be there."""
+        await self._connection.execute(
+            "select set_config('plan_cache_mode', 'force_custom_plan', true)"
+        )
+
+    async def fetch(self, sql: LiteralString, params: Params = ()) -> list[tuple[Any, ...]]:
+        """Run a query and all that is queued before it."""
+        asked = self.ask(sql, params)
+        await self.sync()
+        return asked.rows
+
+    async def sync(self) -> None:
+        """Run all that is queued in one round trip: the writes, then each query by itself."""
+        if not (self._writes or self._returning or self._asked):
+            return
+        asked, self._asked = self._asked, []
+        await self._send_writes()
+        cursors = [await self._connection.execute(a.sql, a.params) for a in asked]
+        await self._pipeline.sync()
+        for one, cursor in zip(asked, cursors, strict=True):
+            if cursor.description is not None:
+                one.rows = await cursor.fetchall()
+        await self.fetch_returned()
+
+    async def commit(self) -> None:
+        """Send what is queued, and the commit; the pipeline's end syncs."""
+        await self._send_writes()
+        await self._connection.execute("commit")
+
+    async def _send_writes(self) -> None:
+        if self._returning is not None:
+            self._writes.append((self._returning.sql, self._returning.params))
+        if self._writes:
+            writes, self._writes = self._writes, []
+            self._written = await self._connection.execute(*joined(writes))
+
+    async def fetch_returned(self) -> None:
+        """After a sync, or the pipeline's end."""
+        if self._returning is not None and self._written is not None:
+            self._returning.rows = await self._written.fetchall()
+            self._returning = None
+
+
+def joined(writes: Sequence[Write]) -> Write:
+    """Several writes as one statement."""
+    *before, (last, _) = writes
+    if not before:
+        return writes[0]
+    named = ", ".join(f"w{n} as ({sql})" for n, (sql, _) in enumerate(before))
+    return f"with {named} {last}", [value for _, params in writes for value in params]
+
+
+class Database:
+    """This process's connections to its own schema."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pool = AsyncConnectionPool(
+            settings.postgres_dsn.get_secret_value(),
+            min_size=1,
+            max_size=settings.pool_size,
+            timeout=settings.connect_timeout_seconds,
+            reconnect_timeout=settings.retry_cap_seconds,
+            open=False,
+            kwargs={"autocommit": True, **connect_options(settings)},
+        )
+
+    async def __aenter__(self) -> Database:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """READ COMMITTED, committed at the end, rolled back if anything raises.
+
+        Raises Infrastructure (also when the fate of the commit is unknown: retry through the
+        claims), ConstraintViolated, or psycopg's own error for a defective statement.
+        """
+        return self._begun("begin")
+
+    def reading(self) -> AbstractAsyncContextManager[Tx]:
+        """Likewise, for who only looks: Postgres refuses it every write and every lock of a row.
+        Nobody can die before its commit or after it, so no failpoint stands there."""
+        return self._begun("begin read only")
+
+    @asynccontextmanager
+    async def _begun(self, begin: LiteralString) -> AsyncIterator[Tx]:
+        try:
+            async with self._pool.connection() as connection:
+                async with connection.pipeline() as pipeline:
+                    await connection.execute(begin)
+                    tx = Tx(connection, pipeline)
+                    yield tx
+                    await tx.commit()
+                await tx.fetch_returned()
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+
+# Every statement of ours goes by an index, whatever its values: planned once in a session, since
+# planning each anew took a third of the server's time. A plan made while a table was small would
+# read all of it for every message. So each list of rows names their keys once more, `= any`:
+# whichever of the two a plan begins with, it looks at no other rows.
+_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
+
+
+def connect_options(settings: Settings) -> dict[str, Any]:
+    """Every session's time limits, all below the step timeouts (section 6, rule 12)."""
+    limits = {
+        "statement_timeout": settings.statement_timeout_seconds,
+        "lock_timeout": settings.lock_timeout_seconds,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_seconds,
+        "tcp_user_timeout": settings.tcp_user_timeout_seconds,
+    }
+    return {
+        "options": " ".join(
+            [_PLANS, *(f"-c {name}={round(value * 1000)}" for name, value in limits.items())]
+        ),
+        "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
+        "tcp_user_timeout": round(settings.tcp_user_timeout_seconds * 1000),
+        # Who only waits for an answer has no bytes unacknowledged: probes make some, and so a
+        # server that is cut off is noticed by whoever waits for it (by default: in two hours).
+        "keepalives_idle": max(1, round(settings.tcp_user_timeout_seconds / 2)),
+        "keepalives_interval": max(1, round(settings.tcp_user_timeout_seconds / 4)),
+        "application_name": settings.process or "sagaproof",
+    }
+
+
+def shipped_migrations(*directories: Path) -> dict[str, str]:
+    """The numbered, forward-only migrations of this version, in order: name to SQL."""
+    return {
+        f"{d.parent.name}/{f.stem}": f.read_text()
+        for d in directories
+        for f in sorted(d.glob("*.sql"))
+    }
+
+
+async def applied_migrations(tx: Tx) -> list[str]:
+    """Those that this schema has seen, whichever version brought them."""
+    return [row[0] for row in await tx.fetch("select name from schema_migration order by 1")]
+
+
+def migrate(settings: Settings, *directories: Path) -> list[str]:
+    """Apply what is missing of the shipped migrations; returns their names.
+
+    Any number of processes may start at once: one migrates, the others wait for it.
+    Raises SagaproofError if an applied migration was edited afterwards.
+    """
+    applied: list[str] = []
+    options = {**connect_options(settings), "options": ""}  # a migration may take its time
+    try:
+        with psycopg.connect(settings.postgres_dsn.get_secret_value(), **options) as connection:
+            connection.execute(
+                "select pg_advisory_xact_lock(hashtext('migrate ' || current_schema()))"
+            )
+            connection.execute(
+                "create table if not exists schema_migration (name text primary key,"
+                " checksum text not null, applied_at timestamptz not null default now())"
+            )
+            known = dict(
+                connection.execute("select name, checksum from schema_migration").fetchall()
+            )
+            for name, sql in shipped_migrations(*directories).items():
+                checksum = hashlib.sha256(sql.encode()).hexdigest()
+                if name not in known:
+                    connection.execute(sql.encode())
+                    connection.execute(
+                        "insert into schema_migration (name, checksum) values (%s, %s)",
+                        (name, checksum),
+                    )
+                    applied.append(name)
+                elif known[name] != checksum:
+                    raise SagaproofError(
+                        f"migration {name} was changed after it was applied: add a new one instead"
+                    )
+    except psycopg.Error as error:
+        raise translate(error) from error
+    return applied

@@ -1,0 +1,131 @@
+"""The outbox table: envelopes committed together with the state that caused them.
+
+Owns: its SQL. Rows are claimed with SKIP LOCKED and per destination, so that neither
+a slow peer nor one dead queue with a million rows stands in anybody's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from common.messages.envelope import Envelope
+from common.storage.db import Asked, Tx
+
+
+class Outgoing(NamedTuple):
+    destination: str  # a queue
+    envelope: Envelope | str  # or a reply already encoded
+
+
+class Waiting(NamedTuple):
+    destination: str
+    id: int
+    envelope: str
+
+
+class Standing(NamedTuple):
+    rows: int  # counted to MOST
+    oldest_seconds: float  # 0: there are none
+
+
+class Appended:
+    """What one transaction sends, and after its commit the rows that it left."""
+
+    def __init__(self, messages: Sequence[Outgoing], ids: Asked | None = None) -> None:
+        self._messages = messages
+        self._ids = ids
+
+    def rows(self) -> list[Waiting]:
+        """After the commit."""
+        if self._ids is None:
+            return []
+        return [
+            Waiting(destination, row_id, str(envelope))
+            for (destination, envelope), (row_id,) in zip(
+                self._messages, self._ids.rows, strict=True
+            )
+        ]
+
+
+async def append(tx: Tx, messages: Sequence[Outgoing]) -> Appended:
+    """Once in a transaction. Whoever commits it hands the result to its relay."""
+    if not messages:
+        return Appended([])
+    encoded = [Outgoing(to, e if isinstance(e, str) else e.encode()) for to, e in messages]
+    ids = tx.returning(
+        "insert into outbox (destination, envelope)"
+        " select destination, envelope from unnest(%b::text[], %b::text[])"
+        "   with ordinality as k (destination, envelope, n) order by n returning id",
+        ([to for to, _ in encoded], [envelope for _, envelope in encoded]),
+    )
+    return Appended(encoded, ids)
+
+
+# The recursion hops from destination to destination along the primary key. `patience` is how long
+# the transaction may then be idle, while the relay waits for the broker.
+_TAKE = """
+with recursive destinations as (
+  (select destination from outbox order by destination limit 1)
+  union all
+  select (select o.destination from outbox o where o.destination > d.destination order by 1 limit 1)
+    from destinations d where d.destination is not null
+)
+select o.destination, o.id, o.envelope
+  from (select set_config('idle_in_transaction_session_timeout', %(patience)s, true)) patience
+ cross join destinations d
+ cross join lateral (
+   select destination, id, envelope from outbox
+    where destination = d.destination
+      and created_at <= clock_timestamp() - make_interval(secs => %(age)s)
+    order by id limit %(rows)s for update skip locked
+ ) o
+ where d.destination is not null and d.destination <> all(%(paused)b::text[])"""
+
+
+# The first row of each destination is its oldest, but for transactions that overlapped.
+MOST = 10_000
+_STANDING = """
+with recursive destinations as (
+  (select destination from outbox order by destination limit 1)
+  union all
+  select (select o.destination from outbox o where o.destination > d.destination order by 1 limit 1)
+    from destinations d where d.destination is not null
+)
+select (select count(*) from (select from outbox limit %s) counted),
+       coalesce(extract(epoch from max(now() - first.created_at)), 0)::float8
+  from destinations d cross join lateral (
+    select created_at from outbox where destination = d.destination order by id limit 1) first"""
+
+
+async def standing(tx: Tx) -> Standing:
+    """How much waits and for how long; as cheap when millions of rows do."""
+    return Standing(*(await tx.fetch(_STANDING, (MOST,)))[0])
+
+
+async def take(
+    tx: Tx,
+    rows: int,
+    paused: Collection[str],
+    patience_seconds: float,
+    age_seconds: float = 0.0,
+) -> list[Waiting]:
+    """Lock up to `rows` oldest rows of each destination that is not paused, of that age or more."""
+    patience = str(round(patience_seconds * 1000))
+    found = await tx.fetch(
+        _TAKE,
+        {"rows": rows, "paused": list(paused), "patience": patience, "age": age_seconds},
+    )
+    return [Waiting(*row) for row in found]
+
+
+async def remove(tx: Tx, rows: Sequence[Waiting]) -> None:
+    """Their statistics say that the table is empty: a join with a list would believe them."""
+    ids: dict[str, list[int]] = {}
+    for row in rows:
+        ids.setdefault(row.destination, []).append(row.id)
+    for destination, gone in ids.items():
+        await tx.execute(
+            "delete from outbox where destination = %s and id = any(%b::bigint[])",
+            (destination, gone),
+        )

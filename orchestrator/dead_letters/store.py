@@ -1,0 +1,254 @@
+"""The SQL of dead letters.
+
+Owns: the table dead_letter. Must not know: what a letter leads to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from common.messages.envelope import Direction
+from common.storage.db import Tx
+from orchestrator.dead_letters.letter import About, Letter
+
+OPEN = "open"
+
+# In the order of ids, as everybody locks these rows. A redelivery changes nothing.
+_KEEP = """
+insert into dead_letter as d
+       (letter_id, queue, reason, detail, saga_id, step, direction, reply, message_id, type, body,
+        size, readable, headers, set_aside, count)
+select letter_id, queue, reason, detail, saga_id, step, direction, reply, message_id, type, body,
+       size, readable, headers::jsonb, set_aside, count
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::uuid[], %b::text[], %b::text[],
+              %b::bool[], %b::uuid[], %b::text[], %b::bytea[], %b::int[], %b::bool[], %b::text[],
+              %b::text[], %b::int[])
+    as k (letter_id, queue, reason, detail, saga_id, step, direction, reply, message_id, type, body,
+          size, readable, headers, set_aside, count)
+ order by letter_id
+on conflict (letter_id) do update
+   set count = d.count + excluded.count, last_seen = now(), set_aside = excluded.set_aside,
+       detail = excluded.detail, body = excluded.body, size = excluded.size,
+       readable = excluded.readable, headers = excluded.headers,
+       state = 'open', settled_at = null, settled_by = null, settled_why = null
+ where d.set_aside <> excluded.set_aside"""
+
+
+async def last_times(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Of those that are known, when each was last set aside."""
+    rows = await tx.fetch(
+        "select letter_id, set_aside from dead_letter where letter_id = any(%b::uuid[])",
+        [list(letter_ids)],
+    )
+    return dict(rows)
+
+
+async def keep(tx: Tx, letters: Sequence[tuple[Letter, int]]) -> None:
+    """Each with how often it came. One that is known counts up, and is open again."""
+    if not letters:
+        return
+    rows = [letter for letter, _ in letters]
+    about = [letter.about for letter in rows]
+    await tx.execute(
+        _KEEP,
+        [
+            [r.letter_id for r in rows],
+            [r.queue for r in rows],
+            [r.reason for r in rows],
+            [r.detail for r in rows],
+            [a.saga_id for a in about],
+            [a.step for a in about],
+            [a.direction and a.direction.value for a in about],
+            [a.reply for a in about],
+            [a.message_id for a in about],
+            [a.type for a in about],
+            [r.body for r in rows],
+            [r.size for r in rows],
+            [r.readable for r in rows],
+            [json.dumps(r.headers) for r in rows],
+            [r.set_aside for r in rows],
+            [count for _, count in letters],
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class LettersWanted:
+    """Which letters; what is None does not matter."""
+
+    state: str = OPEN
+    queue: str | None = None
+    reason: str | None = None
+    saga_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Letters from one queue, set aside for one reason."""
+
+    queue: str
+    reason: str
+    letters: int
+    came: int  # how often they came, all together
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A letter as it lies in its row; the body apart."""
+
+    letter_id: UUID
+    queue: str
+    reason: str
+    detail: str | None
+    saga_id: UUID | None
+    step: str | None
+    direction: str | None
+    reply: bool
+    message_id: UUID | None
+    type: str | None
+    size: int
+    readable: bool
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+    state: str
+    settled_at: datetime | None
+    settled_by: str | None
+    settled_why: str | None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """With all that it said."""
+
+    kept: Kept
+    headers: Mapping[str, Any]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A letter whose row we hold; its body only if it can be redriven."""
+
+    letter_id: UUID
+    queue: str
+    reason: str
+    state: str
+    settled_by: str | None
+    body: bytes | None
+
+
+_KEPT = """
+select letter_id, queue, reason, detail, saga_id, step, direction, reply, message_id, type, size,
+       readable, count, first_seen, last_seen, state, settled_at, settled_by, settled_why"""
+_WANTED = """
+  from dead_letter
+ where state = %(state)s
+   and (%(queue)s::text is null or queue = %(queue)s)
+   and (%(reason)s::text is null or reason = %(reason)s)
+   and (%(saga_id)s::uuid is null or saga_id = %(saga_id)s)"""
+_GROUPS = (
+    "select queue, reason, count(*), sum(count), min(first_seen), max(last_seen)"
+    + _WANTED
+    + " group by queue, reason order by 3 desc, 1, 2 limit %(limit)s"
+)
+_ONE = _KEPT + ", headers, body from dead_letter where letter_id = %s"
+
+# In the order of one index or the other, so that a page begins where the one before it ended.
+_BY_QUEUE = (
+    _KEPT
+    + _WANTED
+    + """
+   and (%(first_seen)s::timestamptz is null or (queue, reason, first_seen, letter_id)
+        > (%(from_queue)s, %(from_reason)s, %(first_seen)s, %(letter_id)s))
+ order by queue, reason, first_seen, letter_id limit %(limit)s"""
+)
+_BY_REASON = (
+    _KEPT
+    + _WANTED
+    + """
+   and (%(first_seen)s::timestamptz is null or (reason, queue, first_seen, letter_id)
+        > (%(from_reason)s, %(from_queue)s, %(first_seen)s, %(letter_id)s))
+ order by reason, queue, first_seen, letter_id limit %(limit)s"""
+)
+_FROM = ("from_queue", "from_reason", "first_seen", "letter_id")
+
+
+async def groups(tx: Tx, wanted: LettersWanted, limit: int) -> list[Group]:
+    """The largest first."""
+    await tx.plan_by_values()
+    rows = await tx.fetch(_GROUPS, {**asdict(wanted), "limit": limit})
+    return [Group(*row) for row in rows]
+
+
+async def page(tx: Tx, wanted: LettersWanted, after: UUID | None, limit: int) -> list[Kept]:
+    """By queue and reason, the oldest first; `after` is the last one of the page before."""
+    place: tuple[Any, ...] = (None,) * len(_FROM)
+    await tx.plan_by_values()
+    if after is not None:
+        rows = await tx.fetch(
+            "select queue, reason, first_seen, letter_id from dead_letter where letter_id = %s",
+            (after,),
+        )
+        if not rows:
+            return []
+        (place,) = rows
+    by_reason = wanted.reason is not None and wanted.queue is None
+    rows = await tx.fetch(
+        _BY_REASON if by_reason else _BY_QUEUE,
+        {**asdict(wanted), **dict(zip(_FROM, place, strict=True)), "limit": limit},
+    )
+    return [Kept(*row) for row in rows]
+
+
+async def find(tx: Tx, letter_id: UUID) -> Whole | None:
+    rows = await tx.fetch(_ONE, (letter_id,))
+    return Whole(Kept(*rows[0][:-2]), rows[0][-2], rows[0][-1]) if rows else None
+
+
+async def ids_between(tx: Tx, low: UUID, high: UUID, limit: int) -> list[UUID]:
+    rows = await tx.fetch(
+        "select letter_id from dead_letter where letter_id between %s and %s order by 1 limit %s",
+        (low, high, limit),
+    )
+    return [row[0] for row in rows]
+
+
+async def abouts(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, About]:
+    """What these are about, which never changes."""
+    rows = await tx.fetch(
+        "select letter_id, saga_id, step, direction, message_id, type, reply from dead_letter"
+        " where letter_id = any(%b::uuid[])",
+        [list(letter_ids)],
+    )
+    return {
+        letter_id: About(saga_id, step, Direction(way) if way else None, *rest)
+        for letter_id, saga_id, step, way, *rest in rows
+    }
+
+
+async def lock(tx: Tx, letter_ids: Sequence[UUID]) -> list[Locked]:
+    """Their rows, held until the transaction ends, in the order of ids."""
+    rows = await tx.fetch(
+        "select letter_id, queue, reason, state, settled_by, case when readable then body end"
+        "  from dead_letter where letter_id = any(%b::uuid[]) order by letter_id for update",
+        [sorted(letter_ids)],
+    )
+    return [Locked(*row) for row in rows]
+
+
+async def settle(tx: Tx, letter_ids: Sequence[UUID], state: str, by: str, why: str) -> None:
+    """Redriven or discarded, by this person."""
+    if letter_ids:
+        await tx.execute(
+            "update dead_letter set state = %s, settled_at = now(), settled_by = %s,"
+            " settled_why = %s where letter_id = any(%b::uuid[])",
+            (state, by, why, list(letter_ids)),
+        )

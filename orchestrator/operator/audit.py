@@ -1,0 +1,234 @@
+"""What instances and effects disagree about. Pure.
+
+Owns: the kinds of drift, and what a saga of an order or of its return must have left in each
+service once it has ended. Must not know: how either was read.
+
+Three rules make what it says true while sagas run:
+
+1. only an instance that was seen ended before its effects were read is compared: what it has left
+   behind is final by then;
+2. an effect is without an instance only if the instance was looked for again after the effect was
+   seen: no command is sent before its instance is committed;
+3. goods are back on the shelf without a return only if their order was looked at again after that
+   was seen: it is locked by its return before anything else of it is done, and for good after its
+   refund.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from common.messages.contracts import Effect
+from orchestrator.engine.instance import State
+
+
+class Drift(StrEnum):
+    ORPHAN_CHARGE = "orphan_charge"
+    """Money was taken for a saga that does not exist."""
+    LEAKED_HOLD = "leaked_hold"
+    """Stock is held for a saga that has ended."""
+    MISSING_REFUND = "missing_refund"
+    """Money was taken and not given back, though the saga was compensated."""
+    PENDING_WITHOUT_SAGA = "pending_without_saga"
+    """An order has been waiting for its saga to begin for longer than the grace."""
+    RETURN_PENDING_WITHOUT_SAGA = "return_pending_without_saga"
+    """An order is locked by a return, and no saga will ever let it go."""
+    REFUND_WITHOUT_RETURN = "refund_without_return"
+    """Money was given back for a return that does not exist, or was undone."""
+    RESTOCK_WITHOUT_RETURN = "restock_without_return"
+    """Goods are back on the shelf, and nobody has given their order back."""
+    RETURN_WITHOUT_REFUND = "return_without_refund"
+    """An order was given back, and its money was not."""
+    RETURN_WITHOUT_RESTOCK = "return_without_restock"
+    """An order was given back, and its goods are not on the shelf."""
+    EFFECT_WITHOUT_INSTANCE = "effect_without_instance"
+    """Something was done for a saga that does not exist."""
+    EFFECT_MISSING = "effect_missing"
+    """Nothing stands where the saga's end says that something was done."""
+    WRONG_END = "wrong_end"
+    """What stands contradicts how the saga ended."""
+
+
+REMEDIES = {
+    Drift.ORPHAN_CHARGE: "see what the customer was charged for; give it back in the payment"
+    " service's own way, and find out who sent the command or removed the saga",
+    Drift.LEAKED_HOLD: "see saga show; the pieces are on the shelf, and nobody can buy them",
+    Drift.MISSING_REFUND: "see saga show; the customer is owed the money",
+    Drift.PENDING_WITHOUT_SAGA: "saga doctor: does an orchestrator run, and is there room for more"
+    " sagas? The order asks for its saga again by itself",
+    Drift.RETURN_PENDING_WITHOUT_SAGA: "saga doctor, then saga show: an open return asks for its"
+    " saga again by itself; if that has ended, the order's lock is to be settled by hand",
+    Drift.REFUND_WITHOUT_RETURN: "see what the order says: the customer may have goods and money;"
+    " find out who sent the command or removed the saga",
+    Drift.RESTOCK_WITHOUT_RETURN: "count the pieces: if they are not there, they are for sale"
+    " all the same; find out who sent the command",
+    Drift.RETURN_WITHOUT_REFUND: "see saga show; the customer is owed the money",
+    Drift.RETURN_WITHOUT_RESTOCK: "see saga show; the pieces came back, and nobody can buy them",
+    Drift.EFFECT_WITHOUT_INSTANCE: "find out who sent the command or removed the saga",
+    Drift.EFFECT_MISSING: "see saga show for what that service answered, and its log at that time",
+    Drift.WRONG_END: "see saga show for what that service answered, and its log at that time",
+}
+
+ABSENT = ""
+# What each step of an order saga must have left once the saga has ended. An order may be given back
+# later; a refund by that other saga leaves the charge as it stood.
+ORDER: Mapping[State, Mapping[str, frozenset[str]]] = {
+    State.COMPLETED: {
+        "create_order": frozenset({"CONFIRMED", "RETURN_PENDING", "RETURNED"}),
+        "reserve_stock": frozenset({"DISPATCHED", "RETURNED"}),
+        "charge_payment": frozenset({"CHARGED"}),
+    },
+    State.COMPENSATED: {
+        "create_order": frozenset({"REJECTED"}),
+        "reserve_stock": frozenset({"RELEASED", ABSENT}),
+        "charge_payment": frozenset({"REFUNDED", ABSENT}),
+    },
+}
+RETURN: Mapping[State, Mapping[str, frozenset[str]]] = {
+    State.COMPLETED: {
+        "open_return": frozenset({"RETURNED"}),
+        "refund_order": frozenset({"REFUNDED"}),
+        "restock": frozenset({"RETURNED"}),
+    },
+    # Whether the goods are back says nothing here: a later return may have brought them.
+    State.COMPENSATED: {
+        "open_return": frozenset({"CLOSED"}),
+        "refund_order": frozenset({ABSENT}),
+    },
+}
+ENDS = {"order": ORDER, "return": RETURN}
+CREATE_ORDER, RESERVE, RESTOCK = "create_order", "reserve_stock", "restock"
+RETURNED = "RETURNED"
+LOCKED = "RETURN_PENDING"
+UNTOUCHED = frozenset({"PENDING", "CONFIRMED"})  # by any return
+TAKEN_BACK = frozenset({"RELEASED", "REFUNDED", "REJECTED", ABSENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An instance, as far as it matters here."""
+
+    definition: str
+    state: State
+    order_id: UUID | None = None  # whose return it is
+
+    @property
+    def restocked(self) -> UUID | None:
+        """The order whose goods it has put back on the shelf."""
+        brought_back = RESTOCK in ENDS.get(self.definition, {}).get(self.state, {})
+        return self.order_id if brought_back else None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    drift: Drift
+    saga_id: UUID
+    step: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Of one batch of sagas; `skipped` are under way, or of a definition without a table here."""
+
+    compared: int
+    skipped: int
+    findings: tuple[Finding, ...]
+
+
+def compare(
+    saga_ids: Iterable[UUID],
+    before: Mapping[UUID, Known],
+    effects: Iterable[Effect],
+    after: Mapping[UUID, Known],
+    *,
+    now: datetime,
+    grace: timedelta,
+) -> Compared:
+    """`before` was read before the effects; `after` after them, of the sagas not in `before`."""
+    left: defaultdict[UUID, list[Effect]] = defaultdict(list)
+    for effect in effects:
+        left[effect.saga_id].append(effect)
+    compared = skipped = 0
+    findings: list[Finding] = []
+    for saga_id in saga_ids:
+        known = before.get(saga_id)
+        if known is None and saga_id not in after:
+            findings += _without_instance(left[saga_id], now - grace)
+        elif known is None or known.definition not in ENDS or not known.state.ended:
+            skipped += 1
+            continue
+        else:
+            expected = ENDS[known.definition][known.state]
+            findings += _after_the_end(saga_id, known.state, expected, left[saga_id])
+            findings += _brought_back(left[saga_id])
+        compared += 1
+    return Compared(compared, skipped, tuple(findings))
+
+
+def _without_instance(effects: Iterable[Effect], overdue: datetime) -> Iterator[Finding]:
+    for effect in effects:
+        what = f"{effect.standing} since {effect.at:%Y-%m-%d %H:%M:%S} UTC, and there is no saga"
+        if effect.standing == "PENDING":
+            if effect.at < overdue:
+                what = f"the order was placed at {effect.at:%Y-%m-%d %H:%M:%S} UTC; no saga began"
+                yield _finding(Drift.PENDING_WITHOUT_SAGA, effect, what)
+        elif (effect.step, effect.standing) == ("open_return", LOCKED):
+            if effect.at < overdue:
+                what = f"the return was opened at {effect.at:%Y-%m-%d %H:%M:%S} UTC; no saga began"
+                yield _finding(Drift.RETURN_PENDING_WITHOUT_SAGA, effect, what)
+        elif effect.step == "refund_order":
+            yield _finding(Drift.REFUND_WITHOUT_RETURN, effect, what)
+        elif effect.standing == "CHARGED":
+            yield _finding(Drift.ORPHAN_CHARGE, effect, what)
+        else:
+            yield _finding(Drift.EFFECT_WITHOUT_INSTANCE, effect, what)
+
+
+def _after_the_end(
+    saga_id: UUID, state: State, expected: Mapping[str, frozenset[str]], effects: Iterable[Effect]
+) -> Iterator[Finding]:
+    by_step = {effect.step: effect.standing for effect in effects}
+    for step, allowed in expected.items():
+        standing = by_step.get(step, ABSENT)
+        if standing not in allowed:
+            should = " or ".join(sorted(each or "nothing" for each in allowed))
+            what = f"the saga is {state}: {standing or 'nothing'} stands, expected {should}"
+            yield Finding(_kind(state, step, standing), saga_id, step, what)
+    for step in sorted(by_step.keys() - expected.keys()):
+        what = f"{by_step[step]} stands, and the saga has no such step"
+        yield Finding(Drift.WRONG_END, saga_id, step, what)
+
+
+def _brought_back(effects: Sequence[Effect]) -> Iterator[Finding]:
+    """Of an order, read again after its goods."""
+    orders = {effect.standing for effect in effects if effect.step == CREATE_ORDER}
+    for effect in effects:
+        if (effect.step, effect.standing) == (RESERVE, RETURNED) and orders & UNTOUCHED:
+            what = f"the goods are on the shelf again, and the order is {', '.join(orders)}"
+            yield _finding(Drift.RESTOCK_WITHOUT_RETURN, effect, what)
+
+
+def _kind(state: State, step: str, standing: str) -> Drift:
+    if standing.startswith(LOCKED):
+        return Drift.RETURN_PENDING_WITHOUT_SAGA
+    if step == "refund_order":
+        return Drift.REFUND_WITHOUT_RETURN if standing else Drift.RETURN_WITHOUT_REFUND
+    if step == RESTOCK:
+        return Drift.RETURN_WITHOUT_RESTOCK
+    if standing == "HELD":
+        return Drift.LEAKED_HOLD
+    if state is State.COMPENSATED and standing == "CHARGED":
+        return Drift.MISSING_REFUND
+    if standing == ABSENT or (state is State.COMPLETED and standing in TAKEN_BACK):
+        return Drift.EFFECT_MISSING
+    return Drift.WRONG_END
+
+
+def _finding(drift: Drift, effect: Effect, what: str) -> Finding:
+    return Finding(drift, effect.saga_id, effect.step, what)

@@ -1,0 +1,150 @@
+"""One page of an audit: reads instances, asks the services what they hold, has it compared.
+
+Owns: in which order they are read, on which the truth of the comparison rests (audit.py).
+Every page stands for itself, so an audit of any size needs the memory of a page, here and there.
+Must not know: what is compared with what, HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from common.messages.contracts import (
+    FIRST_ID,
+    MAX_PAGE,
+    Effect,
+    Effects,
+    EffectsQuery,
+    TouchedPage,
+    TouchedQuery,
+)
+from common.messages.envelope import Answer, Query
+from common.storage.db import Database
+from orchestrator.operator import queries
+from orchestrator.operator.audit import (
+    CREATE_ORDER,
+    RESERVE,
+    RESTOCK,
+    RETURNED,
+    Compared,
+    Finding,
+    Known,
+    compare,
+)
+
+A = TypeVar("A", bound=Answer)
+
+
+class Ask(Protocol):
+    """Of this service; raises NoAnswer."""
+
+    def __call__(self, service: str, query: Query, expected: type[A], /) -> Awaitable[A]: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sagas that did anything from `since` on and before `until`, or that were still open then."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    grace_seconds: float = 0.0
+    after: UUID = FIRST_ID
+    limit: int = MAX_PAGE
+
+
+@dataclass(frozen=True)
+class AuditedPage:
+    compared: Compared
+    looked_to: UUID | None  # None: that was the last page
+
+
+class Auditor:
+    """`services` are those that the sagas with a table of ends work with."""
+
+    def __init__(self, db: Database, ask: Ask, services: Sequence[str]) -> None:
+        self._db = db
+        self._ask = ask
+        self._services = services
+
+    async def page(self, window: Window) -> AuditedPage:
+        """The next sagas in the order of ids. Raises NoAnswer if any service does not answer."""
+        query = TouchedQuery(
+            after=window.after, since=window.since, until=window.until, limit=window.limit
+        )
+        pages = [await self._touched(query), *await self._of_all(query, TouchedPage)]
+        ends = [page.looked_to for page in pages if page.looked_to is not None]
+        looked_to = min(ends, default=None)
+        saga_ids = sorted(
+            {
+                saga_id
+                for page in pages
+                for saga_id in page.saga_ids
+                if looked_to is None or saga_id <= looked_to
+            }
+        )
+        compared, skipped = 0, 0
+        findings: list[Finding] = []
+        for batch in _batches(saga_ids):
+            one = await self._compare(batch, window)
+            compared, skipped = compared + one.compared, skipped + one.skipped
+            findings += one.findings
+        return AuditedPage(Compared(compared, skipped, tuple(findings)), looked_to)
+
+    async def _compare(self, saga_ids: Sequence[UUID], window: Window) -> Compared:
+        before = await self._known(saga_ids)
+        *answers, restocked = await asyncio.gather(
+            *(self._effects(name, saga_ids) for name in self._services),
+            self._restocked(before),
+        )
+        effects = [effect for answer in answers for effect in answer] + restocked
+        effects = await self._orders_again(effects)
+        after = await self._known([saga_id for saga_id in saga_ids if saga_id not in before])
+        grace = timedelta(seconds=window.grace_seconds)
+        return compare(saga_ids, before, effects, after, now=datetime.now(UTC), grace=grace)
+
+    async def _effects(self, service: str, saga_ids: Sequence[UUID]) -> list[Effect]:
+        if not saga_ids:
+            return []
+        return list(
+            (await self._ask(service, EffectsQuery(saga_ids=tuple(saga_ids)), Effects)).rows
+        )
+
+    async def _restocked(self, known: Mapping[UUID, Known]) -> list[Effect]:
+        """What returns have left of their orders' goods; those stand by the order's id."""
+        returns = {
+            saga.restocked: saga_id for saga_id, saga in known.items() if saga.restocked is not None
+        }
+        return [
+            effect.model_copy(update={"saga_id": returns[effect.saga_id], "step": RESTOCK})
+            for effect in await self._effects("inventory", list(returns))
+        ]
+
+    async def _orders_again(self, effects: Sequence[Effect]) -> list[Effect]:
+        """The orders whose goods were seen back on the shelf are read after that."""
+        back = {e.saga_id for e in effects if (e.step, e.standing) == (RESERVE, RETURNED)}
+        kept = [e for e in effects if not (e.step == CREATE_ORDER and e.saga_id in back)]
+        return [*kept, *await self._effects("order", sorted(back))]
+
+    async def _of_all(self, query: Query, expected: type[A]) -> list[A]:
+        return await asyncio.gather(*(self._ask(name, query, expected) for name in self._services))
+
+    async def _touched(self, query: TouchedQuery) -> TouchedPage:
+        async with self._db.reading() as tx:
+            return await queries.touched(tx, query)
+
+    async def _known(self, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
+        if not saga_ids:
+            return {}
+        async with self._db.reading() as tx:
+            return await queries.known(tx, saga_ids)
+
+
+def _batches(saga_ids: Sequence[UUID]) -> list[list[UUID]]:
+    rest = iter(saga_ids)
+    return list(iter(lambda: list(islice(rest, MAX_PAGE)), []))

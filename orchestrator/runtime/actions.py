@@ -1,0 +1,112 @@
+"""The log of what operators did: one row for each action, which nobody can change.
+
+Owns: the table operator_action. Whoever acts for a person records it in the transaction of the
+deed: `record()`, or `Round.acted()` where a saga's timeline tells of it too. Must not know: what
+any action does, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from common.storage.db import Tx
+
+DONE, REFUSED = "done", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a person did, or wanted to do and was refused."""
+
+    actor: str
+    action: str  # compensate, retry, resolve, approve, redrive ...
+    reason: str
+    saga_id: UUID | None = None
+    about: str | None = None  # what else it is about: a step, a dead letter, a customer
+    outcome: str = DONE
+    detail: str | None = None  # why it was refused; what came of it
+
+    def refused(self, why: str) -> Action:
+        return replace(self, outcome=REFUSED, detail=why)
+
+    def __str__(self) -> str:
+        """As a line of a saga's timeline: `ops: resolve reserve_stock (reason): why refused`."""
+        what = " ".join(filter(None, (self.action, self.about)))
+        return f"{self.actor}: {what} ({self.reason})" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An action as it lies in the log."""
+
+    id: int
+    at: datetime
+    action: Action
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActionsWanted:
+    """Which actions; what is None does not matter."""
+
+    saga_id: UUID | None = None
+    actor: str | None = None
+    action: str | None = None
+    outcome: str | None = None
+
+
+async def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
+    """In the transaction that does them."""
+    if actions:
+        await tx.execute(
+            "insert into operator_action"
+            "       (actor, action, reason, saga_id, about, outcome, detail, process)"
+            " select actor, action, reason, saga_id, about, outcome, detail, %s"
+            "   from unnest(%b::text[], %b::text[], %b::text[], %b::uuid[], %b::text[], %b::text[],"
+            "               %b::text[]) with ordinality"
+            "     as k (actor, action, reason, saga_id, about, outcome, detail, n)"
+            " order by n",
+            (
+                process,
+                [a.actor for a in actions],
+                [a.action for a in actions],
+                [a.reason for a in actions],
+                [a.saga_id for a in actions],
+                [a.about for a in actions],
+                [a.outcome for a in actions],
+                [a.detail for a in actions],
+            ),
+        )
+
+
+async def page(tx: Tx, wanted: ActionsWanted, before: int | None, limit: int) -> list[Recorded]:
+    """Newest first; `before` is the last one of the page before."""
+    await tx.plan_by_values()
+    rows = await tx.fetch(
+        "select id, at, actor, action, reason, saga_id, about, outcome, detail, process"
+        "  from operator_action"
+        " where (%(saga_id)s::uuid is null or saga_id = %(saga_id)s)"
+        "   and (%(actor)s::text is null or actor = %(actor)s)"
+        "   and (%(action)s::text is null or action = %(action)s)"
+        "   and (%(outcome)s::text is null or outcome = %(outcome)s)"
+        "   and (%(before)s::bigint is null or id < %(before)s)"
+        " order by id desc limit %(limit)s",
+        {
+            "saga_id": wanted.saga_id,
+            "actor": wanted.actor,
+            "action": wanted.action,
+            "outcome": wanted.outcome,
+            "before": before,
+            "limit": limit,
+        },
+    )
+    return [_recorded(row) for row in rows]
+
+
+def _recorded(row: Sequence[Any]) -> Recorded:
+    ident, at, *what, process = row
+    return Recorded(ident, at, Action(*what), process)

@@ -1,0 +1,97 @@
+"""Which sagas are deployed: named by a setting, loaded by import; and what follows from them.
+
+Owns: turning the setting into definitions, or into a sentence that says what to do; the queues that
+these definitions need. Must not know: any particular saga.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from common.messages.topology import (
+    ORCHESTRATOR_COMMANDS,
+    ORCHESTRATOR_QUERIES,
+    ORCHESTRATOR_REPLIES,
+    Queue,
+    commands_of,
+    query_queue,
+    work_queue,
+)
+from orchestrator.engine.definition import Definition, DefinitionError, Kind
+
+FORM = "write module:NAME, several by comma, as in orchestrator.sagas.order:ORDER_SAGA"
+
+
+def load(setting: str) -> tuple[Definition, ...]:
+    """Raises DefinitionError, also for a definition that contradicts itself."""
+    names = [name.strip() for name in setting.split(",") if name.strip()]
+    if not names:
+        raise DefinitionError(f"SAGAPROOF_DEFINITIONS is empty; {FORM}")
+    definitions = [definition for name in names for definition in _named(name)]
+    seen: dict[tuple[str, int], Definition] = {}
+    for definition in definitions:
+        twice = seen.setdefault((definition.name, definition.version), definition)
+        if twice is not definition:
+            raise DefinitionError(
+                f"SAGAPROOF_DEFINITIONS: {definition.name} version {definition.version} is defined"
+                " twice; a change of its steps gets a version of its own, another saga another name"
+            )
+    return tuple(seen.values())
+
+
+def participants_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
+    """Each once, in the order of the steps. Whoever is asked at a gate is a person."""
+    steps = (step for definition in definitions for step in definition.steps)
+    return tuple(dict.fromkeys(s.participant for s in steps if s.kind is not Kind.GATE))
+
+
+def work_queues_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
+    """The orchestrator's own, and those it sends commands to; each has dead letters."""
+    participants = participants_of(definitions)
+    return (ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, *map(commands_of, participants))
+
+
+def queues_of(definitions: Iterable[Definition]) -> tuple[Queue, ...]:
+    """Those, and where the orchestrator is asked."""
+    work = (queue for name in work_queues_of(definitions) for queue in work_queue(name))
+    return (*work, *query_queue(ORCHESTRATOR_QUERIES))
+
+
+def in_words(definition: Definition) -> Iterator[str]:
+    """Its steps in order, for whoever has just written it."""
+    yield f"{definition.name} version {definition.version}:"
+    for step in definition.steps:
+        sent = step.command.__name__ if step.command else "nothing, it is done at the door"
+        if step.kind is Kind.GATE:
+            sent = "nothing, a person may be asked"
+        undo = f"; undone by {step.undo.__name__}" if step.undo else ""
+        yield f"  {step.name}, {step.kind}: {step.participant} is sent {sent}{undo}"
+
+
+def _named(name: str) -> Sequence[Definition]:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise DefinitionError(f"SAGAPROOF_DEFINITIONS: {name!r} is no name; {FORM}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise DefinitionError(
+            f"SAGAPROOF_DEFINITIONS: {module_name} cannot be imported ({error}); correct its name,"
+            " or put its directory on PYTHONPATH"
+        ) from error
+    except (TypeError, ValueError) as error:  # two messages of one name, a field that cannot be
+        raise DefinitionError(f"SAGAPROOF_DEFINITIONS: {module_name}: {error}") from error
+    found = getattr(module, attribute, None)
+    definitions = [found] if isinstance(found, Definition) else found
+    if (
+        not isinstance(definitions, Sequence)
+        or not definitions
+        or not all(isinstance(d, Definition) for d in definitions)
+    ):
+        there = [n for n, value in vars(module).items() if isinstance(value, Definition)]
+        raise DefinitionError(
+            f"SAGAPROOF_DEFINITIONS: {module_name} has no Definition {attribute}, nor a sequence of"
+            f" them; it has: {', '.join(there) or 'none'}"
+        )
+    return definitions

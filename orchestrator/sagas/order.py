@@ -1,0 +1,40 @@
+"""The order saga, as its owner would tell it. Pure.
+
+Read downwards for the way forward, upwards for the way back. After goods have been
+dispatched there is no way back; an order that cannot go forward before that is undone
+from the last step to the first, and the customer is told last. A large order, or one of a
+customer on the watch list, waits for a person before it is charged, its stock held meanwhile.
+"""
+
+from __future__ import annotations
+
+from common.messages.contracts import (
+    ChargePayment,
+    ConfirmOrder,
+    DispatchStock,
+    OrderData,
+    RefundPayment,
+    RejectOrder,
+    ReleaseStock,
+    ReserveStock,
+)
+from orchestrator.engine.definition import Definition, Kind, Step
+
+COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
+
+# fmt: off
+ORDER_SAGA = Definition("order", version=2, data=OrderData, steps=(
+    Step("create_order",   COMPENSATABLE, "order",     at_the_door=True,      undo=RejectOrder),
+    Step("reserve_stock",  COMPENSATABLE, "inventory", command=ReserveStock,  undo=ReleaseStock),
+    Step("approve_order",  GATE,          "orchestrator"),
+    Step("charge_payment", COMPENSATABLE, "payment",   command=ChargePayment, undo=RefundPayment),
+    Step("dispatch_stock", PIVOT,         "inventory", command=DispatchStock),
+    Step("confirm_order",  RETRIABLE,     "order",     command=ConfirmOrder),
+))
+# fmt: on
+
+# Without the gate: what began under it finishes under it. New sagas begin under the newest.
+ORDER_SAGA_V1 = Definition(
+    "order", 1, tuple(s for s in ORDER_SAGA.steps if s.kind is not GATE), OrderData
+)
+DEFINITIONS = (ORDER_SAGA_V1, ORDER_SAGA)

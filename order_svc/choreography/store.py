@@ -1,0 +1,238 @@
+"""The SQL of progress: what was heard of each order and each return, and when it is overdue.
+
+Owns: the table saga_progress, whose rows are locked in the order of ids before anything else of a
+transaction, and deadlines, which only this database's clock judges. Must not know: what an event
+means.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from common.kit.patience import Policy
+from common.messages.contracts import CancelOrder, SagaView
+from common.messages.envelope import Direction, Outcome
+from common.participant.participant import Work
+from common.storage.db import Tx
+from order_svc.choreography import archive
+from order_svc.choreography.progress import FORWARD, ORDER, RETURN, STORIES, Heard, Progress, Story
+from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder, PricedLine
+from order_svc.store import OrderStore
+
+_LOCK = """
+select saga_id, definition, heard, asked, attempt, stuck_since is not null,
+       extract(epoch from clock_timestamp() - heard_at)::float8
+  from saga_progress where saga_id = any(%b::uuid[]) order by saga_id for update"""
+
+_BEGIN = """
+insert into saga_progress (saga_id, definition, state, heard, steps, next_deadline)
+select saga_id, definition, 'RUNNING', heard::jsonb, steps::jsonb, now() + make_interval(secs => %s)
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[])
+    as k (saga_id, definition, heard, steps)"""
+
+_SAVE = """
+update saga_progress p
+   set state = k.state, heard = k.heard::jsonb, steps = k.steps::jsonb, reason = k.reason,
+       asked = k.asked, pivot_passed = k.pivot_passed, attempt = k.attempt,
+       stuck_since = case when k.stuck then coalesce(p.stuck_since, now()) end,
+       next_deadline = case when not k.ended then now() + make_interval(secs => k.patience) end,
+       heard_at = case when k.news then now() else p.heard_at end,
+       ended_at = case when k.ended then coalesce(p.ended_at, now()) end
+  from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bool[],
+              %b::int[], %b::bool[], %b::bool[], %b::bool[], %b::float8[])
+    as k (saga_id, state, heard, steps, reason, asked, pivot_passed, attempt, stuck, ended, news,
+          patience)
+ where p.saga_id = k.saga_id and p.saga_id = any(%b::uuid[])"""
+
+# One asker takes each. What they are about is joined afterwards: the limit is on what is overdue.
+_OVERDUE = """
+with overdue as (
+  select saga_id, definition, heard, asked, attempt, stuck_since is not null as stuck,
+         extract(epoch from clock_timestamp() - heard_at)::float8 as silent
+    from saga_progress where next_deadline <= now()
+   order by next_deadline limit %s for update skip locked
+)
+select p.saga_id, p.definition, p.heard, p.asked, p.attempt, p.stuck, p.silent,
+       o.order_id, o.customer, o.currency, o.lines, o.total, coalesce(r.opened_at, o.placed_at)
+  from overdue p left join order_return r on r.return_id = p.saga_id
+  join customer_order o on o.order_id = coalesce(r.order_id, p.saga_id)"""
+
+_VIEW = """
+select saga_id, definition, heard, asked, attempt, stuck_since is not null, 0.0,
+       started_at, ended_at
+  from saga_progress where saga_id = %s"""
+
+
+@dataclass(slots=True)
+class Kept:
+    """A row that we hold."""
+
+    progress: Progress
+    silent_seconds: float
+    news: bool = False
+
+
+class ProgressStore(OrderStore):
+    """The order service's SQL in the choreographed style: progress begins with what it is of."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self._policy = policy
+
+    async def load(self, tx: Tx, batch: Sequence[Work]) -> OrderBook:
+        unwanted = [work.saga_id for work in batch if isinstance(work.command, CancelOrder)]
+        if unwanted:  # their orders are locked after it, as by who hears an event
+            await self.lock(tx, unwanted)
+        return await super().load(tx, batch)
+
+    async def save(self, tx: Tx, state: OrderBook) -> None:
+        await super().save(tx, state)
+        at = state.now.timestamp()
+        begun = [_begun(order_id, ORDER, "OrderAccepted", at) for order_id in state.placed]
+        begun += [_begun(return_id, RETURN, "ReturnAccepted", at) for return_id in state.opened]
+        if begun:
+            await tx.execute(
+                _BEGIN,
+                (
+                    self._policy.timeout_seconds,
+                    [p.saga_id for p in begun],
+                    [p.story.name for p in begun],
+                    [_heard(p) for p in begun],
+                    [_steps(p) for p in begun],
+                ),
+            )
+        if state.cancelled:
+            held, _ = await self.lock(tx, list(state.cancelled))
+            for kept in held.values():
+                kept.progress.cancel(CANCELLED)
+            await self.keep(tx, list(held.values()))
+
+    async def lock(self, tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Kept], float]:
+        """The progress of these orders and returns, and what time it is since."""
+        rows = tx.ask(_LOCK, [sorted(saga_ids)])
+        clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
+        await tx.sync()
+        return {row[0]: _kept(row) for row in rows.rows}, clock.rows[0][0]
+
+    async def overdue(self, tx: Tx, limit: int) -> list[tuple[Kept, PlacedOrder | OpenedReturn]]:
+        """Those that were silent past their deadline, with what they are about; locked."""
+        held = [(_kept(row[:7]), row[7:]) for row in await tx.fetch(_OVERDUE, (limit,))]
+        return [(kept, _what(kept.progress, *about)) for kept, about in held]
+
+    async def keep(self, tx: Tx, kept: Sequence[Kept]) -> None:
+        """What has changed, each with its next deadline."""
+        if not kept:
+            return
+        all_ = [k.progress for k in kept]
+        await tx.execute(
+            _SAVE,
+            (
+                [p.saga_id for p in all_],
+                [p.state for p in all_],
+                [_heard(p) for p in all_],
+                [_steps(p) for p in all_],
+                [p.reason for p in all_],
+                [p.asked for p in all_],
+                [p.pivot_passed for p in all_],
+                [p.attempt for p in all_],
+                [p.stuck for p in all_],
+                [p.ended for p in all_],
+                [k.news for k in kept],
+                [self._patience(p) for p in all_],
+                [p.saga_id for p in all_],
+            ),
+        )
+
+    def _patience(self, progress: Progress) -> float:
+        dice = random.random()  # noqa: S311 - spreads what is asked again, no secret
+        return self._policy.patience(progress.attempt, capped=progress.capped, jitter=dice)
+
+    async def view(self, tx: Tx, saga_id: UUID) -> SagaView:
+        """In the shape that the orchestrator answers in."""
+        rows = await tx.fetch(_VIEW, (saga_id,)) or await archive.view(tx, saga_id)
+        if not rows:
+            return SagaView(saga_id=saga_id, found=False)
+        progress = _kept(rows[0][:7]).progress
+        started_at, ended_at = rows[0][7:]
+        return SagaView(
+            saga_id=saga_id,
+            found=True,
+            definition=f"{progress.story.name} (choreographed)",
+            state=progress.state,
+            reason=progress.reason,
+            pivot_passed=progress.pivot_passed,
+            compensate_asked=progress.reason is not None,
+            stuck=progress.stuck,
+            steps=progress.views(),
+            started_at=started_at,
+            ended_at=ended_at,
+        )
+
+
+def _begun(saga_id: UUID, story: Story, said: str, at: float) -> Progress:
+    """The door is its own witness."""
+    accepted = Heard(said, Outcome.DONE, None, None, at)
+    return Progress(saga_id, story, {(story.first, FORWARD): accepted})
+
+
+def _kept(row: tuple[Any, ...]) -> Kept:
+    saga_id, definition, heard, asked, attempt, stuck, silent = row
+    legs = {_leg(key): Heard(outcome=Outcome(h.pop("outcome")), **h) for key, h in heard.items()}
+    return Kept(Progress(saga_id, STORIES[definition], legs, asked, attempt, stuck), silent)
+
+
+def _leg(key: str) -> tuple[str, Direction]:
+    step, _, direction = key.rpartition(":")
+    return step, Direction(direction)
+
+
+def _heard(progress: Progress) -> str:
+    return json.dumps(
+        {
+            f"{step}:{direction.value}": {
+                "type": h.type,
+                "outcome": h.outcome.value,
+                "reason": h.reason,
+                "process": h.process,
+                "at": h.at,
+            }
+            for (step, direction), h in progress.heard.items()
+        }
+    )
+
+
+def _steps(progress: Progress) -> str:
+    return json.dumps(
+        {
+            step: {
+                "status": status,
+                "attempt": progress.attempts(status),
+                "undo_attempt": progress.undo_attempts(status),
+            }
+            for step, status in progress.statuses().items()
+        }
+    )
+
+
+def _what(
+    progress: Progress,
+    order_id: UUID,
+    customer: str,
+    currency: str,
+    lines: Sequence[dict[str, Any]],
+    total: int,
+    began_at: datetime,
+) -> PlacedOrder | OpenedReturn:
+    attempt = progress.attempt + 1
+    if progress.story is RETURN:
+        return OpenedReturn(
+            progress.saga_id, order_id, customer, currency, total, began_at, attempt
+        )
+    priced = tuple(PricedLine(**line) for line in lines)
+    return PlacedOrder(order_id, customer, currency, priced, total, began_at, attempt)

@@ -1,0 +1,351 @@
+"""Dead letters against a real Postgres and a real broker: whatever was set aside is kept once, and
+its saga told (section 6, rule 8)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from common.kit import failpoints
+from common.kit.failpoints import Point
+from common.kit.health import Health
+from common.kit.settings import Settings
+from common.messages.contracts import StartSaga
+from common.messages.envelope import Direction, Envelope, Fence, Key, pack
+from common.messages.topology import (
+    ORCHESTRATOR_COMMANDS,
+    ORCHESTRATOR_REPLIES,
+    dead_letter_queue,
+)
+from common.process.process import Process
+from common.storage.db import Database
+from common.transport.broker import Broker, Fate, Publication
+from orchestrator import __main__ as root
+from orchestrator.dead_letters.intake import Intake
+from orchestrator.runtime.service import Service
+from tests.integration.conftest import MakeSettings
+from tests.integration.mail import NOON, Mail, command, mail, saga
+from tests.integration.orchestrating import (
+    RESERVED,
+    SHORT,
+    commands,
+    give_each,
+    logged,
+    reply,
+    service,
+    start,
+    state,
+)
+from tests.integration.waiting import FAST, Rows, eventually, reports, running, wired
+
+ROLE = "orchestrator"
+INVENTORY, PAYMENT = "inventory.commands", "payment.commands"
+FORWARD, COMPENSATING = Direction
+pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
+
+
+class Deceased:
+    """An orchestrator that takes dead letters in, and a broker that has some."""
+
+    def __init__(self, process: Process, service: Service, post: Mail, judge: Rows) -> None:
+        self.process = process
+        self.service = service
+        self.post = post
+        self._judge = judge
+
+    async def bury(self, queue: str, body: bytes, reason: str = "poison", **headers: Any) -> None:
+        """As a consumer sets it aside."""
+        about = {
+            "x-sagaproof-reason": reason,
+            "x-sagaproof-detail": "so it is",
+            "x-sagaproof-letter": str(uuid4()),
+            **headers,
+        }
+        await self.publish(queue, body, about)
+
+    async def publish(self, queue: str, body: bytes, headers: dict[str, Any]) -> None:
+        fates = await self.post._channel.publish(
+            [Publication(dead_letter_queue(queue), body, headers)], 10
+        )
+        assert fates == [Fate.CONFIRMED]
+
+    def letters(self, *columns: str) -> list[tuple[Any, ...]]:
+        what = ", ".join(columns or ("queue", "reason", "count", "state"))
+        query = f"select {what} from orchestrator.dead_letter order by first_seen, letter_id"
+        return self._judge.execute(query.encode()).fetchall()
+
+    async def taken_in(self, *queues: str) -> None:
+        async def empty() -> bool:
+            return not sum([await self.post.ready(dead_letter_queue(queue)) for queue in queues])
+
+        await eventually(empty, "all is taken in")
+
+
+def of(number: int, step: str, direction: Direction = FORWARD) -> bytes:
+    """A command of the orchestrator's, as a dead letter."""
+    key = Key(saga(number), step, direction)
+    asked = Envelope.command(key, Fence(), issued_at=NOON, reply_to=ORCHESTRATOR_REPLIES)
+    return pack([asked.encode()])
+
+
+@pytest.fixture
+async def deceased(
+    settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deceased]:
+    made = settings(ROLE, **FAST, step_timeout_seconds=3600)  # nothing here waits for a deadline
+    process = await wired(monkeypatch, root.worker, made)
+    daemons = [name for name in process._daemons if name != "relay"]  # so that sends can be seen
+    async with mail(made) as post, running(process, *daemons):
+        yield Deceased(process, service(process.db), post, judge)
+
+
+async def eventually_kept(deceased: Deceased, count: int) -> None:
+    await eventually(lambda: len(deceased.letters()) == count, f"{count} letters are kept")
+
+
+# --- the saga is told ----------------------------------------------------------------------
+
+
+async def test_a_dead_command_turns_its_saga_at_once(deceased: Deceased, judge: Rows) -> None:
+    await give_each(deceased.service, start(1), reply(1, "reserve_stock", RESERVED))
+    await deceased.bury(PAYMENT, of(1, "charge_payment"), "unknown_type")
+    await eventually(lambda: state(judge) == ("COMPENSATING", "charge_payment_dead_lettered"))
+    assert commands(judge)[-1] == "charge_payment<1"
+    ids = ("saga_id", "step", "direction", "message_id", "type", "reply", "detail", "readable")
+    key = Key(saga(1), "charge_payment", FORWARD)
+    assert deceased.letters(*ids) == [
+        (saga(1), "charge_payment", "forward", key.command_id, "Fence", False, "so it is", True)
+    ]
+
+
+async def test_a_dead_pivot_is_fenced_and_a_dead_undo_makes_its_saga_stuck(
+    deceased: Deceased, judge: Rows
+) -> None:
+    await give_each(
+        deceased.service,
+        start(1), reply(1, "reserve_stock", RESERVED), reply(1, "charge_payment", RESERVED),
+        start(2), reply(2, "reserve_stock", SHORT),
+    )  # fmt: skip
+    await deceased.bury(INVENTORY, of(1, "dispatch_stock"))
+    await deceased.bury("order.commands", of(2, "create_order", COMPENSATING))
+    await eventually_kept(deceased, 2)
+    assert commands(judge)[-1] == "dispatch_stock<1"
+    assert state(judge, 1) == ("RUNNING", "dispatch_stock_dead_lettered")
+    assert logged(judge, 2)[-2:] == ["dead_lettered", "stuck"]
+
+
+async def test_a_dead_reply_makes_its_saga_stuck_and_condemns_nothing(
+    deceased: Deceased, judge: Rows
+) -> None:
+    await give_each(deceased.service, start(1))
+    body = pack([reply(1, "reserve_stock", RESERVED).encode()])
+    await deceased.bury(ORCHESTRATOR_REPLIES, body, "exhausted")
+    await eventually_kept(deceased, 1)
+    assert state(judge) == ("RUNNING", None)
+    assert logged(judge)[-2:] == ["dead_lettered", "stuck"]
+    assert deceased.letters("reply", "step") == [(True, "reserve_stock")]
+
+
+async def test_a_dead_start_makes_a_stuck_instance_which_a_later_start_begins(
+    deceased: Deceased, judge: Rows
+) -> None:
+    await deceased.bury(ORCHESTRATOR_COMMANDS, pack([start(1).encode()]), "exhausted")
+    await eventually_kept(deceased, 1)
+    assert state(judge) == ("RUNNING", None)
+    assert (logged(judge), commands(judge)) == (["dead_lettered", "stuck"], [])
+    await give_each(deceased.service, start(1, attempt=2, reply_to="order.commands"))
+    assert commands(judge) == ["reserve_stock>1", "saga_started>1"]
+    stuck = "select stuck_since from orchestrator.saga_instance"
+    assert judge.execute(stuck.encode()).fetchall() == [(None,)]
+
+
+async def test_a_saga_that_could_not_begin_can_be_compensated_and_never_begins_then(
+    deceased: Deceased, judge: Rows
+) -> None:
+    await deceased.bury(ORCHESTRATOR_COMMANDS, pack([start(1).encode()]), "exhausted")
+    await eventually_kept(deceased, 1)
+    await deceased.service.compensate(saga(1), "ops", "lost")
+    assert commands(judge) == ["create_order<1"]
+    await give_each(deceased.service, start(1, attempt=2, reply_to="order.commands"))
+    assert state(judge) == ("COMPENSATING", "lost")
+    assert commands(judge) == ["create_order<1", "saga_started>1"]
+
+
+async def test_a_letter_about_no_saga_or_no_step_is_only_kept(
+    deceased: Deceased, judge: Rows
+) -> None:
+    await give_each(deceased.service, start(1))
+    foreign = command(StartSaga(definition="tea", data={}), saga(7), reply_to=None)
+    await deceased.bury(ORCHESTRATOR_COMMANDS, pack([foreign.encode()]), "unknown_definition")
+    await deceased.bury(PAYMENT, of(2, "charge_payment"))
+    await deceased.bury(PAYMENT, of(1, "charge_payment"))  # not asked yet
+    await deceased.bury(PAYMENT, of(1, "make_tea"))
+    await eventually_kept(deceased, 4)
+    assert logged(judge) == ["started", "sent"]
+    assert state(judge, 7) == ()
+
+
+# --- whatever it is ------------------------------------------------------------------------
+
+WIRE: dict[str, Any] = json.loads(of(1, "reserve_stock"))[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"tea, please", False),
+        (b"", False),
+        (b"[]", False),
+        (b"\xff" * 1_000_000, False),
+        (b'"\\u0000"', False),
+        (json.dumps([{**WIRE, "type": "a\x00b", "body": {"x": "\x00"}}]).encode(), True),
+        (json.dumps([{**WIRE, "first_issued_at": "yesterday"}]).encode(), True),
+        (json.dumps(WIRE).encode(), True),  # no array
+        (json.dumps([{**WIRE, "message_id": str(uuid4())}]).encode(), False),  # says it is another
+        (json.dumps([{**WIRE, "saga_id": "x", "step": ["y"], "direction": {}}]).encode(), False),
+        (b"[" * 10_000 + b"]" * 10_000, False),
+    ],
+    ids=[
+        "words", "empty", "nothing", "megabyte", "nul", "nul in an envelope", "bad date",
+        "no array", "wrong id", "odd fields", "deep",
+    ],
+)  # fmt: skip
+async def test_whatever_the_body_is_it_is_kept_as_it_came(
+    deceased: Deceased, judge: Rows, body: bytes, told: bool
+) -> None:
+    await give_each(deceased.service, start(1))
+    await deceased.bury(INVENTORY, body, "odd\x00", **{"x-odd": "\x00", "x-list": [1, b"\xff"]})
+    await eventually_kept(deceased, 1)
+    assert deceased.letters("body", "size", "readable") == [(body, len(body), False)]
+    assert (state(judge)[0] == "COMPENSATING") is told
+
+
+async def test_of_a_larger_one_the_first_mebibyte_is_kept(deceased: Deceased) -> None:
+    await deceased.bury(INVENTORY, b"x" * 3_000_000)
+    await eventually_kept(deceased, 1)
+    assert deceased.letters("octet_length(body)", "size", "readable") == [
+        (1_048_576, 3_000_000, False)
+    ]
+
+
+async def test_what_the_broker_sets_aside_by_itself_is_taken_in_one_by_one(
+    deceased: Deceased, judge: Rows
+) -> None:
+    """With its own headers, and as many messages as the delivery held."""
+    await give_each(deceased.service, start(1), start(2))
+    both = [of(n, "reserve_stock")[1:-1].decode() for n in (1, 2)]
+    death = [{"count": 1, "reason": "delivery_limit", "queue": INVENTORY, "exchange": ""}]
+    headers = {"x-death": death, "x-first-death-reason": "delivery_limit"}
+    await deceased.publish(INVENTORY, pack(both), headers)
+    await eventually_kept(deceased, 2)
+    kept = deceased.letters("reason", "convert_from(body, 'utf8')")
+    assert sorted(kept) == sorted(("delivery_limit", f"[{one}]") for one in both)
+    assert {state(judge, n) for n in (1, 2)} == {("COMPENSATING", "reserve_stock_dead_lettered")}
+
+
+# --- once ----------------------------------------------------------------------------------
+
+
+async def test_the_same_letter_again_counts_up_and_another_reason_is_another(
+    deceased: Deceased, judge: Rows
+) -> None:
+    await give_each(deceased.service, start(1))
+    for attempt in (1, 2, 3):
+        (wire,) = json.loads(of(1, "reserve_stock"))
+        again = json.dumps([{**wire, "attempt": attempt}]).encode()
+        await deceased.bury(INVENTORY, again, "unknown_type")
+        await deceased.taken_in(INVENTORY)
+    await deceased.bury(INVENTORY, of(1, "reserve_stock"), "exhausted")
+    for _ in range(2):
+        await deceased.bury(INVENTORY, b"tea", "not_json")
+    await eventually(lambda: sum(row[2] for row in deceased.letters()) == 6)
+    assert deceased.letters() == [
+        (INVENTORY, "unknown_type", 3, "open"),
+        (INVENTORY, "exhausted", 1, "open"),
+        (INVENTORY, "not_json", 2, "open"),
+    ]
+    assert deceased.letters("convert_from(body, 'utf8')")[0][0].count('"attempt": 3') == 1
+
+
+class Died(BaseException):
+    """The process is gone here."""
+
+
+@pytest.mark.parametrize(
+    "point", [p for p in Point if p.startswith("intake.")], ids=lambda p: str(p)
+)
+async def test_death_at_any_point_loses_no_letter_and_counts_none_twice(
+    settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch, point: Point
+) -> None:
+    made = settings(ROLE, **FAST)
+
+    def die(reached: Point, _: Sequence[Key]) -> None:
+        if reached is point:
+            raise Died
+
+    async with mail(made) as post, Database(made) as db:
+        told = service(db)
+        await give_each(told, start(1))
+        headers = {"x-sagaproof-reason": "poison", "x-sagaproof-letter": str(uuid4())}
+        letters = [
+            Publication(dead_letter_queue(INVENTORY), of(n, "reserve_stock"), headers)
+            for n in (1, 2, 1)  # one of them twice in a batch
+        ]
+        await post._channel.publish(letters, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(failpoints, "reach", die)
+            with pytest.raises(Died):
+                await take_in(made, db, told, 3)
+        await take_in(made, db, told, 0 if point is Point.INTAKE_AFTER_ACK else 3)
+    rows = judge.execute("select step, count from orchestrator.dead_letter").fetchall()
+    assert rows == [("reserve_stock", 1)] * 2
+    assert state(judge) == ("COMPENSATING", "reserve_stock_dead_lettered")
+    assert logged(judge).count("dead_lettered") == 1
+
+
+async def take_in(made: Settings, db: Database, told: Service, count: int) -> None:
+    """By a process of its own, once as many are there."""
+    broker = Broker(made)
+    try:
+        channel = await broker.channel()
+        consumer = await channel.consume(dead_letter_queue(INVENTORY), 10)
+        await eventually(lambda: len(consumer._waiting) == count)
+        await Intake(INVENTORY, told, db, broker, Health(), asyncio.Event()).take_in(consumer)
+    finally:
+        await broker.close()
+
+
+async def test_two_orchestrators_take_in_what_comes_once(
+    settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch, deceased: Deceased
+) -> None:
+    other = await wired(monkeypatch, root.worker, settings(ROLE, **FAST, process="other"))
+    sagas = range(1, 41)
+    await give_each(deceased.service, *(start(n) for n in sagas))
+    async with running(other, *(n for n in other._daemons if n.endswith(".dead"))):
+        for n in sagas:
+            for queue, step in ((INVENTORY, "reserve_stock"), (PAYMENT, "charge_payment")):
+                await deceased.bury(queue, of(n, step))
+        await eventually_kept(deceased, 2 * len(sagas))
+        await deceased.taken_in(INVENTORY, PAYMENT)
+    assert {row[2] for row in deceased.letters()} == {1}
+    assert {state(judge, n)[0] for n in sagas} == {"COMPENSATING"}
+
+
+async def test_a_letter_whose_saga_cannot_be_told_is_kept_and_spoils_nobody(
+    deceased: Deceased, admin: Rows, judge: Rows
+) -> None:
+    await give_each(deceased.service, start(1), start(2))
+    admin.execute(
+        "update orchestrator.saga_instance set version = 99 where saga_id = %s", (saga(1),)
+    )
+    both = [of(n, "reserve_stock")[1:-1].decode() for n in (1, 2)]
+    await deceased.publish(INVENTORY, pack(both), {"x-first-death-reason": "delivery_limit"})
+    await eventually_kept(deceased, 2)
+    await eventually(lambda: state(judge, 2)[0] == "COMPENSATING")
+    assert state(judge, 1)[0] == "RUNNING"
+    assert reports(deceased.process, dead_letter_queue(INVENTORY)) == "ok"

@@ -1,0 +1,418 @@
+"""Redriving and discarding dead letters against a real Postgres: whoever asks, and however often, a
+letter leaves once (design.md, section 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from hashlib import md5
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from common.http.access import Role
+from common.kit.health import Health
+from common.messages.contracts import ChargePayment, OpenAccount, PaymentCharged
+from common.messages.envelope import Envelope, Key
+from common.storage.db import Database, Tx
+from orchestrator.dead_letters import store
+from orchestrator.dead_letters.intake import Intake
+from orchestrator.dead_letters.letter import letters_of
+from orchestrator.dead_letters.redrive import Deed, LetterDesk, Outcome, Result
+from orchestrator.dead_letters.store import LettersWanted
+from orchestrator.operator.api import make_app
+from orchestrator.operator.compose import _letters
+from tests.integration.conftest import MakeSettings
+from tests.integration.mail import command, saga
+from tests.integration.orchestrating import (
+    COMMANDS,
+    COMPENSATING,
+    REPLIES,
+    RESERVED,
+    ROLE,
+    SHORT,
+    commands,
+    give_each,
+    logged,
+    reply,
+    service,
+    start,
+    state,
+)
+from tests.integration.services import handle, open_account, payment, transfers
+from tests.integration.waiting import Rows, rows_read
+from tests.support.apis import ENTRANCES, bearer
+
+INVENTORY, PAYMENT = "inventory.commands", "payment.commands"
+pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
+
+
+def charge(number: int, **more: Any) -> Envelope:
+    """As the orchestrator asks for it."""
+    body = ChargePayment(customer="ada", total=10, currency="EUR")
+    return command(body, saga(number), **{"reply_to": REPLIES, **more})
+
+
+class Office:
+    """Dead letters, and a desk for them."""
+
+    def __init__(self, db: Database, judge: Rows) -> None:
+        self.db = db
+        self.service = service(db)
+        self.desk = LetterDesk(db, self.service)
+        asked: Any = SimpleNamespace(letters=_letters(db, self.desk), desk=None, hands=None)
+        app = make_app(asked, {}, Health(), ENTRANCES["operator"])
+        self.api = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://operator",
+            headers=bearer(Role.OPERATOR),
+        )
+        self._judge = judge
+        self._intake = Intake(PAYMENT, self.service, db, _nothing, Health(), asyncio.Event())
+
+    async def bury(self, queue: str, *bodies: bytes, reason: str = "poison") -> list[UUID]:
+        """Taken in as they would be from the broker; their ids."""
+        headers = {"x-sagaproof-reason": reason, "x-sagaproof-letter": str(uuid4())}
+        letters = [one for body in bodies for one in letters_of(queue, body, headers)]
+        await self._intake._keep(letters)
+        return [letter.letter_id for letter in letters]
+
+    async def bury_envelopes(self, queue: str, *envelopes: Envelope) -> list[UUID]:
+        return await self.bury(queue, *(f"[{e.encode()}]".encode() for e in envelopes))
+
+    async def settle(self, deed: Deed, *ids: UUID, actor: str = "ann") -> list[Outcome]:
+        return await self.desk.settle(deed, ids, actor, "because", dry_run=False)
+
+    async def post(self, deed: str, status: int = 200, **body: Any) -> Any:
+        response = await self.api.post(f"/dead-letters/{deed}", json=body)
+        assert response.status_code == status, response.text
+        return response.json()
+
+    async def get(self, path: str = "", **parameters: Any) -> Any:
+        response = await self.api.get(f"/dead-letters{path}", params=parameters)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def outbox(self, queue: str) -> list[str]:
+        query = "select envelope from orchestrator.outbox where destination = %s order by id"
+        return [str(row[0]) for row in self._judge.execute(query, (queue,))]
+
+    def states(self) -> list[tuple[Any, ...]]:
+        query = "select state, count from orchestrator.dead_letter order by queue, first_seen"
+        return self._judge.execute(query).fetchall()
+
+    def actions(self) -> list[tuple[Any, ...]]:
+        query = "select actor, action, reason, outcome, saga_id from orchestrator.operator_action"
+        return self._judge.execute(query + " order by id").fetchall()
+
+
+_nothing: Any = None
+
+
+@pytest.fixture
+async def office(settings: MakeSettings, judge: Rows) -> AsyncIterator[Office]:
+    async with Database(settings(ROLE)) as db:
+        office = Office(db, judge)
+        async with office.api:
+            yield office
+
+
+async def asked_to_charge(office: Office, *numbers: int) -> None:
+    """Sagas whose charge was sent."""
+    for n in numbers:
+        await give_each(office.service, start(n), reply(n, "reserve_stock", RESERVED))
+
+
+# --- once ----------------------------------------------------------------------------------
+
+
+async def test_what_a_person_has_seen_to_is_not_done_after_all(office: Office, judge: Rows) -> None:
+    """No undo went out that would have left a tombstone, and none ever will."""
+    await asked_to_charge(office, 1)
+    (letter,) = await office.bury_envelopes(PAYMENT, charge(1))
+    refund = Envelope.model_validate_json(office.outbox(PAYMENT)[-1])
+    (undo,) = await office.bury_envelopes(PAYMENT, refund)
+    await office.service.resolve(saga(1), "charge_payment", "ann", "nothing was charged")
+    before = office.outbox(PAYMENT)
+    for ident in (letter, undo):
+        (outcome,) = await office.settle(Deed.REDRIVE, ident, actor="bob")
+        assert outcome.result is Result.REFUSED
+        assert "resolved" in str(outcome.why)
+    assert office.outbox(PAYMENT) == before
+    assert await office.settle(Deed.DISCARD, letter) == [Outcome(letter, Result.DONE)]
+
+
+async def test_a_redriven_letter_is_the_same_message_to_where_it_came_from(office: Office) -> None:
+    await asked_to_charge(office, 1)
+    before = office.outbox(PAYMENT)
+    wire = {**json.loads(charge(1).encode()), "of a later version": [1.5]}
+    (ident,) = await office.bury(PAYMENT, b" [" + json.dumps(wire).encode() + b"]\n")
+    assert await office.settle(Deed.REDRIVE, ident) == [Outcome(ident, Result.DONE)]
+    added = [one for one in office.outbox(PAYMENT) if one not in before]
+    assert json.dumps(wire) in added
+    assert office.states() == [("redriven", 1)]
+
+
+async def test_clicked_twice_or_by_two_people_it_leaves_once(office: Office) -> None:
+    await asked_to_charge(office, 1)
+    (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
+    before = len(office.outbox(PAYMENT))
+    clicks = [office.settle(Deed.REDRIVE, ident, actor=who) for who in ("ann", "bob", "ann")]
+    results = sorted(outcome.result for (outcome,) in await asyncio.gather(*clicks))
+    assert results == [Result.ALREADY, Result.ALREADY, Result.DONE]
+    (late,) = await office.settle(Deed.DISCARD, ident, actor="eve")
+    assert late.result is Result.ALREADY
+    assert late.why is not None
+    assert late.why.startswith("redriven by ")
+    assert len(office.outbox(PAYMENT)) == before + 1
+
+
+async def test_what_fails_halfway_leaves_nothing_and_can_be_done_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asked_to_charge(office, 1)
+    (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
+    before = office.outbox(PAYMENT)
+
+    async def died(tx: Tx, *_: object) -> None:
+        await tx.sync()
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "settle", died)
+        with pytest.raises(ConnectionError):
+            await office.settle(Deed.REDRIVE, ident)
+    assert (office.outbox(PAYMENT), office.states()) == (before, [("open", 1)])
+    await office.settle(Deed.REDRIVE, ident)
+    assert len(office.outbox(PAYMENT)) == len(before) + 1
+
+
+async def test_redriven_again_and_again_it_charges_once(
+    office: Office, settings: MakeSettings, judge: Rows
+) -> None:
+    """Also what was done before it was set aside, as when a participant dies after its commit."""
+    await asked_to_charge(office, 1)
+    async with Database(settings("payment_svc")) as theirs:
+        await open_account(theirs, "ada", 1000)
+        for _ in range(3):
+            (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
+            await office.settle(Deed.REDRIVE, ident)
+            redriven = Envelope.model_validate_json(office.outbox(PAYMENT)[-1])
+            (said,) = await handle(payment(theirs), redriven)
+    assert isinstance(said, PaymentCharged) or said is None  # the stored one, given unread
+    assert transfers(judge, saga(1)) == ["CHARGE"]
+    assert office.states() == [("redriven", 3)]
+
+
+async def test_what_dies_again_is_open_again(office: Office) -> None:
+    await asked_to_charge(office, 1)
+    (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
+    await office.settle(Deed.REDRIVE, ident)
+    assert await office.bury_envelopes(PAYMENT, charge(1, attempt=2)) == [ident]
+    assert office.states() == [("open", 2)]
+    assert [o.result for o in await office.settle(Deed.REDRIVE, ident)] == [Result.DONE]
+
+
+async def test_taking_in_and_redriving_the_same_letters_at_once_do_not_lock_each_other(
+    office: Office,
+) -> None:
+    numbers = range(1, 21)
+    await asked_to_charge(office, *numbers)
+    charges = [charge(n) for n in numbers]
+    ids = await office.bury_envelopes(PAYMENT, *charges)
+    for _ in range(5):
+        await asyncio.gather(
+            office.bury_envelopes(PAYMENT, *reversed(charges)),
+            office.settle(Deed.REDRIVE, *ids),
+            office.settle(Deed.DISCARD, *reversed(ids)),
+            office.bury_envelopes(PAYMENT, *charges),
+        )
+
+
+# --- refused -------------------------------------------------------------------------------
+
+
+async def test_what_could_run_twice_unrecognised_is_not_redriven(office: Office) -> None:
+    """Its saga is not known, or no more: an inbox row of it may be forgotten."""
+    answer = reply(8, "charge_payment", RESERVED)
+    ids = [
+        *await office.bury_envelopes(PAYMENT, charge(7)),
+        *await office.bury_envelopes(REPLIES, answer),
+    ]
+    outcomes = await office.settle(Deed.REDRIVE, *ids)
+    assert [o.result for o in outcomes] == [Result.REFUSED] * 2
+    assert all("its saga is not known" in str(o.why) for o in outcomes)
+    assert (office.outbox(PAYMENT), office.outbox(REPLIES)) == ([], [])
+    refusal = ("ann", "redrive", "because", "refused", None)
+    assert office.actions() == [refusal, refusal]
+
+
+async def test_what_others_sent_is_theirs_and_may_be_redriven(office: Office) -> None:
+    account = command(OpenAccount(customer="ada", currency="EUR"), saga(9), reply_to="loader")
+    ids = [
+        *await office.bury_envelopes(PAYMENT, account),
+        *await office.bury_envelopes(COMMANDS, start(5)),
+    ]
+    assert [o.result for o in await office.settle(Deed.REDRIVE, *ids)] == [Result.DONE] * 2
+    await give_each(office.service, Envelope.model_validate_json(office.outbox(COMMANDS)[0]))
+    assert logged_of(office, 5)[-2:] == ["started", "sent"]
+
+
+async def test_what_is_no_envelope_can_only_be_discarded(office: Office) -> None:
+    large = json.dumps([{**json.loads(charge(1).encode()), "body": {"x": "y" * 1_100_000}}])
+    ids = await office.bury(PAYMENT, b"tea, please", large.encode())
+    outcomes = await office.settle(Deed.REDRIVE, *ids, missing := uuid4())
+    assert {o.letter_id: o.result for o in outcomes} == dict.fromkeys(
+        [*ids, missing], Result.REFUSED
+    )
+    assert [o.result for o in await office.settle(Deed.DISCARD, *ids)] == [Result.DONE] * 2
+    assert office.states() == [("discarded", 1)] * 2
+
+
+# --- discarded -----------------------------------------------------------------------------
+
+
+def logged_of(office: Office, number: int) -> list[str]:
+    return logged(office._judge, number)
+
+
+async def test_a_discarded_undo_leaves_its_saga_stuck_with_the_reason(
+    office: Office, judge: Rows
+) -> None:
+    await give_each(office.service, start(1), reply(1, "reserve_stock", SHORT))
+    key = Key(saga(1), "create_order", COMPENSATING)
+    undo = command(OpenAccount(customer="x", currency="EUR"), saga(1)).model_copy(
+        update={
+            "step": key.step, "direction": key.direction, "message_id": key.command_id,
+        }
+    )  # fmt: skip
+    (ident,) = await office.bury_envelopes("order.commands", undo)
+    await office.settle(Deed.DISCARD, ident)
+    assert logged_of(office, 1)[-4:] == ["dead_lettered", "stuck", "discarded", "stuck"]
+    query = "select entry, detail from orchestrator.saga_log where saga_id = %s order by id desc"
+    assert judge.execute(query, (saga(1),)).fetchone() == ("stuck", "ann: because")
+    assert office.actions() == [("ann", "discard", "because", "done", saga(1))]
+
+
+async def test_a_discarded_forward_command_was_taken_for_unknown_before(
+    office: Office, judge: Rows
+) -> None:
+    await asked_to_charge(office, 1)
+    (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
+    sent = commands(judge)
+    await office.settle(Deed.DISCARD, ident)
+    assert commands(judge) == sent
+    assert state(judge) == ("COMPENSATING", "charge_payment_dead_lettered")
+    assert logged_of(office, 1)[-1] == "discarded"
+
+
+async def test_a_redrive_is_in_the_timeline_with_who_and_why(office: Office, judge: Rows) -> None:
+    await asked_to_charge(office, 1)
+    (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
+    await office.post("redrive", letters=[str(ident)], why="payment is back")
+    query = "select entry, detail from orchestrator.saga_log where saga_id = %s order by id desc"
+    entry, detail = judge.execute(query, (saga(1),)).fetchall()[0]
+    assert entry == "action_done"
+    assert detail == f"operator-ann: redrive dead letter {ident} (payment is back)"
+    assert office.actions() == [("operator-ann", "redrive", "payment is back", "done", saga(1))]
+
+
+# --- many ----------------------------------------------------------------------------------
+
+
+async def test_a_thousand_are_grouped_tried_and_redriven_in_bulk(office: Office) -> None:
+    """As `make large` does with a hundred thousand, at full size."""
+    numbers = range(1, 501)
+    for first in range(1, 501, 100):
+        batch = range(first, first + 100)
+        await give_each_batch(office, batch)
+        await office.bury_envelopes(PAYMENT, *(charge(n) for n in batch))
+        junk = [b"junk %d" % n for n in batch]
+        await office.bury(INVENTORY, *junk, reason="not_json")
+    groups = await office.get("/groups")
+    assert [(g["queue"], g["reason"], g["letters"]) for g in groups["groups"]] == [
+        (INVENTORY, "not_json", 500), (PAYMENT, "poison", 500),
+    ]  # fmt: skip
+
+    before = len(office.outbox(PAYMENT))
+    dry = await in_bulk(office, "redrive", all=True, dry_run=True)
+    assert dry == {"done": 500, "already": 0, "refused": 500}
+    assert len(office.outbox(PAYMENT)) == before
+
+    ann, bob = await asyncio.gather(
+        in_bulk(office, "redrive", queue=PAYMENT), in_bulk(office, "redrive", reason="poison")
+    )
+    assert ann["done"] + bob["done"] == 500
+    assert len(office.outbox(PAYMENT)) == before + 500
+    assert len({Envelope.model_validate_json(e).saga_id for e in office.outbox(PAYMENT)}) == len(
+        numbers
+    )
+    assert await in_bulk(office, "redrive", queue=INVENTORY) == {
+        "done": 0, "already": 0, "refused": 500,
+    }  # fmt: skip
+    gone = await in_bulk(office, "discard", reason="not_json", why="junk")
+    assert gone["done"] == 500
+    assert (await office.get("/groups"))["groups"] == []
+
+
+async def give_each_batch(office: Office, numbers: range) -> None:
+    starts = [office.service.parse(start(n)) for n in numbers]
+    await office.service.handle(starts)
+    await office.service.handle(
+        [office.service.parse(reply(n, "reserve_stock", RESERVED)) for n in numbers]
+    )
+
+
+async def in_bulk(office: Office, deed: str, **body: Any) -> dict[str, int]:
+    """One request after another, as the command does."""
+    counted = {"done": 0, "already": 0, "refused": 0}
+    after = None
+    while True:
+        answer = await office.post(deed, **body, limit=130, after=after)
+        for result in counted:
+            counted[result] += answer[result]
+        if (after := answer["next"]) is None:
+            return counted
+
+
+async def test_no_question_about_letters_reads_the_whole_table(office: Office, admin: Rows) -> None:
+    """Of 20,000 of which every tenth is open; in each order, from the middle on."""
+    admin.execute("""
+        insert into orchestrator.dead_letter
+               (letter_id, queue, reason, reply, body, size, readable, headers, set_aside, count,
+                saga_id, state, settled_by, settled_at)
+        select md5(n::text)::uuid, 'q' || n % 7, 'r' || n % 11, false, '', 0, false, '{}', '', 1,
+               md5((n % 5000)::text)::uuid, case when n % 10 = 0 then 'open' else 'redriven' end,
+               case when n % 10 <> 0 then 'ann' end, case when n % 10 <> 0 then now() end
+          from generate_series(1, 20000) n""")
+    admin.execute("vacuum analyze orchestrator.dead_letter")  # or autovacuum decides on the plan
+    saga_id = UUID(bytes=md5(b"10").digest())
+    wanted = {
+        LettersWanted(): "dead_letter_by_queue",
+        LettersWanted(queue="q3"): "dead_letter_by_",
+        LettersWanted(reason="r5"): "dead_letter_by_reason",
+        LettersWanted(queue="q3", reason="r5"): "dead_letter_by_",
+        LettersWanted(saga_id=saga_id): "dead_letter_of_saga",
+    }
+    async with office.db.transaction() as tx:
+        place = (await store.page(tx, LettersWanted(reason="r5"), None, 5))[-1]
+    for want, index in wanted.items():
+        for after in (None, place.letter_id):
+            async with office.db.transaction() as tx:
+                asked = store.page(tx, want, after, 20)
+                found, read = await rows_read(tx, "dead_letter", asked)
+            assert found or after
+            assert read <= 100, (want, after)  # of 2,000 open ones
+        async with office.db.transaction() as tx:
+            await tx.plan_by_values()
+            values = {**asdict(want), **dict.fromkeys(store._FROM), "limit": 20}
+            page = store._BY_REASON if want.reason else store._BY_QUEUE
+            plan = str(await tx.fetch("explain " + page, values))
+            groups = str(await tx.fetch("explain " + store._GROUPS, values))
+        assert index in plan
+        assert "Seq Scan" not in plan + groups

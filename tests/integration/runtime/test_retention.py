@@ -1,0 +1,513 @@
+"""What ended long ago moves out, and what is as old and comes again does not act (section 6, rules
+9 and 18)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from common.kit.health import Health
+from common.kit.settings import Settings
+from common.messages.contracts import (
+    CloseReturn,
+    ConfirmOrder,
+    KeyReused,
+    Line,
+    ListProduct,
+    OpenReturn,
+    OrderAccepted,
+    OrderConfirmed,
+    OrderRejected,
+    PlaceOrder,
+    ReceiveStock,
+    RejectOrder,
+    ReturnAccepted,
+    SagaQuery,
+    StockDispatched,
+)
+from common.messages.envelope import Direction, Envelope, Forget, Key, pack, saga_id_for
+from common.messages.errors import IllegalTransition, Poison
+from common.participant.participant import Participant
+from common.participant.retention import Retention
+from common.storage.db import Database
+from orchestrator.operator import queries
+from orchestrator.runtime import archive, census
+from orchestrator.runtime.retention import archiving
+from orchestrator.runtime.store import lock
+from orchestrator.sagas.order import DEFINITIONS
+from order_svc.domain import return_id_for
+from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
+from order_svc.store import OrderStore
+from tests.integration.conftest import MakeSettings
+from tests.integration.mail import NOON, charge, command, refund, reserve, saga
+from tests.integration.orchestrating import (
+    CHARGED,
+    COMPENSATING,
+    RESERVED,
+    ROLE,
+    SHORT,
+    give,
+    give_each,
+    instances,
+    logged,
+    reply,
+    service,
+    start,
+    state,
+)
+from tests.integration.services import (
+    balance,
+    consume,
+    handle,
+    inbox,
+    inventory,
+    open_account,
+    payment,
+    receive_stock,
+    sent,
+    stock,
+    transfers,
+)
+from tests.integration.waiting import Rows, eventually, lock_waits, rows_read
+
+pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
+
+AT_ONCE = {"retention_seconds": 0.001}
+LATER = NOON + timedelta(days=1)
+
+
+def retention(db: Database, settings: MakeSettings, **overrides: object) -> Retention:
+    made: Settings = settings(ROLE, **{**AT_ONCE, **overrides})
+    archive = archiving(DEFINITIONS, made.retention_seconds)
+    return Retention(db, archive, made, Health(), asyncio.Event())
+
+
+def refused(number: int) -> tuple[Envelope, ...]:
+    """From its start to its end: COMPENSATED."""
+    return (
+        start(number),
+        reply(number, "reserve_stock", SHORT),
+        reply(number, "create_order", OrderRejected(), COMPENSATING),
+    )
+
+
+def confirmed(number: int) -> tuple[Envelope, ...]:
+    return (
+        start(number),
+        reply(number, "reserve_stock", RESERVED),
+        reply(number, "charge_payment", CHARGED),
+        reply(number, "dispatch_stock", StockDispatched()),
+        reply(number, "confirm_order", OrderConfirmed()),
+    )
+
+
+def archived(judge: Rows) -> set[object]:
+    rows = judge.execute("select saga_id from orchestrator.saga_archive").fetchall()
+    return {saga_id for (saga_id,) in rows}
+
+
+def forgets(judge: Rows) -> dict[str, Forget]:
+    """By queue; the last one sent there."""
+    rows = judge.execute("select destination, envelope from orchestrator.outbox order by id")
+    found = {str(queue): Envelope.model_validate_json(str(text)) for queue, text in rows}
+    return {
+        queue: message
+        for queue, envelope in found.items()
+        if isinstance(message := envelope.message(), Forget)
+    }
+
+
+# --- what moves out ------------------------------------------------------------------------
+
+
+async def test_what_has_ended_moves_out_with_its_log_and_participants_are_told(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    await give_each(service(db), *refused(1), *confirmed(2))
+    before = {number: logged(judge, number) for number in (1, 2)}
+    async with db.transaction() as tx:
+        held, *_ = await lock(tx, [saga(1), saga(2)])
+    assert await retention(db, settings).run_once() == 2
+    assert instances(judge) == 0
+    assert judge.execute("select from orchestrator.saga_log").rowcount == 0
+    assert archived(judge) == {saga(1), saga(2)}
+
+    async with db.transaction() as tx:
+        for number in (1, 2):
+            seen = await census.find(tx, saga(number))
+            assert seen is not None
+            assert seen.held.instance == held[saga(number)].instance
+            assert seen.ended_at is not None
+            entries = await queries.timeline(tx, saga(number), 0, 1000)
+            assert [entry.entry.entry for entry in entries] == before[number]
+            rest = await queries.timeline(tx, saga(number), entries[0].id, 1000)
+            assert rest == entries[1:]
+        assert await queries.ids_between(tx, saga(1), saga(9), 5) == [saga(1), saga(2)]
+        assert set(await queries.known(tx, [saga(1), saga(2), saga(3)])) == {saga(1), saga(2)}
+    view = await service(db).view(SagaQuery(saga_id=saga(1)))
+    assert (view.found, view.state, view.reason) == (True, "COMPENSATED", "out_of_stock")
+
+    told = forgets(judge)
+    assert set(told) == {"order.commands", "inventory.commands", "payment.commands"}
+    for forget in told.values():
+        assert set(forget.saga_ids) == {saga(1), saga(2)}
+        assert forget.until.timestamp() > held[saga(1)].times["create_order"]["undo_issued"]
+    assert await retention(db, settings).run_once() == 0
+
+
+async def test_what_ended_lately_stays(db: Database, settings: MakeSettings, judge: Rows) -> None:
+    await give_each(service(db), *refused(1))
+    assert await retention(db, settings, retention_seconds=60).run_once() == 0
+    assert state(judge) == ("COMPENSATED", "out_of_stock")
+
+
+async def test_it_goes_in_batches_oldest_first_and_two_never_take_the_same(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    for number in range(1, 11):
+        await give_each(service(db), *refused(number))
+    one, other = (retention(db, settings, retention_batch=3) for _ in range(2))
+    assert await one.run_once() == 3
+    assert archived(judge) == {saga(1), saga(2), saga(3)}
+    moved = await asyncio.gather(one.run_once(), other.run_once())
+    assert sum(moved) <= 6
+    while await one.run_once():
+        pass
+    assert archived(judge) == {saga(n) for n in range(1, 11)}
+    told = [e.message() for e in sent(judge, ROLE) if e.type == "Forget"]
+    ids = [ident for m in told if isinstance(m, Forget) for ident in m.saga_ids]
+    assert len(ids) == 3 * 10  # each to three participants, once
+
+
+async def test_rule_18_what_is_forgotten_never_passes_the_oldest_unsettled_command(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    """Its participant may not have seen it yet: as old as that, a command must still be run."""
+    await give_each(service(db), start(1), *refused(2))
+    assert await retention(db, settings).run_once() == 0
+    await give_each(service(db), *refused(1)[1:], *refused(3))
+    assert await retention(db, settings).run_once() == 3
+
+
+async def test_rule_18_a_command_that_is_not_committed_yet_is_not_passed_either(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    async with Database(settings(ROLE)) as elsewhere, elsewhere.transaction() as tx:
+        await tx.fetch("select 1")  # began; whatever it will send is issued after this
+        await give_each(service(db), *refused(1))
+        assert await retention(db, settings).run_once() == 0
+    assert await retention(db, settings).run_once() == 1
+
+
+async def test_parked_and_stuck_sagas_stay_and_a_parked_one_holds_up_nobody(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    gate = service(db, thresholds={"EUR": 1})
+    await give_each(gate, start(1), reply(1, "reserve_stock", RESERVED))
+    assert state(judge)[0] == "WAITING"
+    await give_each(service(db), *refused(2))
+    assert await retention(db, settings).run_once() == 1
+    assert archived(judge) == {saga(2)}
+
+
+def set_aside(admin: Rows, envelope: Envelope) -> None:
+    """As the intake keeps it."""
+    admin.execute(
+        "insert into orchestrator.dead_letter (letter_id, queue, reason, saga_id, reply, body,"
+        " size, readable, headers, set_aside, count)"
+        " values (gen_random_uuid(), 'payment.commands', 'poison', %s, false, %s, 0, true, '{}',"
+        " 'once', 1)",
+        (envelope.saga_id, pack([envelope.encode()])),
+    )
+
+
+async def test_rule_18_a_dead_letter_that_is_open_is_not_passed_and_keeps_its_saga(
+    db: Database, settings: MakeSettings, admin: Rows, judge: Rows
+) -> None:
+    await give_each(service(db), *refused(1), *refused(2))
+    set_aside(admin, charge(saga(1)))
+    assert await retention(db, settings).run_once() == 1
+    assert archived(judge) == {saga(2)}
+
+    await give_each(service(db), *refused(3))
+    set_aside(admin, charge(saga(99)))  # nobody's saga, issued at noon: it may be redriven yet
+    assert await retention(db, settings).run_once() == 0
+    admin.execute(
+        "update orchestrator.dead_letter set state = 'discarded', settled_at = now(),"
+        " settled_by = 'ann', settled_why = 'junk'"
+    )
+    assert await retention(db, settings).run_once() == 2
+
+
+async def test_a_saga_of_a_definition_not_deployed_here_waits_for_whoever_knows_it(
+    db: Database, settings: MakeSettings, admin: Rows, judge: Rows
+) -> None:
+    await give_each(service(db), *refused(1), *refused(2))
+    admin.execute(
+        "update orchestrator.saga_instance set definition = 'other' where saga_id = %s", (saga(1),)
+    )
+    assert await retention(db, settings).run_once() == 1
+    assert archived(judge) == {saga(2)}
+
+
+def ended(admin: Rows, number: int, definition: str, version: int, count: int) -> None:
+    """So many that ended an hour ago and were started one second after the other."""
+    admin.execute(
+        "insert into orchestrator.saga_instance"
+        "       (saga_id, definition, version, state, data, steps, started_at, ended_at)"
+        " select lpad((%s + n)::text, 32, '0')::uuid, %s, %s, 'COMPENSATED', '{}', '{}',"
+        "        now() - interval '1 day' + (%s + n) * interval '1 s', now() - interval '1 hour'"
+        "   from generate_series(0, %s - 1) n",
+        (number, definition, version, number, count),
+    )
+
+
+async def test_what_nobody_here_knows_is_never_read_and_what_is_taken_is_the_oldest_of_all(
+    db: Database, admin: Rows
+) -> None:
+    ended(admin, 1000, "order", 9, 5000)
+    for number in range(6000, 6200, 2):
+        ended(admin, number, "order", 1, 1)
+        ended(admin, number + 1, "order", 2, 1)
+    admin.execute("vacuum analyze orchestrator.saga_instance")  # or autovacuum decides on the plan
+    async with db.transaction() as tx:
+        taking = archive.take(tx, 1, [("order", 1), ("order", 2), ("return", 1)], 9)
+        found, read = await rows_read(tx, "saga_instance", taking)
+    assert [int(str(saga.saga_id).replace("-", "")) for saga in found] == [*range(6000, 6009)]
+    assert {(saga.definition, saga.version) for saga in found} == {("order", 1), ("order", 2)}
+    assert read <= 50
+
+
+async def test_what_stays_since_nobody_knows_it_is_counted_so_far_and_the_rest_is_not_read(
+    db: Database, admin: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "COUNTED", 7)
+    ended(admin, 1, "order", 1, 5000)
+    ended(admin, 6000, "order", 8, 2)
+    ended(admin, 7000, "order", 9, 5000)
+    ended(admin, 12000, "trip", 1, 1)
+    admin.execute("vacuum analyze orchestrator.saga_instance")  # or autovacuum decides on the plan
+    async with db.transaction() as tx:
+        asked = queries.standing(tx, 60, ["order v1", "order v2"])
+        standing, read = await rows_read(tx, "saga_instance", asked)
+    assert standing.kept == {"order v8": 2, "order v9": 7, "trip v1": 1}
+    assert read <= 30
+
+
+async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, admin: Rows) -> None:
+    """One of 5,001 is open, then it is on its way for an hour: it holds up what began after it."""
+    admin.execute("""
+        insert into orchestrator.dead_letter
+               (letter_id, queue, reason, reply, body, size, readable, headers, set_aside, count,
+                state, settled_by, settled_at)
+        select md5(n::text)::uuid, 'q', 'r', false, '[]', 0, true, '{}', '', 1, 'redriven', 'ann',
+               now() - interval '2 hours'
+          from generate_series(1, 5000) n""")
+    ended(admin, 1, "order", 1, 1)
+    set_aside(admin, charge(saga(99)))
+    redriven = (
+        "update orchestrator.dead_letter set state = 'redriven', settled_by = 'ann',"
+        " settled_at = now() - %s::interval where saga_id = %s"
+    )
+    for ago, taken in ((None, 0), ("50 min", 0), ("70 min", 1)):
+        if ago:
+            admin.execute(redriven, (ago, saga(99)))
+        admin.execute("vacuum analyze orchestrator.dead_letter")
+        async with db.transaction() as tx:
+            taking = archive.take(tx, 1, [("order", 1)], 9)
+            found, read = await rows_read(tx, "dead_letter", taking)
+        assert len(found) == taken, ago
+        assert read <= 10, ago
+
+
+# --- what comes after ----------------------------------------------------------------------
+
+
+async def test_rule_9_a_start_is_a_repeat_also_after_the_saga_was_archived(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    await give_each(service(db), *refused(1))
+    await retention(db, settings).run_once()
+    count = len(sent(judge, ROLE))
+    await give(service(db), start(1), start(1, attempt=2, reply_to="order.commands"))
+    assert instances(judge) == 0
+    assert [e.type for e in sent(judge, ROLE)[count:]] == ["SagaStarted"]
+
+
+async def test_rule_9_a_dead_start_begins_nothing_once_the_saga_was_archived(
+    db: Database, settings: MakeSettings, judge: Rows, admin: Rows
+) -> None:
+    """Also of a saga that a dead start began, and that so has no start in the inbox."""
+    await give_each(service(db), *refused(1))
+    admin.execute("delete from orchestrator.inbox")
+    await retention(db, settings).run_once()
+    async with db.transaction() as tx:
+        round_ = await service(db).open(tx, [saga(1), saga(2)])
+        assert round_.archived == {saga(1)}
+        with pytest.raises(IllegalTransition):
+            round_.of(saga(1))
+    await give(service(db), start(1), start(1, attempt=2, reply_to="order.commands"))
+    assert instances(judge) == 0
+    assert judge.execute("select from orchestrator.inbox").rowcount == 0
+
+
+async def test_an_answer_after_the_archive_is_dropped_and_of_a_stranger_is_poison(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
+    await give_each(service(db), *refused(1))
+    await retention(db, settings).run_once()
+    await give(service(db), reply(1, "reserve_stock", SHORT), start(2))
+    assert instances(judge) == 1
+    with pytest.raises(Poison, match="unknown_saga"):
+        await give(service(db), reply(3, "reserve_stock", SHORT))
+
+
+def forget(*numbers: int, until: datetime = NOON) -> Envelope:
+    message = Forget(until=until, saga_ids=tuple(saga(n) for n in numbers))
+    key = Key(saga(numbers[0]), "forget", Direction.FORWARD)
+    return Envelope.command(key, message, issued_at=LATER, reply_to=None)
+
+
+def late(envelope: Envelope) -> Envelope:
+    return envelope.model_copy(update={"first_issued_at": LATER})
+
+
+async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    async with Database(settings("payment_svc")) as db:
+        await open_account(db, "ada", 100)
+        await handle(payment(db), charge(saga(1)), charge(saga(2)))
+        await handle(payment(db), refund(saga(1)), refund(saga(3)))
+        await consume(payment(db), forget(1, 3), forget(1, 3))
+        assert inbox(judge, "payment_svc", saga(1)) == inbox(judge, "payment_svc", saga(3)) == {}
+        nowhere = charge(saga(4)).model_copy(update={"first_issued_at": NOON.replace(tzinfo=None)})
+        for old in (charge(saga(1)), refund(saga(1)), charge(saga(3)), charge(saga(4)), nowhere):
+            with pytest.raises(Poison, match="evidence_gone"):
+                await handle(payment(db), old)
+        # What is remembered is answered as ever; what was issued later acts.
+        await handle(payment(db), charge(saga(2)), late(charge(saga(5))))
+        # An older one does not take back what was forgotten.
+        await consume(payment(db), forget(9, until=NOON - timedelta(days=9)))
+        with pytest.raises(Poison, match="evidence_gone"):
+            await handle(payment(db), charge(saga(4)))
+    assert balance(judge, "ada") == 80
+    assert transfers(judge, saga(1)) == ["CHARGE", "REFUND"]
+    assert transfers(judge, saga(3)) == transfers(judge, saga(4)) == []
+    rows = judge.execute("select distinct step from payment_svc.inbox").fetchall()
+    assert {step for (step,) in rows} == {"charge_payment", "open_account", "deposit"}
+
+
+async def test_rule_18_without_what_was_forgotten_a_refused_reservation_would_be_held(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """No row of the domain remembers a refusal: there is no second line of defence."""
+    async with Database(settings("inventory_svc")) as db:
+        await receive_stock(db, tea=1)
+        await handle(inventory(db), reserve(saga(1), ("tea", 2)))
+        await consume(inventory(db), forget(1))
+        await receive_stock_later(db)
+        with pytest.raises(Poison, match="evidence_gone"):
+            await handle(inventory(db), reserve(saga(1), ("tea", 2)))
+    assert stock(judge, "tea") == (11, 0, 0)
+
+
+async def receive_stock_later(db: Database) -> None:
+    more = command(ReceiveStock(sku="tea", quantity=10), saga(8999), reply_to=None)
+    await handle(inventory(db), late(more))
+
+
+async def test_rule_18_a_repeat_that_waited_for_the_forgetting_sees_it(
+    settings: MakeSettings, judge: Rows, admin: Rows, servers: Any, database: str
+) -> None:
+    """It claims a row that is just being removed: the claim waits, and then what was forgotten is
+    read, not before."""
+    async with Database(settings("payment_svc")) as db:
+        await open_account(db, "ada", 100)
+        await handle(payment(db), charge(saga(1)))
+        with psycopg.connect(servers.dsn(database)) as forgetting:
+            forgetting.execute("update payment_svc.forgotten set until = %s", (NOON,))
+            forgetting.execute("delete from payment_svc.inbox where saga_id = %s", (saga(1),))
+            repeat = asyncio.create_task(handle(payment(db), charge(saga(1))))
+            await eventually(lambda: lock_waits(admin, "payment_svc") == 1)
+            forgetting.commit()
+            with pytest.raises(Poison, match="evidence_gone"):
+                await repeat
+    assert balance(judge, "ada") == 90
+
+
+# --- the door ------------------------------------------------------------------------------
+
+
+def place(quantity: int) -> Envelope:
+    line = Line(sku="tea", quantity=quantity)
+    asked = PlaceOrder(customer="ada", idempotency_key="key-1", currency="EUR", lines=(line,))
+    return command(asked, ORDER)
+
+
+ORDER: UUID = saga_id_for("ada", "key-1")
+
+
+def tea() -> Envelope:
+    listed = ListProduct(sku="tea", price=350, currency="EUR")
+    return command(listed, saga(7000), step="list_product", reply_to=None)
+
+
+def forgotten(saga_id: UUID) -> Envelope:
+    message = Forget(until=NOON, saga_ids=(saga_id,))
+    key = Key(saga_id, "forget", Direction.FORWARD)
+    return Envelope.command(key, message, issued_at=LATER, reply_to=None)
+
+
+def order_service(db: Database) -> Participant[Any]:
+    return Participant(
+        db, OrderStore(), HANDLERS, on_duplicate=ON_DUPLICATE, kept_for_ever=KEPT_FOR_EVER
+    )
+
+
+async def test_a_key_is_remembered_for_ever_by_the_order(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    async with Database(settings("order_svc")) as db:
+        orders = order_service(db)
+        await handle(orders, tea())
+        (first,) = await handle(orders, place(2))
+        await consume(orders, forgotten(ORDER))
+
+        same, again, other = await handle(orders, place(2), late(place(2)), place(3))
+        assert isinstance(first, OrderAccepted)
+        assert same == again == first
+        assert other == KeyReused(order_id=ORDER)
+        assert inbox(judge, "order_svc", ORDER) == {}
+        with pytest.raises(Poison, match="evidence_gone"):
+            await handle(orders, command(RejectOrder(reason="late"), ORDER))
+    assert [e.type for e in sent(judge, "order_svc")].count("StartSaga") == 1
+    assert judge.execute("select status from order_svc.customer_order").fetchall() == [("PENDING",)]
+
+
+async def test_a_return_is_remembered_for_ever_by_itself(
+    settings: MakeSettings, judge: Rows
+) -> None:
+    """Also one that was closed, whose order may be given back again under another key."""
+    async with Database(settings("order_svc")) as db:
+        orders = order_service(db)
+        await handle(orders, tea(), place(2))
+        await handle(orders, command(ConfirmOrder(), ORDER))
+        asked = OpenReturn(order_id=ORDER, idempotency_key="back-1")
+        return_id = return_id_for(ORDER, "back-1")
+        opening = command(asked, return_id, step="open_return")
+        (first,) = await handle(orders, opening)
+        undo = command(CloseReturn(reason="late"), return_id, step="open_return")
+        await handle(orders, undo)
+        await consume(orders, forgotten(return_id))
+        assert await handle(orders, opening) == [first]
+        assert isinstance(first, ReturnAccepted)
+        assert inbox(judge, "order_svc", return_id) == {}
+    assert [e.type for e in sent(judge, "order_svc")].count("StartSaga") == 2  # one of each
+    statuses = judge.execute("select status from order_svc.order_return").fetchall()
+    assert statuses == [("CLOSED",)]

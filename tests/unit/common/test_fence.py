@@ -1,0 +1,206 @@
+"""The claim rules, in both arrival orders, in one batch and in two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from common.messages.envelope import Direction, Key, Outcome, PivotDone, Reply
+from common.messages.errors import Poison
+from common.storage.fence import (
+    EVIDENCE_GONE,
+    Duplicate,
+    Fence,
+    First,
+    Row,
+    claims,
+    fence_answer,
+)
+
+ACTION = Key(UUID(int=1), "charge_payment", Direction.FORWARD)
+UNDO = Key(UUID(int=1), "charge_payment", Direction.COMPENSATING)
+DONE = Row(Outcome.DONE, "charged")
+REFUSED = Row(Outcome.REFUSED, "declined")
+UNDONE = Row(Outcome.DONE, "refunded")
+TOMBSTONE = Row(Outcome.FENCED, "too late")
+
+
+def batch(*keys: Key, inbox: dict[Key, Row] | None = None) -> Fence:
+    """As inbox.claim() makes it: what the inbox did not have is claimed."""
+    inbox = inbox or {}
+    wanted = claims(keys)
+    return Fence(
+        claimed=[key for key in wanted if key not in inbox],
+        known={key: inbox[key] for key in wanted if key in inbox},
+    )
+
+
+def lay(action: Key) -> Row:
+    assert action.direction is Direction.FORWARD
+    return TOMBSTONE
+
+
+def test_an_action_then_its_undo_in_two_batches() -> None:
+    first = batch(ACTION)
+    assert first.admit(ACTION, lay) == First()
+    first.settle(ACTION, DONE)
+    inbox = first.settled()
+    assert inbox == {ACTION: DONE}
+
+    second = batch(UNDO, inbox=inbox)
+    assert second.admit(UNDO, lay) == First(action=DONE)
+    second.settle(UNDO, UNDONE)
+    assert second.settled() == {UNDO: UNDONE}
+
+
+def test_an_undo_then_its_action_in_two_batches() -> None:
+    first = batch(UNDO)
+    assert first.admit(UNDO, lay) == First(action=TOMBSTONE)  # nothing to undo
+    first.settle(UNDO, UNDONE)
+    inbox = first.settled()
+    assert inbox == {ACTION: TOMBSTONE, UNDO: UNDONE}
+
+    late = batch(ACTION, inbox=inbox)
+    assert late.admit(ACTION, lay) == Duplicate(TOMBSTONE)
+    assert late.settled() == {}
+
+
+def test_an_action_then_its_undo_in_one_batch() -> None:
+    fence = batch(ACTION, UNDO)
+    assert fence.admit(ACTION, lay) == First()
+    fence.settle(ACTION, DONE)
+    assert fence.admit(UNDO, lay) == First(action=DONE)
+    fence.settle(UNDO, UNDONE)
+    assert fence.settled() == {ACTION: DONE, UNDO: UNDONE}
+
+
+def test_an_undo_then_its_action_in_one_batch() -> None:
+    fence = batch(UNDO, ACTION)
+    assert fence.admit(UNDO, lay) == First(action=TOMBSTONE)
+    fence.settle(UNDO, UNDONE)
+    assert fence.admit(ACTION, lay) == Duplicate(TOMBSTONE)
+    assert fence.settled() == {ACTION: TOMBSTONE, UNDO: UNDONE}
+
+
+def test_the_undo_of_a_refused_action_is_told_that_it_was_refused() -> None:
+    fence = batch(UNDO, inbox={ACTION: REFUSED})
+    assert fence.admit(UNDO, lay) == First(action=REFUSED)
+    fence.settle(UNDO, UNDONE)
+    assert fence.settled() == {UNDO: UNDONE}  # the action's row stays what it was
+
+
+@pytest.mark.parametrize("key", [ACTION, UNDO], ids=["action", "undo"])
+def test_a_repeat_hears_the_stored_reply_in_the_same_batch_and_later(key: Key) -> None:
+    fence = batch(key, key, inbox={} if key == ACTION else {ACTION: DONE})
+    assert isinstance(fence.admit(key, lay), First)
+    fence.settle(key, REFUSED)
+    assert fence.admit(key, lay) == Duplicate(REFUSED)
+    later = batch(key, inbox=fence.settled())
+    assert later.admit(key, lay) == Duplicate(REFUSED)
+    assert later.settled() == {}
+
+
+def test_a_repeated_undo_lays_no_tombstone() -> None:
+    fence = batch(UNDO, inbox={ACTION: DONE, UNDO: UNDONE})
+    assert fence.admit(UNDO, lay) == Duplicate(UNDONE)
+    assert fence.settled() == {}
+
+
+def test_sagas_and_steps_do_not_touch_each_other() -> None:
+    other_saga, other_step = UNDO._replace(saga_id=UUID(int=2)), UNDO._replace(step="other")
+    fence = batch(ACTION, other_saga, other_step)
+    fence.admit(other_saga, lay)
+    fence.admit(other_step, lay)
+    assert fence.admit(ACTION, lay) == First()
+
+
+def test_rule_10_an_undo_claims_its_action_as_well() -> None:
+    assert claims([UNDO]) == [UNDO, ACTION]
+    assert claims([ACTION]) == [ACTION]
+
+
+def test_rule_10_all_claims_come_once_and_in_one_order() -> None:
+    keys = [
+        Key(UUID(int=n), step, direction)
+        for n in range(4)
+        for step in ("b", "a")
+        for direction in Direction
+    ]
+    Random(7).shuffle(keys)
+    assert claims(keys * 2) == sorted(keys)
+    assert claims(reversed(keys)) == claims(keys)
+
+
+def test_a_claim_that_left_nothing_behind_is_given_back() -> None:
+    fence = batch(ACTION, UNDO._replace(step="other"))
+    fence.admit(ACTION, lay)  # and not settled: the key may be used again
+    fence.admit(UNDO._replace(step="other"), lay)
+    fence.settle(UNDO._replace(step="other"), UNDONE)
+    assert fence.given_back() == [ACTION]
+    assert ACTION not in fence.settled()
+
+
+def test_what_is_given_back_in_a_batch_may_be_tried_again_in_it() -> None:
+    fence = batch(ACTION)
+    assert fence.admit(ACTION, lay) == First()
+    assert fence.admit(ACTION, lay) == First()
+
+
+def test_a_row_neither_claimed_nor_known_is_never_acted_on() -> None:
+    with pytest.raises(AssertionError, match="evidence is gone"):
+        Fence(claimed=[], known={}).admit(ACTION, lay)
+
+
+@pytest.mark.parametrize(
+    ("inbox", "answer"),
+    [
+        ({ACTION: DONE}, Outcome.DONE),
+        ({ACTION: REFUSED}, Outcome.FENCED),
+        ({ACTION: TOMBSTONE}, Outcome.FENCED),
+        ({}, Outcome.FENCED),
+    ],
+    ids=["done", "refused", "fenced before", "never came"],
+)
+def test_rule_01_a_fence_tells_what_became_of_the_pivot(
+    inbox: dict[Key, Row], answer: Outcome
+) -> None:
+    verdict = batch(UNDO, inbox=inbox).admit(UNDO, lay)
+    assert isinstance(verdict, First)
+    reply: Reply = fence_answer(verdict.action)
+    assert reply.outcome is answer
+    assert isinstance(reply, PivotDone) is (answer is Outcome.DONE)
+
+
+def test_an_undo_whose_action_left_no_evidence_is_not_decided() -> None:
+    """Laid without a claim, the tombstone would not be kept, and a late action would act."""
+    fence = Fence(claimed=[UNDO], known={})
+    with pytest.raises(AssertionError, match="evidence is gone"):
+        fence.admit(UNDO, lay)
+
+
+# --- what is forgotten (section 6, rule 18) ------------------------------------------------
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LATER = NOON + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_rule_18_what_is_as_old_as_what_was_forgotten_does_not_act(claimed: bool) -> None:
+    """Whether its row could be claimed, or was removed between the claim and the look."""
+    fence = Fence([ACTION] if claimed else [], {}, forgotten_until=NOON)
+    with pytest.raises(Poison, match="evidence_gone") as gone:
+        fence.admit(ACTION, lay, NOON)
+    assert gone.value.reason == EVIDENCE_GONE
+    assert fence.settled() == {}
+
+
+def test_rule_18_what_is_known_what_is_younger_and_what_has_other_evidence_is_not_concerned() -> (
+    None
+):
+    assert Fence([], {ACTION: DONE}, NOON).admit(ACTION, lay, NOON) == Duplicate(DONE)
+    assert Fence([ACTION], {}, NOON).admit(ACTION, lay, LATER) == First()
+    assert Fence([ACTION], {}, NOON).admit(ACTION, lay) == First()
+    assert Fence([ACTION], {}, None).admit(ACTION, lay, NOON) == First()

@@ -1,0 +1,82 @@
+"""Why an instance stands still: each cause, and what to type."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from orchestrator.engine.decision import Entry
+from orchestrator.engine.definition import COMPENSATING, Definition
+from orchestrator.engine.instance import Instance
+from orchestrator.operator.stuck import Cause, Standstill, standstill, when_overdue
+from orchestrator.sagas.order import ORDER_SAGA
+from tests.support.story import DATA, SAGA, given
+
+UNDOING = (
+    given(ORDER_SAGA).awaiting("charge_payment").refused("charge_payment", "no").instance
+)  # its stock is being released
+FENCING = given(ORDER_SAGA).awaiting("dispatch_stock").silent("dispatch_stock", times=2).instance
+UNBEGUN = Instance(SAGA, "order", 2, DATA)
+TIMED_OUT = Entry("timed_out", "reserve_stock", COMPENSATING, 3)
+DEAD = Entry("dead_lettered", "reserve_stock", COMPENSATING, detail="exhausted")
+
+
+def why(
+    instance: Instance,
+    trouble: Entry | None = None,
+    *,
+    definition: Definition | None = ORDER_SAGA,
+    undeployed: bool = False,
+    unjudgeable: str | None = None,
+    overdue: float = 0,
+) -> Standstill:
+    return standstill(
+        definition,
+        instance,
+        undeployed=undeployed,
+        unjudgeable=unjudgeable,
+        overdue_seconds=overdue,
+        trouble=trouble,
+    )
+
+
+@pytest.mark.parametrize(
+    ("still", "cause", "said", "remedy"),
+    [
+        (why(UNDOING, TIMED_OUT), Cause.SILENT, "inventory: the undo of reserve_stock", "retry ID"),
+        (why(UNDOING), Cause.SILENT, "no answer from inventory", "resolve ID reserve_stock"),
+        (why(UNDOING, DEAD), Cause.DEAD_LETTER, "is a dead letter: exhausted", "redrive"),
+        (why(UNDOING, DEAD, overdue=61), Cause.UNJUDGED, "61 s ago", "saga doctor"),
+        (why(UNDOING, overdue=59), Cause.SILENT, "no answer", "saga doctor"),
+        (why(UNBEGUN), Cause.UNBEGUN, "was to start it", "dead-letters"),
+        (why(UNDOING, definition=None), Cause.SILENT, "its participant", "retry ID"),
+        (
+            why(UNDOING, DEAD, undeployed=True, overdue=900, definition=None),
+            Cause.UNDEPLOYED, "version not deployed: no orchestrator knows order v2", "deploy",
+        ),
+        (
+            why(UNDOING, DEAD, undeployed=True, unjudgeable="no carrier", overdue=900),
+            Cause.UNJUDGEABLE, "cannot be judged: no carrier", "deploy a release that can",
+        ),
+    ],
+)  # fmt: skip
+def test_each_cause_is_told_apart_and_has_its_remedy(
+    still: Standstill, cause: Cause, said: str, remedy: str
+) -> None:
+    assert still.cause is cause
+    assert said in still.why
+    assert remedy in still.remedy
+
+
+def test_nobody_is_told_to_resolve_the_pivot() -> None:
+    still = why(FENCING)
+    assert "whether dispatch_stock happened" in still.why
+    assert "resolve" not in still.remedy
+
+
+def test_how_long_nobody_has_judged_a_deadline() -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert when_overdue(None, noon) == 0
+    assert when_overdue(noon, noon + timedelta(seconds=90)) == 90
+    assert when_overdue(noon, noon - timedelta(seconds=90)) == 0

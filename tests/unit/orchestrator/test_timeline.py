@@ -1,0 +1,137 @@
+"""A saga's timeline in words: every entry that decide() can write, and the turns that matter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from common.messages.envelope import Direction, Outcome
+from orchestrator.engine.decide import decide
+from orchestrator.engine.decision import Entry
+from orchestrator.engine.definition import COMPENSATING, FORWARD
+from orchestrator.engine.inputs import Input, ReplyArrived, Started
+from orchestrator.operator.timeline import tell, words
+from orchestrator.runtime.actions import Action
+from orchestrator.sagas.order import ORDER_SAGA
+from tests.support.explore import explore
+from tests.support.story import DATA, POLICY, SAGA, given
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def told(entry: Entry) -> str:
+    return tell(ORDER_SAGA, entry, NOON)
+
+
+def test_every_entry_that_decide_can_write_is_told_in_words() -> None:
+    entries = {entry for t in explore(ORDER_SAGA, POLICY) if t.decision for entry in t.decision.log}
+    assert len({entry.entry for entry in entries}) >= 12
+    for entry in entries:
+        sentence = told(entry)
+        assert len(sentence.split()) > 1, entry
+        assert "_" not in sentence, f"{entry} is shown as it is stored: {sentence}"
+
+
+def test_what_a_person_did_or_was_refused_is_quoted() -> None:
+    done = Action("ada", "resolve", "refunded by hand", SAGA, about="charge_payment")
+    assert told(Entry("action_done", detail=str(done))) == (
+        "by hand: ada: resolve charge_payment (refunded by hand)"
+    )
+    assert told(Entry("action_refused", detail=str(done.refused("it is done")))) == (
+        "by hand, and refused: ada: resolve charge_payment (refunded by hand): it is done"
+    )
+
+
+def test_what_no_release_at_work_can_judge_says_why() -> None:
+    assert told(Entry("unjudgeable", detail="no carrier")) == (
+        "stands still, this release cannot judge it: no carrier"
+    )
+
+
+def after(*events: Input) -> str:
+    """What the last of these events made of a saga that awaits the charge, as told."""
+    story = given(ORDER_SAGA).awaiting("charge_payment")
+    for event in events:
+        story.when(event)
+    return "\n".join(told(entry) for entry in story.decision.log)
+
+
+def test_a_refusal_says_who_refuses_what_and_what_follows() -> None:
+    refusal = ReplyArrived(
+        "charge_payment", FORWARD, Outcome.REFUSED, "CardDeclined", "card_declined"
+    )
+    assert after(refusal).splitlines() == [
+        "payment refuses: card declined",
+        "no way forward, card declined: what was done is undone, the last step first",
+        "asks inventory to undo reserve stock: release stock",
+    ]
+
+
+def test_a_refusal_that_says_more_is_quoted() -> None:
+    entry = Entry("refused", "reserve_stock", FORWARD, None, "out_of_stock (sku tea_1, wanted 2)")
+    assert told(entry) == "inventory refuses: out of stock (sku tea_1, wanted 2)"
+
+
+def test_the_start_says_how_long_the_order_had_waited() -> None:
+    asked_at = (NOON - timedelta(seconds=2)).isoformat()
+    log = decide(ORDER_SAGA, POLICY, None, Started(SAGA, DATA, asked_at)).log
+    assert told(log[0]) == "the saga begins; create order was done at the door, 2.000 s before"
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            Entry("sent", "charge_payment", FORWARD, 3),
+            "asks payment again (attempt 3) to charge payment",
+        ),
+        (
+            Entry("timed_out", "charge_payment", FORWARD, 1),
+            "no answer from payment in time (attempt 1):"
+            " charge payment may or may not have been done",
+        ),
+        (
+            Entry("sent", "dispatch_stock", COMPENSATING, 1),
+            "asks inventory what is not known: if you have not done dispatch stock, never do;"
+            " tell me which",
+        ),
+        (
+            Entry("fenced", "dispatch_stock", COMPENSATING),
+            "inventory: dispatch stock was not done and never will be",
+        ),
+        (
+            Entry("done", "dispatch_stock", COMPENSATING, None, "PivotDone"),
+            "inventory: too late to stop it, dispatch stock was done."
+            " No way back from here, only forward",
+        ),
+        (
+            Entry("done", "reserve_stock", COMPENSATING, None, "StockReleased (nothing_to_undo)"),
+            "inventory: nothing to undo, and should it still come it will be refused",
+        ),
+        (
+            Entry("ignored", "charge_payment", FORWARD, None, "PaymentCharged"),
+            "payment: payment charged. Nobody waits for that any more: noted and ignored",
+        ),
+    ],
+    ids=lambda value: value.entry if isinstance(value, Entry) else "",
+)
+def test_what_is_hard_to_see_in_a_log(entry: Entry, sentence: str) -> None:
+    assert told(entry) == sentence
+
+
+def test_an_entry_or_a_step_of_another_version_is_shown_as_it_stands() -> None:
+    assert told(Entry("archived", detail="by policy")) == "archived by policy"
+    assert told(Entry("sent", "gift_wrap", Direction.FORWARD)) == "sent gift_wrap forward"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("reserve_stock", "reserve stock"),
+        ("ReserveStock", "reserve stock"),
+        ("out_of_stock (sku a_b)", "out of stock (sku a_b)"),
+    ],
+)
+def test_words(name: str, said: str) -> None:
+    assert words(name) == said

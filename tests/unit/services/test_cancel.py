@@ -1,0 +1,140 @@
+"""POST /orders/{id}/cancel: what a customer is told, whatever the saga is doing meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from common.http.access import Role
+from common.kit.health import Health
+from common.messages.contracts import (
+    CancelNoted,
+    CancelOrder,
+    OrderIsOver,
+    OrderUnknown,
+    SagaQuery,
+    SagaView,
+)
+from common.messages.envelope import Reply
+from common.messages.errors import NoAnswer
+from order_svc.door import api
+from order_svc.door.api import Reader, make_app
+from order_svc.door.batcher import Door, Wish
+from order_svc.door.schemas import OrderView, ReturnView
+from tests.support.apis import ENTRANCES, InMemory, bearer
+
+ORDER = UUID(int=7)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@dataclass
+class Desk(Door):
+    """A door behind which an order and its saga stand as they are said to, look after look."""
+
+    reply: Reply = field(default_factory=CancelNoted)
+    status: str = "PENDING"
+    sagas: Sequence[SagaView | None] = (None,)  # None: no answer
+    looks: int = 0
+
+    async def ask(self, commands: Sequence[Wish]) -> list[Reply]:
+        assert commands == [CancelOrder(order_id=ORDER)]
+        return [self.reply]
+
+    async def order(self, order_id: UUID) -> OrderView | None:
+        return OrderView(
+            order_id=order_id, customer="ann", currency="EUR", lines=[], total=1,
+            status=self.status, reason="cancelled" if self.status == "REJECTED" else None,
+            placed_at=NOON, settled_at=None,
+        )  # fmt: skip
+
+    async def orders(self, customer: str, limit: int, after: UUID | None) -> list[OrderView]:
+        raise NotImplementedError
+
+    async def return_(self, return_id: UUID) -> ReturnView | None:
+        raise NotImplementedError
+
+    async def saga(self, query: SagaQuery) -> SagaView:
+        view = self.sagas[min(self.looks, len(self.sagas) - 1)]
+        self.looks += 1
+        if view is None:
+            raise NoAnswer("nobody is there")
+        return view
+
+    def post(self) -> httpx.Response:
+        reader = Reader(self.order, self.orders, self.saga, self.return_)
+        app = make_app(self, reader, Health(), ENTRANCES["door"])
+        with httpx.Client(
+            transport=InMemory(app), base_url="http://door", headers=bearer(Role.CUSTOMER)
+        ) as client:
+            return client.post(f"/orders/{ORDER}/cancel")
+
+
+def saga(state: str, **more: Any) -> SagaView:
+    return SagaView(saga_id=ORDER, found=True, state=state, **more)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "CANCEL_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(api, "CANCEL_POLL_SECONDS", 0.01)
+
+
+UNKNOWN, FENCED = SagaView(saga_id=ORDER, found=False), saga("RUNNING", compensate_asked=True)
+RUNNING, TURNED = saga("RUNNING"), saga("COMPENSATING", compensate_asked=True)
+
+
+@pytest.mark.parametrize(
+    ("sagas", "outcome"),
+    [
+        ((TURNED,), "cancelling"),
+        ((UNKNOWN, RUNNING, TURNED), "cancelling"),  # it had not even begun
+        ((FENCED, FENCED, TURNED), "cancelling"),  # the goods had not left
+        ((FENCED,), "undecided"),  # the pivot's owner is away
+        ((RUNNING,), "asked"),  # the orchestrator is behind
+        ((UNKNOWN,), "asked"),
+        ((None,), "asked"),  # nobody answers
+    ],
+)
+def test_a_pending_order_is_asked_for_and_only_what_is_known_is_told(
+    sagas: Sequence[SagaView | None], outcome: str
+) -> None:
+    heard = Desk(sagas=sagas).post()
+    assert (heard.status_code, heard.json()["outcome"]) == (202, outcome)
+    assert heard.json()["look"] == f"/orders/{ORDER}"
+    assert heard.json()["told"]
+
+
+@pytest.mark.parametrize(
+    "desk",
+    [
+        lambda: Desk(sagas=[saga("RUNNING", pivot_passed=True)]),
+        lambda: Desk(sagas=[FENCED, FENCED, saga("RUNNING", pivot_passed=True)]),
+        lambda: Desk(sagas=[saga("COMPLETED", pivot_passed=True)]),
+        lambda: Desk(status="CONFIRMED"),
+        lambda: Desk(reply=OrderIsOver(status="CONFIRMED"), status="CONFIRMED"),
+    ],
+    ids=["passed", "passed under its fence", "completed", "confirmed since", "confirmed"],
+)
+def test_past_the_pivot_it_is_too_late_and_what_to_do_instead_is_told(
+    desk: Callable[[], Desk],
+) -> None:
+    heard = desk().post()
+    assert (heard.status_code, heard.json()["error"]) == (409, "too_late")
+    assert f"POST /orders/{ORDER}/returns" in heard.json()["remedy"]
+
+
+def test_what_is_rejected_is_cancelled_however_often_it_is_asked() -> None:
+    for reply in (CancelNoted(), OrderIsOver(status="REJECTED")):
+        heard = Desk(reply=reply, status="REJECTED").post()
+        assert (heard.status_code, heard.json()["outcome"]) == (200, "cancelled")
+
+
+def test_no_such_order() -> None:
+    heard = Desk(reply=OrderUnknown()).post()
+    assert (heard.status_code, heard.json()["error"]) == (404, "not_found")
