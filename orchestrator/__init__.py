@@ -1,1 +1,6 @@
-"""The orchestrator: owns saga instances, asks participants, decides what is next."""
+"""The names that the author of a saga's definition imports; everything else is inside."""
+
+from common.kit.patience import Policy
+from orchestrator.engine.definition import Definition, DefinitionError, Kind, Step
+
+__all__ = ["Definition", "DefinitionError", "Kind", "Policy", "Step"]

@@ -1,4 +1,4 @@
-"""`python -m examples.trip flight` (hotel, car) is that participant; `book` asks for a trip."""
+"""`python -m examples.trip flight` (hotel, car) runs that participant; `book` starts a trip."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from common.messages.errors import BrokerGone
-from common.process.process import run_participant
-from examples.trip.door import send, start
+from common import BrokerGone, run_participant
+from examples.trip.door import begin
 from examples.trip.places import HANDLERS, PlacesStore
 from examples.trip.saga import TRIP, Trip
 
@@ -17,7 +16,7 @@ match sys.argv[1:]:
         run_participant(participant, Path(__file__).parent, PlacesStore(), HANDLERS)
     case ["book", who, where]:
         try:
-            print(asyncio.run(send(start(TRIP, Trip(traveller=who, destination=where)))))
+            print(asyncio.run(begin(TRIP, Trip(traveller=who, destination=where))))
         except (BrokerGone, ValueError) as error:  # a setting is missing or wrong
             sys.exit(f'{error}\nnothing was booked: eval "$(chaos env)", and try again')
     case _:

@@ -1,4 +1,4 @@
-"""Whoever has places to sell: a flight, a hotel or a car hire. Its handlers, and its SQL."""
+"""A participant that sells places, be it a flight, a hotel or a car hire: handlers and SQL."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
-from common.messages.envelope import Command
-from common.participant.participant import Handler, Work
-from common.storage.db import Tx
+from common import Command, Handler, Tx, Work
 from examples.trip import saga
 
 SAVE = """
@@ -22,7 +20,7 @@ update offer o set free = n.free from unnest(%b::text[], %b::int[]) as n (destin
 
 @dataclass
 class Places:
-    """What a batch concerns: free places by destination; bookings, as rows, by trip."""
+    """The state one batch works on: free places by destination, bookings by trip."""
 
     free: dict[str, int]
     bookings: dict[UUID, tuple[str, str, str]]
@@ -61,7 +59,7 @@ HANDLERS: dict[type[Command], Handler] = {
 
 class PlacesStore:
     async def load(self, tx: Tx, batch: Sequence[Work]) -> Places:
-        """The few offers are locked in one order, so that replicas wait but never in a ring."""
+        """Read offers and bookings; all offers are locked in one order, against deadlocks."""
         free = tx.ask("select destination, free from offer order by destination for update")
         rows = tx.ask(
             "select saga_id, traveller, destination, status from booking"

@@ -1,4 +1,4 @@
-"""A trip, as its owner would tell it: the table of its steps, and the messages they take. Pure."""
+"""The trip saga: its table of steps and the messages they send. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from common.messages.envelope import Command, Done, Refusal, Undo
-from orchestrator.engine.definition import Definition, Kind, Step
+from common import Command, Done, Refusal, Undo
+from orchestrator import Definition, Kind, Step
 
 COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
 
 
 class Trip(BaseModel):
-    """What it begins with; commands take their fields from here, by name."""
+    """The data a trip begins with; each command takes its fields from here, by name."""
 
     traveller: str
     destination: str
@@ -34,7 +34,7 @@ class SoldOut(Refusal):
 
 
 class CancelPlace(Undo):
-    """What to cancel is read from the booking, not from the message."""
+    """The undo of BookPlace. The booking says what to cancel, not the message."""
 
 
 class PlaceCancelled(Done):
@@ -42,7 +42,7 @@ class PlaceCancelled(Done):
 
 
 class ConfirmPlace(Command):
-    """From here on the place is paid for, and nobody gives the money back."""
+    """Makes a booking final: from here on it is paid for and not refunded."""
 
 
 class PlaceConfirmed(Done):
@@ -50,6 +50,7 @@ class PlaceConfirmed(Done):
 
 
 def overseas(data: Mapping[str, Any]) -> str | None:
+    """Return why a person must approve this trip, or None."""
     return "a trip overseas" if data["destination"] == "quito" else None
 
 

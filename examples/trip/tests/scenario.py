@@ -1,8 +1,8 @@
-"""Trips and orders flow beside each other; a participant and the orchestrator die in the middle.
+"""A scenario: trips run beside orders while a participant and the orchestrator are killed.
 
 .venv/bin/chaos run examples.trip.tests.scenario:KILLS
 
-Owns: what is played, and the one invariant: every trip has all its places, or none.
+Holds the play and its one invariant: every trip has all its places, or none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uuid import UUID
 from chaos.faults.nemesis import Kill
 from chaos.scenarios.scene import UNDER_WAY, Scenario, Scene
 from chaos.stack.system import CONFIRMED, ExperimentError, System, until
-from common.messages.topology import ORCHESTRATOR_COMMANDS
+from common import ORCHESTRATOR_COMMANDS
 from examples.trip.door import start
 from examples.trip.saga import TRIP, Trip
 
@@ -29,7 +29,7 @@ select i.state, i.reason, f.status, h.status, c.status
 
 
 class Seen(NamedTuple):
-    """A trip, and what the three say of it."""
+    """A trip's state at the orchestrator and its booking at each participant."""
 
     state: str
     reason: str | None
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 
 
 def offences(asked: int, trips: Sequence[Seen]) -> Iterator[str]:
-    """What is not all or nothing."""
+    """Yield a sentence for each trip that has some of its places but not all."""
     if len(trips) != asked:
         yield f"{asked} trips were asked for, {len(trips)} are there"
     for trip in trips:
@@ -55,7 +55,7 @@ def play(scene: Scene) -> None:
     starts = [start(TRIP, trip) for trip in wanted(scene.name, scene.count)]
     trips = [envelope.saga_id for envelope in starts]
     with system.placing(scene.good()) as placed, system.session("hotel") as hotel:
-        hotel.execute("select from offer for update")  # nobody gets a room for now
+        hotel.execute("select from offer for update")  # until rollback no room can be booked
         system.mail.send(ORCHESTRATOR_COMMANDS, starts)
         enough = max(1, round(UNDER_WAY * scene.count))
         until(lambda: asked_hotel(system, trips) >= enough, f"{enough} trips want a room")
@@ -70,7 +70,7 @@ def play(scene: Scene) -> None:
 
 
 def wanted(name: str, count: int) -> list[Trip]:
-    """Every fifth to where there are no cars."""
+    """Return the trips to book; every fifth goes to Oslo, where there are no cars."""
     places = ("lisbon", "lisbon", "lisbon", "lisbon", "oslo")
     return [
         Trip(traveller=f"{name}-{number}", destination=places[number % len(places)])
