@@ -31,7 +31,8 @@ from chaos.load.shop import PLENTY, shop
 from chaos.pages import compare_page
 from chaos.runtime import STYLES, Plan, Style, choose
 from chaos.runtime.stack import CHECKOUT
-from chaos.stack.system import System, until
+from chaos.stack.system import System
+from chaos.waiting import until
 
 RESULT = Path("build/compare.json")
 PAGE = Path("docs/choreography.md")
@@ -114,9 +115,9 @@ def _compensation(system: System) -> float:
     )
     placed: list[UUID] = []
     for _ in range(REFUSED):
-        placed += system.place([here.order("eve", tea=1)])
-        system.ends(placed[-1:])
-    rows = system.rows(
+        placed += system.door.place([here.order("eve", tea=1)])
+        system.db.ends(placed[-1:])
+    rows = system.db.rows(
         "select extract(epoch from settled_at - placed_at)::float8 * 1000"
         " from order_svc.customer_order where order_id = any(%s)",
         placed,
@@ -127,13 +128,17 @@ def _compensation(system: System) -> float:
 def _recovery(system: System) -> float:
     """From SIGKILL to payment, with orders under way, until every one of them has ended."""
     here = system.stock_up(shop("killed", stock={"tea": PIECES}, accounts={"ann": PLENTY}))
-    with system.placing([here.order("ann", tea=1) for _ in range(FLOW)]) as placing:
-        until(lambda: len(system.alive()) >= FLOW // 20, "orders are under way", PATIENCE_SECONDS)
-        system.kill("payment")
+    with system.door.placing([here.order("ann", tea=1) for _ in range(FLOW)]) as placing:
+        until(
+            lambda: len(system.db.alive()) >= FLOW // 20,
+            "orders are under way",
+            PATIENCE_SECONDS,
+        )
+        system.processes.kill("payment")
         killed = time.monotonic()
-        system.hurry("payment")
+        system.runtime.start("payment")
         placed = placing.result()
-    system.ends(placed, PATIENCE_SECONDS)
+    system.db.ends(placed, PATIENCE_SECONDS)
     return round(time.monotonic() - killed, 2)
 
 
@@ -166,7 +171,7 @@ class Search:
 
     def customer_view(self) -> str:
         def awaited() -> str:
-            view = self.system.get(f"/orders/{self.order}/saga")
+            view = self.system.door.get(f"/orders/{self.order}/saga")
             sent = [step["step"] for step in view["steps"] if step["status"] == "sent"]
             return f"{view['state']}, awaits {' and '.join(sent)}"
 
@@ -207,7 +212,7 @@ class Search:
         )
 
     def _one(self, query: Any) -> object:
-        rows = self.system.rows(query, self.order)
+        rows = self.system.db.rows(query, self.order)
         return rows[0][0] if rows else "nothing"
 
 
@@ -215,17 +220,20 @@ def _search(system: System) -> dict[str, Any]:
     """The message that asks for the dispatch is taken from its queue. Asked until it is known where
     the order stands and that the message is neither handled, nor on its way, nor still to come."""
     here = system.stock_up(shop("lost", stock={"tea": PIECES}, accounts={"ann": PLENTY}))
-    (queue,) = system.inputs("inventory")
+    (queue,) = system.broker.inputs("inventory")
     system.runtime.pause("payment")
     try:
-        (order,) = system.place([here.order("ann", tea=1)])
-        until(lambda: "charge_payment" in system.steps([order])[0], "the charge is asked for")
+        (order,) = system.door.place([here.order("ann", tea=1)])
+        until(lambda: "charge_payment" in system.db.steps([order])[0], "the charge is asked for")
         system.runtime.stop("inventory")
     finally:
         system.runtime.resume("payment")
-    until(lambda: system.steps([order])[0].get("dispatch_stock") == "sent", "dispatch is next")
-    until(lambda: system.mail.take(queue), "its message is taken away")
-    system.start("inventory")
+    until(
+        lambda: system.db.steps([order])[0].get("dispatch_stock") == "sent",
+        "dispatch is next",
+    )
+    until(lambda: system.broker.take(queue), "its message is taken away")
+    system.processes.start("inventory")
     search = Search(system, order)
     search.customer_view()
     if system.style == "orchestrated":

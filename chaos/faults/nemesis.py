@@ -20,7 +20,8 @@ import psycopg
 from chaos.runtime import SERVERS
 from chaos.runtime.docker.runtime import DockerRuntime
 from chaos.runtime.proxy import Mode, ask, line_name
-from chaos.stack.system import ExperimentError, System, until
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError, until
 
 NATIVE, DOCKER = "native", "docker"
 BOTH = frozenset((NATIVE, DOCKER))
@@ -70,22 +71,17 @@ def struck(system: System, *faults: Nemesis) -> Iterator[None]:
     broken: list[Nemesis] = []
     try:
         for fault in faults:
-            system.record(fault.name, fault.where, healed=False)
+            system.processes.record(fault.name, fault.where, healed=False)
             broken.append(fault)
             fault.inject(system)
         yield
     finally:
         for fault in broken:
             fault.heal(system)
-            system.record(fault.name, fault.where, healed=True)
+            system.processes.record(fault.name, fault.where, healed=True)
 
 
 # --- processes and servers -----------------------------------------------------------------
-
-
-def revive(system: System, process: str) -> None:
-    system.runtime.start(process)
-    until(lambda: system.is_ready(process), f"{process} is ready")
 
 
 class Kill(Nemesis):
@@ -97,7 +93,7 @@ class Kill(Nemesis):
         system.runtime.kill(self.target)
 
     def heal(self, system: System) -> None:
-        revive(system, self.target)
+        system.processes.revive(self.target)
 
 
 @dataclass
@@ -112,9 +108,9 @@ class KillRepeatedly(Nemesis):
 
     def heal(self, system: System) -> None:
         for _ in range(self.times - 1):
-            revive(system, self.target)
+            system.processes.revive(self.target)
             system.runtime.kill(self.target)
-        revive(system, self.target)
+        system.processes.revive(self.target)
 
 
 @dataclass
@@ -130,9 +126,9 @@ class KillInRecovery(Nemesis):
     def heal(self, system: System) -> None:
         for _ in range(self.times):
             system.runtime.start(self.target)
-            until(lambda: system.is_running(self.target), "it runs again", AGAIN_SECONDS)
+            until(lambda: system.processes.is_running(self.target), "it runs again", AGAIN_SECONDS)
             system.runtime.kill(self.target)
-        revive(system, self.target)
+        system.processes.revive(self.target)
 
 
 class Freeze(Nemesis):
@@ -145,7 +141,7 @@ class Freeze(Nemesis):
 
     def heal(self, system: System) -> None:
         system.runtime.resume(self.target)
-        until(lambda: system.is_ready(self.target), f"{self.target} is ready")
+        until(lambda: system.processes.is_ready(self.target), f"{self.target} is ready")
 
 
 class Unreachable(Nemesis):
@@ -157,7 +153,7 @@ class Unreachable(Nemesis):
         system.runtime.stop(self.target)
 
     def heal(self, system: System) -> None:
-        revive(system, self.target)
+        system.processes.revive(self.target)
 
 
 @dataclass
@@ -171,18 +167,18 @@ class FullStop(Nemesis):
 
     def inject(self, system: System) -> None:
         self._before = _pids(system)
-        for process in (*system.processes, *reversed(self._servers)):
+        for process in (*system.processes.names, *reversed(self._servers)):
             system.runtime.stop(process)
         if left := _pids(system):
             raise ExperimentError(f"still there after a full stop: {', '.join(left)}")
 
     def heal(self, system: System) -> None:
         for server in self._servers:
-            revive(system, server)
-        for process in system.processes:
+            system.processes.revive(server)
+        for process in system.processes.names:
             system.runtime.start(process)
-        for process in system.processes:
-            revive(system, process)
+        for process in system.processes.names:
+            system.processes.revive(process)
         after = _pids(system)
         if after.keys() != self._before.keys() or after.items() & self._before.items():
             raise ExperimentError(f"not everybody was gone: {self._before}, then {after}")
@@ -244,7 +240,7 @@ class CloseConnections(Nemesis):
 
     def inject(self, system: System) -> None:
         url = system.endpoints.management_url
-        services = set(system.processes)
+        services = set(system.processes.names)
         with httpx.Client(base_url=url, trust_env=False, timeout=AGAIN_SECONDS) as api:
 
             def ours() -> list[str]:
@@ -279,7 +275,7 @@ class _Line(Nemesis):
 
     def heal(self, system: System) -> None:
         self._turn(system, Mode.PASS, 0.0)
-        until(lambda: system.is_ready(self.target), f"{self.target} is ready")
+        until(lambda: system.processes.is_ready(self.target), f"{self.target} is ready")
 
     def _turn(self, system: System, mode: Mode, delay_seconds: float) -> None:
         if system.endpoints.proxy is None:
@@ -323,7 +319,7 @@ class Disconnect(Nemesis):
 
     def heal(self, system: System) -> None:
         self._docker(system).connect(self.target)
-        until(lambda: system.is_ready(self.target), f"{self.target} is ready")
+        until(lambda: system.processes.is_ready(self.target), f"{self.target} is ready")
 
     def _docker(self, system: System) -> DockerRuntime:
         if not isinstance(system.runtime, DockerRuntime):

@@ -9,7 +9,7 @@ import json
 from typing import Any
 from uuid import UUID, uuid4
 
-from chaos.load.mailbox import command
+from chaos.stack.broker import command
 from common.messages.contracts import ConfirmOrder, DispatchStock
 from common.messages.envelope import Command
 

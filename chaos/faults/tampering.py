@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from chaos.faults.nemesis import Nemesis, revive
+from chaos.faults.nemesis import Nemesis
 from chaos.faults.poison import NOT_JSON, assorted
-from chaos.stack.system import System, until
+from chaos.stack.system import System
+from chaos.waiting import until
 from common.messages.envelope import Direction, Envelope
 from common.messages.topology import commands_of, dead_letter_queue, events_of
 
@@ -35,11 +36,11 @@ class Tampering(Nemesis):
         system.runtime.stop(self.target)
 
     def heal(self, system: System) -> None:
-        queue = self.queue or system.inputs(self.target)[0]
-        taken = system.mail.take(queue)
+        queue = self.queue or system.broker.inputs(self.target)[0]
+        taken = system.broker.take(queue)
         self.moved = len(taken)
-        system.mail.send(queue, self.changed(taken))
-        revive(system, self.target)
+        system.broker.send(queue, self.changed(taken))
+        system.processes.revive(self.target)
 
     @abstractmethod
     def changed(self, taken: Sequence[Envelope]) -> list[Envelope]: ...
@@ -107,15 +108,15 @@ class Requeue(Nemesis):
     def heal(self, system: System) -> None:
         dice = random.Random(self.seed)
         for process in self._processes(system):
-            for queue in system.inputs(process):
-                taken = system.mail.take(queue)
+            for queue in system.broker.inputs(process):
+                taken = system.broker.take(queue)
                 self.moved += len(taken)
-                system.mail.send(queue, dice.sample(taken, len(taken)))
+                system.broker.send(queue, dice.sample(taken, len(taken)))
         for process in self._processes(system):
-            revive(system, process)
+            system.processes.revive(process)
 
     def _processes(self, system: System) -> list[str]:
-        return [process for process in self.target.split(",") if process in system.processes]
+        return [process for process in self.target.split(",") if process in system.processes.names]
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Poison(Nemesis):
         deliveries = self._deliveries()
         dead = dead_letter_queue(self.target)
         self._wanted = Counter((dead, reason) for reason, _ in deliveries) + system.dead_letters()
-        system.mail.send_raw(self.target, *(body for _, body in deliveries))
+        system.broker.send_raw(self.target, *(body for _, body in deliveries))
 
     def heal(self, system: System) -> None:
         until(

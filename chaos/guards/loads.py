@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from chaos.faults.nemesis import Unreachable, hold, revive
+from chaos.faults.nemesis import Unreachable, hold
 from chaos.faults.tampering import DelayPastUndo, Duplicate, Poisoned, Tampering
 from chaos.judge.quiescence import count_queues
 from chaos.load.shop import PLENTY
@@ -18,7 +18,8 @@ from chaos.load.workload import Ask
 from chaos.runtime import Plan
 from chaos.scenarios.scene import GATED_PIECES, GIVEN_UP, PROFILES, Scene
 from chaos.stack.armory import Armory
-from chaos.stack.system import CONFIRMED, RETURNED, End, ExperimentError, rejected, until
+from chaos.stack.database import CONFIRMED, RETURNED, End, rejected
+from chaos.waiting import ExperimentError, until
 from common.kit.failpoints import Arming, Point
 from common.messages.envelope import Direction
 
@@ -73,7 +74,7 @@ def _tripled_replies(trial: Trial) -> None:
     asks = scene.good()
     scene.system.runtime.pause("payment")
     try:
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         scene.until_asked(orders, "charge_payment")
         with scene.struck(fault):
             scene.system.runtime.resume("payment")
@@ -87,7 +88,7 @@ def _tripled_replies(trial: Trial) -> None:
 def _tampered(scene: Scene, fault: Tampering, end: End) -> None:
     asks = scene.good()
     with scene.struck(fault):
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         scene.until_asked(orders, "charge_payment")
         _until_sent(scene, "orchestrator")
     scene.expect(orders, end)
@@ -105,7 +106,7 @@ def _given_up(scene: Scene, fault: Unreachable | DelayPastUndo) -> None:
     """Payment is away until nobody waits for a charge any more, and the goods are released."""
     asks = scene.good()
     with scene.struck(fault):
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         scene.until_steps(
             orders,
             lambda s: s.get("charge_payment", "sent") != "sent" and s["reserve_stock"] == "undone",
@@ -120,7 +121,7 @@ def _unheard_rejections(trial: Trial) -> None:
     here = scene.shop(stock={"tea": 10 * scene.count}, accounts={"eve": PLENTY}, declined=["eve"])
     asks = [here.order("eve", tea=1) for _ in range(scene.count)]
     with scene.struck(Unreachable("order")):
-        orders = system.place(asks)
+        orders = system.door.place(asks)
         scene.until_steps(
             orders, lambda s: s.get("create_order") == "undoing", "all are to be rejected"
         )
@@ -132,14 +133,14 @@ def _lost_confirmations(trial: Trial) -> None:
     """The orders are confirmed, and what says so is lost on its way to the orchestrator."""
     scene, system = trial.scene, trial.scene.system
     asks = scene.good()
-    system.stop("order")
-    orders = system.place(asks)
+    system.processes.stop("order")
+    orders = system.door.place(asks)
     scene.until_asked(orders, "confirm_order")
-    system.stop("orchestrator")
-    system.start("order")
+    system.processes.stop("orchestrator")
+    system.processes.start("order")
     until(
         lambda: (
-            system.rows(
+            system.db.rows(
                 "select count(*) from order_svc.customer_order"
                 " where status = 'CONFIRMED' and order_id = any(%s)",
                 orders,
@@ -150,8 +151,8 @@ def _lost_confirmations(trial: Trial) -> None:
         SECONDS,
     )
     _until_sent(scene, "order_svc")
-    system.mail.take("orchestrator.replies")
-    system.start("orchestrator")
+    system.broker.take("orchestrator.replies")
+    system.processes.start("orchestrator")
     scene.expect(orders, CONFIRMED)
 
 
@@ -161,19 +162,19 @@ def _killed_while_giving_up(trial: Trial) -> None:
     scene, system = trial.scene, trial.scene.system
     asks = scene.good()
     attempts = int(IMPATIENT.settings["step_attempts"])
-    system.stop("payment")
+    system.processes.stop("payment")
     trial.armory.arm(
         "orchestrator",
         Arming(Point.RECONCILER_BEFORE_COMMIT, "charge_payment", FORWARD, hit=attempts),
     )
-    orders = system.place(asks)
+    orders = system.door.place(asks)
     until(lambda: trial.armory.has_acted("orchestrator"), "the charge is given up", SECONDS)
-    system.stop("orchestrator")
-    system.start("payment")
+    system.processes.stop("orchestrator")
+    system.processes.start("payment")
     _until_moved(scene, "CHARGE")
     _until_through(scene, "payment.commands")
     _until_sent(scene, "payment_svc")
-    system.start("orchestrator")
+    system.processes.start("orchestrator")
     scene.expect(orders, CONFIRMED, CHARGE_UNKNOWN)
 
 
@@ -181,9 +182,9 @@ def _killed_with_a_charge(trial: Trial) -> None:
     scene, system = trial.scene, trial.scene.system
     asks = scene.good()
     trial.armory.arm("payment", Arming(Point.BATCH_BEFORE_COMMIT, "charge_payment", FORWARD))
-    orders = system.place(asks)
+    orders = system.door.place(asks)
     until(lambda: trial.armory.has_acted("payment"), "payment dies", SECONDS)
-    revive(system, "payment")
+    system.processes.revive("payment")
     scene.expect(orders, CONFIRMED)
 
 
@@ -193,20 +194,20 @@ def _dispatch_past_release(trial: Trial) -> None:
     scene, system = trial.scene, trial.scene.system
     asks = scene.good()
     orders = _held(scene, asks[::2])
-    system.stop("inventory")
+    system.processes.stop("inventory")
     system.runtime.resume("payment")
     scene.until_steps(orders, _fenced_or_given_up, "the fence is out")
-    waiting = system.mail.take("inventory.commands")
-    system.mail.send("inventory.commands", [c for c in waiting if c.direction is COMPENSATING])
-    system.start("inventory")
-    system.ends(orders, SECONDS)
+    waiting = system.broker.take("inventory.commands")
+    system.broker.send("inventory.commands", [c for c in waiting if c.direction is COMPENSATING])
+    system.processes.start("inventory")
+    system.db.ends(orders, SECONDS)
     scene.expect(orders, *GIVEN_UP)
 
     others = _held(scene, asks[1::2])
     late = {c.saga_id: c for c in waiting if c.step == "dispatch_stock" and c.direction is FORWARD}
     if not late:
         raise ExperimentError("no dispatch was asked for")
-    system.mail.send("inventory.commands", late.values())
+    system.broker.send("inventory.commands", late.values())
     _until_through(scene, "inventory.commands")
     system.runtime.resume("payment")
     scene.expect(others, CONFIRMED, *GIVEN_UP)
@@ -215,7 +216,7 @@ def _dispatch_past_release(trial: Trial) -> None:
 def _held(scene: Scene, asks: Sequence[Ask]) -> list[UUID]:
     """Orders whose goods are held while payment stands still."""
     scene.system.runtime.pause("payment")
-    orders = scene.system.place(asks)
+    orders = scene.system.door.place(asks)
     scene.until_asked(orders, "charge_payment")
     return orders
 
@@ -229,15 +230,17 @@ def _parked(trial: Trial) -> None:
     """Orders so large that a person is asked, and nobody is there."""
     scene = trial.scene
     here = scene.shop(stock={"tea": 10 * GATED_PIECES * scene.count}, accounts={"ann": PLENTY})
-    orders = scene.system.place([here.order("ann", tea=GATED_PIECES) for _ in range(scene.count)])
-    scene.system.ends(orders, SECONDS)
+    orders = scene.system.door.place(
+        [here.order("ann", tea=GATED_PIECES) for _ in range(scene.count)]
+    )
+    scene.system.db.ends(orders, SECONDS)
     scene.expect(orders, EXPIRED)
 
 
 def _last_unit(trial: Trial) -> None:
     scene = trial.scene
     here = scene.shop(stock={"last": 1}, accounts={"ann": PLENTY})
-    orders = scene.system.place([here.order("ann", last=1) for _ in range(scene.count)])
+    orders = scene.system.door.place([here.order("ann", last=1) for _ in range(scene.count)])
     scene.expect(orders, CONFIRMED, OUT_OF_STOCK)
 
 
@@ -247,16 +250,16 @@ def _contended(trial: Trial) -> None:
         stock={f"s{n}": scene.count // 4 for n in range(goods)}, accounts={"ann": PLENTY}
     )
     asks = [here.order("ann", **{f"s{n % goods}": 1}) for n in range(scene.count)]
-    scene.expect(scene.system.place(asks), CONFIRMED, OUT_OF_STOCK)
+    scene.expect(scene.system.door.place(asks), CONFIRMED, OUT_OF_STOCK)
 
 
 def _returns_race(trial: Trial) -> None:
     """Three attempts at each order at once. How many are let in is for others to say."""
     scene = trial.scene
-    orders = scene.system.place(scene.good())
-    scene.system.ends(orders, SECONDS)
+    orders = scene.system.door.place(scene.good())
+    scene.system.db.ends(orders, SECONDS)
     scene.expect(orders, RETURNED)
-    scene.system.give_back(orders, "one", "two", "three")
+    scene.system.door.give_back(orders, "one", "two", "three")
 
 
 def _return_meets_order(trial: Trial) -> None:
@@ -265,7 +268,7 @@ def _return_meets_order(trial: Trial) -> None:
     here = scene.shop(stock={"tea": 10 * scene.count}, accounts={"eve": PLENTY}, declined=["eve"])
     orders = _held(scene, [here.order("eve", tea=1) for _ in range(scene.count)])
     try:
-        scene.system.give_back(orders, "one")
+        scene.system.door.give_back(orders, "one")
     finally:
         scene.system.runtime.resume("payment")
     scene.expect(orders, rejected("card_declined"))
@@ -276,7 +279,7 @@ def _until_moved(scene: Scene, kind: str) -> None:
     customers = [f"{scene.name}.ann"]
     until(
         lambda: (
-            scene.system.rows(
+            scene.system.db.rows(
                 "select count(distinct saga_id) >= %s from payment_svc.transfer"
                 " where kind = %s and debit = any(%s)",
                 scene.count,

@@ -21,7 +21,9 @@ from chaos.load.catalogue import CatalogueError
 from chaos.runtime import SERVICES, StackError, choose
 from chaos.scenarios.scene import Scene, in_words
 from chaos.stack.armory import Armory
-from chaos.stack.system import End, ExperimentError, Judgement, System
+from chaos.stack.database import End
+from chaos.stack.system import Judgement, System
+from chaos.waiting import ExperimentError
 
 STUCK_SECONDS = 20.0  # without rest, with every resend a matter of two: it will not come
 SABOTEURS = "tests.mutants"
@@ -310,7 +312,7 @@ def _standing(judgement: Judgement) -> Iterator[Witness]:
 
 def _ends(scene: Scene) -> Iterator[Witness]:
     """Orders that ended, and as they must not."""
-    rows = scene.system.rows(
+    rows = scene.system.db.rows(
         "select order_id, status, reason from order_svc.customer_order"
         " where status <> 'PENDING' and order_id = any(%s)",
         list(scene.allowed),

@@ -19,7 +19,8 @@ from chaos.matrix.cells import Cell, Stack
 from chaos.matrix.roads import dead_letters, new_shop, travel
 from chaos.runtime import Plan, Runtime, StackError, down_but_logs
 from chaos.stack.armory import Armory
-from chaos.stack.system import FAULT_SETTINGS, ExperimentError, System, until
+from chaos.stack.system import FAULT_SETTINGS, System
+from chaos.waiting import ExperimentError, until
 from common.kit.failpoints import Action, Arming, Point
 
 AGAIN = 2  # times more that a repeated cell kills, with the same message in hand
@@ -95,7 +96,7 @@ class Matrix:
     def _pass(self, cell: Cell, action: Action, times: int) -> None:
         system = self._up(cell.stack)
         here = new_shop(system, f"cell-{next(self._shops)}")
-        before = system.deaths(cell.process)
+        before = system.processes.deaths(cell.process)
         self._armory.arm(cell.process, *armings(cell, action, times))
         if action is Action.KILL:
             travel(system, cell, here, lambda: self._died(system, cell, before, times))
@@ -107,20 +108,20 @@ class Matrix:
         """It has died as often as it was to, and is back."""
 
         def died() -> bool:
-            dead = system.deaths(cell.process) - before
+            dead = system.processes.deaths(cell.process) - before
             if dead > 0:
-                system.hurry(cell.process)
+                system.runtime.start(cell.process)
             return dead >= times
 
         until(died, f"{cell.process} dies {times} times at {cell.point} {cell.leg}", FIRE_SECONDS)
-        system.start(cell.process)
+        system.processes.start(cell.process)
 
     def _froze(self, system: System, cell: Cell) -> None:
         acted = f"{cell.process} stands still at {cell}"
         until(lambda: self._armory.has_acted(cell.process), acted, FIRE_SECONDS)
         hold(FROZEN_SECONDS)
         system.runtime.resume(cell.process)
-        until(lambda: system.is_ready(cell.process), f"{cell.process} is ready")
+        until(lambda: system.processes.is_ready(cell.process), f"{cell.process} is ready")
 
     def _up(self, stack: Stack) -> System:
         if self._system is not None and self._stack is not stack:

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from chaos.load.mailbox import nonsense
 from chaos.load.shop import PLENTY, Shop, shop
 from chaos.load.workload import Ask
 from chaos.matrix.cells import (
@@ -36,7 +35,10 @@ from chaos.matrix.cells import (
     Leg,
 )
 from chaos.scenarios.forgetting import until_forgotten
-from chaos.stack.system import BECAUSE, System, until
+from chaos.stack.apis import BECAUSE
+from chaos.stack.broker import nonsense
+from chaos.stack.system import System
+from chaos.waiting import until
 from common.messages.envelope import Key
 from common.messages.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 
@@ -60,14 +62,14 @@ def travel(system: System, cell: Cell, here: Shop, fired: Fired) -> None:
     if cell.process == "operator":
         _ASKED.get(cell.leg, _redriven)(system, here, fired)
     elif kind == "dead_letter" and cell.leg != FORGET:
-        system.mail.send(_queue(cell), [nonsense(Key(uuid4(), *cell.leg))])
+        system.broker.send(_queue(cell), [nonsense(Key(uuid4(), *cell.leg))])
         fired()
     elif kind in ("intake", "dead_letter"):
         # About sagas that have ended: nothing is forgotten that is as old as an unsettled letter;
         # and what brought their own commands is acked, or would come again once they are forgotten.
-        orders = system.place(_orders(here, "ann"))
-        system.ends(orders)
-        system.mail.send(_queue(cell), [nonsense(Key(order, *cell.leg)) for order in orders])
+        orders = system.door.place(_orders(here, "ann"))
+        system.db.ends(orders)
+        system.broker.send(_queue(cell), [nonsense(Key(order, *cell.leg)) for order in orders])
         fired()
     elif kind == "starter":
         _unheard_start(system, here, fired)
@@ -112,14 +114,17 @@ def _declined(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
 
 def _unknown_charge(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
     """Payment is away for longer than all attempts, and finds charge and refund when it returns."""
-    system.stop("payment")
-    orders = system.place(_orders(here, "ann"))
+    system.processes.stop("payment")
+    orders = system.door.place(_orders(here, "ann"))
     until(
-        lambda: _enough(cell)(s.get("charge_payment") == "undoing" for s in system.steps(orders)),
+        lambda: _enough(cell)(
+            s.get("charge_payment") == "undoing" for s in system.db.steps(orders)
+        ),
         "the refund is out",
     )
     if cell.process == "payment":
-        system.hurry("payment")  # not `start`: it may stand still in the cell before it is ready
+        # Not `processes.start`: it may stand still in the cell before it is ready.
+        system.runtime.start("payment")
         fired()
     else:
         _start_when(system, "payment", fired, now=_is_sending(cell))
@@ -129,10 +134,11 @@ def _silent_pivot(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
     """Inventory is away for longer than all attempts, and finds pivot and fence when it returns."""
     orders = _to_the_pivot(system, here)
     until(
-        lambda: _enough(cell)(_fenced_or_back(s) for s in system.steps(orders)), "the fence is out"
+        lambda: _enough(cell)(_fenced_or_back(s) for s in system.db.steps(orders)),
+        "the fence is out",
     )
     if cell.process == "inventory":
-        system.hurry("inventory")  # not `start`, as above
+        system.runtime.start("inventory")  # as above
         fired()
     else:
         _start_when(system, "inventory", fired, now=_is_sending(cell))
@@ -152,18 +158,21 @@ def _start_when(system: System, process: str, fired: Fired, *, now: bool) -> Non
     """The orchestrator's relay acts on the command, everything else of it on the reply."""
     if now:
         fired()
-        system.start(process)
+        system.processes.start(process)
     else:
-        system.start(process)
+        system.processes.start(process)
         fired()
 
 
 def _to_the_pivot(system: System, here: Shop) -> list[UUID]:
     """Orders whose stock is reserved, and whose inventory is then away."""
     system.runtime.pause("payment")
-    orders = system.place(_orders(here, "ann"))
-    until(lambda: all("charge_payment" in s for s in system.steps(orders)), "stock is reserved")
-    system.stop("inventory")
+    orders = system.door.place(_orders(here, "ann"))
+    until(
+        lambda: all("charge_payment" in s for s in system.db.steps(orders)),
+        "stock is reserved",
+    )
+    system.processes.stop("inventory")
     system.runtime.resume("payment")
     return orders
 
@@ -174,7 +183,7 @@ def _fenced_or_back(steps: Mapping[str, str]) -> bool:
 
 
 def _forgotten(system: System, here: Shop, fired: Fired, _: Cell) -> None:
-    orders = system.place(_orders(here, "ann"))
+    orders = system.door.place(_orders(here, "ann"))
     fired()
     until_forgotten(system, orders)
 
@@ -199,33 +208,36 @@ _PASSING: dict[Leg, Road] = {
 
 def _owner_away(system: System, here: Shop, fired: Fired, cell: Cell) -> None:
     owner = OWNER[cell.leg.step]
-    system.stop(owner)
-    system.place(_orders(here, "eve" if cell.leg == REJECT else "ann"))
+    system.processes.stop(owner)
+    system.door.place(_orders(here, "eve" if cell.leg == REJECT else "ann"))
     fired()
-    system.start(owner)
+    system.processes.start(owner)
 
 
 def _release_unanswered(system: System, here: Shop, fired: Fired, _: Cell) -> None:
     system.runtime.pause("payment")
-    orders = system.place(_orders(here, "eve"))
-    until(lambda: all("charge_payment" in s for s in system.steps(orders)), "stock is reserved")
-    system.stop("inventory")
+    orders = system.door.place(_orders(here, "eve"))
+    until(
+        lambda: all("charge_payment" in s for s in system.db.steps(orders)),
+        "stock is reserved",
+    )
+    system.processes.stop("inventory")
     system.runtime.resume("payment")
     fired()
-    system.start("inventory")
+    system.processes.start("inventory")
 
 
 def _refund_unanswered(system: System, here: Shop, fired: Fired, _: Cell) -> None:
-    system.stop("payment")
-    system.place(_orders(here, "ann"))
+    system.processes.stop("payment")
+    system.door.place(_orders(here, "ann"))
     fired()
-    system.start("payment")
+    system.processes.start("payment")
 
 
 def _pivot_unanswered(system: System, here: Shop, fired: Fired, _: Cell) -> None:
     _to_the_pivot(system, here)
     fired()
-    system.start("inventory")
+    system.processes.start("inventory")
 
 
 _SILENT: dict[Leg, Road] = {
@@ -242,41 +254,44 @@ _SILENT: dict[Leg, Road] = {
 
 def _unheard_start(system: System, here: Shop, fired: Fired) -> None:
     """Nobody hears StartSaga until the order service asks again."""
-    system.stop("orchestrator")
-    system.place(_orders(here, "ann"))
+    system.processes.stop("orchestrator")
+    system.door.place(_orders(here, "ann"))
     fired()
-    system.start("orchestrator")
+    system.processes.start("orchestrator")
 
 
 # --- asked by a person ---------------------------------------------------------------------
 
 
 def _retried(system: System, here: Shop, fired: Fired) -> None:
-    system.stop("inventory")
-    order, *_ = system.place(_orders(here, "ann"))
-    until(lambda: "reserve_stock" in system.steps([order])[0], "stock is asked for")
+    system.processes.stop("inventory")
+    order, *_ = system.door.place(_orders(here, "ann"))
+    until(lambda: "reserve_stock" in system.db.steps([order])[0], "stock is asked for")
     _ask(system, fired, f"/sagas/{order}/retry", BECAUSE)
-    system.start("inventory")
+    system.processes.start("inventory")
 
 
 def _reconciled(system: System, here: Shop, fired: Fired) -> None:
     """Nobody else is there to judge the deadline."""
-    system.stop("inventory")
-    orders = system.place(_orders(here, "ann"))
-    until(lambda: all("reserve_stock" in s for s in system.steps(orders)), "stock is asked for")
-    system.stop("orchestrator")
+    system.processes.stop("inventory")
+    orders = system.door.place(_orders(here, "ann"))
+    until(
+        lambda: all("reserve_stock" in s for s in system.db.steps(orders)),
+        "stock is asked for",
+    )
+    system.processes.stop("orchestrator")
     overdue = "select from orchestrator.saga_instance where next_deadline < now()"
-    until(lambda: len(system.rows(overdue)) >= len(orders), "all are overdue")
+    until(lambda: len(system.db.rows(overdue)) >= len(orders), "all are overdue")
     _ask(system, fired, "/reconcile", BECAUSE)
-    system.start("orchestrator")
-    system.start("inventory")
+    system.processes.start("orchestrator")
+    system.processes.start("inventory")
 
 
 def _redriven(system: System, here: Shop, fired: Fired) -> None:
-    order, *_ = system.place(_orders(here, "ann"))
-    system.mail.send(commands_of(OWNER[SENT_AGAIN.step]), [nonsense(Key(order, *SENT_AGAIN))])
+    order, *_ = system.door.place(_orders(here, "ann"))
+    system.broker.send(commands_of(OWNER[SENT_AGAIN.step]), [nonsense(Key(order, *SENT_AGAIN))])
     letters = "select from orchestrator.dead_letter where saga_id = %s and state = 'open'"
-    until(lambda: system.rows(letters, order), "the letter is taken in")
+    until(lambda: system.db.rows(letters, order), "the letter is taken in")
     _ask(system, fired, "/dead-letters/redrive", {"saga_id": str(order)})
 
 
@@ -285,7 +300,7 @@ def _ask(system: System, fired: Fired, path: str, body: Mapping[str, str]) -> No
 
     def answered() -> bool:
         try:
-            return not system.ask_operator(path, body).is_server_error
+            return not system.operator.post(path, body).is_server_error
         except httpx.TransportError:
             return False
 
@@ -308,6 +323,6 @@ def _orders(here: Shop, who: str) -> list[Ask]:
 
 def _place(system: System, cell: Cell, asks: Sequence[Ask]) -> None:
     if cell.by_command:
-        system.place_by_command(asks)
+        system.door.place_by_command(asks)
     else:
-        system.place(asks)
+        system.door.place(asks)

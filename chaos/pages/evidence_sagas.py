@@ -18,7 +18,9 @@ from uuid import UUID
 
 from chaos.load.shop import PLENTY, shop
 from chaos.runtime import Plan, choose
-from chaos.stack.system import CONFIRMED, ExperimentError, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError, until
 
 STACK = f"evidence-{os.getpid()}"
 # What a user gets; here an operator looks, too.
@@ -41,17 +43,17 @@ def redelivered_charge() -> dict[str, Any]:
     """The charge waits for payment twice, and comes a third time when all is over."""
     with system_up() as system:
         here = system.stock_up(shop("again", stock={"tea": 5}, accounts={"ann": PLENTY}))
-        system.stop("payment")
-        (order,) = system.place([here.order("ann", tea=1)])
-        (charge,) = until(lambda: system.mail.take("payment.commands"), "the charge is asked for")
-        system.mail.send("payment.commands", [charge, charge])
-        system.start("payment")
-        system.ends([order])
-        system.mail.send("payment.commands", [charge])
+        system.processes.stop("payment")
+        (order,) = system.door.place([here.order("ann", tea=1)])
+        (charge,) = until(lambda: system.broker.take("payment.commands"), "the charge is asked for")
+        system.broker.send("payment.commands", [charge, charge])
+        system.processes.start("payment")
+        system.db.ends([order])
+        system.broker.send("payment.commands", [charge])
         skips = until(lambda: _skips(system, order, at_least=2), "both repeats are skipped")
         until(lambda: _ignored(system, order) >= 2, "both replies are ignored")
         system.verdict()
-        if system.ends([order]) != {order: CONFIRMED}:
+        if system.db.ends([order]) != {order: CONFIRMED}:
             raise ExperimentError("the order is not confirmed")
         return {
             "saga_id": str(order),
@@ -76,18 +78,18 @@ def killed_orchestrator() -> dict[str, Any]:
             )
         )
         system.runtime.pause("payment")
-        orders = system.place([here.order("ann", tea=1), here.order("eve", tea=1)])
+        orders = system.door.place([here.order("ann", tea=1), here.order("eve", tea=1)])
         until(
-            lambda: all("charge_payment" in steps for steps in system.steps(orders)),
+            lambda: all("charge_payment" in steps for steps in system.db.steps(orders)),
             "both wait for their charge",
         )
-        before = system.steps(orders)
-        killed = system.record("SIGKILL", "orchestrator", healed=False)
+        before = system.db.steps(orders)
+        killed = system.processes.record("SIGKILL", "orchestrator", healed=False)
         system.runtime.kill("orchestrator")
         system.runtime.resume("payment")
-        until(lambda: system.is_ready("orchestrator"), "the orchestrator is ready")
-        ready = system.record("SIGKILL", "orchestrator", healed=True)
-        ends = system.ends(orders)
+        until(lambda: system.processes.is_ready("orchestrator"), "the orchestrator is ready")
+        ready = system.processes.record("SIGKILL", "orchestrator", healed=True)
+        ends = system.db.ends(orders)
         system.verdict()
         if [ends[order] for order in orders] != [CONFIRMED, rejected("card_declined")]:
             raise ExperimentError(f"they ended as {ends}")
@@ -121,20 +123,20 @@ def saga_show(system: System, saga_id: UUID) -> str:
 
 
 def _skips(system: System, order: UUID, at_least: int) -> list[dict[str, Any]] | None:
-    logged = system.logged("payment", "command.duplicate")
+    logged = system.processes.logged("payment", "command.duplicate")
     skips = [line for line in logged if line["saga_id"] == str(order)]
     return skips if len(skips) >= at_least else None
 
 
 def _ignored(system: System, order: UUID) -> int:
-    rows = system.rows(
+    rows = system.db.rows(
         "select from orchestrator.saga_log where saga_id = %s and entry = 'ignored'", order
     )
     return len(rows)
 
 
 def _ledger(system: System, order: UUID) -> list[dict[str, str]]:
-    rows = system.rows(
+    rows = system.db.rows(
         "select kind, debit, credit, amount, currency, at from payment_svc.transfer"
         " where saga_id = %s order by at",
         order,
@@ -143,7 +145,7 @@ def _ledger(system: System, order: UUID) -> list[dict[str, str]]:
 
 
 def _inbox(system: System, order: UUID) -> list[dict[str, str]]:
-    rows = system.rows(
+    rows = system.db.rows(
         "select step, direction, outcome, handled_at from payment_svc.inbox where saga_id = %s",
         order,
     )
@@ -151,12 +153,14 @@ def _inbox(system: System, order: UUID) -> list[dict[str, str]]:
 
 
 def _starts(system: System) -> list[str]:
-    return [line["timestamp"] for line in system.logged("orchestrator", "process.started")]
+    return [
+        line["timestamp"] for line in system.processes.logged("orchestrator", "process.started")
+    ]
 
 
 def _entries(system: System, orders: Sequence[UUID], killed: datetime) -> list[dict[str, str]]:
     """The saga logs of all, each entry with how long before or after the kill it was written."""
-    rows = system.rows(
+    rows = system.db.rows(
         """
         select saga_id, at, extract(epoch from at - %s)::float8, entry, step, direction, detail
         from orchestrator.saga_log where saga_id = any(%s) order by id""",

@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID, uuid4
 
-from chaos.load.mailbox import command
 from chaos.load.workload import Ask
 from chaos.runtime import Style
 from chaos.scenarios.scene import Scenario, Scene, in_words
-from chaos.stack.system import CONFIRMED, ExperimentError, System, rejected, until
+from chaos.stack.broker import command
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError, until
 from common.messages.contracts import (
     ChargePayment,
     OrderAccepted,
@@ -60,24 +62,24 @@ class Old(NamedTuple):
 def _old_comes_again(scene: Scene) -> None:
     system, mixed = scene.system, [ask for ask, _ in scene.mixed()]
     asks, later = mixed[::2], mixed[1::2]
-    orders = system.place(asks)
-    ends = system.ends(orders)
+    orders = system.door.place(asks)
+    ends = system.db.ends(orders)
     until_forgotten(system, orders)
     olds = _olds(scene, orders, asks)
     sent = {**_commands(olds), **(_events(olds) if system.style == "choreographed" else {})}
     set_aside = system.dead_letters()
 
-    with system.placing(later) as placed:
-        until(lambda: len(system.alive()) >= 1, "new sagas are under way")
-        scene.under_way = len(system.alive())
+    with system.door.placing(later) as placed:
+        until(lambda: len(system.db.alive()) >= 1, "new sagas are under way")
+        scene.under_way = len(system.db.alive())
         for queue, envelopes in sent.items():
-            system.mail.send(queue, envelopes)
+            system.broker.send(queue, envelopes)
         if system.style == "orchestrated":
-            system.mail.send(ORCHESTRATOR_COMMANDS, map(_start, olds))
+            system.broker.send(ORCHESTRATOR_COMMANDS, map(_start, olds))
         else:
             of_nobody = _event(uuid4(), datetime.now(UTC), {}, "dispatch_stock", StockDispatched())
-            system.mail.send(events_of("order"), [of_nobody])
-        if system.place(asks) != orders:
+            system.broker.send(events_of("order"), [of_nobody])
+        if system.door.place(asks) != orders:
             raise ExperimentError("the same keys were answered with other orders")
     expected = {(dead_letter_queue(q), EVIDENCE_GONE): len(them) for q, them in sent.items()}
     if system.style == "choreographed":
@@ -89,18 +91,18 @@ def _old_comes_again(scene: Scene) -> None:
         ),
         "everything old is set aside, and told apart from what is of nobody",
     )
-    if system.ends(orders) != ends:
+    if system.db.ends(orders) != ends:
         raise ExperimentError("an old order has another end than it had")
     new = placed.result()
     scene.expect([*orders, *new], *ENDS)
-    system.ends(new)
+    system.db.ends(new)
     until_forgotten(system, new)
 
 
 def until_forgotten(system: System, orders: Sequence[UUID]) -> None:
     def forgotten() -> bool:
-        archived = system.rows(_ARCHIVED[system.style], list(orders))
-        [(remembered,)] = system.rows(
+        archived = system.db.rows(_ARCHIVED[system.style], list(orders))
+        [(remembered,)] = system.db.rows(
             """
             select (select count(*) from order_svc.inbox where saga_id = any(%(ids)s))
                    + (select count(*) from inventory_svc.inbox where saga_id = any(%(ids)s))
@@ -113,7 +115,7 @@ def until_forgotten(system: System, orders: Sequence[UUID]) -> None:
 
 
 def _olds(scene: Scene, orders: Sequence[UUID], asks: Sequence[Ask]) -> list[Old]:
-    issued = dict(scene.system.rows(_ARCHIVED[scene.system.style], list(orders)))
+    issued = dict(scene.system.db.rows(_ARCHIVED[scene.system.style], list(orders)))
     return [
         Old(order, issued[order], OrderAccepted(order_id=order, total=1, **ask.body))
         for order, ask in zip(orders, asks, strict=True)

@@ -18,7 +18,9 @@ from chaos.faults.nemesis import FullStop, Kill, KillRepeatedly, Nemesis
 from chaos.load.shop import PLENTY
 from chaos.runtime import STYLES, Style
 from chaos.scenarios.scene import GATED_PIECES, Scenario, Scene, in_words
-from chaos.stack.system import CONFIRMED, End, ExperimentError, System, rejected
+from chaos.stack.database import CONFIRMED, End, rejected
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError
 
 EACH = 6  # orders that are decided alike
 PEOPLE = 4  # who decide about the same order at the same time
@@ -29,7 +31,7 @@ EVERYBODY = ("orchestrator", "order", "payment", "inventory", "door", "operator"
 
 def _parked(scene: Scene, count: int) -> list[UUID]:
     here = scene.shop(stock={"tea": 10 * GATED_PIECES * count}, accounts={"ann": PLENTY})
-    orders = scene.system.place([here.order("ann", tea=GATED_PIECES) for _ in range(count)])
+    orders = scene.system.door.place([here.order("ann", tea=GATED_PIECES) for _ in range(count)])
     scene.until_steps(orders, lambda s: s.get("approve_order") == "waiting", "all are parked")
     return orders
 
@@ -42,19 +44,19 @@ def _outlived(*faults: Callable[[], Nemesis]) -> Callable[[Scene], None]:
         approved, refused, unwanted, left = (orders[n * EACH : (n + 1) * EACH] for n in range(4))
         with scene.struck(*(fault() for fault in faults)):
             pass
-        if [s["approve_order"] for s in system.steps(orders)] != ["waiting"] * len(orders):
+        if [s["approve_order"] for s in system.db.steps(orders)] != ["waiting"] * len(orders):
             raise ExperimentError("somebody decided while nobody was there")
         for verb, group, end in (("approve", approved, CONFIRMED), ("reject", refused, REJECTED)):
-            said = {order: system.decide(verb, order) for order in group}
+            said = {order: system.operator.decide(verb, order) for order in group}
             if any(answer.status_code != DECIDED for answer in said.values()):
                 raise ExperimentError(f"{verb} was refused: {[a.text for a in said.values()]}")
             scene.expect(group, end)
         for order in unwanted:
-            system.cancel(order).raise_for_status()
+            system.door.cancel(order).raise_for_status()
         scene.expect(unwanted, CANCELLED)
         expire(system, left)
         scene.expect(left, EXPIRED)
-        system.ends(orders)  # what is parked is at rest: not before all have expired
+        system.db.ends(orders)  # what is parked is at rest: not before all have expired
 
     return play
 
@@ -80,14 +82,16 @@ def _contested(scene: Scene) -> None:
     with ThreadPoolExecutor(PEOPLE) as people, scene.struck(KillRepeatedly("orchestrator")):
         for order in contested:
             verbs = ("approve", "reject") * (PEOPLE // 2)
-            heard = list(people.map(lambda verb, order=order: system.decide(verb, order), verbs))
+            heard = list(
+                people.map(lambda verb, order=order: system.operator.decide(verb, order), verbs)
+            )
             scene.expect([order], _the_one(verbs, heard))
         for order in unwanted:
-            approval = people.submit(system.decide, "approve", order)
-            cancel = people.submit(system.cancel, order)
+            approval = people.submit(system.operator.decide, "approve", order)
+            cancel = people.submit(system.door.cancel, order)
             approval.result()
             scene.expect([order], *_ends_after(cancel.result(), CONFIRMED))
-    system.ends(orders)
+    system.db.ends(orders)
 
 
 def _changed_their_mind(scene: Scene) -> None:
@@ -99,17 +103,17 @@ def _changed_their_mind(scene: Scene) -> None:
     with ThreadPoolExecutor(EACH) as customers:
         system.runtime.pause("payment")
         try:
-            orders = system.place(early)
+            orders = system.door.place(early)
             scene.until_asked(orders, "charge_payment")
-            _told(scene, orders, list(customers.map(system.cancel, orders)), too_late=0)
+            _told(scene, orders, list(customers.map(system.door.cancel, orders)), too_late=0)
         finally:
             system.runtime.resume("payment")
-        orders = system.place(racing)
+        orders = system.door.place(racing)
         with scene.struck(KillRepeatedly("inventory")):
-            _told(scene, orders, list(customers.map(system.cancel, orders)))
-        orders = system.place(late)
-        system.ends(orders)
-        _told(scene, orders, list(customers.map(system.cancel, orders)), too_late=len(orders))
+            _told(scene, orders, list(customers.map(system.door.cancel, orders)))
+        orders = system.door.place(late)
+        system.db.ends(orders)
+        _told(scene, orders, list(customers.map(system.door.cancel, orders)), too_late=len(orders))
     scene.must_be_seen |= {CONFIRMED, CANCELLED}
 
 

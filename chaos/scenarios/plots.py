@@ -22,7 +22,8 @@ from chaos.faults.tampering import (
 from chaos.judge.history import Refused
 from chaos.load.shop import PLENTY
 from chaos.scenarios.scene import PROFILES, Scenario, Scene, in_words
-from chaos.stack.system import CONFIRMED, End, ExperimentError, rejected, until
+from chaos.stack.database import CONFIRMED, End, rejected
+from chaos.waiting import ExperimentError, until
 
 FEW = 8
 FAILURES = 5  # of a compensation that then works
@@ -46,7 +47,7 @@ def _refusal(reason: str, says: str, who: str, sku: str) -> Scenario:
             declined=["declined"],
         )
         asks = [here.order(who, **{"plenty": 2, sku: 2}) for _ in range(FEW)]
-        scene.expect(scene.system.place(asks), rejected(reason))
+        scene.expect(scene.system.door.place(asks), rejected(reason))
 
     name = reason.replace("_", "-")
     return Scenario(name, says, "none", f"rejected: {reason}", play, "patient", orders=FEW)
@@ -56,7 +57,7 @@ def _refused_at_the_door(scene: Scene) -> None:
     """Nothing is written: neither an order nor a saga."""
     here = scene.shop(stock={"plenty": FEW}, accounts={"rich": PLENTY})
     asks = [here.order("rich", unheard_of=1) for _ in range(FEW)]
-    accepted = [a for a in scene.system.place_file(asks) if not isinstance(a, Refused)]
+    accepted = [a for a in scene.system.door.place_file(asks) if not isinstance(a, Refused)]
     if accepted:
         raise ExperimentError(f"the door accepted {accepted[0].body}")
 
@@ -92,7 +93,7 @@ def _tampered(
     def play(scene: Scene) -> None:
         fault, asks = make(scene), scene.good()
         with scene.struck(fault):
-            orders = scene.system.place(asks)
+            orders = scene.system.door.place(asks)
             scene.until_asked(orders, step)
         scene.under_way = len(orders)
         if not fault.moved:
@@ -108,13 +109,13 @@ def _requeue(scene: Scene) -> None:
     fault, system = _everything(scene), scene.system
     asks = scene.good()
     half = len(asks) // 2
-    with system.placing(asks[:half]) as placed:
-        until(lambda: system.alive() or placed.done(), "sagas are under way")
+    with system.door.placing(asks[:half]) as placed:
+        until(lambda: system.db.alive() or placed.done(), "sagas are under way")
         with scene.struck(fault):
-            late = system.place(asks[half:])
-            scene.under_way = len(system.alive()) + len(late)
+            late = system.door.place(asks[half:])
+            scene.under_way = len(system.db.alive()) + len(late)
             until(
-                lambda: not system.rows("select from order_svc.outbox limit 1"),
+                lambda: not system.db.rows("select from order_svc.outbox limit 1"),
                 "what the door has to say waits in the queues",
             )
     if not fault.moved:
@@ -174,27 +175,27 @@ def _charge_given_up(scene: Scene, fault: Nemesis) -> list[UUID]:
     customer's answer, and nothing else."""
     asks = scene.good()
     with scene.struck(fault):
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         scene.until_steps(
             orders,
             lambda s: (s.get("charge_payment"), s.get("reserve_stock")) == ("undoing", "undone"),
             "every charge is given up and the stock released",
         )
-        pending = scene.system.rows(
+        pending = scene.system.db.rows(
             "select distinct status from order_svc.customer_order where order_id = any(%s)", orders
         )
         if pending != [("PENDING",)]:
             raise ExperimentError(f"a customer was told before all is undone: {pending}")
     scene.under_way = len(orders)
     scene.expect(orders, CHARGE_UNKNOWN)
-    scene.system.ends(orders)
+    scene.system.db.ends(orders)
     _asked_no_more_than_allowed(scene, orders, "charge_payment")
     return orders
 
 
 def _asked_no_more_than_allowed(scene: Scene, orders: Sequence[UUID], step: str) -> None:
     allowed = int(PROFILES["impatient"].settings["step_attempts"])
-    rows = scene.system.rows(
+    rows = scene.system.db.rows(
         "select distinct steps->%s->>'attempt' from orchestrator.saga_instance"
         " where saga_id = any(%s)",
         step,
@@ -205,7 +206,7 @@ def _asked_no_more_than_allowed(scene: Scene, orders: Sequence[UUID], step: str)
 
 
 def _moves(scene: Scene, orders: Sequence[UUID]) -> list[str]:
-    rows = scene.system.rows(
+    rows = scene.system.db.rows(
         "select kind from payment_svc.transfer where saga_id = any(%s) order by kind", orders
     )
     return [kind for (kind,) in rows]
@@ -224,15 +225,15 @@ def _inventory_unreachable(scene: Scene) -> None:
     The reservation is found first when inventory returns, and released."""
     asks, fault = scene.good(), Unreachable("inventory")
     with scene.struck(fault):
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         scene.until_steps(
             orders, lambda s: s.get("reserve_stock") == "undoing", "every reservation is given up"
         )
     scene.under_way = len(orders)
     scene.expect(orders, RESERVE_UNKNOWN)
-    scene.system.ends(orders)
+    scene.system.db.ends(orders)
     _asked_no_more_than_allowed(scene, orders, "reserve_stock")
-    held = scene.system.rows(
+    held = scene.system.db.rows(
         "select status, count(*) from inventory_svc.reservation where saga_id = any(%s) group by 1",
         orders,
     )
@@ -245,10 +246,10 @@ def _order_unreachable(scene: Scene) -> None:
     asks = scene.good()
     allowed = int(PROFILES["impatient"].settings["step_attempts"])
     with scene.struck(Unreachable("order")):
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         until(
             lambda: (
-                scene.system.rows(
+                scene.system.db.rows(
                     "select count(*) from orchestrator.saga_instance where saga_id = any(%s)"
                     " and (steps->'confirm_order'->>'attempt')::int > %s",
                     orders,
@@ -267,7 +268,9 @@ def _late(scene: Scene) -> None:
     orders = _charge_given_up(scene, DelayPastUndo("payment", scene.seed))
     if moves := _moves(scene, orders):
         raise ExperimentError(f"a charge that came after its undo had an effect: {moves}")
-    fenced = {UUID(line["saga_id"]) for line in scene.system.logged("payment", "command.fenced")}
+    fenced = {
+        UUID(line["saga_id"]) for line in scene.system.processes.logged("payment", "command.fenced")
+    }
     if not fenced >= set(orders):
         raise ExperimentError("not every late charge is logged as fenced")
 
@@ -286,7 +289,7 @@ def _silent_pivot(
     system, asks = scene.system, scene.good()
     system.runtime.pause("payment")
     try:
-        orders = system.place(asks)
+        orders = system.door.place(asks)
         scene.until_asked(orders, "charge_payment")
     except ExperimentError:
         system.runtime.resume("payment")
@@ -294,8 +297,8 @@ def _silent_pivot(
     with scene.struck(fault):
         system.runtime.resume("payment")
         scene.until_steps(orders, _stands_still, "the fence is out")
-        fencing = [o for o, s in zip(orders, system.steps(orders), strict=True) if _fencing(s)]
-        for steps in filter(_fencing, system.steps(orders)):  # the barrier
+        fencing = [o for o, s in zip(orders, system.db.steps(orders), strict=True) if _fencing(s)]
+        for steps in filter(_fencing, system.db.steps(orders)):  # the barrier
             if {"undoing", "undone"} & {steps["charge_payment"], steps["reserve_stock"]}:
                 raise ExperimentError(f"something was undone before the fence's answer: {steps}")
         meanwhile(fencing)
@@ -325,7 +328,7 @@ def _pivot_lost(scene: Scene) -> None:
 def _failing_refund(scene: Scene) -> None:
     """A row that payment needs is locked: each try fails, until it is let go."""
     system = scene.system
-    with system.session("payment_svc") as session:
+    with system.db.session("payment_svc") as session:
         fencing = _silent_pivot(
             scene,
             Lose("inventory", scene.seed),
@@ -334,17 +337,17 @@ def _failing_refund(scene: Scene) -> None:
                 "select from account where customer = %s for update", (f"{scene.name}.ann",)
             ),
         )
-        before = len(system.logged("payment", "batch.held"))
+        before = len(system.processes.logged("payment", "batch.held"))
         scene.until_steps(
             fencing,
             lambda s: s["charge_payment"] == "undoing" and s["reserve_stock"] == "undone",
             "the stock is released while the refund fails",
         )
         until(
-            lambda: len(system.logged("payment", "batch.held")) >= before + FAILURES,
+            lambda: len(system.processes.logged("payment", "batch.held")) >= before + FAILURES,
             f"the refund has failed {FAILURES} times",
         )
-        told = system.rows(
+        told = system.db.rows(
             "select count(*) from order_svc.customer_order"
             " where status <> 'PENDING' and order_id = any(%s)",
             fencing,

@@ -12,26 +12,27 @@ from uuid import UUID
 from chaos.faults.nemesis import Kill, Nemesis
 from chaos.runtime import Style
 from chaos.scenarios.scene import Scenario, Scene
-from chaos.stack.system import CONFIRMED, RETURNED, ExperimentError
+from chaos.stack.database import CONFIRMED, RETURNED
+from chaos.waiting import ExperimentError
 
 FEW = 20
 PARTICIPANTS = ("order", "payment", "inventory")
 
 
 def _confirmed(scene: Scene) -> list[UUID]:
-    orders = scene.system.place(scene.good())
-    scene.system.ends(orders)
+    orders = scene.system.door.place(scene.good())
+    scene.system.db.ends(orders)
     return orders
 
 
 def _given_back(scene: Scene, *faults: Nemesis) -> None:
     orders = _confirmed(scene)
     with scene.struck(*faults):
-        accepted = scene.system.give_back(orders, "first")
+        accepted = scene.system.door.give_back(orders, "first")
     scene.under_way = len(orders)
     if None in accepted:
         raise ExperimentError("a confirmed order was not taken back")
-    if scene.system.give_back(orders, "first") != accepted:
+    if scene.system.door.give_back(orders, "first") != accepted:
         raise ExperimentError("the same key twice is not the same return")
     scene.expect(orders, RETURNED)
 
@@ -39,7 +40,7 @@ def _given_back(scene: Scene, *faults: Nemesis) -> None:
 def _raced(scene: Scene) -> None:
     """Three attempts at each order at once: its lock lets in one."""
     orders = _confirmed(scene)
-    answers = scene.system.give_back(orders, "one", "two", "three")
+    answers = scene.system.door.give_back(orders, "one", "two", "three")
     let_in = [sum(a is not None for a in answers[n : n + 3]) for n in range(0, len(answers), 3)]
     if set(let_in) != {1}:
         raise ExperimentError(f"of three attempts at an order so many were let in: {let_in}")
@@ -52,16 +53,16 @@ def _too_early(scene: Scene) -> None:
     asks = scene.good()
     scene.system.runtime.pause("payment")
     try:
-        orders = scene.system.place(asks)
+        orders = scene.system.door.place(asks)
         scene.until_asked(orders, "charge_payment")
-        early = scene.system.give_back(orders, "first")
+        early = scene.system.door.give_back(orders, "first")
     finally:
         scene.system.runtime.resume("payment")
     if any(early):
         raise ExperimentError("an order that is not confirmed was taken back")
     scene.under_way = len(orders)
-    scene.system.ends(orders)
-    later = scene.system.give_back(orders[::2], "first")
+    scene.system.db.ends(orders)
+    later = scene.system.door.give_back(orders[::2], "first")
     if None in later:
         raise ExperimentError("a confirmed order was not taken back")
     scene.expect(orders[::2], RETURNED)

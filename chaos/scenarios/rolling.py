@@ -13,10 +13,12 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from chaos.faults.nemesis import Nemesis, revive
+from chaos.faults.nemesis import Nemesis
 from chaos.runtime import STYLES
 from chaos.scenarios.scene import ELDER, Scenario, Scene, in_words
-from chaos.stack.system import CONFIRMED, ExperimentError, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError, until
 
 PARTICIPANTS = ("inventory", "payment", "order", "door")  # before those who send them commands
 LATEST = {"orchestrator/0014_retention", "inventory_svc/0005_returns"}
@@ -46,7 +48,7 @@ class Replace(Nemesis):
         release(system, add=self.target)
 
     def heal(self, system: System) -> None:
-        revive(system, self.target)
+        system.processes.revive(self.target)
 
 
 def _replaced(scene: Scene) -> None:
@@ -55,15 +57,15 @@ def _replaced(scene: Scene) -> None:
     system = scene.system
     if _unmigrated(system) != LATEST:
         raise ExperimentError("this stack is of the new release already: bring up another")
-    participants = list(chain.from_iterable(map(system.replicas, PARTICIPANTS)))
-    orchestrators = system.replicas("orchestrator")
+    participants = list(chain.from_iterable(map(system.processes.replicas, PARTICIPANTS)))
+    orchestrators = system.processes.replicas("orchestrator")
     mixed, parts = scene.mixed(), len(participants) + len(orchestrators) + 2
     slices = [mixed[n::parts] for n in range(parts)]
     placed: list[UUID] = []
 
     def flow(*faults: Nemesis) -> None:
         part = slices.pop()
-        with system.placing([ask for ask, _ in part]) as orders, scene.struck(*faults):
+        with system.door.placing([ask for ask, _ in part]) as orders, scene.struck(*faults):
             pass
         for order, (_, end) in zip(orders.result(), part, strict=True):
             scene.expect([order], end)
@@ -79,13 +81,13 @@ def _replaced(scene: Scene) -> None:
         for process in orchestrators:
             flow(Replace(process))
     flow()
-    system.ends(placed)
+    system.db.ends(placed)
     _look(system, elders)
 
 
 def _unmigrated(system: System) -> set[str]:
     """The latest migrations that are not applied yet."""
-    rows = system.rows(
+    rows = system.db.rows(
         "select name from orchestrator.schema_migration"
         " union all select name from inventory_svc.schema_migration"
     )
@@ -94,7 +96,7 @@ def _unmigrated(system: System) -> set[str]:
 
 def _began_as(system: System, version: int) -> list[UUID]:
     """Under way under it, past their reservation."""
-    rows = system.rows(
+    rows = system.db.rows(
         "select saga_id from orchestrator.saga_instance where definition = 'order'"
         " and version = %s and ended_at is null and steps ? 'charge_payment'",
         version,
@@ -105,7 +107,7 @@ def _began_as(system: System, version: int) -> list[UUID]:
 def _look(system: System, elders: Sequence[UUID]) -> None:
     if missing := _unmigrated(system):
         raise ExperimentError(f"not every schema was migrated: {missing}")
-    rows = system.rows(
+    rows = system.db.rows(
         "select saga_id, version, steps ? 'approve_order' from orchestrator.saga_instance"
         " where definition = 'order'"
     )

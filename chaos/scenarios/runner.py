@@ -22,7 +22,9 @@ from chaos.judge.verdict import Tally, Verdict, overall
 from chaos.load.catalogue import CatalogueError
 from chaos.runtime import Runtime, StackError, Style, choose, down_but_logs
 from chaos.scenarios.scene import PROFILES, Scenario, Scene, in_words, plan_of
-from chaos.stack.system import End, ExperimentError, Judgement, System
+from chaos.stack.database import End
+from chaos.stack.system import Judgement, System
+from chaos.waiting import ExperimentError
 
 RUNS = Path("build/runs")
 ORDERS = 150
@@ -187,7 +189,7 @@ def judge_scene(scene: Scene, result: Result) -> None:
     result.orders, result.under_way = len(orders), scene.under_way
     ends: Mapping[UUID, End] = {}
     try:
-        ends = system.ends(orders) if orders else {}
+        ends = system.db.ends(orders) if orders else {}
     except ExperimentError as error:
         result.problems.append(str(error))
     result.problems += _wrong_ends(scene, ends)
@@ -223,11 +225,11 @@ def _wrong_ends(scene: Scene, ends: Mapping[UUID, End]) -> Iterator[str]:
 
 
 def _effects(system: System, orders: list[UUID]) -> tuple[dict[str, int], dict[str, int]]:
-    moves = system.rows(
+    moves = system.db.rows(
         "select lower(kind), count(*) from payment_svc.transfer where saga_id = any(%s) group by 1",
         orders,
     )
-    goods = system.rows(
+    goods = system.db.rows(
         "select lower(status), count(*) from inventory_svc.reservation"
         " where saga_id = any(%s) group by 1",
         orders,
@@ -237,10 +239,10 @@ def _effects(system: System, orders: list[UUID]) -> tuple[dict[str, int], dict[s
 
 def _attempts(system: System, orders: list[UUID]) -> int | None:
     """Of the step that needed most, in either direction."""
-    ((most,),) = system.rows(
+    ((most,),) = system.db.rows(
         f"""
         select max(greatest((step.value->>'attempt')::int, (step.value->>'undo_attempt')::int))
-        from {system.sagas}, jsonb_each(steps) as step
+        from {system.db.sagas}, jsonb_each(steps) as step
         where saga_id = any(%s)""",  # noqa: S608 - one of two names of ours
         orders,
     )
@@ -267,7 +269,7 @@ from longest, jsonb_each(heard) as told (leg, h) order by 2 limit %s"""
 
 def sample_timeline(system: System, orders: Sequence[UUID]) -> list[dict[str, Any]]:
     """The saga log of the order that has most to tell; what was heard of it, if nobody logs."""
-    rows = system.rows(
+    rows = system.db.rows(
         _HEARD_MOST if system.style == "choreographed" else _LOGGED_MOST, list(orders), TIMELINE
     )
     names = ("saga_id", "seconds", "entry", "step", "direction", "attempt", "detail", "process")

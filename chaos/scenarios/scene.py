@@ -20,15 +20,9 @@ from chaos.load.shop import CURRENCY, PLENTY, PRICE, Shop, shop
 from chaos.load.workload import Ask
 from chaos.runtime import SERVICES, STYLES, Plan, Style
 from chaos.runtime.stack import CHECKOUT, read_plan_file
-from chaos.stack.system import (
-    CONFIRMED,
-    FAULT_SETTINGS,
-    RETURNED,
-    End,
-    System,
-    rejected,
-    until,
-)
+from chaos.stack.database import CONFIRMED, RETURNED, End, rejected
+from chaos.stack.system import FAULT_SETTINGS, System
+from chaos.waiting import until
 
 GATED_PIECES = 5  # an order of so many waits for a person, on a stack where any does
 UNDER_WAY = 0.1  # of the orders: it is mid-flow
@@ -152,7 +146,7 @@ class Scene:
         self.faults += faults
         self.explained |= {letter for fault in faults for letter in fault.explained}
         if self.under_way is None:
-            self.under_way = len(self.system.alive())
+            self.under_way = len(self.system.db.alive())
         with struck(self.system, *faults):
             yield
         self.healed = time.monotonic()
@@ -165,12 +159,13 @@ class Scene:
         mixed = self.mixed()
         asks = [ask for ask, _ in mixed]
         enough = max(1, round(UNDER_WAY * len(asks)))
-        with self.system.placing(asks) as placed:
+        with self.system.door.placing(asks) as placed:
             if faults:
                 with ExitStack() as waiting:
                     waiting.enter_context(self.payment_waits())
                     until(
-                        lambda: len(self.system.alive()) >= enough, f"{enough} sagas are under way"
+                        lambda: len(self.system.db.alive()) >= enough,
+                        f"{enough} sagas are under way",
                     )
                     with self.struck(*faults):
                         waiting.close()
@@ -201,7 +196,7 @@ class Scene:
     def until_steps(
         self, orders: Sequence[UUID], fits: Callable[[dict[str, str]], bool], what: str
     ) -> None:
-        until(lambda: all(map(fits, self.system.steps(orders))), what)
+        until(lambda: all(map(fits, self.system.db.steps(orders))), what)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from chaos.load.shop import PLENTY, Shop
 from chaos.load.workload import Ask
 from chaos.runtime import Style
 from chaos.scenarios.scene import DEAD, GIVEN_UP, Scene
-from chaos.stack.system import CONFIRMED, RETURNED, rejected
+from chaos.stack.database import CONFIRMED, RETURNED, rejected
 
 SERVICES = ("orchestrator", "order", "payment", "inventory")
 ROLES = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
@@ -140,7 +140,7 @@ class Storm:
     def _pending(self) -> int:
         """Orders under way; as many as can be while that cannot be asked."""
         try:
-            ((pending,),) = self.scene.system.rows(
+            ((pending,),) = self.scene.system.db.rows(
                 "select count(*) from order_svc.customer_order"
                 " where status in ('PENDING', 'RETURN_PENDING')"
             )
@@ -157,10 +157,10 @@ class Storm:
             while not enough.is_set():
                 if self._pending() < MOST_PENDING:
                     before = self.placed[-PER_ROUND:]
-                    self.placed += self.scene.system.place(_lot(here))
+                    self.placed += self.scene.system.door.place(_lot(here))
                     if before:
                         # two attempts at each; an order that is not confirmed says no
-                        self.scene.system.give_back(before[:GIVEN_BACK], "one", "two")
+                        self.scene.system.door.give_back(before[:GIVEN_BACK], "one", "two")
                 else:
                     enough.wait(LOOK_AGAIN_SECONDS)
 

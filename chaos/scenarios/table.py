@@ -30,7 +30,7 @@ from chaos.scenarios import people, plots, returns
 from chaos.scenarios.forgetting import FORGETTING
 from chaos.scenarios.rolling import ROLLING
 from chaos.scenarios.scene import GIVEN_UP, Scenario, Scene
-from chaos.stack.system import End
+from chaos.stack.database import End
 from common.messages.topology import events_of
 
 ZOMBIE_SECONDS = 10.0  # past every attempt of a step, and two heartbeats of 4 s

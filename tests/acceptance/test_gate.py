@@ -7,7 +7,9 @@ from uuid import UUID
 from chaos.faults.nemesis import FullStop, struck
 from chaos.load.shop import PLENTY, Shop, shop
 from chaos.scenarios.people import expire
-from chaos.stack.system import CONFIRMED, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import until
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 
@@ -19,9 +21,9 @@ EACH = 3
 def parked(system: System, here: Shop, count: int) -> list[UUID]:
     """Orders of a customer on the watch list, waiting at their gate."""
     saga(system, "watch", "add", here.customer("eve"), "--reason", "chargebacks")
-    orders = system.place([here.order("eve", tea=1) for _ in range(count)])
+    orders = system.door.place([here.order("eve", tea=1) for _ in range(count)])
     until(
-        lambda: all(s.get("approve_order") == "waiting" for s in system.steps(orders)),
+        lambda: all(s.get("approve_order") == "waiting" for s in system.db.steps(orders)),
         f"{count} orders wait at their gate",
     )
     return orders
@@ -32,14 +34,14 @@ def test_what_is_parked_outlives_every_process_and_ends_as_people_decide(system:
         shop("parked", stock={"tea": 100}, accounts={"eve": PLENTY, "ann": PLENTY})
     )
     orders = parked(system, here, 4 * EACH)
-    (free,) = system.place([here.order("ann", tea=1)])
-    assert system.ends([free]) == {free: CONFIRMED}
+    (free,) = system.door.place([here.order("ann", tea=1)])
+    assert system.db.ends([free]) == {free: CONFIRMED}
     system.verdict()  # at rest: parked, its stock held, nothing charged
 
     with struck(system, FullStop()):
         pass
 
-    assert all(s["approve_order"] == "waiting" for s in system.steps(orders))
+    assert all(s["approve_order"] == "waiting" for s in system.db.steps(orders))
     listed = saga(system, "waiting", "--customer", here.customer("eve"))
     assert all(str(order)[:8] in listed for order in orders)
     assert f"1 x {here.sku('tea')}" in listed
@@ -50,13 +52,13 @@ def test_what_is_parked_outlives_every_process_and_ends_as_people_decide(system:
     for order in refused:
         saga(system, "reject", str(order), "--reason", "stolen card")
     for order in cancelled:
-        heard = system.cancel(order)
+        heard = system.door.cancel(order)
         assert heard.json()["outcome"] in ("cancelling", "cancelled"), heard.text
     expire(system, expired)
     ends = dict.fromkeys(approved, CONFIRMED)
     for group, reason in ((refused, "rejected"), (expired, "expired"), (cancelled, "cancelled")):
         ends |= dict.fromkeys(group, rejected(reason))
-    assert system.ends(orders) == ends
+    assert system.db.ends(orders) == ends
     saga(system, "approve", str(refused[0]), "--reason", "late", code=1)
     saga(system, "watch", "remove", here.customer("eve"), "--reason", "cleared")
     system.verdict()
@@ -65,24 +67,24 @@ def test_what_is_parked_outlives_every_process_and_ends_as_people_decide(system:
 def test_a_customer_is_told_the_truth_whether_it_came_in_time(system: System) -> None:
     """Before a saga has begun, before the pivot, while nobody knows, and after it."""
     here = system.stock_up(shop("cancel", stock={"tea": 100}, accounts={"ann": PLENTY}))
-    system.stop("orchestrator")
-    (unbegun,) = system.place([here.order("ann", tea=1)])
+    system.processes.stop("orchestrator")
+    (unbegun,) = system.door.place([here.order("ann", tea=1)])
     for _ in range(2):  # asking again is safe
-        early = system.cancel(unbegun)
+        early = system.door.cancel(unbegun)
         assert (early.status_code, early.json()["outcome"]) == (202, "asked")
-    system.start("orchestrator")
-    assert system.ends([unbegun]) == {unbegun: rejected("cancelled")}
-    again = system.cancel(unbegun)
+    system.processes.start("orchestrator")
+    assert system.db.ends([unbegun]) == {unbegun: rejected("cancelled")}
+    again = system.door.cancel(unbegun)
     assert (again.status_code, again.json()["outcome"]) == (200, "cancelled")
 
-    (gone,) = system.place([here.order("ann", tea=1)])
-    assert system.ends([gone]) == {gone: CONFIRMED}
-    late = system.cancel(gone)
+    (gone,) = system.door.place([here.order("ann", tea=1)])
+    assert system.db.ends([gone]) == {gone: CONFIRMED}
+    late = system.door.cancel(gone)
     assert (late.status_code, late.json()["error"]) == (409, "too_late")
 
-    racing = system.place([here.order("ann", tea=1) for _ in range(20)])
-    told = {order: system.cancel(order) for order in racing}
-    for order, end in system.ends(racing).items():
+    racing = system.door.place([here.order("ann", tea=1) for _ in range(20)])
+    told = {order: system.door.cancel(order) for order in racing}
+    for order, end in system.db.ends(racing).items():
         status, said = told[order].status_code, told[order].json()
         if status == 409:
             assert end == CONFIRMED, said

@@ -42,7 +42,7 @@ def flow_seconds(stage: Stage) -> float:
     for n in range(3):
         asks = orders(system, f"calm-{n}")
         began = time.monotonic()
-        system.ends(system.place(asks))
+        system.db.ends(system.door.place(asks))
         seconds.append(time.monotonic() - began)
     return median(seconds)
 
@@ -57,11 +57,11 @@ def test_a_kill_at_any_moment_of_the_flow_changes_no_outcome(
     print(f"seed {seed}: SIGKILL to {victim} after {moment:.3f} of {flow_seconds:.3f} s")
     asks = orders(system, f"seed-{seed}")
 
-    with system.placing(asks) as placed:
+    with system.door.placing(asks) as placed:
         time.sleep(moment)  # no waiting for anything: this is the experiment
-        system.kill(victim)
-        system.start(victim)
-    system.ends(placed.result())
+        system.processes.kill(victim)
+        system.processes.start(victim)
+    system.db.ends(placed.result())
     system.interim_verdict()
 
 

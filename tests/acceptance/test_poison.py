@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from chaos.faults.poison import poisons
-from chaos.load.mailbox import command
 from chaos.load.shop import CURRENCY, PLENTY, PRICE, Shop, shop
 from chaos.load.workload import Arrival, Catalogue
-from chaos.stack.system import CONFIRMED, System, until
+from chaos.stack.broker import command
+from chaos.stack.database import CONFIRMED
+from chaos.stack.system import System
+from chaos.waiting import until
 from common.messages.contracts import (
     ListProduct,
     OpenAccount,
@@ -32,20 +34,20 @@ NEW_CUSTOMERS = ("bob", "eve")
 
 def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) -> None:
     here = system.stock_up(shop("poison", stock={"tea": 500}, accounts={"ann": PLENTY}))
-    early = system.place([here.order("ann", tea=1) for _ in range(2)])
-    system.ends(early)
+    early = system.door.place([here.order("ann", tea=1) for _ in range(2)])
+    system.db.ends(early)
     told = neighbours(here, early)
     arrivals = tuple(Arrival(here.sku("tea"), n, "with poison") for n in NEW_GOODS)
     system.expect(Catalogue(stock=arrivals))
 
-    with system.placing([here.order("ann", tea=1) for _ in range(100)]) as placed:
+    with system.door.placing([here.order("ann", tea=1) for _ in range(100)]) as placed:
         for queue, (before, after) in told.items():
             poison = poisons(queue, early[0])
             bad = [poison[reason].decode()[1:-1] for reason in AMID]
             amid = pack([before.encode(), *bad, after.encode()])
-            system.mail.send_raw(queue, amid, *poison.values())
+            system.broker.send_raw(queue, amid, *poison.values())
 
-    assert set(system.ends(placed.result()).values()) == {CONFIRMED}
+    assert set(system.db.ends(placed.result()).values()) == {CONFIRMED}
     until(lambda: were_handled(system, here, early), "what came with the poison is handled")
     expected = Counter(
         (dead_letter_queue(queue), reason)
@@ -88,18 +90,20 @@ def were_handled(system: System, here: Shop, ended: list[UUID]) -> bool:
     skus = [here.sku(sku) for sku in NEW_SKUS]
     customers = [here.customer(who) for who in NEW_CUSTOMERS]
     seen = [
-        system.rows("select sku from order_svc.product where sku = any(%s)", skus),
-        system.rows("select customer from payment_svc.account where customer = any(%s)", customers),
-        system.rows(
+        system.db.rows("select sku from order_svc.product where sku = any(%s)", skus),
+        system.db.rows(
+            "select customer from payment_svc.account where customer = any(%s)", customers
+        ),
+        system.db.rows(
             "select at from inventory_svc.delivery where sku = %s and quantity = any(%s)",
             here.sku("tea"),
             list(NEW_GOODS),
         ),
-        system.rows(
+        system.db.rows(
             "select order_id from order_svc.customer_order where saga_known and order_id = any(%s)",
             ended,
         ),
-        system.rows(
+        system.db.rows(
             """
             select saga_id from orchestrator.saga_log
             where entry = 'ignored' and step = 'charge_payment' and saga_id = any(%s)""",

@@ -9,9 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from chaos.load.mailbox import command
 from chaos.load.shop import PLENTY, Shop, shop
-from chaos.stack.system import CONFIRMED, System, rejected, until
+from chaos.stack.broker import command
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import until
 from common.messages.contracts import ReleaseStock
 from tests.acceptance.profiles import on
 
@@ -33,7 +35,7 @@ def saga_of(system: System, order_id: UUID) -> Any:
     """The customer's view, once the saga has ended."""
 
     def ended() -> Any:
-        view = system.get(f"/orders/{order_id}/saga")
+        view = system.door.get(f"/orders/{order_id}/saga")
         return view if view["ended_at"] else None
 
     return until(ended, f"saga {order_id} ends")
@@ -65,10 +67,10 @@ def test_a_refusal_turns_the_saga_and_undoes_what_was_done(
             declined=["declined"],
         )
     )
-    (order_id,) = system.place([here.order(who, **{"plenty": 2, sku: 2})])
+    (order_id,) = system.door.place([here.order(who, **{"plenty": 2, sku: 2})])
 
-    assert system.ends([order_id]) == {order_id: rejected(reason)}
-    order = system.get(f"/orders/{order_id}")
+    assert system.db.ends([order_id]) == {order_id: rejected(reason)}
+    order = system.door.get(f"/orders/{order_id}")
     assert (order["status"], order["reason"]) == ("REJECTED", reason)
     view = saga_of(system, order_id)
     assert (view["state"], view["reason"], view["pivot_passed"]) == ("COMPENSATED", reason, False)
@@ -81,25 +83,28 @@ def test_a_refusal_turns_the_saga_and_undoes_what_was_done(
 def test_goods_that_are_no_longer_held_at_the_pivot_refund_the_charge(system: System) -> None:
     """An undo of the reservation that comes from elsewhere, late or early, is final."""
     here = system.stock_up(shop("not-held", stock={"tea": 5}, accounts={"ann": PLENTY}))
-    system.stop("payment")
-    (order_id,) = system.place([here.order("ann", tea=2)])
-    until(lambda: system.steps([order_id])[0].get("charge_payment"), "the charge is asked for")
-    system.mail.send("inventory.commands", [command(order_id, "reserve_stock", ReleaseStock())])
+    system.processes.stop("payment")
+    (order_id,) = system.door.place([here.order("ann", tea=2)])
     until(
-        lambda: system.rows(
+        lambda: system.db.steps([order_id])[0].get("charge_payment"),
+        "the charge is asked for",
+    )
+    system.broker.send("inventory.commands", [command(order_id, "reserve_stock", ReleaseStock())])
+    until(
+        lambda: system.db.rows(
             "select 1 from inventory_svc.reservation where saga_id = %s and status = 'RELEASED'",
             order_id,
         ),
         "the reservation is released",
     )
-    system.start("payment")
+    system.processes.start("payment")
 
-    assert system.ends([order_id]) == {order_id: rejected("reservation_not_held")}
+    assert system.db.ends([order_id]) == {order_id: rejected("reservation_not_held")}
     view = saga_of(system, order_id)
     assert (view["state"], view["pivot_passed"]) == ("COMPENSATED", False)
     statuses = ("undone", "undone", "open", "undone", "refused", "not_sent")
     assert steps_of(view) == dict(zip(STEPS, statuses, strict=True))
-    moves = system.rows(
+    moves = system.db.rows(
         "select kind, amount from payment_svc.transfer where saga_id = %s order by at", order_id
     )
     assert moves == [("CHARGE", 200), ("REFUND", 200)]
@@ -108,18 +113,18 @@ def test_goods_that_are_no_longer_held_at_the_pivot_refund_the_charge(system: Sy
 
 def test_an_order_that_goes_well_is_charged_dispatched_and_confirmed(system: System) -> None:
     here = system.stock_up(shop("goes-well", stock={"tea": 5}, accounts={"ann": 500}))
-    answer = system.post(here.order("ann", tea=2))
+    answer = system.door.post(here.order("ann", tea=2))
     assert answer.status_code == 202
     order_id = UUID(answer.json()["order_id"])
 
-    assert system.ends([order_id]) == {order_id: CONFIRMED}
+    assert system.db.ends([order_id]) == {order_id: CONFIRMED}
     view = saga_of(system, order_id)
     assert (view["state"], view["reason"], view["pivot_passed"]) == ("COMPLETED", None, True)
     assert set(steps_of(view).values()) == {"done", "open"}
-    assert system.rows(
+    assert system.db.rows(
         "select balance from payment_svc.account where customer = %s", here.customer("ann")
     ) == [(300,)]
-    assert system.rows(
+    assert system.db.rows(
         "select on_hand, held, dispatched from inventory_svc.stock where sku = %s", here.sku("tea")
     ) == [(3, 0, 2)]
     system.verdict()
@@ -138,30 +143,30 @@ def test_an_invalid_order_is_told_why_and_nothing_is_written(system: System) -> 
         "customer": {"customer": ""},
     }
     for field, change in wrong.items():
-        answer = system.post(replace(right, body={**right.body, **change}))
+        answer = system.door.post(replace(right, body={**right.body, **change}))
         assert answer.status_code == 422, field
         assert answer.json()["field"] == field
         assert answer.json()["remedy"]
     assert order_count(system, here) == 0
 
     # The key was not used up: the corrected order may have it.
-    answer = system.post(right)
+    answer = system.door.post(right)
     assert answer.status_code == 202
-    system.ends([UUID(answer.json()["order_id"])])
+    system.db.ends([UUID(answer.json()["order_id"])])
     system.verdict()
 
 
 def test_a_key_stands_for_one_order_for_ever(system: System) -> None:
     here = system.stock_up(shop("key", stock={"tea": 5}, accounts={"ann": PLENTY}))
     first = here.order("ann", tea=1)
-    told = system.post(first)
+    told = system.door.post(first)
     assert told.status_code == 202
     order_id = UUID(told.json()["order_id"])
-    system.ends([order_id])
+    system.db.ends([order_id])
 
-    again = system.post(first)
+    again = system.door.post(first)
     assert (again.status_code, again.json()) == (202, told.json())
-    other = system.post(replace(here.order("ann", tea=2), key=first.key))
+    other = system.door.post(replace(here.order("ann", tea=2), key=first.key))
     assert other.status_code == 409
     assert other.json()["error"] == "idempotency_key_reused"
     assert str(order_id) in other.json()["remedy"]
@@ -170,7 +175,7 @@ def test_a_key_stands_for_one_order_for_ever(system: System) -> None:
 
 
 def order_count(system: System, here: Shop) -> int:
-    ((count,),) = system.rows(
+    ((count,),) = system.db.rows(
         "select count(*) from order_svc.customer_order where customer like %s", f"{here.name}.%"
     )
     return int(count)

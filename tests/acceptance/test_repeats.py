@@ -11,7 +11,9 @@ from chaos.load.model import foresee
 from chaos.load.outcome import outcome_of, what_changed
 from chaos.load.shop import PLENTY, shop
 from chaos.load.workload import Ask, Catalogue, parse_catalogue, parse_orders
-from chaos.stack.system import CONFIRMED, System, until
+from chaos.stack.database import CONFIRMED
+from chaos.stack.system import System
+from chaos.waiting import until
 from tests.acceptance.profiles import on
 
 pytestmark = on("plain")
@@ -22,15 +24,15 @@ LINES = (1900, 2130)  # among them wrong ones, repeats and a conflict
 
 def test_a_command_delivered_again_charges_once_and_the_skip_is_logged(system: System) -> None:
     here = system.stock_up(shop("again", stock={"tea": 5}, accounts={"ann": PLENTY}))
-    system.stop("payment")
-    (order_id,) = system.place([here.order("ann", tea=1)])
-    (command,) = until(lambda: system.mail.take("payment.commands"), "the charge is asked for")
+    system.processes.stop("payment")
+    (order_id,) = system.door.place([here.order("ann", tea=1)])
+    (command,) = until(lambda: system.broker.take("payment.commands"), "the charge is asked for")
     assert (command.type, command.saga_id) == ("ChargePayment", order_id)
 
-    system.mail.send("payment.commands", [command, command])
-    system.start("payment")
-    assert system.ends([order_id]) == {order_id: CONFIRMED}
-    system.mail.send("payment.commands", [command])
+    system.broker.send("payment.commands", [command, command])
+    system.processes.start("payment")
+    assert system.db.ends([order_id]) == {order_id: CONFIRMED}
+    system.broker.send("payment.commands", [command])
 
     skips = until(lambda: _skips(system, order_id, at_least=2), "both repeats are skipped")
     assert {(s["step"], s["message_id"]) for s in skips} == {
@@ -38,40 +40,42 @@ def test_a_command_delivered_again_charges_once_and_the_skip_is_logged(system: S
     }
     # Each repeat was given the stored reply again, and nobody waited for it any more.
     until(lambda: len(_log(system, order_id, "ignored")) >= 2, "both replies are ignored")
-    moves = system.rows("select kind from payment_svc.transfer where saga_id = %s", order_id)
+    moves = system.db.rows("select kind from payment_svc.transfer where saga_id = %s", order_id)
     assert moves == [("CHARGE",)]
-    assert system.ends([order_id]) == {order_id: CONFIRMED}
+    assert system.db.ends([order_id]) == {order_id: CONFIRMED}
     system.verdict()
 
 
 def _skips(system: System, order_id: UUID, at_least: int) -> list[dict[str, str]] | None:
-    logged = system.logged("payment", "command.duplicate")
+    logged = system.processes.logged("payment", "command.duplicate")
     skips = [line for line in logged if line["saga_id"] == str(order_id)]
     return skips if len(skips) >= at_least else None
 
 
 def _log(system: System, saga_id: UUID, entry: str) -> list[tuple[object, ...]]:
-    return system.rows(
+    return system.db.rows(
         "select step from orchestrator.saga_log where saga_id = %s and entry = %s", saga_id, entry
     )
 
 
 def test_a_saga_whose_start_was_lost_is_asked_for_again_and_runs_once(system: System) -> None:
     here = system.stock_up(shop("lost", stock={"tea": 50}, accounts={"ann": PLENTY}))
-    system.stop("orchestrator")
-    orders = system.place([here.order("ann", tea=1) for _ in range(5)])
-    lost = {c.saga_id for c in until(lambda: system.mail.take("orchestrator.commands"), "a start")}
+    system.processes.stop("orchestrator")
+    orders = system.door.place([here.order("ann", tea=1) for _ in range(5)])
+    lost = {
+        c.saga_id for c in until(lambda: system.broker.take("orchestrator.commands"), "a start")
+    }
     assert lost <= set(orders)
-    asked_before = len(system.logged("order", "starter.asked_again"))
+    asked_before = len(system.processes.logged("order", "starter.asked_again"))
     until(
-        lambda: len(system.logged("order", "starter.asked_again")) > asked_before,
+        lambda: len(system.processes.logged("order", "starter.asked_again")) > asked_before,
         "the order service asks again",
     )
-    system.start("orchestrator")
+    system.processes.start("orchestrator")
 
-    assert set(system.ends(orders).values()) == {CONFIRMED}
+    assert set(system.db.ends(orders).values()) == {CONFIRMED}
     until(lambda: _known(system, orders), "the order service has heard that the sagas are known")
-    started = system.rows(
+    started = system.db.rows(
         "select saga_id from orchestrator.saga_log where entry = 'started' and saga_id = any(%s)",
         orders,
     )
@@ -80,7 +84,7 @@ def test_a_saga_whose_start_was_lost_is_asked_for_again_and_runs_once(system: Sy
 
 
 def _known(system: System, order_ids: list[UUID]) -> bool:
-    rows = system.rows(
+    rows = system.db.rows(
         "select saga_known from order_svc.customer_order where order_id = any(%s)", order_ids
     )
     return all(known for (known,) in rows)
@@ -98,9 +102,9 @@ def test_the_same_file_placed_twice_changes_nothing_but_the_count_of_repeats(
     reactions: dict[tuple[int, int], Answered | Refused] = {}
     snapshots = []
     for run in (1, 2):
-        answers = system.place_file(asks)
+        answers = system.door.place_file(asks)
         reactions |= {(run, ask.number): a for ask, a in zip(asks, answers, strict=True)}
-        system.ends({UUID(a.body["order_id"]) for a in answers if isinstance(a, Answered)})
+        system.db.ends({UUID(a.body["order_id"]) for a in answers if isinstance(a, Answered)})
         system.verdict()
         snapshots.append(system.snapshot())
     for run, snapshot in enumerate(snapshots, 1):

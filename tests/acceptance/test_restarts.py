@@ -11,7 +11,9 @@ import pytest
 from chaos.load.shop import PLENTY, shop
 from chaos.load.workload import Ask
 from chaos.runtime import SERVERS
-from chaos.stack.system import CONFIRMED, Session, System, until
+from chaos.stack.database import CONFIRMED, Session
+from chaos.stack.system import System
+from chaos.waiting import until
 from tests.acceptance.profiles import IN_THE_FLOW, on
 
 STOP_SECONDS = 10.0
@@ -25,12 +27,12 @@ def orders(system: System, name: str, count: int) -> list[Ask]:
 
 
 def until_mid_flow(system: System) -> None:
-    until(lambda: len(system.alive()) >= UNDER_WAY, f"{UNDER_WAY} sagas are under way")
+    until(lambda: len(system.db.alive()) >= UNDER_WAY, f"{UNDER_WAY} sagas are under way")
 
 
 def busiest(system: System) -> str:
     """The orchestrator that began most of what is under way."""
-    ((process,),) = system.rows(
+    ((process,),) = system.db.rows(
         """
         select process from orchestrator.saga_log join orchestrator.saga_instance using (saga_id)
         where entry = 'started' and ended_at is null
@@ -42,24 +44,24 @@ def busiest(system: System) -> str:
 @on("plain", "replicas")
 def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
     """Or another goes on with what it began: with one of them, and with two."""
-    replicas = system.replicas("orchestrator")
+    replicas = system.processes.replicas("orchestrator")
     for process in replicas[2:]:
-        system.stop(process)
+        system.processes.stop(process)
     asks = orders(system, f"resume-{len(replicas)}", 300)
-    for process in system.replicas("payment"):
+    for process in system.processes.replicas("payment"):
         system.runtime.pause(process)  # so that sagas stand where they can be found under way
-    with system.placing(asks) as placed:
+    with system.door.placing(asks) as placed:
         until_mid_flow(system)
         victim = busiest(system)  # one of two may have begun nothing
-        system.kill(victim)
-        ((killed_at,),) = system.rows("select clock_timestamp()")
-        for process in system.replicas("payment"):
+        system.processes.kill(victim)
+        ((killed_at,),) = system.db.rows("select clock_timestamp()")
+        for process in system.processes.replicas("payment"):
             system.runtime.resume(process)
-        system.start(victim)
-    ends = system.ends(placed.result())
+        system.processes.start(victim)
+    ends = system.db.ends(placed.result())
     assert set(ends.values()) == {CONFIRMED}
 
-    resumed = system.rows(
+    resumed = system.db.rows(
         """
         select b.saga_id, e.process
         from orchestrator.saga_log b join orchestrator.saga_log e using (saga_id)
@@ -72,7 +74,7 @@ def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
     assert {saga_id for saga_id, _ in resumed} & set(ends), "it had no saga under way"
     assert {process for _, process in resumed} <= set(replicas[:2])
     for process in replicas[2:]:
-        system.start(process)
+        system.processes.start(process)
     system.verdict()
 
 
@@ -80,14 +82,14 @@ def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
 def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System) -> None:
     ended: list[UUID] = []
     for process in IN_THE_FLOW:
-        with system.placing(orders(system, f"stop-{process}", 150)) as placed:
+        with system.door.placing(orders(system, f"stop-{process}", 150)) as placed:
             until_mid_flow(system)
             began = time.monotonic()
-            stopped = system.stop(process)
+            stopped = system.processes.stop(process)
             assert time.monotonic() - began < STOP_SECONDS, process
             assert stopped.last_exit == "status 0", process
-            system.start(process)
-        ends = system.ends(placed.result())
+            system.processes.start(process)
+        ends = system.db.ends(placed.result())
         assert set(ends.values()) == {CONFIRMED}, process
         ended += ends
 
@@ -95,10 +97,10 @@ def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System)
     repeated = {
         UUID(line["saga_id"])
         for service in ("order", "inventory", "payment")
-        for line in system.logged(service, "command.duplicate")
+        for line in system.processes.logged(service, "command.duplicate")
         if line["type"] != "SagaStarted"  # to a start that was asked for again
     }
-    asked_again = system.rows(
+    asked_again = system.db.rows(
         "select saga_id from orchestrator.saga_log where entry = 'timed_out' and saga_id = any(%s)",
         ended,
     )
@@ -110,16 +112,16 @@ def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System)
 def test_a_process_told_to_stop_commits_what_it_has_in_hand(system: System) -> None:
     asks = orders(system, "finishes", 50)
     with ThreadPoolExecutor(1) as pool:
-        with system.session("payment_svc") as session:
+        with system.db.session("payment_svc") as session:
             session.execute("select from account where customer = 'finishes.ann' for update")
-            placed = system.place(asks)
+            placed = system.door.place(asks)
             until(lambda: _waits_for_a_lock(session), "payment is in the middle of a transaction")
-            stopping = pool.submit(system.stop, "payment")
-            until(lambda: not system.is_ready("payment"), "payment was told to stop")
+            stopping = pool.submit(system.processes.stop, "payment")
+            until(lambda: not system.processes.is_ready("payment"), "payment was told to stop")
         assert stopping.result().last_exit == "status 0"
-    assert system.rows("select from payment_svc.transfer where saga_id = any(%s)", placed)
-    system.start("payment")
-    assert set(system.ends(placed).values()) == {CONFIRMED}
+    assert system.db.rows("select from payment_svc.transfer where saga_id = any(%s)", placed)
+    system.processes.start("payment")
+    assert set(system.db.ends(placed).values()) == {CONFIRMED}
     system.verdict()
 
 
@@ -127,15 +129,15 @@ def test_a_process_told_to_stop_commits_what_it_has_in_hand(system: System) -> N
 def test_what_a_killed_process_had_in_hand_is_handled_by_whoever_is_next(system: System) -> None:
     """An ack comes after the commit: all of payment dies inside its transactions."""
     asks = orders(system, "in-hand", 50)
-    with system.session("payment_svc") as session:
+    with system.db.session("payment_svc") as session:
         session.execute("select from account where customer = 'in-hand.ann' for update")
-        placed = system.place(asks)
+        placed = system.door.place(asks)
         until(lambda: _waits_for_a_lock(session), "payment is in the middle of a transaction")
-        for process in system.replicas("payment"):
-            system.kill(process)
-    for process in system.replicas("payment"):
-        system.start(process)
-    assert set(system.ends(placed).values()) == {CONFIRMED}
+        for process in system.processes.replicas("payment"):
+            system.processes.kill(process)
+    for process in system.processes.replicas("payment"):
+        system.processes.start(process)
+    assert set(system.db.ends(placed).values()) == {CONFIRMED}
     system.verdict()
 
 
@@ -150,9 +152,9 @@ def _waits_for_a_lock(session: Session) -> bool:
 @on("replicas")
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_server_killed_in_mid_flow_is_no_order_s_fault(system: System, server: str) -> None:
-    with system.placing(orders(system, f"server-{server}", 200)) as placed:
+    with system.door.placing(orders(system, f"server-{server}", 200)) as placed:
         until_mid_flow(system)
-        system.kill(server)
-        system.start(server)
-    assert set(system.ends(placed.result()).values()) == {CONFIRMED}
+        system.processes.kill(server)
+        system.processes.start(server)
+    assert set(system.db.ends(placed.result()).values()) == {CONFIRMED}
     system.verdict()

@@ -20,7 +20,7 @@ from chaos.runtime import SERVERS_ONLY, SERVICES, Plan, ProcessStatus, StackErro
 from chaos.runtime.native.runtime import NativeRuntime
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, Stack
-from chaos.stack.system import until
+from chaos.waiting import until
 
 pytestmark = pytest.mark.acceptance
 

@@ -12,7 +12,9 @@ from uuid import UUID
 
 from chaos.load.shop import PLENTY, shop
 from chaos.load.workload import Ask
-from chaos.stack.system import CONFIRMED, WITHIN_SECONDS, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import WITHIN_SECONDS, until
 from tests.acceptance.profiles import on
 
 pytestmark = on("impatient")
@@ -43,7 +45,7 @@ def words_of(ask: Ask) -> list[str]:
 def place(system: System, ask: Ask, code: int = 0) -> UUID:
     """By `saga order`; and once more by the door itself, so that the judge knows of it."""
     order = json.loads(saga(system, *words_of(ask), "--json", code=code))
-    assert system.place([ask]) == [UUID(order["order_id"])]
+    assert system.door.place([ask]) == [UUID(order["order_id"])]
     return UUID(order["order_id"])
 
 
@@ -51,7 +53,7 @@ def test_one_order_and_its_story(system: System) -> None:
     here = system.stock_up(shop("cli-one", stock={"tea": 3}, accounts={"ann": PLENTY}))
     confirmed = place(system, here.order("ann", tea=2))
     refused = place(system, here.order("ann", tea=2), code=1)
-    assert system.ends([confirmed, refused]) == {
+    assert system.db.ends([confirmed, refused]) == {
         confirmed: CONFIRMED, refused: rejected("out_of_stock"),
     }  # fmt: skip
 
@@ -91,16 +93,16 @@ def test_a_file_placed_twice_counts_the_same(system: System, tmp_path: Path) -> 
     assert (first["orders"], first["repeats"]) == (21, 1)
     assert first["ends"] == {"confirmed": 20, "insufficient_funds": 1}
     assert [bad["line"] for bad in first["bad"]] == [23]
-    system.place(asks)  # so that the judge knows of them
+    system.door.place(asks)  # so that the judge knows of them
     system.verdict()
 
 
 def test_following_a_saga_whose_payment_is_silent(system: System) -> None:
     """What was asked in vain is undone once somebody is there to say that it never happened."""
     here = system.stock_up(shop("cli-silent", stock={"tea": 5}, accounts={"ann": PLENTY}))
-    system.stop("payment")
-    (order_id,) = system.place([here.order("ann", tea=2)])
-    until(lambda: system.steps([order_id])[0], "the saga begins")
+    system.processes.stop("payment")
+    (order_id,) = system.door.place([here.order("ann", tea=2)])
+    until(lambda: system.db.steps([order_id])[0], "the saga begins")
     diagnosis: Any = json.loads(saga(system, "doctor", "--json", code=1))
     assert {"service payment", "queue payment.commands"} <= {
         finding["about"] for finding in diagnosis["findings"]
@@ -112,8 +114,11 @@ def test_following_a_saga_whose_payment_is_silent(system: System) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ) as following:
-        until(lambda: system.steps([order_id])[0]["charge_payment"] == "undoing", "the saga turns")
-        system.start("payment")
+        until(
+            lambda: system.db.steps([order_id])[0]["charge_payment"] == "undoing",
+            "the saga turns",
+        )
+        system.processes.start("payment")
         story, _ = following.communicate(timeout=WITHIN_SECONDS)
     assert following.returncode == 0
     said = [

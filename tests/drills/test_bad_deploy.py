@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from chaos.load.shop import PLENTY, shop
 from chaos.scenarios.rolling import Replace, release
-from chaos.stack.system import CONFIRMED, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import until
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 
@@ -17,28 +19,28 @@ DECLINED = rejected("card_declined")
 def test_a_bad_deploy_that_lasts_sets_nothing_aside_and_all_goes_on_once_it_is_rolled_back(
     system: System,
 ) -> None:
-    system.stop("inventory")
+    system.processes.stop("inventory")
     release(system)
-    system.start("inventory")
+    system.processes.start("inventory")
     stock = {"tea": 50, "cup.brittle": 50}
     here = shop("bad-deploy", stock=stock, accounts={"ann": PLENTY, "eve": 0}, declined=["eve"])
     system.stock_up(here)
-    orders = system.place([here.order("eve", **{"cup.brittle": 1}) for _ in range(4)])
-    before = len(system.logged("inventory", "daemon.bad_deploy"))
+    orders = system.door.place([here.order("eve", **{"cup.brittle": 1}) for _ in range(4)])
+    before = len(system.processes.logged("inventory", "daemon.bad_deploy"))
     until(
-        lambda: len(system.logged("inventory", "daemon.bad_deploy")) >= before + LOOKS,
+        lambda: len(system.processes.logged("inventory", "daemon.bad_deploy")) >= before + LOOKS,
         "it gave all back and looked again, time after time",
     )
-    assert not system.is_ready("inventory")
-    assert {steps["reserve_stock"] for steps in system.steps(orders)} == {"undoing"}
+    assert not system.processes.is_ready("inventory")
+    assert {steps["reserve_stock"] for steps in system.db.steps(orders)} == {"undoing"}
     assert "no open dead letter" in saga(system, "dead-letters", "list")
 
     roll_back = Replace("inventory")
     roll_back.inject(system)
     roll_back.heal(system)
-    assert set(system.ends(orders).values()) == {DECLINED}
-    (neighbour,) = system.place([here.order("ann", tea=1)])
-    assert system.ends([neighbour]) == {neighbour: CONFIRMED}
+    assert set(system.db.ends(orders).values()) == {DECLINED}
+    (neighbour,) = system.door.place([here.order("ann", tea=1)])
+    assert system.db.ends([neighbour]) == {neighbour: CONFIRMED}
     assert "no open dead letter" in saga(system, "dead-letters", "list")
     saga(system, "audit")
     system.verdict()

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from chaos.load.shop import PLENTY, shop
 from chaos.scenarios.rolling import Replace, release
-from chaos.stack.system import CONFIRMED, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import until
 from common.messages.topology import commands_of, dead_letter_queue
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
@@ -22,20 +24,20 @@ DECLINED = rejected("card_declined")
 
 def stumble(system: System, name: str) -> tuple[UUID, str]:
     """An order that is declined, and whose stock cannot be released; and the letter of it."""
-    system.stop("inventory")
+    system.processes.stop("inventory")
     release(system)
-    system.start("inventory")
+    system.processes.start("inventory")
     stock = {"tea": 50, "cup.brittle": 50}
     here = shop(name, stock=stock, accounts={"ann": PLENTY, "eve": PLENTY}, declined=["eve"])
     system.stock_up(here)
-    (order,) = system.place([here.order("eve", **{"cup.brittle": 1})])
+    (order,) = system.door.place([here.order("eve", **{"cup.brittle": 1})])
     listed = stands_still(system, "the undo of reserve_stock is a dead letter: exhausted", order)
     assert "redrive the dead letter" in listed
 
-    neighbours = system.place([here.order(who, tea=1) for who in ("ann", "eve", "ann")])
-    assert list(system.ends(neighbours).values()) == [CONFIRMED, DECLINED, CONFIRMED]
-    assert system.steps([order])[0]["reserve_stock"] == "undoing"
-    ((letter,),) = system.rows(
+    neighbours = system.door.place([here.order(who, tea=1) for who in ("ann", "eve", "ann")])
+    assert list(system.db.ends(neighbours).values()) == [CONFIRMED, DECLINED, CONFIRMED]
+    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"
+    ((letter,),) = system.db.rows(
         "select letter_id from orchestrator.dead_letter where saga_id = %s", order
     )
     shown = saga(system, "dead-letters", "show", str(letter))
@@ -53,7 +55,7 @@ def mend(system: System) -> None:
 
 
 def is_over(system: System, order: UUID) -> None:
-    assert system.ends([order]) == {order: DECLINED}
+    assert system.db.ends([order]) == {order: DECLINED}
     assert "nothing stands still" in saga(system, "stuck")
     assert "no open dead letter" in saga(system, "dead-letters", "list")
     saga(system, "audit")
@@ -68,7 +70,7 @@ def test_redriven_too_early_it_comes_back_and_once_mended_it_ends_its_saga(syste
         "it is set aside again",
     )
     mend(system)
-    assert system.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked
+    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked
     saga(system, "dead-letters", "redrive", letter, "--why", "mended")
     is_over(system, order)
 
@@ -80,7 +82,7 @@ def test_discarded_with_a_reason_its_saga_says_so_and_is_asked_for_anew(system: 
     stands_still(system, "it is asked for anew tomorrow", order)
     saga(system, "dead-letters", "redrive", letter, "--why", "too late")
     mend(system)
-    assert system.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked
+    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked
     saga(system, "retry", str(order), "--reason", "mended")
     is_over(system, order)
     shown = saga(system, "dead-letters", "show", letter)

@@ -22,7 +22,7 @@ from chaos.runtime.docker.runtime import DockerRuntime, DockerStack
 from chaos.runtime.ports import free_ports
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, default_name
-from chaos.stack.system import until
+from chaos.waiting import until
 from tests.servers import chosen
 
 pytestmark = [

@@ -10,7 +10,9 @@ import psycopg
 
 from chaos.load.shop import PLENTY, shop
 from chaos.scenarios.rolling import Replace, release
-from chaos.stack.system import CONFIRMED, System, rejected, until
+from chaos.stack.database import CONFIRMED, rejected
+from chaos.stack.system import System
+from chaos.waiting import until
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
 from tests.support.stuck import stands_still
@@ -33,10 +35,10 @@ def an_hour_passes(system: System, orders: Sequence[UUID]) -> None:
 
 def test_a_service_that_was_down_for_an_hour(system: System) -> None:
     here = system.stock_up(shop("hour", stock={"tea": 50}, accounts={"ann": PLENTY}))
-    system.stop("payment")
-    orders = system.place([here.order("ann", tea=1) for _ in range(FEW)])
+    system.processes.stop("payment")
+    orders = system.door.place([here.order("ann", tea=1) for _ in range(FEW)])
     until(
-        lambda: all(s.get("charge_payment") == "undoing" for s in system.steps(orders)),
+        lambda: all(s.get("charge_payment") == "undoing" for s in system.db.steps(orders)),
         "every charge is given up",
     )
     stands_still(system, "no answer from payment", *orders)
@@ -44,10 +46,10 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
     listed = saga(system, "stuck", "--step", "charge_payment", "--older-than", "50m")
     assert all(str(order)[:8] in listed for order in orders), listed
     assert listed.count("saga retry") == FEW, listed
-    system.start("payment")
+    system.processes.start("payment")
     saga(system, "reconcile", "--step", "charge_payment", "--reason", "payment is back")
     given_up = rejected("charge_payment_timed_out")
-    assert system.ends(orders) == dict.fromkeys(orders, given_up)
+    assert system.db.ends(orders) == dict.fromkeys(orders, given_up)
     assert "nothing stands still" in saga(system, "stuck")
     system.verdict()
 
@@ -55,9 +57,9 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
 @contextmanager
 def rolled_back(system: System) -> Iterator[None]:
     """The orchestrator is of the release before, which does not know the newest version."""
-    system.stop("orchestrator")
+    system.processes.stop("orchestrator")
     release(system)
-    system.start("orchestrator")
+    system.processes.start("orchestrator")
     yield
     new = Replace("orchestrator")
     new.inject(system)
@@ -70,9 +72,9 @@ def test_a_saga_whose_version_is_deployed_no_longer(system: System) -> None:
     new.heal(system)
     here = system.stock_up(shop("rolled-back", stock={"tea": 50}, accounts={"ann": PLENTY}))
     system.runtime.pause("payment")
-    orders = system.place([here.order("ann", tea=1) for _ in range(FEW)])
+    orders = system.door.place([here.order("ann", tea=1) for _ in range(FEW)])
     until(
-        lambda: all("charge_payment" in steps for steps in system.steps(orders)),
+        lambda: all("charge_payment" in steps for steps in system.db.steps(orders)),
         "every charge is asked for",
     )
     with rolled_back(system):
@@ -82,7 +84,7 @@ def test_a_saga_whose_version_is_deployed_no_longer(system: System) -> None:
         )
         assert "deploy a release" in listed, listed
         saga(system, "doctor", code=1)
-    ends = system.ends(orders)
+    ends = system.db.ends(orders)
     assert set(ends.values()) <= {CONFIRMED, rejected("charge_payment_timed_out")}
     assert "nothing stands still" in saga(system, "stuck")
     system.verdict()

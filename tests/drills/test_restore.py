@@ -20,7 +20,9 @@ from chaos.load.shop import PLENTY, shop
 from chaos.runtime.docker.runtime import DockerRuntime, DockerStack
 from chaos.runtime.native.install import found
 from chaos.scenarios.scene import GIVEN_UP
-from chaos.stack.system import CONFIRMED, System, until
+from chaos.stack.database import CONFIRMED
+from chaos.stack.system import System
+from chaos.waiting import until
 from common.messages.topology import commands_of
 from tests.acceptance.profiles import on
 from tests.acceptance.test_saga_cli import saga
@@ -79,14 +81,14 @@ class Shell:
 
 
 def known(system: System, orders: Iterable[UUID]) -> set[UUID]:
-    rows = system.rows(
+    rows = system.db.rows(
         "select order_id from order_svc.customer_order where order_id = any(%s)", list(orders)
     )
     return {order for (order,) in rows}
 
 
 def charges(system: System, orders: Iterable[UUID]) -> Mapping[UUID, int]:
-    counted = dict(system.rows(CHARGES))
+    counted = dict(system.db.rows(CHARGES))
     return {order: counted[order] for order in orders if order in counted}
 
 
@@ -96,36 +98,36 @@ def test_a_database_that_went_back_behind_its_broker(system: System, tmp_path: P
     here = system.stock_up(shop("restore", stock={"tea": 1000}, accounts={"ann": PLENTY}))
     asks = [here.order("ann", tea=1) for _ in range(4 * EACH)]
 
-    before = system.place(asks[:EACH])
-    system.ends(before)
-    with system.session("payment_svc") as payment:
+    before = system.door.place(asks[:EACH])
+    system.db.ends(before)
+    with system.db.session("payment_svc") as payment:
         payment.execute("select from account where customer = %s for update", ("restore.ann",))
-        under_way = system.place(asks[EACH : 2 * EACH])
+        under_way = system.door.place(asks[EACH : 2 * EACH])
         until(
-            lambda: any("charge_payment" in steps for steps in system.steps(under_way)),
+            lambda: any("charge_payment" in steps for steps in system.db.steps(under_way)),
             "orders are in the middle of their way",
         )
         shell.type(backup)
-    after = system.place(asks[2 * EACH : 3 * EACH])
-    ended = system.ends([*under_way, *after])
-    system.stop("payment")
-    waiting = system.place(asks[3 * EACH :])
+    after = system.door.place(asks[2 * EACH : 3 * EACH])
+    ended = system.db.ends([*under_way, *after])
+    system.processes.stop("payment")
+    waiting = system.door.place(asks[3 * EACH :])
     until(
-        lambda: all("charge_payment" in steps for steps in system.steps(waiting)),
+        lambda: all("charge_payment" in steps for steps in system.db.steps(waiting)),
         "commands of what will be forgotten wait at the broker",
     )
 
-    for process in system.processes:
-        system.stop(process)
+    for process in system.processes.names:
+        system.processes.stop(process)
     assert count_queues(system.runtime.rabbitmqctl)[commands_of("payment")].ready
     shell.type(restore)
     remembered, forgotten = known(system, [*before, *under_way]), [*after, *waiting]
     assert remembered == {*before, *under_way}
-    assert set(system.alive()) & set(under_way)
-    for process in system.processes:
-        system.start(process)
+    assert set(system.db.alive()) & set(under_way)
+    for process in system.processes.names:
+        system.processes.start(process)
 
-    ends = system.ends(remembered)
+    ends = system.db.ends(remembered)
     assert {ends[order] for order in before} == {CONFIRMED}
     assert set(ends.values()) <= {CONFIRMED, *GIVEN_UP}
     assert CONFIRMED in {ended[order] for order in after}  # and paid, in the time that is no more
@@ -139,8 +141,8 @@ def test_a_database_that_went_back_behind_its_broker(system: System, tmp_path: P
     with door:
         assert door.get(f"/orders/{after[0]}").status_code == 404
 
-    assert system.place(asks[2 * EACH :]) == forgotten
-    ends |= system.ends(forgotten)
+    assert system.door.place(asks[2 * EACH :]) == forgotten
+    ends |= system.db.ends(forgotten)
     assert CONFIRMED in {ends[order] for order in forgotten}
     assert set(charges(system, ends).values()) == {1}
     saga(system, "audit")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from chaos.stack.system import System, until
+from chaos.stack.system import System
+from chaos.waiting import until
 from tests.acceptance.test_saga_cli import saga
 
 

@@ -14,7 +14,9 @@ from uuid import UUID
 
 from chaos.faults.nemesis import Kill
 from chaos.scenarios.scene import UNDER_WAY, Scenario, Scene
-from chaos.stack.system import CONFIRMED, ExperimentError, System, until
+from chaos.stack.database import CONFIRMED
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError, until
 from common import ORCHESTRATOR_COMMANDS
 from examples.trip.door import start
 from examples.trip.saga import TRIP, Trip
@@ -54,16 +56,16 @@ def play(scene: Scene) -> None:
     system = scene.system
     starts = [start(TRIP, trip) for trip in wanted(scene.name, scene.count)]
     trips = [envelope.saga_id for envelope in starts]
-    with system.placing(scene.good()) as placed, system.session("hotel") as hotel:
+    with system.door.placing(scene.good()) as placed, system.db.session("hotel") as hotel:
         hotel.execute("select from offer for update")  # until rollback no room can be booked
-        system.mail.send(ORCHESTRATOR_COMMANDS, starts)
+        system.broker.send(ORCHESTRATOR_COMMANDS, starts)
         enough = max(1, round(UNDER_WAY * scene.count))
         until(lambda: asked_hotel(system, trips) >= enough, f"{enough} trips want a room")
         with scene.struck(Kill("hotel"), Kill("orchestrator")):
             hotel.rollback()
     scene.expect(placed.result(), CONFIRMED)
-    until(lambda: not set(trips) & set(system.alive()), "every trip has ended")
-    seen = [Seen(*row) for row in system.rows(BOOKINGS, trips)]
+    until(lambda: not set(trips) & set(system.db.alive()), "every trip has ended")
+    seen = [Seen(*row) for row in system.db.rows(BOOKINGS, trips)]
     scene.others = Counter(f"trip {trip.reason or 'completed'}" for trip in seen)
     if found := list(offences(len(trips), seen)):
         raise ExperimentError("\n".join(found))
@@ -79,7 +81,7 @@ def wanted(name: str, count: int) -> list[Trip]:
 
 
 def asked_hotel(system: System, trips: list[UUID]) -> int:
-    return sum("book_hotel" in steps for steps in system.steps(trips))
+    return sum("book_hotel" in steps for steps in system.db.steps(trips))
 
 
 KILLS = Scenario(

@@ -22,13 +22,13 @@ def test_who_stands_still_as_soon_as_it_is_back_need_not_be_ready_first(leg: Leg
     process = OWNER[leg.step]
     order = uuid4()
     system: Any = Mock()
-    system.place.return_value = [order]
+    system.door.place.return_value = [order]
     # First the orders come to the pivot, if they must, then their step is undone.
-    system.steps.side_effect = lambda _: [{"charge_payment": "sent"} | STANDING[leg]]
+    system.db.steps.side_effect = lambda _: [{"charge_payment": "sent"} | STANDING[leg]]
     fired = Mock()
 
     travel(system, Cell(process, Point.BATCH_BEFORE_COMMIT, leg), HERE, fired)
 
-    system.hurry.assert_called_once_with(process)
-    system.start.assert_not_called()
+    system.runtime.start.assert_called_once_with(process)
+    system.processes.start.assert_not_called()
     fired.assert_called_once_with()

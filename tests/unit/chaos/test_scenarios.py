@@ -34,7 +34,7 @@ from chaos.scenarios.scene import PROFILES, in_words
 from chaos.scenarios.storm import FAULTS
 from chaos.scenarios.storm import draw as draw_fault
 from chaos.scenarios.table import SCENARIOS, suited_to
-from chaos.stack.system import CONFIRMED, rejected
+from chaos.stack.database import CONFIRMED, rejected
 from common.messages.contracts import ChargePayment, RefundPayment
 from common.messages.envelope import Command, Direction, Envelope, Key, Unreadable, unpack
 from common.storage.db import shipped_migrations

@@ -14,7 +14,7 @@ import pytest
 
 from chaos.runtime.ports import HOST, free_ports
 from chaos.runtime.proxy import LineSpec, Mode, answers, ask, command_line
-from chaos.stack.system import until
+from chaos.waiting import until
 
 NAME = "payment>postgres"
 SILENCE_SECONDS = 0.2

@@ -1,8 +1,4 @@
-"""A hand in the broker's queues: what a slow, repeating or reordering network would do.
-
-Owns: putting messages in and taking them out, on a connection of its own. Must not
-know: who handles what.
-"""
+"""Direct access to the broker's queues, to repeat, reorder, delay or lose messages."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from uuid import UUID
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from chaos.runtime import Style
 from common.messages.envelope import (
     Command,
     Direction,
@@ -25,6 +22,7 @@ from common.messages.envelope import (
     pack,
     unpack,
 )
+from common.messages.topology import ORCHESTRATOR_REPLIES, commands_of, events_of
 
 
 def command(
@@ -37,18 +35,28 @@ def command(
 
 
 def nonsense(key: Key) -> Envelope:
-    """An envelope in good order, whose type nobody knows."""
+    """Return a valid envelope of an unknown type."""
     return Envelope.command(key, Fence(), issued_at=datetime.now(UTC), reply_to=None).model_copy(
         update={"type": "Nonsense"}
     )
 
 
-class Mailbox:
-    def __init__(self, amqp_url: str) -> None:
+class Broker:
+    """A stack's RabbitMQ; each call opens a connection of its own."""
+
+    def __init__(self, amqp_url: str, style: Style = "orchestrated") -> None:
         self._amqp_url = amqp_url
+        self._style = style
+
+    def inputs(self, service: str) -> list[str]:
+        """Return the queues by which sagas reach a service."""
+        if self._style == "choreographed":
+            return [events_of(service)]
+        replies = [ORCHESTRATOR_REPLIES] if service == "orchestrator" else []
+        return [commands_of(service), *replies]
 
     def send(self, queue: str, envelopes: Iterable[Envelope]) -> None:
-        """Each as a delivery of its own, in this order."""
+        """Send each envelope as a delivery of its own, in this order."""
         self.send_raw(queue, *(pack([envelope.encode()]) for envelope in envelopes))
 
     def send_raw(self, queue: str, *bodies: bytes) -> None:
@@ -59,7 +67,7 @@ class Mailbox:
                 channel.basic_publish("", queue, body, properties, mandatory=True)
 
     def take(self, queue: str) -> list[Envelope]:
-        """What is ready in the queue, and now is there no more."""
+        """Remove and return all messages that are ready. Raises ValueError for a foreign one."""
         taken: list[Envelope] = []
         with self._channel() as channel:
             while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
