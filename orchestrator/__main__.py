@@ -24,7 +24,7 @@ from common.messages.topology import (
 from common.participant.retention import Retention
 from common.process.process import Process, prepare
 from orchestrator.dead_letters.intake import Intake
-from orchestrator.engine.approval import Approval
+from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.engine.definition import Definition, DefinitionError
 from orchestrator.runtime import metrics
 from orchestrator.runtime.loading import in_words, load, queues_of, work_queues_of
@@ -46,7 +46,7 @@ def service_of(process: Process, definitions: Sequence[Definition]) -> Service:
         definitions,
         settings.policy,
         process=settings.process,
-        approval=Approval(settings.approval_thresholds),
+        approval=ApprovalPolicy(settings.approval_thresholds),
         running_limit=settings.running_limit,
         carry=process.relay.carry,
     )

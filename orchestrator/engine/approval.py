@@ -1,8 +1,7 @@
-"""When policy asks for a person at a gate. Pure.
+"""The policy that says when a person must approve a saga at a gate.
 
-Owns: the three ways to ask: a total at or above its currency's threshold, a customer on the
-watch list, and what the definition says of its own gate. Must not know: where any of them is
-kept, what becomes of a saga that waits.
+There are three reasons: a total at or above its currency's threshold, a customer on the watch
+list, and whatever the definition's own gate asks. Must not know: where any of them is kept.
 """
 
 from __future__ import annotations
@@ -12,20 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.engine.definition import Definition, Kind, Step
-from orchestrator.engine.inputs import Asked
+from orchestrator.engine.inputs import Approvals
 from orchestrator.engine.instance import Instance
 
 
 @dataclass(frozen=True)
-class Approval:
-    """The policy of one orchestrator. By default nobody is asked."""
+class ApprovalPolicy:
+    """The approvals one orchestrator requires; by default none."""
 
     thresholds: Mapping[str, int] = field(default_factory=dict)
     """In minor units, by currency."""
 
-    def asked(self, definition: Definition, instance: Instance, watched: str | None) -> Asked:
-        """Whom the gates ahead of this instance ask, and why; `watched` says why its customer is
-        on the watch list."""
+    def required(
+        self, definition: Definition, instance: Instance, watched: str | None
+    ) -> Approvals:
+        """Return the gates ahead of this instance that need a person, each with the reason.
+
+        `watched` is the reason its customer is on the watch list.
+        """
         ahead = (
             s for s in definition.steps if s.kind is Kind.GATE and s.name not in instance.steps
         )
@@ -43,7 +46,7 @@ class Approval:
 
 
 def before_a_gate(definition: Definition) -> frozenset[str]:
-    """The steps behind which a gate comes next: only when one of them ends is anybody asked."""
+    """Return the steps that a gate follows: only when one of them ends is approval decided."""
     return frozenset(
         step.name
         for step, after in zip(definition.steps, definition.steps[1:], strict=False)

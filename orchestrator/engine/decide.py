@@ -1,27 +1,31 @@
-"""The one function that decides. Pure.
+"""The pure function that decides what an input does to an instance.
 
 Two rules carry everything below:
 
-1. `decide()` sees an instance and an input, and returns the next instance with what to
-   send. It knows no clock, no dice, no server; an illegal input raises and changes nothing.
-2. Forward until the pivot, back before it, only forward after it; and while the pivot's
-   outcome is unknown, neither.
+1. `decide()` takes an instance and an input, and returns the next instance, what to send and what
+   to log. It uses no clock, no randomness and no server; an illegal input raises and changes
+   nothing.
+2. Forward until the pivot, back before it, only forward after it; and while the pivot's outcome is
+   unknown, neither (rule 1 of docs/rules.md: the fence is a barrier).
 
-Owns: what each input leads to. Must not know: SQL, the broker, any business process.
+Must not know: SQL, the broker, any business process.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
 
 from common.kit.patience import Policy
-from common.messages.envelope import Outcome
-from common.messages.errors import IllegalTransition
-from orchestrator.engine.decision import Decision, Move
+from common.messages.envelope import Command, Direction, Fence, Outcome, Undo, brief
+from common.messages.errors import IllegalTransition, Poison
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Definition, Kind, Step
 from orchestrator.engine.inputs import (
-    NOBODY,
-    Asked,
+    NO_APPROVALS,
+    Approvals,
     CompensateAsked,
     DeadLettered,
     GateDecided,
@@ -33,7 +37,37 @@ from orchestrator.engine.inputs import (
     Started,
     TimedOut,
 )
-from orchestrator.engine.instance import Instance, Progress, State, Status
+from orchestrator.engine.instance import SETTLED_WITHOUT_EFFECT, Instance, Progress, State, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A command to send; `command_for()` makes its body."""
+
+    step: str
+    direction: Direction
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the saga log."""
+
+    entry: str
+    step: str | None = None
+    direction: Direction | None = None
+    attempt: int | None = None
+    detail: str | None = None
+    answered_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The instance after an input, what to send and what to log."""
+
+    instance: Instance
+    sends: tuple[Send, ...]
+    log: tuple[Entry, ...]
 
 
 def decide(
@@ -41,40 +75,39 @@ def decide(
     policy: Policy,
     instance: Instance | None,
     event: Input,
-    asked: Asked = NOBODY,
+    approvals: Approvals = NO_APPROVALS,
 ) -> Decision:
-    """What becomes of the instance, what to send, what to log.
+    """Decide what one input does to an instance; None is a saga without an instance yet.
 
-    Raises IllegalTransition, with nothing changed, for what cannot be in this state.
+    Raises IllegalTransition, with nothing changed, for an input that is impossible in this state.
     """
-    known = instance is not None
-    move = Move(definition, instance or _fresh(definition, event), asked)
+    if instance is None:
+        move = Move(definition, policy, _first_instance(definition, event), approvals)
+    else:
+        move = Move(definition, policy, instance, approvals)
     match event:
         case Started():
-            _started(move, event)
+            move.start(event)
         case StartDeadLettered():
-            _start_dead_lettered(move, event, known=known)
+            move.record_dead_start(event, is_new=instance is None)
         case ReplyArrived():
-            _reply(move, event)
+            move.take_reply(event)
         case TimedOut():
-            _timed_out(move, policy, event)
+            move.time_out(event)
         case DeadLettered():
-            _dead_lettered(move, event)
+            move.take_dead_letter(event)
         case CompensateAsked():
-            _compensate_asked(move, event)
+            move.begin_compensation(event)
         case GateDecided():
-            _gate_decided(move, event)
+            move.open_or_close_gate(event)
         case RetryAsked():
-            _retry_asked(move, event)
+            move.send_again(event)
         case Resolved():
-            _resolved(move, event)
+            move.resolve(event)
     return move.decision()
 
 
-# --- the inputs that may be the first ---
-
-
-def _fresh(definition: Definition, event: Input) -> Instance:
+def _first_instance(definition: Definition, event: Input) -> Instance:
     if not isinstance(event, Started | StartDeadLettered):
         raise IllegalTransition(f"{type(event).__name__} for a saga that was never started")
     first = definition.steps[0]
@@ -82,195 +115,357 @@ def _fresh(definition: Definition, event: Input) -> Instance:
     return Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
 
 
-def _started(move: Move, event: Started) -> None:
-    first = move.definition.steps[0]
-    has_begun = any(name != first.name or not first.at_the_door for name in move.before.steps)
-    if has_begun:
-        raise IllegalTransition("a saga starts once; a repeated start is answered from the inbox")
-    if move.state is not State.RUNNING:  # it was compensated before it could begin
-        move.note("ignored", detail="a start, after it was turned back")
-        return
-    move.stuck = False
-    move.note("started", detail=event.asked_at)
-    move.advance()
+class Move:
+    """One input applied to a copy of one instance: first a method per input, then its moves."""
 
+    def __init__(
+        self, definition: Definition, policy: Policy, instance: Instance, approvals: Approvals
+    ) -> None:
+        self._definition = definition
+        self._policy = policy
+        self._approvals = approvals
+        self._before = instance
+        self._steps = dict(instance.steps)
+        self._state = instance.state
+        self._reason = instance.reason
+        self._compensate_asked = instance.compensate_asked
+        self._pivot_passed = instance.pivot_passed
+        self._stuck = instance.stuck
+        self._sends: list[Send] = []
+        self._log: list[Entry] = []
 
-def _start_dead_lettered(move: Move, event: StartDeadLettered, *, known: bool) -> None:
-    move.note("dead_lettered", detail=event.reason)
-    if not known:
-        move.stuck = True
-        move.note("stuck", detail=event.reason)
-
-
-# --- the inputs of a saga under way ---
-
-
-def _reply(move: Move, event: ReplyArrived) -> None:
-    step, progress = move.of(event.step)
-    detail = event.reason or event.type
-    if event.said:
-        detail = f"{detail} ({event.said})"
-    counts = (event.step, event.direction) in move.before.awaited()
-    entry = event.outcome.value if counts else "ignored"
-    move.note(entry, event.step, event.direction, detail=detail, answered_by=event.process)
-    if not counts:
-        return
-    move.stuck = False
-    if event.direction is COMPENSATING and step.kind is not Kind.PIVOT:
-        if event.outcome is not Outcome.DONE:
-            raise IllegalTransition(f"the undo of {step.name} cannot be refused")
-        move.steps[step.name] = replace(progress, status=Status.UNDONE)
-        move.compensate()
-    elif event.outcome is Outcome.DONE:
-        _done(move, step, progress)
-    else:
-        _not_done(move, step, progress, event)
-
-
-def _done(move: Move, step: Step, progress: Progress) -> None:
-    move.steps[step.name] = replace(progress, status=Status.DONE)
-    if step.kind is Kind.PIVOT:
-        move.pivot_passed = True
-        move.reason = None  # whatever made us fence it came too late
-    move.advance()
-
-
-def _not_done(move: Move, step: Step, progress: Progress, event: ReplyArrived) -> None:
-    """Refused, or fenced: final, and without effect."""
-    if step.kind is Kind.RETRIABLE:
-        raise IllegalTransition(f"{step.name} is retriable and cannot be refused")
-    if (
-        step.kind is Kind.PIVOT
-        and event.direction is COMPENSATING
-        and event.outcome is Outcome.REFUSED
-    ):
-        raise IllegalTransition(f"the fence of {step.name} cannot be refused")
-    status = Status.FENCED if event.outcome is Outcome.FENCED else Status.REFUSED
-    move.steps[step.name] = replace(progress, status=status)
-    refused = event.reason if status is Status.REFUSED else None
-    move.turn(refused or move.reason or f"{step.name}_{status.value}")
-
-
-def _timed_out(move: Move, policy: Policy, event: TimedOut) -> None:
-    step, progress = move.of(event.step)
-    if move.before.timed_legs().get((event.step, event.direction)) != event.attempt:
-        move.note(
-            "ignored",
-            event.step,
-            event.direction,
-            event.attempt,
-            "deadline of an older attempt",
+    def decision(self) -> Decision:
+        after = replace(
+            self._before,
+            state=self._state,
+            steps=self._steps,
+            reason=self._reason,
+            compensate_asked=self._compensate_asked,
+            pivot_passed=self._pivot_passed,
+            stuck=self._stuck,
         )
-        return
-    if step.kind is Kind.GATE:
-        move.note("expired", step.name)
-        move.close(step.name, "expired")
-        return
-    move.note("timed_out", event.step, event.direction, event.attempt)
-    if event.past_sla and not step.is_capped(event.direction) and not move.stuck:
-        move.stuck = True
-        move.note("stuck", event.step, event.direction, event.attempt)
-    if step.is_capped(event.direction) and event.attempt >= (step.policy or policy).attempts:
-        move.give_up(step, progress, f"{step.name}_timed_out")
-        return
-    move.send(step, event.direction)
-    if move.state is State.COMPENSATING:
-        move.compensate()  # an undo past its first deadline holds up nobody
+        return Decision(after, tuple(self._sends), tuple(self._log))
 
+    # --- the start ---
 
-def _dead_lettered(move: Move, event: DeadLettered) -> None:
-    step, progress = move.of(event.step)
-    by, why = event.discarded_by, event.reason
-    detail = f"{by}: {why}" if by else why
-    move.note("discarded" if by else "dead_lettered", event.step, event.direction, None, detail)
-    if step.kind is Kind.GATE:
-        return  # nothing of it travels
-    if (event.step, event.direction) not in move.before.timed_legs():
-        return
-    if step.is_capped(event.direction) and not event.reply:
-        move.give_up(step, progress, f"{step.name}_dead_lettered")
-    elif by or not move.stuck:  # its deadline goes on running and sends it again
-        move.stuck = True
-        move.note("stuck", event.step, event.direction, detail=detail)
-
-
-def _compensate_asked(move: Move, event: CompensateAsked) -> None:
-    if move.pivot_passed:
-        raise IllegalTransition(
-            "the pivot is passed: from here the saga only goes forward; `retry` asks again for"
-            " what it waits for"
-        )
-    if move.state.ended:
-        raise IllegalTransition(f"the saga has ended as {move.state}")
-    move.note("compensate_asked", detail=f"{event.actor}: {event.reason}")
-    if move.compensate_asked or move.state is State.COMPENSATING:
-        return
-    move.compensate_asked = True
-    if gate := move.before.waiting_at():
-        move.close(gate, event.reason)
-        return
-    for name, progress in move.before.steps.items():
-        if progress.status is Status.SENT:
-            move.give_up(move.definition.by_name[name], progress, event.reason)
+    def start(self, event: Started) -> None:
+        first = self._definition.steps[0]
+        if any(name != first.name or not first.at_the_door for name in self._steps):
+            raise IllegalTransition(
+                "a saga starts once; a repeated start is answered from the inbox"
+            )
+        if self._state is not State.RUNNING:  # compensated before it began
+            self._note("ignored", detail="a start, after it was turned back")
             return
-        if progress.status is Status.FENCING:
-            return  # the fence's answer decides
-    move.turn(event.reason)  # it has not begun
+        self._stuck = False
+        self._note("started", detail=event.asked_at)
+        self._advance()
+
+    def record_dead_start(self, event: StartDeadLettered, *, is_new: bool) -> None:
+        """Record that the start is dead; a saga it leaves without a beginning is stuck."""
+        self._note("dead_lettered", detail=event.reason)
+        if is_new:
+            self._stuck = True
+            self._note("stuck", detail=event.reason)
+
+    # --- replies, timeouts, dead letters ---
+
+    def take_reply(self, event: ReplyArrived) -> None:
+        """Settle the step that was awaited; a reply to anything else is only logged (rule 3)."""
+        step, progress = self._find(event.step)
+        detail = event.reason or event.type
+        if event.said:
+            detail = f"{detail} ({event.said})"
+        awaited = (event.step, event.direction) in self._before.awaited()
+        entry = event.outcome.value if awaited else "ignored"
+        self._note(entry, event.step, event.direction, detail=detail, answered_by=event.process)
+        if not awaited:
+            return
+        self._stuck = False
+        if event.direction is COMPENSATING and step.kind is not Kind.PIVOT:
+            if event.outcome is not Outcome.DONE:
+                raise IllegalTransition(f"the undo of {step.name} cannot be refused")
+            self._steps[step.name] = replace(progress, status=Status.UNDONE)
+            self._compensate()
+        elif event.outcome is Outcome.DONE:
+            self._step_done(step, progress)
+        else:
+            self._step_refused(step, progress, event)
+
+    def _step_done(self, step: Step, progress: Progress) -> None:
+        self._steps[step.name] = replace(progress, status=Status.DONE)
+        if step.kind is Kind.PIVOT:
+            self._pivot_passed = True
+            self._reason = None  # whatever led to a fence came too late
+        self._advance()
+
+    def _step_refused(self, step: Step, progress: Progress, event: ReplyArrived) -> None:
+        """Turn back: the step was refused or fenced, which is final and without effect."""
+        refused = event.outcome is Outcome.REFUSED
+        if step.kind is Kind.RETRIABLE:
+            raise IllegalTransition(f"{step.name} is retriable and cannot be refused")
+        if step.kind is Kind.PIVOT and event.direction is COMPENSATING and refused:
+            raise IllegalTransition(f"the fence of {step.name} cannot be refused")
+        status = Status.REFUSED if refused else Status.FENCED
+        self._steps[step.name] = replace(progress, status=status)
+        why = event.reason if refused else None
+        self._turn_back(why or self._reason or f"{step.name}_{status.value}")
+
+    def time_out(self, event: TimedOut) -> None:
+        """Send again, or give the step up once its attempts are used up."""
+        step, progress = self._find(event.step)
+        leg = (event.step, event.direction, event.attempt)
+        if self._before.timed_legs().get((event.step, event.direction)) != event.attempt:
+            self._note("ignored", *leg, "deadline of an older attempt")
+            return
+        if step.kind is Kind.GATE:
+            self._note("expired", step.name)
+            self._close_gate(step.name, "expired")
+            return
+        self._note("timed_out", *leg)
+        capped = step.is_capped(event.direction)
+        if event.past_sla and not capped and not self._stuck:
+            self._stuck = True
+            self._note("stuck", *leg)
+        if capped and event.attempt >= (step.policy or self._policy).attempts:
+            self._give_up(step, progress, f"{step.name}_timed_out")
+            return
+        self._send(step, event.direction)
+        if self._state is State.COMPENSATING:
+            self._compensate()  # an undo past its first deadline does not hold up the next
+
+    def take_dead_letter(self, event: DeadLettered) -> None:
+        """Give up a dead forward command; anything else dead is stuck and resent (rule 8)."""
+        step, progress = self._find(event.step)
+        by, why = event.discarded_by, event.reason
+        detail = f"{by}: {why}" if by else why
+        entry = "discarded" if by else "dead_lettered"
+        self._note(entry, event.step, event.direction, detail=detail)
+        if step.kind is Kind.GATE:
+            return  # no message of ours names a gate
+        if (event.step, event.direction) not in self._before.timed_legs():
+            return
+        if step.is_capped(event.direction) and not event.reply:
+            self._give_up(step, progress, f"{step.name}_dead_lettered")
+        elif by or not self._stuck:  # its deadline stays, and sends it again
+            self._stuck = True
+            self._note("stuck", event.step, event.direction, detail=detail)
+
+    # --- what people ask for ---
+
+    def begin_compensation(self, event: CompensateAsked) -> None:
+        if self._pivot_passed:
+            raise IllegalTransition(
+                "the pivot is passed: from here the saga only goes forward; `retry` asks again for"
+                " what it waits for"
+            )
+        if self._state.ended:
+            raise IllegalTransition(f"the saga has ended as {self._state}")
+        self._note("compensate_asked", detail=f"{event.actor}: {event.reason}")
+        if self._compensate_asked or self._state is State.COMPENSATING:
+            return
+        self._compensate_asked = True
+        if gate := self._before.waiting_at():
+            self._close_gate(gate, event.reason)
+            return
+        for name, progress in self._before.steps.items():
+            if progress.status is Status.SENT:
+                self._give_up(self._definition.by_name[name], progress, event.reason)
+                return
+            if progress.status is Status.FENCING:
+                return  # the fence's answer decides
+        self._turn_back(event.reason)  # it has not begun
+
+    def open_or_close_gate(self, event: GateDecided) -> None:
+        """Go on or turn back. The first decision counts; any later one is illegal."""
+        _, progress = self._find(event.step)
+        if progress.status is not Status.WAITING:
+            raise IllegalTransition(f"{event.step} waits for no decision")
+        detail = f"{event.actor}: {event.reason}"
+        if event.approved:
+            self._note("approved", event.step, detail=detail)
+            self._steps[event.step] = replace(progress, status=Status.OPEN)
+            self._state = State.RUNNING
+            self._advance()
+        else:
+            self._note("rejected", event.step, detail=detail)
+            self._close_gate(event.step, "rejected")
+
+    def send_again(self, event: RetryAsked) -> None:
+        """Send every awaited command again, as the same attempt with a new deadline."""
+        if self._state.ended:
+            raise IllegalTransition(f"the saga has ended as {self._state}: nothing is awaited")
+        if gate := self._before.waiting_at():
+            raise IllegalTransition(f"it waits for a person at {gate}: approve or reject it")
+        legs = self._before.timed_legs()
+        if not legs:
+            raise IllegalTransition(
+                "it has not begun: the dead letter that was to start it may be redriven"
+            )
+        self._note("retry_asked", detail=f"{event.actor}: {event.reason}")
+        for (name, direction), attempt in legs.items():
+            self._send_attempt(name, direction, attempt)
+
+    def resolve(self, event: Resolved) -> None:
+        """Settle an undo or a retriable step by hand, and never the pivot: that is not guessed."""
+        step, progress = self._find(event.step)
+        if step.kind is Kind.PIVOT:
+            raise IllegalTransition(
+                f"{step.name} is the pivot: only {step.participant} can say whether it happened, so"
+                " it cannot be resolved by hand; it is asked until it answers"
+            )
+        retriable = step.kind is Kind.RETRIABLE and progress.status is Status.SENT
+        if not retriable and progress.status is not Status.UNDOING:
+            may_turn = self._state is State.RUNNING and progress.status is Status.SENT
+            hint = "; compensate the saga, then its undo may be" if may_turn else ""
+            raise IllegalTransition(
+                f"{step.name} is {progress.status}: only an undo that was sent, or a step after"
+                f" the pivot, is resolved by hand{hint}"
+            )
+        direction = FORWARD if retriable else COMPENSATING
+        self._note("resolved", step.name, direction, detail=f"{event.actor}: {event.reason}")
+        self._steps[step.name] = replace(progress, status=Status.RESOLVED)
+        self._stuck = False
+        if retriable:
+            self._advance()
+        else:
+            self._compensate()
+
+    # --- the moves ---
+
+    def _advance(self) -> None:
+        """Send the next step, park at a gate, or complete."""
+        for step in self._definition.steps:
+            if step.name in self._steps:
+                continue
+            if step.kind is not Kind.GATE:
+                self._send(step, FORWARD)
+                return
+            if why := self._approvals.get(step.name):
+                self._steps[step.name] = Progress(Status.WAITING, attempt=0)
+                self._state = State.WAITING
+                self._note("parked", step.name, detail=why)
+                return
+            self._steps[step.name] = Progress(Status.OPEN, attempt=0)
+        self._state = State.COMPLETED
+        self._note("completed")
+
+    def _give_up(self, step: Step, progress: Progress, reason: str) -> None:
+        """Undo a step whose outcome is unknown; fence it if it is the pivot, never guessed."""
+        if step.kind is Kind.PIVOT:
+            self._reason = reason
+            self._send(step, COMPENSATING)  # the barrier: no compensation before its answer
+        else:
+            self._steps[step.name] = replace(progress, status=Status.UNKNOWN)
+            self._turn_back(reason)
+
+    def _close_gate(self, gate: str, reason: str) -> None:
+        self._steps[gate] = replace(self._steps[gate], status=Status.REFUSED)
+        self._turn_back(reason)
+
+    def _turn_back(self, reason: str) -> None:
+        self._state = State.COMPENSATING
+        self._reason = reason
+        self._note("turned", detail=reason)
+        self._compensate()
+
+    def _compensate(self) -> None:
+        """Send the next undo, in reverse order, once none holds it up; or end compensated.
+
+        An undo holds up the next until it is answered or its first deadline has passed.
+        """
+        for step in reversed(self._definition.steps):
+            progress = self._steps.get(step.name)
+            if progress is None or progress.status in SETTLED_WITHOUT_EFFECT:
+                continue
+            if progress.status is Status.UNDOING:
+                if progress.undo_attempt == 1:
+                    return
+                continue
+            if not step.at_the_door or self._all_settled(but=step.name):
+                self._send(step, COMPENSATING)
+            return
+        if self._all_settled():
+            self._state = State.COMPENSATED
+            self._note("compensated", detail=self._reason)
+
+    def _all_settled(self, but: str | None = None) -> bool:
+        return all(
+            p.status in SETTLED_WITHOUT_EFFECT for name, p in self._steps.items() if name != but
+        )
+
+    def _send(self, step: Step, direction: Direction) -> None:
+        """Send a new attempt of a step: its command, its undo or its fence."""
+        progress = self._steps.get(step.name)
+        if direction is FORWARD:
+            progress = Progress(Status.SENT, attempt=progress.attempt + 1 if progress else 1)
+            attempt = progress.attempt
+        else:
+            assert progress is not None  # noqa: S101 - only what was sent is undone
+            status = Status.FENCING if step.kind is Kind.PIVOT else Status.UNDOING
+            progress = replace(progress, status=status, undo_attempt=progress.undo_attempt + 1)
+            attempt = progress.undo_attempt
+        self._steps[step.name] = progress
+        self._send_attempt(step.name, direction, attempt)
+
+    def _send_attempt(self, step: str, direction: Direction, attempt: int) -> None:
+        self._sends.append(Send(step, direction, attempt))
+        self._note("sent", step, direction, attempt)
+
+    def _note(
+        self,
+        entry: str,
+        step: str | None = None,
+        direction: Direction | None = None,
+        attempt: int | None = None,
+        detail: str | None = None,
+        answered_by: str | None = None,
+    ) -> None:
+        self._log.append(Entry(entry, step, direction, attempt, detail, answered_by))
+
+    def _find(self, name: str) -> tuple[Step, Progress]:
+        step, progress = self._definition.by_name.get(name), self._before.steps.get(name)
+        if step is None or progress is None:
+            raise IllegalTransition(f"{name} was never sent in this saga")
+        return step, progress
 
 
-def _gate_decided(move: Move, event: GateDecided) -> None:
-    """One decides; whoever comes later, for whatever reason, is told that it is decided."""
-    _, progress = move.of(event.step)
-    if progress.status is not Status.WAITING:
-        raise IllegalTransition(f"{event.step} waits for nobody")
-    said = f"{event.actor}: {event.reason}"
-    if event.approved:
-        move.note("approved", event.step, detail=said)
-        move.steps[event.step] = replace(progress, status=Status.OPEN)
-        move.state = State.RUNNING
-        move.advance()
+class Undecidable(Poison):
+    """An instance about which this release cannot decide, while another release can."""
+
+    def __init__(self, reason: str, detail: str, refusal: str) -> None:
+        super().__init__(reason, detail)
+        self.refusal = refusal  # the text for a person who asks for it
+
+
+class CommandNotMade(Undecidable):
+    """The data a saga began with lacks a field that this release's command requires."""
+
+    def __init__(self, step: Step, error: ValidationError) -> None:
+        why = f"{step.name}: no {error.title} can be made of its data ({brief(error)})"
+        super().__init__("invalid_data", why, f"{why}; it goes on once a release can")
+
+
+def command_for(definition: Definition, instance: Instance, send: Send) -> Command:
+    """Make the body of a command. Raises CommandNotMade.
+
+    Its fields are taken by name from the instance's data; an undo also gets the reason.
+    """
+    step = definition.by_name[send.step]
+    if send.direction is FORWARD:
+        command = step.command
     else:
-        move.note("rejected", event.step, detail=said)
-        move.close(event.step, "rejected")
+        command = Fence if step.kind is Kind.PIVOT else step.undo
+    if command is None:
+        raise IllegalTransition(f"{step.name} has nothing to send {send.direction}")
+    return make_command(step, command, instance.data, instance.reason)
 
 
-def _retry_asked(move: Move, event: RetryAsked) -> None:
-    """The same messages again, under the same attempts; each gets a new deadline."""
-    if move.state.ended:
-        raise IllegalTransition(f"the saga has ended as {move.state}: nothing is awaited")
-    if gate := move.before.waiting_at():
-        raise IllegalTransition(f"it waits for a person at {gate}: approve or reject it")
-    legs = move.before.timed_legs()
-    if not legs:
-        raise IllegalTransition(
-            "it has not begun: the dead letter that was to start it may be redriven"
-        )
-    move.note("retry_asked", detail=f"{event.actor}: {event.reason}")
-    for (name, direction), attempt in legs.items():
-        move.ask(name, direction, attempt)
-
-
-def _resolved(move: Move, event: Resolved) -> None:
-    """Only what is asked for without end, and never the pivot: that is not for guessing."""
-    step, progress = move.of(event.step)
-    if step.kind is Kind.PIVOT:
-        raise IllegalTransition(
-            f"{step.name} is the pivot: whether it happened only {step.participant} can say,"
-            " and nobody may say it for them; it is asked without end"
-        )
-    retriable = step.kind is Kind.RETRIABLE and progress.status is Status.SENT
-    if not retriable and progress.status is not Status.UNDOING:
-        may_turn = move.state is State.RUNNING and progress.status is Status.SENT
-        hint = "; compensate the saga, then its undo may be" if may_turn else ""
-        raise IllegalTransition(
-            f"{step.name} is {progress.status}: only an undo that is asked for, or a step after"
-            f" the pivot, is resolved by hand{hint}"
-        )
-    direction = FORWARD if retriable else COMPENSATING
-    move.note("resolved", step.name, direction, detail=f"{event.actor}: {event.reason}")
-    move.steps[step.name] = replace(progress, status=Status.RESOLVED)
-    move.stuck = False
-    if retriable:
-        move.advance()
-    else:
-        move.compensate()
+def make_command(
+    step: Step, command: type[Command], data: Mapping[str, Any], reason: str | None
+) -> Command:
+    why_undone = {"reason": reason} if issubclass(command, Undo) else {}
+    try:
+        return command.model_validate({**data, **why_undone})
+    except ValidationError as error:
+        raise CommandNotMade(step, error) from error

@@ -1,10 +1,10 @@
-"""A saga as a table of steps: what its owner writes, and whether it makes sense. Pure.
+"""A saga as a table of steps, and the checks that the table makes sense.
 
-A step sends one command to one participant, and is compensatable, the pivot, or retriable. A gate
-is the one that sends nothing: while it waits for a person the instance is parked, with a deadline
-in its row and nothing else anywhere.
+A step sends one command to one participant, and is compensatable, the pivot, or retriable. Only a
+gate sends nothing: while it waits for a person the instance is parked, with a deadline in its row
+and nothing else anywhere.
 
-Owns: that. Must not know: how far any instance is, SQL, the broker, any business process.
+Must not know: how far any instance is, SQL, the broker, any business process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Kind(StrEnum):
     COMPENSATABLE = "compensatable"
     """Can be undone."""
     GATE = "gate"
-    """A person lets the saga through, or not; only when policy asks. Has no effect to undo."""
+    """A person approves the saga or rejects it; only when policy asks. Has no effect to undo."""
     PIVOT = "pivot"
     """The go-or-no-go point: after it only forward."""
     RETRIABLE = "retriable"
@@ -45,7 +45,7 @@ _RANK = {Kind.COMPENSATABLE: 0, Kind.GATE: 0, Kind.PIVOT: 1, Kind.RETRIABLE: 2}
 
 @dataclass(frozen=True)
 class Step:
-    """One command and how to take it back."""
+    """One command, and the command that undoes it."""
 
     name: str
     kind: Kind
@@ -53,15 +53,15 @@ class Step:
     command: type[Command] | None = None
     undo: type[Undo] | None = None
     at_the_door: bool = False
-    """Done before the saga starts. Its undo tells the customer, so it waits for all others."""
+    """Done before the saga starts. Its undo informs the customer, so it waits for all others."""
     policy: Policy | None = None
-    """Overrides the definition's."""
+    """Overrides the orchestrator's."""
     asks: Callable[[Mapping[str, Any]], str | None] | None = None
-    """Of a gate: why these data want a person's approval, in words; None: they do not. Besides
-    thresholds and the watch list, which every gate heeds."""
+    """For a gate: returns why these data need a person's approval, or None if they do not. The
+    thresholds and the watch list, which hold at every gate, come on top."""
 
     def is_capped(self, direction: Direction) -> bool:
-        """Undo, fence and retriable are asked without end; what may still be given up is capped."""
+        """Return whether attempts are capped; undo, fence and retriable are resent without end."""
         return direction is FORWARD and self.kind is not Kind.RETRIABLE
 
 
@@ -73,7 +73,7 @@ class Definition:
     version: int
     steps: tuple[Step, ...]
     data: type[BaseModel] | None = None
-    """What it begins with, and what commands take their fields from; None: whatever comes."""
+    """The model of its data, from which commands take their fields; None: any data."""
     by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,8 +102,8 @@ class Definition:
             )
         if Kind.GATE in [step.kind for step in self.steps if not step.at_the_door][:1]:
             raise DefinitionError(
-                f"{self.name}: a gate comes first; put it behind a step that sends a command,"
-                " whose reply is where it is looked at who is to be asked"
+                f"{self.name}: a gate comes first; put it behind a step that sends a command:"
+                " that step's reply is when policy decides whether a person is asked"
             )
         for step in self.steps:
             where = f"{self.name}.{step.name}"
@@ -157,16 +157,16 @@ class Definition:
         if Message.registry[command.__name__, command.version] is not command:
             raise DefinitionError(
                 f"{where}: {command.__module__} has two messages called {command.__name__}, and the"
-                " wire tells messages by their names; rename one"
+                " wire tells messages apart by their names; rename one"
             )
         if self.data is None:
             return
-        there = {name for name, there in self.data.model_fields.items() if there.is_required()}
+        given = {name for name, info in self.data.model_fields.items() if info.is_required()}
         if base is Undo:
-            there.add("reason")  # why it turned
-        for name, field_ in command.model_fields.items():
-            if field_.is_required() and name not in there:
+            given.add("reason")  # why the saga turned back
+        for name, info in command.model_fields.items():
+            if info.is_required() and name not in given:
                 raise DefinitionError(
-                    f"{where}: {command.__name__} wants `{name}`, which {self.data.__name__} may"
-                    " lack; require it there, or give it a default"
+                    f"{where}: {command.__name__} requires `{name}`, which {self.data.__name__}"
+                    " may lack; require it there, or give it a default"
                 )

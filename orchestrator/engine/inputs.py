@@ -1,9 +1,9 @@
-"""What `decide()` takes. Pure.
+"""The inputs of `decide()`.
 
-Whether a person is asked at a gate comes in beside them, as all does that takes a clock or a table
-to know.
+Whether a person must approve at a gate is passed beside the input, since that takes a table to
+find out, and `decide()` reads none.
 
-Owns: the inputs. Must not know: what comes of them, nor who brings them.
+Must not know: what an input leads to, or where it comes from.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from common.messages.envelope import Direction, Outcome
 class Started:
     saga_id: UUID
     data: Mapping[str, Any]
-    asked_at: str | None = None  # when whoever asked for it did, for the saga log
+    asked_at: str | None = None  # when it was requested, for the saga log
 
 
 @dataclass(frozen=True, slots=True)
 class StartDeadLettered:
-    """What was to start the saga cannot be handled: it is there, stuck, and has not begun."""
+    """The StartSaga is a dead letter: the instance exists, is stuck, and has not begun."""
 
     saga_id: UUID
     data: Mapping[str, Any]
@@ -39,13 +39,13 @@ class ReplyArrived:
     outcome: Outcome
     type: str = ""
     reason: str | None = None
-    said: str | None = None  # what else it says, in words, for the saga log
-    process: str | None = None  # who handled the command, likewise
+    said: str | None = None  # the rest of its body in words, for the saga log
+    process: str | None = None  # the process that handled the command, for the saga log
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """Silence past a deadline: *unknown*, never *failed*."""
+    """A deadline passed without a reply: the outcome is *unknown*, never *failed*."""
 
     step: str
     direction: Direction
@@ -55,8 +55,10 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """A command or, if `reply`, what a participant answered to it; or such a dead letter was
-    discarded, for a reason of somebody's own."""
+    """A command, or a reply to it, was dead-lettered; or such a dead letter was discarded.
+
+    `reason` is then why the person who discarded it did so.
+    """
 
     step: str
     direction: Direction
@@ -67,7 +69,7 @@ class DeadLettered:
 
 @dataclass(frozen=True, slots=True)
 class CompensateAsked:
-    """By an operator or the customer."""
+    """An operator or the customer wants the saga undone."""
 
     actor: str
     reason: str
@@ -75,7 +77,7 @@ class CompensateAsked:
 
 @dataclass(frozen=True, slots=True)
 class GateDecided:
-    """A person has looked at what is parked there."""
+    """A person approves or rejects the saga that is parked at a gate."""
 
     step: str
     approved: bool
@@ -85,7 +87,7 @@ class GateDecided:
 
 @dataclass(frozen=True, slots=True)
 class RetryAsked:
-    """By a person: what is awaited is sent again now. No attempt is used up for it."""
+    """A person wants what is awaited sent again now, which uses up no attempt."""
 
     actor: str
     reason: str
@@ -93,7 +95,7 @@ class RetryAsked:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """By a person, who has seen to what this step was still asked for, where no machine can."""
+    """A person has done by hand what an undo or a retriable step could not."""
 
     step: str
     actor: str
@@ -102,6 +104,6 @@ class Resolved:
 
 ByHand = CompensateAsked | GateDecided | RetryAsked | Resolved
 Input = Started | StartDeadLettered | ReplyArrived | TimedOut | DeadLettered | ByHand
-Asked = Mapping[str, str]
-"""Gates at which a person is asked, should the saga come there now, and why, in words."""
-NOBODY: Asked = {}
+Approvals = Mapping[str, str]
+"""The gates at which a person must approve, each with the reason in words."""
+NO_APPROVALS: Approvals = {}

@@ -1,13 +1,13 @@
-"""One run of a saga: how far each of its steps is, and what it waits for. Pure.
+"""An instance: one run of a saga, the status of each of its steps, and what it waits for.
 
 A step's status goes
 
     sent -> done | refused | unknown      done | unknown -> undoing -> undone
     sent -> fencing -> done | refused | fenced           (the pivot only)
-    waiting -> open | refused                            (a gate only, which may be open at once)
-    undoing, or sent if retriable -> resolved            (by a person, where no machine can)
+    waiting -> open | refused                            (a gate only, which may begin open)
+    undoing, or sent if retriable -> resolved            (by a person)
 
-Owns: that. Must not know: what moves it (decide.py), SQL.
+Must not know: what changes it (decide.py), SQL.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Status(StrEnum):
     SENT = "sent"
     DONE = "done"
     REFUSED = "refused"
-    UNKNOWN = "unknown"  # silent for all its attempts, or dead: may or may not have happened
+    UNKNOWN = "unknown"  # timed out at its last attempt, or dead: it may have happened or not
     UNDOING = "undoing"
     UNDONE = "undone"
     FENCING = "fencing"
     FENCED = "fenced"
     WAITING = "waiting"
-    OPEN = "open"  # nobody had to be asked, or somebody said yes
-    RESOLVED = "resolved"  # a named person says that it is seen to
+    OPEN = "open"  # no approval was needed, or a person approved
+    RESOLVED = "resolved"  # a named person has seen to it
 
 
 SETTLED_WITHOUT_EFFECT = frozenset(
@@ -58,7 +58,7 @@ SETTLED_WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where one step of an instance stands, and how often it was asked in each direction."""
+    """The status of one step of an instance, and its attempts in each direction."""
 
     status: Status
     attempt: int = 1
@@ -81,7 +81,7 @@ class Instance:
     stuck: bool = False
 
     def awaited(self) -> dict[Leg, int]:
-        """Those whose reply counts, each with its attempt (rule 3)."""
+        """Return the legs whose reply counts, each with its attempt (rule 3)."""
         legs: dict[Leg, int] = {}
         for name, progress in self.steps.items():
             if progress.status in (Status.SENT, Status.FENCING):
@@ -91,7 +91,10 @@ class Instance:
         return legs
 
     def timed_legs(self) -> dict[Leg, int]:
-        """What has a deadline: a pivot under its fence waits for the fence, a gate for a person."""
+        """Return the legs that have a deadline, each with its attempt.
+
+        A fenced pivot has that of its fence only; a gate that waits has its expiry.
+        """
         legs = {
             (name, direction): attempt
             for (name, direction), attempt in self.awaited().items()
@@ -102,6 +105,6 @@ class Instance:
         return legs
 
     def waiting_at(self) -> str | None:
-        """The gate it is parked at."""
+        """Return the gate it is parked at."""
         waiting = (name for name, p in self.steps.items() if p.status is Status.WAITING)
         return next(waiting, None)

@@ -15,7 +15,7 @@ from uuid import UUID
 from common.messages.contracts import TouchedPage, TouchedQuery
 from common.messages.envelope import Direction
 from common.storage.db import Tx
-from orchestrator.engine.decision import Entry
+from orchestrator.engine.decide import Entry
 from orchestrator.engine.instance import State
 from orchestrator.operator.audit import Known
 from orchestrator.runtime.census import ARCHIVED, COLUMNS, COUNTED, Seen, seen_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from orchestrator.engine.decision import Entry
+from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition, Kind
 from orchestrator.engine.instance import Instance
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
-from orchestrator.engine.decision import Entry
+from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition, Kind, Step
 
 

@@ -22,8 +22,7 @@ from common.storage import outbox
 from common.storage.db import Tx
 from common.storage.fence import Fence, First, Row
 from common.storage.outbox import Appended, Outgoing
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import Entry, Send, Undecidable, command_for
+from orchestrator.engine.decide import Entry, Send, Undecidable, command_for, decide
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.inputs import (
     ByHand,

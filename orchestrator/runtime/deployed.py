@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.kit.patience import Policy
-from orchestrator.engine.approval import Approval, before_a_gate
-from orchestrator.engine.decision import Undecidable
+from orchestrator.engine.approval import ApprovalPolicy, before_a_gate
+from orchestrator.engine.decide import Undecidable
 from orchestrator.engine.definition import FORWARD, Definition
-from orchestrator.engine.inputs import NOBODY, Asked, GateDecided, Input, ReplyArrived
+from orchestrator.engine.inputs import NO_APPROVALS, Approvals, GateDecided, Input, ReplyArrived
 from orchestrator.engine.instance import Instance
 from orchestrator.runtime.store import Held
 
@@ -36,12 +36,12 @@ class Deployed:
         definitions: Sequence[Definition],
         policy: Policy,
         process: str,
-        approval: Approval | None = None,
+        approval: ApprovalPolicy | None = None,
     ) -> None:
         self.policy = policy
         self.process = process
         self.newest = {d.name: d for d in sorted(definitions, key=lambda d: d.version)}
-        self._approval = approval or Approval()
+        self._approval = approval or ApprovalPolicy()
         self._definitions: Mapping[tuple[str, int], Definition] = {
             (d.name, d.version): d for d in definitions
         }
@@ -62,10 +62,10 @@ class Deployed:
             return event.direction is FORWARD and event.step in self._before_a_gate
         return isinstance(event, GateDecided)
 
-    def asked(self, definition: Definition, held: Held | None, event: Input) -> Asked:
+    def asked(self, definition: Definition, held: Held | None, event: Input) -> Approvals:
         if held is None or not self.comes_to_a_gate(event):
-            return NOBODY
-        return self._approval.asked(definition, held.instance, held.watched)
+            return NO_APPROVALS
+        return self._approval.required(definition, held.instance, held.watched)
 
     def knows(self, instance: Instance) -> bool:
         """Whether the definition it began with is deployed here; if not, another replica's turn."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from common.messages.contracts import START, CancelSaga, StartSaga
 from common.messages.envelope import Direction, Envelope, Key
 from common.messages.errors import Poison
-from orchestrator.engine.decision import made
+from orchestrator.engine.decide import make_command
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.inputs import ReplyArrived
 
@@ -70,7 +70,7 @@ def _check_data(definition: Definition, start: StartSaga | CancelSaga) -> None:
     if definition.data is None:
         for step in definition.steps:
             for command in filter(None, (step.command, step.undo)):
-                made(step, command, start.data, reason="tried")
+                make_command(step, command, start.data, reason="tried")
         return
     try:
         definition.data.model_validate(start.data)

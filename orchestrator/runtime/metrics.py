@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from common.kit.metrics import SECONDS
 from common.storage.db import Tx
-from orchestrator.engine.decision import Entry
+from orchestrator.engine.decide import Entry
 from orchestrator.runtime import census
 
 OTHER = "other"

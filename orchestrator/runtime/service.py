@@ -20,8 +20,8 @@ from common.messages.errors import IllegalTransition
 from common.storage import inbox
 from common.storage.db import Database, Tx
 from common.storage.outbox import Appended
-from orchestrator.engine.approval import Approval
-from orchestrator.engine.decision import Entry, Undecidable
+from orchestrator.engine.approval import ApprovalPolicy
+from orchestrator.engine.decide import Entry, Undecidable
 from orchestrator.engine.definition import Definition
 from orchestrator.engine.inputs import (
     CompensateAsked,
@@ -59,7 +59,7 @@ class Service:
         policy: Policy,
         *,
         process: str,
-        approval: Approval | None = None,
+        approval: ApprovalPolicy | None = None,
         running_limit: int = 1000,
         carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from common.kit.patience import Policy
 from common.messages.envelope import Direction, Envelope
 from common.storage.db import Tx
-from orchestrator.engine.decision import Entry, Send
+from orchestrator.engine.decide import Entry, Send
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.instance import Instance, Progress, State, Status
 from orchestrator.runtime import archive

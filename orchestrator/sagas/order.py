@@ -1,9 +1,9 @@
-"""The order saga, as its owner would tell it. Pure.
+"""The order saga, as its owner would tell it.
 
-Read downwards for the way forward, upwards for the way back. After goods have been
-dispatched there is no way back; an order that cannot go forward before that is undone
-from the last step to the first, and the customer is told last. A large order, or one of a
-customer on the watch list, waits for a person before it is charged, its stock held meanwhile.
+Read downwards for the way forward, upwards for the way back. After the goods have been
+dispatched there is no way back; an order that cannot go forward before that is undone from the
+last step to the first, and the customer is told last. A large order, or one of a customer on the
+watch list, waits for a person before it is charged; its stock stays reserved meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ORDER_SAGA = Definition("order", version=2, data=OrderData, steps=(
 ))
 # fmt: on
 
-# Without the gate: what began under it finishes under it. New sagas begin under the newest.
+# Without the gate. A saga finishes under the version it began with; new ones begin with the newest.
 ORDER_SAGA_V1 = Definition(
     "order", 1, tuple(s for s in ORDER_SAGA.steps if s.kind is not GATE), OrderData
 )

@@ -1,7 +1,7 @@
-"""The return saga: a confirmed order is given back. Pure.
+"""The return saga: a confirmed order is given back.
 
-A second saga over the same services, so that sagas meet on one record. The money goes back
-first, since that may still be refused; the goods follow. A new attempt is a new saga.
+It is a second saga over the same services, so that sagas meet on one record. The money goes back
+first, since that may still be refused; the goods follow. A new attempt is a new saga (rule 19).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from common.kit.patience import Policy
 from common.messages.contracts import OutOfStock, PaymentCharged, StartSaga, StockReserved
 from common.messages.envelope import Direction, Envelope, Fence, Key, Reply
 from common.storage.db import Database
-from orchestrator.engine.approval import Approval
+from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.engine.definition import Definition
 from orchestrator.runtime.service import Service
 from orchestrator.sagas.order import DEFINITIONS
@@ -45,7 +45,7 @@ def service(
         definitions,
         policy,
         process="orchestrator-test",
-        approval=Approval(thresholds or {}),
+        approval=ApprovalPolicy(thresholds or {}),
     )
 
 

@@ -14,8 +14,7 @@ from common.messages.envelope import Fenced
 from common.participant import reactions
 from common.storage import fence
 from inventory_svc.choreography import REACTIONS as INVENTORY
-from orchestrator.engine import decide
-from orchestrator.engine.decision import Move
+from orchestrator.engine.decide import Move
 from orchestrator.engine.definition import Step
 from orchestrator.engine.instance import Instance
 from order_svc.choreography import reactions as order_reactions
@@ -42,48 +41,50 @@ FENCING = (
         _FENCE_ANSWER: "PivotDone()"}),
 )  # fmt: skip
 DECIDING = (
-    Guard("while the pivot is unknown nothing turns", Move, "give_up", {
-        "self.send(step, COMPENSATING)": "self.send(step, COMPENSATING); self.turn(reason)"}),
-    Guard("the pivot is never guessed: given up, it is fenced", Move, "give_up", {
+    Guard("while the pivot is unknown nothing turns", Move, "_give_up", {
+        "self._send(step, COMPENSATING)":
+            "self._send(step, COMPENSATING); self._turn_back(reason)"}),
+    Guard("the pivot is never guessed: given up, it is fenced", Move, "_give_up", {
         "step.kind is Kind.PIVOT": "False"}),
-    Guard("a silent step is unknown, not failed", Move, "give_up", {
+    Guard("a silent step is unknown, not failed", Move, "_give_up", {
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
-    Guard("a pivot that was done after all is passed", decide, "_done", {
+    Guard("a pivot that was done after all is passed", Move, "_step_done", {
         "step.kind is Kind.PIVOT": "False"}),
-    Guard("past the pivot nobody is granted compensation", decide, "_compensate_asked", {
-        "if move.pivot_passed:": "if False:"}),
+    Guard("past the pivot nobody is granted compensation", Move, "begin_compensation", {
+        "if self._pivot_passed:": "if False:"}),
     Guard("a retriable step is never given up", Step, "is_capped", {
         "direction is FORWARD and self.kind is not Kind.RETRIABLE": "direction is FORWARD"}),
-    Guard("only awaited replies count", decide, "_reply", {
-        "(event.step, event.direction) in move.before.awaited()": "True"}),
-    Guard("a refusal turns the saga", decide, "_not_done", {
-        'move.turn(refused or move.reason or f"{step.name}_{status.value}")': "move.advance()"}),
-    Guard("compensated means every step settled", Move, "compensate", {
+    Guard("only awaited replies count", Move, "take_reply", {
+        "(event.step, event.direction) in self._before.awaited()": "True"}),
+    Guard("a refusal turns the saga", Move, "_step_refused", {
+        'self._turn_back(why or self._reason or f"{step.name}_{status.value}")':
+            "self._advance()"}),
+    Guard("compensated means every step settled", Move, "_compensate", {
         "if self._all_settled():": "if True:"}),
-    Guard("the customer is told last", Move, "compensate", {
+    Guard("the customer is told last", Move, "_compensate", {
         "not step.at_the_door or self._all_settled(but=step.name)": "True"}),
-    Guard("what is silent is asked for again", decide, "_timed_out", {
-        "move.send(step, event.direction)": "pass"}),
-    Guard("nothing lies ahead of a gate that waits", Move, "advance", {
+    Guard("what is silent is asked for again", Move, "time_out", {
+        "self._send(step, event.direction)": "pass"}),
+    Guard("nothing lies ahead of a gate that waits", Move, "_advance", {
         "detail=why)\n            return": "detail=why)"}),
     Guard("a gate that waits has a deadline", Instance, "timed_legs", {
         "if gate := self.waiting_at():": "if False:"}),
-    Guard("a gate is decided once", decide, "_gate_decided", {
+    Guard("a gate is decided once", Move, "open_or_close_gate", {
         "if progress.status is not Status.WAITING:": "if False:"}),
-    Guard("a rejection turns the saga", decide, "_gate_decided", {
-        'move.close(event.step, "rejected")':
-            "move.state = State.RUNNING; move.advance()"}),
-    Guard("a gate that expires turns the saga", decide, "_timed_out", {
+    Guard("a rejection turns the saga", Move, "open_or_close_gate", {
+        'self._close_gate(event.step, "rejected")':
+            "self._state = State.RUNNING; self._advance()"}),
+    Guard("a gate that expires turns the saga", Move, "time_out", {
         "if step.kind is Kind.GATE:": "if False:"}),
-    Guard("a gate that was decided does not expire", decide, "_timed_out", {
-        "move.before.timed_legs().get((event.step, event.direction)) != event.attempt": "False"}),
+    Guard("a gate that was decided does not expire", Move, "time_out", {
+        "self._before.timed_legs().get((event.step, event.direction)) != event.attempt": "False"}),
     Guard("no message opens a gate", Instance, "awaited", {
         "(Status.SENT, Status.FENCING):\n            legs[name, FORWARD]":
             "(Status.SENT, Status.FENCING, Status.WAITING):\n            legs[name, FORWARD]"}),
-    Guard("no dead letter closes a gate", decide, "_dead_lettered", {
+    Guard("no dead letter closes a gate", Move, "take_dead_letter", {
         "if step.kind is Kind.GATE:": "if False:"}),
-    Guard("compensation asked while a gate waits turns the saga", decide, "_compensate_asked", {
-        "if gate := move.before.waiting_at():": "if False:"}),
+    Guard("compensation asked while a gate waits turns the saga", Move, "begin_compensation", {
+        "if gate := self._before.waiting_at():": "if False:"}),
 )  # fmt: skip
 REACTING = (
     Guard("whoever asked to cancel asks again", Progress, "silence", {

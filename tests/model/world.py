@@ -19,12 +19,11 @@ from common.kit.patience import Policy
 from common.messages.envelope import Direction, Key, Outcome
 from common.messages.errors import IllegalTransition
 from common.storage.fence import Row
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import Send
+from orchestrator.engine.decide import Send, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Kind
 from orchestrator.engine.inputs import (
-    NOBODY,
-    Asked,
+    NO_APPROVALS,
+    Approvals,
     CompensateAsked,
     DeadLettered,
     GateDecided,
@@ -185,13 +184,13 @@ def _forged(standing: int) -> list[Decided]:
 def _told(standing: int, words: str, event: Input) -> list[Decided]:
     """What the real decide() makes of an input that really can come, if it changes anything;
     before the gate, whether policy asks there or not."""
-    told = _told_if(standing, words, event, NOBODY)
+    told = _told_if(standing, words, event, NO_APPROVALS)
     if isinstance(event, ReplyArrived) and STANDINGS[standing].progress[STEPS.index(GATE)] is None:
         told += _told_if(standing, f"{words} policy asks,", event, POLICY_ASKS)
     return told
 
 
-def _told_if(standing: int, words: str, event: Input, asked: Asked) -> list[Decided]:
+def _told_if(standing: int, words: str, event: Input, asked: Approvals) -> list[Decided]:
     before = STANDINGS[standing]
     illegal = _is_illegal(before, event)
     try:
@@ -218,7 +217,7 @@ def _is_illegal(before: Standing, event: Input) -> str | None:
     return None
 
 
-def _said(before: Standing, after: Instance, event: Input, asked: Asked) -> str:
+def _said(before: Standing, after: Instance, event: Input, asked: Approvals) -> str:
     """What was said at the gate, by what happened there and not by what decide() made of it."""
     gate = (GATE, FORWARD)
     if before.said == "asked":

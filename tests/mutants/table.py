@@ -19,8 +19,7 @@ from common.transport import consumer
 from inventory_svc import domain as inventory
 from inventory_svc import store as inventory_store
 from orchestrator.dead_letters import intake
-from orchestrator.engine import decide
-from orchestrator.engine.decision import Move
+from orchestrator.engine.decide import Move
 from order_svc import domain as order
 from payment_svc import domain as payment
 from tests.support.without import Guard
@@ -75,14 +74,14 @@ CHANGED = (
         "if order.status is not Status.CONFIRMED:": "if False:"}),
     Guard("refunded-already", payment.Ledger, "refund_order", {
         " or charge.transfer_id in self.refunded:": ":"}),
-    Guard("only-awaited", decide, "_reply", {
-        "(event.step, event.direction) in move.before.awaited()": "True"}),
-    Guard("unknown-is-undone", Move, "give_up", {
+    Guard("only-awaited", Move, "take_reply", {
+        "(event.step, event.direction) in self._before.awaited()": "True"}),
+    Guard("unknown-is-undone", Move, "_give_up", {
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
-    Guard("end-when-settled", Move, "compensate", {
+    Guard("end-when-settled", Move, "_compensate", {
         "if self._all_settled():": "if True:"}),
-    Guard("gate", Move, "advance", {
-        "if why := self._asked.get(step.name):": "if why := None:"}),
+    Guard("gate", Move, "_advance", {
+        "if why := self._approvals.get(step.name):": "if why := None:"}),
     Guard("dead-letter-told", intake.Intake, "_keep", {
         "if tell and letter.key:": "if False:"}),
 )  # fmt: skip

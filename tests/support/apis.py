@@ -37,7 +37,7 @@ from common.messages.envelope import Reply, saga_id_for
 from common.messages.errors import Infrastructure, NoAnswer
 from orchestrator.engine.decide import decide
 from orchestrator.engine.inputs import (
-    Asked,
+    Approvals,
     CompensateAsked,
     GateDecided,
     Input,
@@ -91,7 +91,7 @@ class Sagas:
     actions_wanted: list[ActionsWanted] = field(default_factory=list)
     stuck_wanted: list[StuckWanted] = field(default_factory=list)
     unread: str | None = None
-    asked: Asked = field(default_factory=dict)  # at which gates a person is asked, and why
+    asked: Approvals = field(default_factory=dict)  # at which gates a person is asked, and why
     watched: dict[str, Watched] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)  # likewise
     audited: list[AuditedPage] = field(default_factory=list)  # the pages there are

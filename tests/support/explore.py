@@ -14,12 +14,11 @@ from itertools import product
 from common.kit.patience import Policy
 from common.messages.envelope import Direction, Outcome
 from common.messages.errors import IllegalTransition
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import Decision
+from orchestrator.engine.decide import Decision, decide
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.inputs import (
-    NOBODY,
-    Asked,
+    NO_APPROVALS,
+    Approvals,
     CompensateAsked,
     DeadLettered,
     GateDecided,
@@ -98,9 +97,9 @@ def explore(definition: Definition, policy: Policy) -> Iterator[Transition]:
                 waiting.append(transition.after)
 
 
-def _asked(everywhere: Asked) -> tuple[Asked, ...]:
+def _asked(everywhere: Approvals) -> tuple[Approvals, ...]:
     """Nobody is asked, or somebody at every gate."""
-    return (NOBODY, everywhere) if everywhere else (NOBODY,)
+    return (NO_APPROVALS, everywhere) if everywhere else (NO_APPROVALS,)
 
 
 def _fingerprint(instance: Instance) -> object:

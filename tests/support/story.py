@@ -17,12 +17,11 @@ import pytest
 from common.kit.patience import Policy
 from common.messages.envelope import Direction, Outcome
 from common.messages.errors import IllegalTransition
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import Decision, Send
+from orchestrator.engine.decide import Decision, Send, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Definition
 from orchestrator.engine.inputs import (
-    NOBODY,
-    Asked,
+    NO_APPROVALS,
+    Approvals,
     CompensateAsked,
     DeadLettered,
     GateDecided,
@@ -70,7 +69,7 @@ class Story:
     def __init__(self, definition: Definition, policy: Policy) -> None:
         self.definition = definition
         self.policy = policy
-        self.asked: Asked = NOBODY
+        self.asked: Approvals = NO_APPROVALS
         self._decision: Decision | None = None
 
     @property

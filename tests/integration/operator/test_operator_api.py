@@ -36,7 +36,7 @@ from common.storage.db import Database
 from common.transport.broker import Publication
 from common.transport.query import Asker
 from inventory_svc.store import InventoryStore
-from orchestrator.engine.approval import Approval
+from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.operator.api import make_app
 from orchestrator.operator.compose import sources
 from orchestrator.runtime.service import Service
@@ -117,7 +117,7 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
         [ORDER_SAGA],
         ours.policy,
         process="orchestrator-1",
-        approval=Approval({"USD": 500}),
+        approval=ApprovalPolicy({"USD": 500}),
     )
     app = make_app(
         sources(process, asker, [ORDER_SAGA], service),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.approval import Approval, before_a_gate
+from orchestrator.engine.approval import ApprovalPolicy, before_a_gate
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.instance import Instance, Progress, Status
 from orchestrator.sagas.order import ORDER_SAGA, ORDER_SAGA_V1
@@ -36,18 +36,18 @@ def instance(data: Mapping[str, Any] = DATA, **steps: Progress) -> Instance:
 def test_who_is_asked_and_why(
     thresholds: dict[str, int], watched: str | None, why: str | None
 ) -> None:
-    asked = Approval(thresholds).asked(ORDER_SAGA, instance(), watched)
+    asked = ApprovalPolicy(thresholds).required(ORDER_SAGA, instance(), watched)
     assert asked == ({GATE: why} if why else {})
 
 
 @pytest.mark.parametrize("data", [{}, {"total": "700", "currency": "EUR"}, {"total": 700}])
 def test_data_without_a_total_reach_no_threshold(data: dict[str, Any]) -> None:
-    assert Approval({"EUR": 0}).asked(ORDER_SAGA, instance(data), None) == {}
+    assert ApprovalPolicy({"EUR": 0}).required(ORDER_SAGA, instance(data), None) == {}
 
 
 def test_a_gate_that_lies_behind_asks_nobody() -> None:
     behind = instance(approve_order=Progress(Status.OPEN, attempt=0))
-    assert Approval({"EUR": 0}).asked(ORDER_SAGA, behind, "chargebacks") == {}
+    assert ApprovalPolicy({"EUR": 0}).required(ORDER_SAGA, behind, "chargebacks") == {}
 
 
 def test_a_definition_may_ask_for_itself() -> None:
@@ -58,7 +58,7 @@ def test_a_definition_may_ask_for_itself() -> None:
         for step in ORDER_SAGA.steps
     )
     asking = Definition("order", 9, steps)
-    assert Approval().asked(asking, instance(), None) == {GATE: "ada asked for it"}
+    assert ApprovalPolicy().required(asking, instance(), None) == {GATE: "ada asked for it"}
 
 
 def test_only_what_comes_before_a_gate_looks_at_the_watch_list() -> None:

@@ -11,8 +11,7 @@ import pytest
 from common.messages import contracts
 from common.messages.envelope import Command, Direction, Fence, Outcome
 from common.messages.errors import IllegalTransition
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import command_for
+from orchestrator.engine.decide import command_for, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Definition, Kind, Step
 from orchestrator.engine.inputs import (
     CompensateAsked,
@@ -228,7 +227,7 @@ def test_a_gate_that_expires_is_a_refusal() -> None:
     story = given(ORDER_SAGA).parked("approve_order").silent("approve_order")
     story.expect(undo("reserve_stock")).expect_state(State.COMPENSATING, reason="expired")
     story.expect_logged("expired", "turned", "sent")
-    story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for nobody")
+    story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for no decision")
 
 
 @pytest.mark.parametrize("approved", [True, False])
@@ -237,14 +236,14 @@ def test_a_gate_is_decided_once(first: str, approved: bool) -> None:
     story = given(ORDER_SAGA).parked("approve_order")
     getattr(story, first)("approve_order")
     again = GateDecided("approve_order", approved, "ops", "me too")
-    story.expect_illegal(again, "approve_order waits for nobody")
+    story.expect_illegal(again, "approve_order waits for no decision")
     story.expect_ignored(TimedOut("approve_order", FORWARD, 0))
 
 
 def test_compensation_asked_while_it_is_parked_turns_it() -> None:
     story = given(ORDER_SAGA).parked("approve_order").asked_to_compensate("cancelled")
     story.expect(undo("reserve_stock")).expect_state(State.COMPENSATING, reason="cancelled")
-    story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for nobody")
+    story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for no decision")
 
 
 def test_no_message_opens_a_gate() -> None:
@@ -260,7 +259,7 @@ def test_whoever_decides_at_another_gate_than_waits_is_told() -> None:
     story = given(GATES).parked("boss").policy_asks(owner="so it does by now")
     story.expect_illegal(GateDecided("owner", True, "ops", "x"), "owner was never sent")
     story.approved("boss").expect_state(State.WAITING).expect_status(owner=Status.WAITING)
-    story.expect_illegal(GateDecided("boss", True, "ops", "x"), "boss waits for nobody")
+    story.expect_illegal(GateDecided("boss", True, "ops", "x"), "boss waits for no decision")
 
 
 def test_a_gate_that_was_approved_is_settled_on_the_way_back() -> None:

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from common.messages.envelope import Key, Outcome
 from common.messages.errors import IllegalTransition
 from common.storage.fence import Duplicate, Fence, Row, claims, fence_answer
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import Decision
+from orchestrator.engine.decide import Decision, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Kind
 from orchestrator.engine.inputs import (
-    NOBODY,
+    NO_APPROVALS,
     CompensateAsked,
     DeadLettered,
     GateDecided,
@@ -98,7 +97,7 @@ class World:
     """One saga, its participants, and everything under way between them."""
 
     def __init__(self, refuses: frozenset[str], policy_asks: bool) -> None:
-        self._asked = {GATE: "a large total"} if policy_asks else NOBODY
+        self._asked = {GATE: "a large total"} if policy_asks else NO_APPROVALS
         self.let_through = not policy_asks
         self.effects: Counter[str] = Counter()
         self.network: list[Command | Reply] = []

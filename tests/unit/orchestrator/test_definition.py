@@ -98,8 +98,8 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
         *(
             (
                 steps,
-                "t: a gate comes first; put it behind a step that sends a command, whose reply is"
-                " where it is looked at who is to be asked",
+                "t: a gate comes first; put it behind a step that sends a command: that step's"
+                " reply is when policy decides whether a person is asked",
             )
             for steps in ((GATE, FIRST), (DOOR, GATE, FIRST))
         ),
@@ -163,16 +163,17 @@ Namesake = type("Named", (Command,), {})
         ((replace(FIRST, command=ReleaseStock),), "ReleaseStock is an Undo; it goes to `undo=`"),
         (
             (replace(FIRST, command=Namesake),),
-            "has two messages called Named, and the wire tells messages by their names; rename one",
+            "has two messages called Named, and the wire tells messages apart by their names;"
+            " rename one",
         ),
         (
             (FIRST, replace(SECOND, command=ChargePayment, undo=RejectOrder)),
-            "t.second: ChargePayment wants `customer`, which Parcel may lack; require it there, or"
-            " give it a default",
+            "t.second: ChargePayment requires `customer`, which Parcel may lack; require it there,"
+            " or give it a default",
         ),
         (
             (FIRST, replace(SECOND, undo=Unnote)),
-            "t.second: Unnote wants `note`, which Parcel may lack; require it there, or",
+            "t.second: Unnote requires `note`, which Parcel may lack; require it there, or",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from orchestrator.engine.decision import Entry
+from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition
 from orchestrator.engine.instance import Instance
 from orchestrator.operator.stuck import Cause, Standstill, standstill, when_overdue

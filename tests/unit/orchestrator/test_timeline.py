@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from common.messages.envelope import Direction, Outcome
-from orchestrator.engine.decide import decide
-from orchestrator.engine.decision import Entry
+from orchestrator.engine.decide import Entry, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD
 from orchestrator.engine.inputs import Input, ReplyArrived, Started
 from orchestrator.operator.timeline import tell, words
