@@ -11,17 +11,19 @@ import typer
 
 from chaos.commands.cli import app as chaos
 from common.kit.settings import Settings
-from docs.generate import HERE, PAGES
+from docs.generate import PAGES, ROOT
 from examples.trip.saga import TRIP
 from orchestrator.cli import app as saga
 from orchestrator.engine.definition import Definition
 from orchestrator.sagas.order import DEFINITIONS
 from orchestrator.sagas.returns import RETURN_SAGA
 
+HERE = ROOT / "docs"
+
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_current(name: str) -> None:
-    assert (HERE / name).read_text() == PAGES[name](), "run `python -m docs.generate`"
+    assert (ROOT / name).read_text() == PAGES[name](), "run `python -m docs.generate`"
 
 
 def test_every_setting_says_what_it_is() -> None:
