@@ -7,11 +7,13 @@ whose fault an error is. Must not know: any table but schema_migration.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import namedtuple
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -45,11 +47,25 @@ def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
 
 @dataclass
 class Asked:
-    """The rows of a query; there once its transaction has synced."""
+    """A query, and its rows once its transaction has synced: named tuples of its columns."""
 
     sql: LiteralString
     params: Any
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+
+
+def _named(cursor: psycopg.AsyncCursor[Any]) -> Callable[[Sequence[Any]], Any]:
+    """Make rows that are read by the names of their columns; one without a name by its place."""
+    result = cursor.pgresult
+    if result is None:
+        return tuple
+    return _row_class(tuple(result.fname(n) or b"" for n in range(result.nfields)))
+
+
+@lru_cache(1000)
+def _row_class(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Any]:
+    row = namedtuple("Row", [name.decode() for name in names], rename=True)  # type: ignore[misc]
+    return cast("Callable[[Sequence[Any]], Any]", row._make)
 
 
 class Tx:
@@ -97,8 +113,8 @@ class Tx:
             "select set_config('plan_cache_mode', 'force_custom_plan', true)"
         )
 
-    async def fetch(self, sql: LiteralString, params: Params = ()) -> list[tuple[Any, ...]]:
-        """Run a query and all that is queued before it."""
+    async def fetch(self, sql: LiteralString, params: Params = ()) -> list[Any]:
+        """Run a query and all that is queued before it. Its rows are named tuples."""
         asked = self.ask(sql, params)
         await self.sync()
         return asked.rows
@@ -109,7 +125,10 @@ class Tx:
             return
         asked, self._asked = self._asked, []
         await self._send_writes()
-        cursors = [await self._connection.execute(a.sql, a.params) for a in asked]
+        cursors = [
+            await self._connection.cursor(row_factory=_named).execute(a.sql, a.params)
+            for a in asked
+        ]
         await self._pipeline.sync()
         for one, cursor in zip(asked, cursors, strict=True):
             if cursor.description is not None:

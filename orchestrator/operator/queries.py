@@ -108,12 +108,12 @@ _STUCK = COLUMNS + _TROUBLE + _STANDS_STILL
 _LOGGED = 9
 
 _STANDING = """
-select count(*), count(stuck_since),
-       count(*) filter (where next_deadline < now() - make_interval(secs => %s)),
-       (select count(*) from dead_letter where state = 'open'),
+select count(*) as alive, count(stuck_since) as stuck,
+       count(*) filter (where next_deadline < now() - make_interval(secs => %s)) as overdue,
+       (select count(*) from dead_letter where state = 'open') as dead_letters,
        array(select distinct definition || ' v' || version from saga_instance
-              where ended_at is null and undeployed and unjudgeable is null),
-       count(unjudgeable) filter (where undeployed)
+              where ended_at is null and undeployed and unjudgeable is null) as undeployed,
+       count(unjudgeable) filter (where undeployed) as unjudgeable
   from saga_instance where ended_at is null"""
 # Of each definition that has ended instances, one after the other by the index on them; of what is
 # not deployed, how many, up to so many.

@@ -88,7 +88,7 @@ _LOAD_WATCHED = """
 select saga_id, definition, version, state, data, steps, reason, compensate_asked,
        pivot_passed,
        stuck_since is not null and not undeployed, undeployed, unjudgeable,
-       (select w.reason from watched_customer w where w.customer = i.data ->> 'customer')
+       (select w.reason from watched_customer w where w.customer = i.data ->> 'customer') as watched
   from saga_instance i where saga_id = any(%b::uuid[]) order by saga_id for update"""
 
 
