@@ -1,6 +1,7 @@
-"""`python -m order_svc worker` serves `order.commands`; `python -m order_svc door` the customers.
+"""The order service's two processes: `python -m order_svc worker` and `python -m order_svc door`.
 
-The composition root of both.
+The worker takes commands from `order.commands`; the door serves the customers over HTTP. Both are
+put together here, and the style of coordination is chosen here and nowhere else in this service.
 """
 
 from __future__ import annotations
@@ -14,22 +15,17 @@ from common.http.access import CUSTOMERS
 from common.http.app import Entrance, serve
 from common.kit.settings import Settings
 from common.messages.contracts import EffectsQuery, SagaQuery, SagaView, TouchedQuery
-from common.messages.topology import ORCHESTRATOR_QUERIES, commands_of, events_of, queries_of
+from common.messages.topology import ORCHESTRATOR_QUERIES, commands_of, queries_of
 from common.participant.participant import Participant
-from common.participant.retention import Retention
 from common.process.process import Process, prepare
 from common.transport.query import Asker
-from order_svc.choreography import reactions
-from order_svc.choreography.archive import archiving
-from order_svc.choreography.deadlines import Deadlines
-from order_svc.choreography.listener import Listener
-from order_svc.choreography.store import ProgressStore
+from order_svc.choreography.compose import Choreographed
 from order_svc.domain import OrderBook
 from order_svc.door import queries
-from order_svc.door.api import Reader, make_app
-from order_svc.door.batcher import Door
-from order_svc.door.schemas import OrderView, ReturnView
-from order_svc.door.start_resender import Starter
+from order_svc.door.api import make_app
+from order_svc.door.batcher import Batcher
+from order_svc.door.queries import CustomerQueries, ReadSaga
+from order_svc.door.start_resender import StartResender
 from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
 from order_svc.store import OrderStore
 
@@ -37,12 +33,54 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: python -m order_svc worker|door"
 
 
-def participant_of(process: Process) -> Participant[OrderBook]:
+class Orchestrated:
+    """The usual style: the orchestrator runs the sagas and answers where each of them is."""
+
+    handlers = HANDLERS
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.store = OrderStore(process.settings.start_resend_seconds)
+
+    def add_daemons(self, _: Participant[OrderBook]) -> None:
+        process = self._process
+        process.health.set("starter", "not started")
+        resender = StartResender(
+            process.db,
+            self.store,
+            process.settings,
+            process.health,
+            process.stop,
+            process.relay.carry,
+        )
+        process.add("starter", resender.run)
+
+    def saga_reader(self) -> ReadSaga:
+        process = self._process
+        asker = Asker(process.broker, process.settings, process.health, process.stop)
+        process.health.set("queries", "not started")
+        process.add("queries", asker.run)
+
+        async def read(saga_id: UUID) -> SagaView:
+            answer = await asker.ask(ORCHESTRATOR_QUERIES, SagaQuery(saga_id=saga_id))
+            if not isinstance(answer, SagaView):
+                raise TypeError(f"SagaQuery was answered with {type(answer).__name__}")
+            return answer
+
+        return read
+
+
+def coordination(process: Process) -> Orchestrated | Choreographed:
+    """Choose the style: what differs is the store, the handlers, the daemons, the saga's reader."""
     choreographed = process.settings.style == "choreographed"
+    return Choreographed(process) if choreographed else Orchestrated(process)
+
+
+def participant_of(process: Process, style: Orchestrated | Choreographed) -> Participant[OrderBook]:
     return Participant(
         process.db,
-        ProgressStore(process.settings.policy) if choreographed else _store(process.settings),
-        reactions.HANDLERS if choreographed else HANDLERS,
+        style.store,
+        style.handlers,
         on_duplicate=ON_DUPLICATE,
         kept_for_ever=KEPT_FOR_EVER,
         process=process.settings.process,
@@ -50,98 +88,35 @@ def participant_of(process: Process) -> Participant[OrderBook]:
     )
 
 
-def entrance(settings: Settings) -> Entrance:
-    return Entrance.of(settings, "door_keys", CUSTOMERS)
-
-
 async def worker(settings: Settings) -> None:
     queue = commands_of("order")
     process = Process(settings, queue)
     process.announce("order", MIGRATIONS)
-    participant = participant_of(process)
+    style = coordination(process)
+    participant = participant_of(process, style)
     process.consumer(queue, participant.parse, participant.handle)
     process.answer_from(
         queries_of("order"), {TouchedQuery: queries.touched, EffectsQuery: queries.effects}
     )
-    if settings.style == "choreographed":
-        _listen(process, participant)
-    else:
-        process.health.set("starter", "not started")
-        starter = Starter(
-            process.db,
-            _store(settings),
-            settings,
-            process.health,
-            process.stop,
-            process.relay.carry,
-        )
-        process.add("starter", starter.run)
+    style.add_daemons(participant)
     await process.run()
 
 
-def _listen(process: Process, participant: Participant[OrderBook]) -> None:
-    """The choreographed style: events are heard here, their silence is, and what ended goes."""
-    settings, health, carry = process.settings, process.health, process.relay.carry
-    store = ProgressStore(settings.policy)
-    listener = Listener(process.db, store, participant, carry)
-    queue = events_of("order")
-    types = [event.__name__ for event in reactions.HEARD]
-    for check in (queue, "deadlines"):
-        health.set(check, "not started")
-    events = process.consumer(queue, listener.parse, listener.handle, events=types)
-    deadlines = Deadlines(
-        process.db, store, lambda: process.relay.flushed and events.drained,
-        settings, health, process.stop, carry,
-    )  # fmt: skip
-    process.add("deadlines", deadlines.run)
-    retention = Retention(
-        process.db, archiving(settings.retention_seconds), settings, health, process.stop,
-        may_send=lambda: process.relay.flushed, carry=carry,
-    )  # fmt: skip
-    process.add("retention", retention.run)
-
-
-def _store(settings: Settings) -> OrderStore:
-    return OrderStore(settings.start_resend_seconds)
+def entrance(settings: Settings) -> Entrance:
+    return Entrance.of(settings, "door_keys", CUSTOMERS)
 
 
 async def door(settings: Settings) -> None:
-    process = Process(settings, "orders", "queries", "http")
+    process = Process(settings, "orders", "http")
     process.announce("door", MIGRATIONS)
-    asker = Asker(process.broker, settings, process.health, process.stop)
-    counter = Door(participant_of(process), settings.batch_envelopes, process.health, process.stop)
-    app = make_app(counter, _reader(process, asker), process.health, entrance(settings))
-    process.add("queries", asker.run)
-    process.add("orders", counter.run)
+    style = coordination(process)
+    participant = participant_of(process, style)
+    batcher = Batcher(participant, settings.batch_envelopes, process.health, process.stop)
+    reads = CustomerQueries(process.db, style.saga_reader())
+    app = make_app(batcher, reads, process.health, entrance(settings))
+    process.add("orders", batcher.run)
     process.add("http", lambda: serve(app, process, settings.door_host, settings.door_port))
     await process.run()
-
-
-def _reader(process: Process, asker: Asker) -> Reader:
-    async def order(order_id: UUID) -> OrderView | None:
-        async with process.db.reading() as tx:
-            return await queries.order(tx, order_id)
-
-    async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
-        async with process.db.reading() as tx:
-            return await queries.orders(tx, customer, limit, after)
-
-    async def progress(query: SagaQuery) -> SagaView:
-        async with process.db.reading() as tx:
-            return await ProgressStore(process.settings.policy).view(tx, query.saga_id)
-
-    async def saga(query: SagaQuery) -> SagaView:
-        answer = await asker.ask(ORCHESTRATOR_QUERIES, query)
-        if not isinstance(answer, SagaView):
-            raise TypeError(f"asked where a saga stands, answered {type(answer).__name__}")
-        return answer
-
-    async def return_(return_id: UUID) -> ReturnView | None:
-        async with process.db.reading() as tx:
-            return await queries.return_(tx, return_id)
-
-    choreographed = process.settings.style == "choreographed"
-    return Reader(order, orders, progress if choreographed else saga, return_)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class Relay:
         self._carried: list[Waiting] = []  # committed, not published yet
         self._confirmed: list[Waiting] = []  # of what was carried, not removed yet
         self._paused: dict[str, tuple[float, int]] = {}  # destination: (until, failures)
+        self._declared_on: Channel | None = None  # where EVENTS was declared
         # Since we last connected a look left nothing behind, and nothing has failed after it
         # (section 6, rule 6).
         self.flushed = False
@@ -81,9 +82,6 @@ class Relay:
         channel = await self._broker.channel()
         clock = asyncio.get_running_loop().time
         try:
-            if self._settings.style == "choreographed":
-                # A queue that is not there returns a message; an exchange ends the channel.
-                await channel.declare_exchange(EVENTS)
             self._health.set("relay", None)
             self._look_at = 0.0
             while not self._stop.is_set():
@@ -146,12 +144,17 @@ class Relay:
 
     async def _publish(self, channel: Channel, rows: Sequence[Waiting]) -> list[Waiting]:
         packed = list(pack_rows(rows))
+        routes = [route(group[0].destination) for group in packed]
+        if self._declared_on is not channel and any(exchange for exchange, _ in routes):
+            # Publishing to a missing queue returns the message; to a missing exchange it ends the
+            # channel.
+            await channel.declare_exchange(EVENTS)
+            self._declared_on = channel
         failpoints.reach(Point.RELAY_BEFORE_PUBLISH, _keys(rows))
         fates = await channel.publish(
             [
                 Publication(key, pack(r.envelope for r in group), exchange=exchange)
-                for group in packed
-                for exchange, key in [route(group[0].destination)]
+                for group, (exchange, key) in zip(packed, routes, strict=True)
             ],
             self._settings.confirm_timeout_seconds,
             sent=lambda: failpoints.reach(Point.RELAY_AFTER_PUBLISH, _keys(rows)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -35,12 +35,12 @@ from common.messages.contracts import (
     OrderUnknown,
     PlaceOrder,
     ReturnAccepted,
-    SagaQuery,
     SagaView,
 )
 from common.messages.envelope import Reply
 from common.messages.errors import Infrastructure, NoAnswer
-from order_svc.door.batcher import Door
+from order_svc.door.batcher import Batcher
+from order_svc.door.queries import CustomerQueries
 from order_svc.door.schemas import (
     BulkRequest,
     BulkResponse,
@@ -68,23 +68,9 @@ CANCEL_TOLD: dict[Cancelled, str] = {
 }
 
 
-class Reader:
-    """What the door reads; given by the composition root."""
-
-    def __init__(
-        self,
-        order: Callable[[UUID], Awaitable[OrderView | None]],
-        orders: Callable[[str, int, UUID | None], Awaitable[list[OrderView]]],
-        saga: Callable[[SagaQuery], Awaitable[SagaView]],
-        return_: Callable[[UUID], Awaitable[ReturnView | None]],
-    ) -> None:
-        self.order = order
-        self.orders = orders
-        self.saga = saga
-        self.return_ = return_
-
-
-def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> FastAPI:
+def make_app(
+    door: Batcher, queries: CustomerQueries, health: Health, entrance: Entrance
+) -> FastAPI:
     """The whole HTTP surface; also served as /openapi.json and /docs."""
     app = new_app(
         "Sagaproof: orders",
@@ -95,13 +81,13 @@ def make_app(door: Door, reader: Reader, health: Health, entrance: Entrance) -> 
         remedies=REMEDIES,
     )
     _placing(app, door)
-    _cancelling(app, door, reader)
-    _reading(app, reader)
-    _returning(app, door, reader)
+    _cancelling(app, door, queries)
+    _reading(app, queries)
+    _returning(app, door, queries)
     return app
 
 
-def _placing(app: FastAPI, door: Door) -> None:
+def _placing(app: FastAPI, door: Batcher) -> None:
     @app.post("/orders", status_code=202, responses=problems(409, 422, 503))
     async def place(
         order: OrderRequest,
@@ -162,7 +148,7 @@ def _failed(key: str | None, status: int, problem: Problem) -> BulkResult:
     return BulkResult(idempotency_key=key, http_status=status, problem=problem)
 
 
-def _cancelling(app: FastAPI, door: Door, reader: Reader) -> None:
+def _cancelling(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
     @app.post(
         "/orders/{order_id}/cancel",
         status_code=202,
@@ -174,19 +160,19 @@ def _cancelling(app: FastAPI, door: Door, reader: Reader) -> None:
         (reply,) = await door.ask([CancelOrder(order_id=order_id)])
         if isinstance(reply, OrderUnknown):
             raise _not_found(order_id)
-        known = await _outcome(reader, order_id)
+        known = await _outcome(queries, order_id)
         response.status_code = 200 if known.outcome == "cancelled" else 202
         return known
 
 
-async def _outcome(reader: Reader, order_id: UUID) -> Cancellation:
+async def _outcome(queries: CustomerQueries, order_id: UUID) -> Cancellation:
     """Once it is certain, or what is known when a caller has waited long enough. What is certain
     stays so: only a saga that has turned back is called cancelling, and none turns twice."""
     told: Cancelled = "asked"
     with contextlib.suppress(TimeoutError, NoAnswer, Infrastructure):
         async with asyncio.timeout(CANCEL_WAIT_SECONDS):
             while True:
-                told = await _known(reader, order_id)
+                told = await _known(queries, order_id)
                 if told in ("cancelled", "cancelling"):
                     break
                 await asyncio.sleep(CANCEL_POLL_SECONDS)
@@ -194,15 +180,15 @@ async def _outcome(reader: Reader, order_id: UUID) -> Cancellation:
     return Cancellation(order_id=order_id, outcome=told, told=CANCEL_TOLD[told], look=look)
 
 
-async def _known(reader: Reader, order_id: UUID) -> Cancelled:
+async def _known(queries: CustomerQueries, order_id: UUID) -> Cancelled:
     """Of the order itself, which is the last to hear, and of its saga. Raises Refused if the goods
     have left."""
-    order = await reader.order(order_id)
+    order = await queries.order(order_id)
     if order is not None and order.status == "REJECTED":
         return "cancelled"
     saga = None
     if order is None or order.status == "PENDING":
-        saga = await reader.saga(SagaQuery(saga_id=order_id))
+        saga = await queries.saga(order_id)
     if saga is None or saga.pivot_passed:
         remedy = (
             "the goods have left, so it can only go forward: send them back by"
@@ -214,7 +200,7 @@ async def _known(reader: Reader, order_id: UUID) -> Cancelled:
     return "undecided" if saga.compensate_asked else "asked"
 
 
-def _reading(app: FastAPI, reader: Reader) -> None:
+def _reading(app: FastAPI, queries: CustomerQueries) -> None:
     @app.get("/orders", responses=problems(422, 503))
     async def orders(
         customer: Annotated[Name, Query()],
@@ -222,12 +208,12 @@ def _reading(app: FastAPI, reader: Reader) -> None:
         after: UUID | None = None,
     ) -> OrderPage:
         """A customer's orders, newest first."""
-        found = await reader.orders(customer, limit, after)
+        found = await queries.orders(customer, limit, after)
         return OrderPage(orders=found, next=found[-1].order_id if len(found) == limit else None)
 
     @app.get("/orders/{order_id}", responses=problems(404, 422, 503))
     async def order(order_id: UUID) -> OrderView:
-        found = await reader.order(order_id)
+        found = await queries.order(order_id)
         if found is None:
             raise _not_found(order_id)
         return found
@@ -235,18 +221,18 @@ def _reading(app: FastAPI, reader: Reader) -> None:
     @app.get("/orders/{order_id}/saga", responses=problems(404, 422, 503))
     async def saga(order_id: UUID) -> SagaView:
         """Where its saga stands, asked of the orchestrator; 503 if it does not answer in time."""
-        if await reader.order(order_id) is None:
+        if await queries.order(order_id) is None:
             raise _not_found(order_id)
-        return await _saga(reader, order_id, "order_id")
+        return await _saga(queries, order_id, "order_id")
 
 
-def _returning(app: FastAPI, door: Door, reader: Reader) -> None:
+def _returning(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
     @app.post(
         "/orders/{order_id}/returns", status_code=202, responses=problems(400, 404, 409, 422, 503)
     )
     async def give_back(order_id: UUID, idempotency_key: Annotated[Name, Header()]) -> Returning:
         """Give a confirmed order back. An attempt that was undone is followed by a new key."""
-        if await reader.order(order_id) is None:
+        if await queries.order(order_id) is None:
             raise _not_found(order_id)
         asked = OpenReturn(order_id=order_id, idempotency_key=idempotency_key)
         (reply,) = await door.ask([asked])
@@ -261,25 +247,25 @@ def _returning(app: FastAPI, door: Door, reader: Reader) -> None:
 
     @app.get("/returns/{return_id}", responses=problems(404, 422, 503))
     async def one(return_id: UUID) -> ReturnView:
-        return await _return(reader, return_id)
+        return await _return(queries, return_id)
 
     @app.get("/returns/{return_id}/saga", responses=problems(404, 422, 503))
     async def its_saga(return_id: UUID) -> SagaView:
         """Where its saga stands, as with an order's."""
-        await _return(reader, return_id)
-        return await _saga(reader, return_id, "return_id")
+        await _return(queries, return_id)
+        return await _saga(queries, return_id, "return_id")
 
 
-async def _return(reader: Reader, return_id: UUID) -> ReturnView:
-    found = await reader.return_(return_id)
+async def _return(queries: CustomerQueries, return_id: UUID) -> ReturnView:
+    found = await queries.return_(return_id)
     if found is None:
         remedy = f"no return {return_id}: check the id that POST /orders/ID/returns answered with"
         raise Refused(404, Problem(error="not_found", field="return_id", remedy=remedy))
     return found
 
 
-async def _saga(reader: Reader, saga_id: UUID, field: str) -> SagaView:
-    view = await reader.saga(SagaQuery(saga_id=saga_id))
+async def _saga(queries: CustomerQueries, saga_id: UUID, field: str) -> SagaView:
+    view = await queries.saga(saga_id)
     if not view.found:
         remedy = "its saga has not begun yet: ask again in a moment"
         raise Refused(404, Problem(error="saga_not_started", field=field, remedy=remedy))

@@ -22,11 +22,11 @@ from order_svc.domain import CANCEL_ORDER, CREATE_ORDER, OPEN_RETURN, OrderBook,
 
 logger = log.get("door")
 
-Wish = PlaceOrder | CancelOrder | OpenReturn
+CustomerCommand = PlaceOrder | CancelOrder | OpenReturn
 Waiter = tuple[Work, "asyncio.Future[Reply]"]
 
 
-class Door:
+class Batcher:
     """Commands go in, replies come out; `run` is a daemon."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Door:
         self._waiting: deque[Waiter] = deque()
         self._arrived = asyncio.Event()
 
-    async def ask(self, commands: Sequence[Wish]) -> list[Reply]:
+    async def ask(self, commands: Sequence[CustomerCommand]) -> list[Reply]:
         """The reply to each. Raises Infrastructure if it may or may not have been done."""
         loop = asyncio.get_running_loop()
         waiters: list[Waiter] = [(_work(command), loop.create_future()) for command in commands]
@@ -56,11 +56,11 @@ class Door:
                 continue
             count = min(self._batch, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(count)]
-            await self._together(batch)
+            await self._handle_batch(batch)
 
-    async def _together(self, batch: Sequence[Waiter]) -> None:
+    async def _handle_batch(self, batch: Sequence[Waiter]) -> None:
         try:
-            await self._handle(batch)
+            await self._answer(batch)
         except Infrastructure as error:
             for _, future in batch:
                 _fail(future, error)
@@ -75,9 +75,9 @@ class Door:
                 return
             logger.warning("batch.retried_one_by_one", orders=len(batch), exc_info=True)
             for waiter in batch:
-                await self._together([waiter])
+                await self._handle_batch([waiter])
 
-    async def _handle(self, batch: Sequence[Waiter]) -> None:
+    async def _answer(self, batch: Sequence[Waiter]) -> None:
         replies = await self._participant.answer([work for work, _ in batch])
         for (_, future), reply in zip(batch, replies, strict=True):
             if reply is None:  # nobody may wait for ever, whatever went wrong
@@ -91,7 +91,7 @@ def _fail(future: asyncio.Future[Reply], error: Exception) -> None:
         future.set_exception(error)
 
 
-def _work(asked: Wish) -> Work:
+def _work(asked: CustomerCommand) -> Work:
     """The command as it would have come by `order.commands`, but nobody's queue wants the reply."""
     if isinstance(asked, PlaceOrder):
         saga_id, step = saga_id_for(asked.customer, asked.idempotency_key), CREATE_ORDER

@@ -5,14 +5,16 @@ Owns: those queries. Must not know: HTTP, what an order goes through.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from common.messages.contracts import Effects, EffectsQuery, TouchedPage, TouchedQuery
-from common.storage.db import Tx
+from common.messages.contracts import Effects, EffectsQuery, SagaView, TouchedPage, TouchedQuery
+from common.storage.db import Database, Tx
 from order_svc.domain import CREATE_ORDER, OPEN_RETURN
 from order_svc.door.schemas import OrderView, ReturnView
+
+ReadSaga = Callable[[UUID], Awaitable[SagaView]]
 
 _READ = """
 select order_id, customer, currency, lines, total, status, reason, placed_at, settled_at
@@ -58,23 +60,33 @@ select r.return_id, %(open_return)s,
  where r.return_id = any(%(ids)b::uuid[])"""
 
 
-async def order(tx: Tx, order_id: UUID) -> OrderView | None:
-    rows = await tx.fetch(_ONE, (order_id,))
-    return _order(rows[0]) if rows else None
+class CustomerQueries:
+    """Reads for the customer API; `saga` reads where the saga of an order or a return is."""
 
+    def __init__(self, db: Database, saga: ReadSaga) -> None:
+        self._db = db
+        self.saga = saga
 
-async def orders(tx: Tx, customer: str, limit: int, after: UUID | None = None) -> list[OrderView]:
-    """Newest first; `after` is the last order of the page before."""
-    if after is None:
-        rows = await tx.fetch(_PAGE, (customer, limit))
-    else:
-        rows = await tx.fetch(_PAGE_AFTER, (customer, after, limit))
-    return [_order(row) for row in rows]
+    async def order(self, order_id: UUID) -> OrderView | None:
+        async with self._db.reading() as tx:
+            rows = await tx.fetch(_ONE, (order_id,))
+        return _order(rows[0]) if rows else None
 
+    async def orders(self, customer: str, limit: int, after: UUID | None) -> list[OrderView]:
+        """Return a page, newest first; `after` is the last order of the page before."""
+        async with self._db.reading() as tx:
+            if after is None:
+                rows = await tx.fetch(_PAGE, (customer, limit))
+            else:
+                rows = await tx.fetch(_PAGE_AFTER, (customer, after, limit))
+        return [_order(row) for row in rows]
 
-async def return_(tx: Tx, return_id: UUID) -> ReturnView | None:
-    rows = await tx.fetch(_ONE_RETURN, (return_id,))
-    return ReturnView(**dict(zip(ReturnView.model_fields, rows[0], strict=True))) if rows else None
+    async def return_(self, return_id: UUID) -> ReturnView | None:
+        async with self._db.reading() as tx:
+            rows = await tx.fetch(_ONE_RETURN, (return_id,))
+        if not rows:
+            return None
+        return ReturnView(**dict(zip(ReturnView.model_fields, rows[0], strict=True)))
 
 
 async def touched(tx: Tx, query: TouchedQuery) -> TouchedPage:

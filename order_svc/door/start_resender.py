@@ -25,7 +25,7 @@ logger = log.get("starter")
 BATCH = 200  # orders asked for again in one transaction
 
 
-class Starter:
+class StartResender:
     """Any number may run: overdue orders are taken with SKIP LOCKED."""
 
     def __init__(

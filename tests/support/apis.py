@@ -27,8 +27,6 @@ from common.messages.contracts import (
     OrderAccepted,
     OrderInvalid,
     PlaceOrder,
-    SagaQuery,
-    SagaView,
     StockPage,
     StockQuery,
     StockRow,
@@ -57,10 +55,10 @@ from orchestrator.runtime.actions import ActionsWanted, Recorded
 from orchestrator.runtime.census import Seen
 from orchestrator.runtime.store import Held
 from orchestrator.sagas.order import ORDER_SAGA
-from order_svc.door.api import Reader
 from order_svc.door.api import make_app as door_app
-from order_svc.door.batcher import Door, Wish
-from order_svc.door.schemas import OrderView, PricedLine, ReturnView
+from order_svc.door.batcher import Batcher, CustomerCommand
+from order_svc.door.queries import CustomerQueries
+from order_svc.door.schemas import OrderView, PricedLine
 from tests.support.letters import Letters
 from tests.support.story import POLICY
 
@@ -243,7 +241,7 @@ class Sagas:
         return self.house
 
 
-class Shop(Door):
+class Shop(Batcher, CustomerQueries):
     """What the customers' API asks. Customers' names decide: `broke` is rejected, `slow` stays
     PENDING for ever, all others are confirmed the second time they are looked at."""
 
@@ -253,7 +251,7 @@ class Shop(Door):
         self.outages = 0  # requests that will fail
         self.requests = 0
 
-    async def ask(self, orders: Sequence[Wish]) -> list[Reply]:
+    async def ask(self, orders: Sequence[CustomerCommand]) -> list[Reply]:
         self.requests += 1
         if self.outages:
             self.outages -= 1
@@ -273,19 +271,10 @@ class Shop(Door):
         )  # fmt: skip
 
     def app(self) -> FastAPI:
-        async def order(order_id: UUID) -> OrderView | None:
-            return self._view(order_id) if order_id in self.placed else None
+        return door_app(self, self, Health(), ENTRANCES["door"])
 
-        async def orders(customer: str, limit: int, after: UUID | None) -> list[OrderView]:
-            raise NotImplementedError("the command does not list orders")
-
-        async def saga(query: SagaQuery) -> SagaView:
-            raise NotImplementedError("the command asks the operator's API")
-
-        async def return_(return_id: UUID) -> ReturnView | None:
-            raise NotImplementedError("the command gives nothing back")
-
-        return door_app(self, Reader(order, orders, saga, return_), Health(), ENTRANCES["door"])
+    async def order(self, order_id: UUID) -> OrderView | None:
+        return self._view(order_id) if order_id in self.placed else None
 
     def _view(self, order_id: UUID) -> OrderView:
         order, placed_at = self.placed[order_id]

@@ -18,15 +18,15 @@ from common.messages.contracts import (
     CancelOrder,
     OrderIsOver,
     OrderUnknown,
-    SagaQuery,
     SagaView,
 )
 from common.messages.envelope import Reply
 from common.messages.errors import NoAnswer
 from order_svc.door import api
-from order_svc.door.api import Reader, make_app
-from order_svc.door.batcher import Door, Wish
-from order_svc.door.schemas import OrderView, ReturnView
+from order_svc.door.api import make_app
+from order_svc.door.batcher import Batcher, CustomerCommand
+from order_svc.door.queries import CustomerQueries
+from order_svc.door.schemas import OrderView
 from tests.support.apis import ENTRANCES, InMemory, bearer
 
 ORDER = UUID(int=7)
@@ -34,7 +34,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @dataclass
-class Desk(Door):
+class Desk(Batcher, CustomerQueries):
     """A door behind which an order and its saga stand as they are said to, look after look."""
 
     reply: Reply = field(default_factory=CancelNoted)
@@ -42,7 +42,7 @@ class Desk(Door):
     sagas: Sequence[SagaView | None] = (None,)  # None: no answer
     looks: int = 0
 
-    async def ask(self, commands: Sequence[Wish]) -> list[Reply]:
+    async def ask(self, commands: Sequence[CustomerCommand]) -> list[Reply]:
         assert commands == [CancelOrder(order_id=ORDER)]
         return [self.reply]
 
@@ -53,13 +53,7 @@ class Desk(Door):
             placed_at=NOON, settled_at=None,
         )  # fmt: skip
 
-    async def orders(self, customer: str, limit: int, after: UUID | None) -> list[OrderView]:
-        raise NotImplementedError
-
-    async def return_(self, return_id: UUID) -> ReturnView | None:
-        raise NotImplementedError
-
-    async def saga(self, query: SagaQuery) -> SagaView:
+    async def saga(self, saga_id: UUID) -> SagaView:
         view = self.sagas[min(self.looks, len(self.sagas) - 1)]
         self.looks += 1
         if view is None:
@@ -67,8 +61,7 @@ class Desk(Door):
         return view
 
     def post(self) -> httpx.Response:
-        reader = Reader(self.order, self.orders, self.saga, self.return_)
-        app = make_app(self, reader, Health(), ENTRANCES["door"])
+        app = make_app(self, self, Health(), ENTRANCES["door"])
         with httpx.Client(
             transport=InMemory(app), base_url="http://door", headers=bearer(Role.CUSTOMER)
         ) as client:
