@@ -48,7 +48,6 @@ def service_of(process: Process, definitions: Sequence[Definition]) -> Service:
         process=settings.process,
         approval=ApprovalPolicy(settings.approval_thresholds),
         running_limit=settings.running_limit,
-        carry=process.relay.carry,
     )
 
 
@@ -81,7 +80,6 @@ async def worker(settings: Settings) -> None:
         process.health,
         process.stop,
         may_send=lambda: process.relay.flushed,
-        carry=process.relay.carry,
     )
     process.add("retention", retention.run)
     for queue in work_queues_of(definitions):

@@ -51,7 +51,6 @@ class Orchestrated:
             process.settings,
             process.health,
             process.stop,
-            process.relay.carry,
         )
         process.add("starter", resender.run)
 
@@ -84,7 +83,6 @@ def participant_of(process: Process, style: Orchestrated | Choreographed) -> Par
         on_duplicate=ON_DUPLICATE,
         kept_for_ever=KEPT_FOR_EVER,
         process=process.settings.process,
-        carry=process.relay.carry,
     )
 
 

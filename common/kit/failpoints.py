@@ -51,6 +51,27 @@ class Point(StrEnum):
     DEED_AFTER_COMMIT = "deed.after_commit"
 
 
+class Commit(StrEnum):
+    """The transactions that may write, by the failpoints before and after their commit."""
+
+    BATCH = "batch"
+    RECONCILER = "reconciler"
+    STARTER = "starter"
+    TRIES = "tries"
+    TRIES_DONE = "tries_done"
+    INTAKE = "intake"
+    RETENTION = "retention"
+    DEED = "deed"
+
+    @property
+    def before(self) -> Point:
+        return Point(f"{self}.before_commit")
+
+    @property
+    def after(self) -> Point:
+        return Point(f"{self}.after_commit")
+
+
 class Action(StrEnum):
     KILL = "kill"
     """As SIGKILL does: no cleanup."""
@@ -133,6 +154,11 @@ def watch(directory: Path | None, process: str) -> None:
     """From now on points are armed by `directory/process`; None: by nothing."""
     global _armory
     _armory = _Armory(directory / process) if directory is not None else None
+
+
+def watched() -> bool:
+    """Return whether any point may be armed."""
+    return _armory is not None
 
 
 def reach(point: Point, keys: Iterable[Key]) -> None:

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from common.kit import failpoints, log, metrics
-from common.kit.failpoints import Point
+from common.kit import log, metrics
+from common.kit.failpoints import Commit
 from common.messages.envelope import (
     Command,
     Direction,
@@ -35,7 +35,7 @@ from common.messages.topology import EVENTS, event_of
 from common.storage import inbox, outbox
 from common.storage.db import Database, Tx
 from common.storage.fence import Duplicate, First, Row, fence_answer
-from common.storage.outbox import Appended, Outgoing
+from common.storage.outbox import Outgoing
 
 logger = log.get("participant")
 
@@ -92,7 +92,7 @@ class Store(Protocol[State]):
 
 
 class Participant(Generic[State]):
-    """Handles batches of commands; `carry` is told after each commit what it sent.
+    """Handles batches of commands.
 
     Commands `kept_for_ever` can tell a repeat without an inbox row, by what they left behind.
     """
@@ -106,7 +106,6 @@ class Participant(Generic[State]):
         on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
         kept_for_ever: Collection[type[Command]] = (),
         process: str | None = None,
-        carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self._db = db
         self._store = store
@@ -114,7 +113,6 @@ class Participant(Generic[State]):
         self._on_duplicate = on_duplicate or {}
         self._kept_for_ever = frozenset(kept_for_ever)
         self._process = process
-        self._carry = carry
 
     def parse(self, envelope: Envelope) -> Work:
         """Raises Poison for what this participant can never handle."""
@@ -144,25 +142,22 @@ class Participant(Generic[State]):
         return (await self._commit(batch)).replies
 
     async def _commit(self, batch: Sequence[Work]) -> _Round:
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.BATCH) as tx:
+            tx.keys = (work.key for work in batch)
             round_ = await self.take_part(tx, batch)
-            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (work.key for work in batch))
-        failpoints.reach(Point.BATCH_AFTER_COMMIT, (work.key for work in batch))
         round_.count()
-        self._carry(round_.sent)
         return round_
 
     async def _forget(self, key: Key, forget: Forget) -> None:
         """In a transaction of its own, so that many that waited do not become a long one. It can be
         done again, so it needs no inbox row, which nobody would ever forget."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.BATCH) as tx:
+            tx.keys = [key]
             await inbox.forget(tx, forget.until, forget.saga_ids)
-            failpoints.reach(Point.BATCH_BEFORE_COMMIT, [key])
-        failpoints.reach(Point.BATCH_AFTER_COMMIT, [key])
         logger.info("sagas.forgotten", sagas=len(forget.saga_ids), until=forget.until.isoformat())
 
     async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
-        """The same within a transaction of the caller's, who has the relay carry what it `sent`."""
+        """Handle a batch inside the caller's transaction."""
         issued = [self._forgettable(work) for work in batch]
         oldest = min(filter(None, issued), default=None)
         claim = inbox.Claim(tx, [work.key for work in batch], oldest)
@@ -185,7 +180,7 @@ class Participant(Generic[State]):
             round_.acted[type(work.command).__name__, outcome] += 1
         await self._store.save(tx, state)
         await inbox.keep(tx, fence)
-        round_.sent = await outbox.append(tx, round_.outgoing)
+        await outbox.append(tx, round_.outgoing)
         return round_
 
     def _forgettable(self, work: Work) -> datetime | None:
@@ -235,7 +230,6 @@ class _Round:
 
     def __init__(self) -> None:
         self.outgoing: list[Outgoing] = []
-        self.sent = Appended([])
         self.replies: list[Reply | None] = []
         self.handlers_ran = False
         self.acted: Tally[tuple[str, Outcome]] = Tally()

@@ -15,16 +15,16 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from common.kit import failpoints, log
+from common.kit import log
 from common.kit.daemon import wait_for
-from common.kit.failpoints import Point
+from common.kit.failpoints import Commit
 from common.kit.health import Health
 from common.kit.settings import Settings
 from common.messages.envelope import Direction, Envelope, Forget, Key
 from common.messages.topology import commands_of
 from common.storage import outbox
 from common.storage.db import Database, Tx
-from common.storage.outbox import Appended, Outgoing
+from common.storage.outbox import Outgoing
 
 logger = log.get("retention")
 
@@ -68,7 +68,6 @@ class Retention:
         stop: asyncio.Event,
         *,
         may_send: Callable[[], bool] = lambda: True,
-        carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self._db = db
         self._archive = archive
@@ -77,7 +76,6 @@ class Retention:
         self._health = health
         self._stop = stop
         self._may_send = may_send
-        self._carry = carry
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -90,17 +88,14 @@ class Retention:
 
     async def run_once(self) -> int:
         """Archive one batch; how many it were."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.RETENTION) as tx:
             ended = await self._archive(tx, self._batch)
             if not ended:
                 return 0
             commands = _commands(ended)
-            keys = [_key(saga.saga_id) for saga in ended]
-            sent = await outbox.append(tx, commands)
-            failpoints.reach(Point.RETENTION_BEFORE_COMMIT, keys)
-        failpoints.reach(Point.RETENTION_AFTER_COMMIT, keys)
+            tx.keys = [_key(saga.saga_id) for saga in ended]
+            await outbox.append(tx, commands)
         logger.info("sagas.archived", sagas=len(ended), participants=len(commands))
-        self._carry(sent)
         return len(ended)
 
 

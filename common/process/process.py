@@ -65,6 +65,7 @@ class Process:
         self.db = Database(settings)
         self.broker = Broker(settings)
         self.relay = Relay(self.db, self.broker, settings, self.health, self.stop)
+        self.db.on_committed = self.relay.carry
         self.watch = Watch(self.db, settings, self.health, self.stop)
         self._daemons: dict[str, Callable[[], Awaitable[None]]] = {
             "relay": self.relay.run,
@@ -247,7 +248,6 @@ def run_participant(
             handlers,
             on_duplicate=on_duplicate,
             process=settings.process,
-            carry=process.relay.carry,
         )
         process.consumer(queue, participant.parse, participant.handle)
         if reactions and settings.style == "choreographed":

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import namedtuple
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, NamedTuple, cast
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from common.kit import log
+from common.kit import failpoints, log
+from common.kit.failpoints import Commit
 from common.kit.settings import Settings
+from common.messages.envelope import Key
 from common.messages.errors import ConstraintViolated, Infrastructure, SagaproofError
 
 logger = log.get("db")
@@ -43,6 +45,14 @@ def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
     if state[:2] == "23":
         return ConstraintViolated(error.diag.constraint_name or state, str(error))
     return error
+
+
+class OutboxRow(NamedTuple):
+    """An encoded envelope in the outbox. Rows sort by destination, then oldest first."""
+
+    destination: str
+    id: int
+    envelope: str
 
 
 @dataclass
@@ -89,6 +99,23 @@ class Tx:
         self._returning: Asked | None = None
         self._written: psycopg.AsyncCursor[Any] | None = None
         self._asked: list[Asked] = []
+        self.keys: Iterable[Key] = ()
+        """The messages in hand, for failpoints. Read only if one is armed, at the commit."""
+        self._sent: tuple[Sequence[tuple[str, str]], Asked] | None = None
+
+    def sends(self, messages: Sequence[tuple[str, str]], ids: Asked) -> None:
+        """Register what was appended to the outbox (destination, envelope) and its ids-to-be."""
+        self._sent = messages, ids
+
+    def outbox_rows(self) -> list[OutboxRow]:
+        """Return the rows appended to the outbox; call it after the commit."""
+        if self._sent is None:
+            return []
+        messages, ids = self._sent
+        return [
+            OutboxRow(destination, row_id, envelope)
+            for (destination, envelope), (row_id,) in zip(messages, ids.rows, strict=True)
+        ]
 
     async def execute(self, sql: LiteralString, params: Sequence[Any] = ()) -> None:
         """Queue a write. Its error surfaces at the next sync or at the commit."""
@@ -164,9 +191,13 @@ def joined(writes: Sequence[Write]) -> Write:
 
 
 class Database:
-    """This process's connections to its own schema."""
+    """This process's connections to its own schema.
+
+    After each commit `on_committed` is given the rows that the transaction appended to the outbox.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self.on_committed: Callable[[list[OutboxRow]], None] = lambda _: None
         self._pool = AsyncConnectionPool(
             settings.postgres_dsn.get_secret_value(),
             min_size=1,
@@ -184,17 +215,30 @@ class Database:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close()
 
-    def transaction(self) -> AbstractAsyncContextManager[Tx]:
-        """READ COMMITTED, committed at the end, rolled back if anything raises.
+    @asynccontextmanager
+    async def transaction(self, commit: Commit | None) -> AsyncIterator[Tx]:
+        """Open a READ COMMITTED transaction: commit at the end, roll back if anything raises.
 
-        Raises Infrastructure (also when the fate of the commit is unknown: retry through the
-        claims), ConstraintViolated, or psycopg's own error for a defective statement.
+        `commit` names the failpoints before and after the commit; None has none, for writes that
+        send nothing. Raises Infrastructure (also when it is unknown whether the commit succeeded:
+        retry, the claims tell), ConstraintViolated, or psycopg's own error for a defective
+        statement.
         """
-        return self._begun("begin")
+        async with self._begun("begin") as tx:
+            yield tx
+            keys = list(tx.keys) if failpoints.watched() else []
+            if commit is not None:
+                failpoints.reach(commit.before, keys)
+        if commit is not None:
+            failpoints.reach(commit.after, keys)
+        if rows := tx.outbox_rows():
+            self.on_committed(rows)
 
     def reading(self) -> AbstractAsyncContextManager[Tx]:
-        """Likewise, for who only looks: Postgres refuses it every write and every lock of a row.
-        Nobody can die before its commit or after it, so no failpoint stands there."""
+        """Open a READ ONLY transaction: Postgres rejects writes and row locks.
+
+        It has no failpoints; a crash here loses nothing.
+        """
         return self._begun("begin read only")
 
     @asynccontextmanager

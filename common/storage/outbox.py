@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from common.messages.envelope import Envelope
-from common.storage.db import Asked, Tx
+from common.storage.db import OutboxRow, Tx
 
 
 class Outgoing(NamedTuple):
@@ -18,48 +18,26 @@ class Outgoing(NamedTuple):
     envelope: Envelope | str  # or a reply already encoded
 
 
-class Waiting(NamedTuple):
-    destination: str
-    id: int
-    envelope: str
-
-
 class Standing(NamedTuple):
     rows: int  # counted to MOST
     oldest_seconds: float  # 0: there are none
 
 
-class Appended:
-    """What one transaction sends, and after its commit the rows that it left."""
+async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
+    """Append these to the outbox, at most once in a transaction.
 
-    def __init__(self, messages: Sequence[Outgoing], ids: Asked | None = None) -> None:
-        self._messages = messages
-        self._ids = ids
-
-    def rows(self) -> list[Waiting]:
-        """After the commit."""
-        if self._ids is None:
-            return []
-        return [
-            Waiting(destination, row_id, str(envelope))
-            for (destination, envelope), (row_id,) in zip(
-                self._messages, self._ids.rows, strict=True
-            )
-        ]
-
-
-async def append(tx: Tx, messages: Sequence[Outgoing]) -> Appended:
-    """Once in a transaction. Whoever commits it hands the result to its relay."""
+    After the commit the rows are handed to this process's relay.
+    """
     if not messages:
-        return Appended([])
-    encoded = [Outgoing(to, e if isinstance(e, str) else e.encode()) for to, e in messages]
+        return
+    encoded = [(to, e if isinstance(e, str) else e.encode()) for to, e in messages]
     ids = tx.returning(
         "insert into outbox (destination, envelope)"
         " select destination, envelope from unnest(%b::text[], %b::text[])"
         "   with ordinality as k (destination, envelope, n) order by n returning id",
         ([to for to, _ in encoded], [envelope for _, envelope in encoded]),
     )
-    return Appended(encoded, ids)
+    tx.sends(encoded, ids)
 
 
 # The recursion hops from destination to destination along the primary key. `patience` is how long
@@ -109,17 +87,17 @@ async def take(
     paused: Collection[str],
     patience_seconds: float,
     age_seconds: float = 0.0,
-) -> list[Waiting]:
+) -> list[OutboxRow]:
     """Lock up to `rows` oldest rows of each destination that is not paused, of that age or more."""
     patience = str(round(patience_seconds * 1000))
     found = await tx.fetch(
         _TAKE,
         {"rows": rows, "paused": list(paused), "patience": patience, "age": age_seconds},
     )
-    return [Waiting(*row) for row in found]
+    return [OutboxRow(*row) for row in found]
 
 
-async def remove(tx: Tx, rows: Sequence[Waiting]) -> None:
+async def remove(tx: Tx, rows: Sequence[OutboxRow]) -> None:
     """Their statistics say that the table is empty: a join with a list would believe them."""
     ids: dict[str, list[int]] = {}
     for row in rows:

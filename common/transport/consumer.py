@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from common.kit import failpoints, log, metrics
 from common.kit.daemon import Backoff, unless
-from common.kit.failpoints import Point
+from common.kit.failpoints import Commit, Point
 from common.kit.health import Health
 from common.kit.settings import Settings
 from common.messages.envelope import Envelope, Key, Unreadable, pack, unpack
@@ -313,25 +313,23 @@ class BatchConsumer(Generic[T]):
         return self._suspicion.bad_deploy(_now())
 
     async def _count_try(self, envelope: Envelope) -> int:
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.TRIES) as tx:
+            tx.keys = [envelope.key]
             rows = await tx.fetch(
                 "insert into solo_tries as t (saga_id, step, direction, reply, tries)"
                 " values (%s, %s, %s, %s, 1) on conflict (saga_id, step, direction, reply)"
                 " do update set tries = t.tries + 1 returning tries",
                 (*envelope.key, envelope.outcome is not None),
             )
-            failpoints.reach(Point.TRIES_BEFORE_COMMIT, [envelope.key])
-        failpoints.reach(Point.TRIES_AFTER_COMMIT, [envelope.key])
         return int(rows[0][0])
 
     async def _forget_tries(self, envelope: Envelope) -> None:
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.TRIES_DONE) as tx:
+            tx.keys = [envelope.key]
             await tx.execute(
                 "delete from solo_tries where (saga_id, step, direction, reply) = (%s, %s, %s, %s)",
                 (*envelope.key, envelope.outcome is not None),
             )
-            failpoints.reach(Point.TRIES_DONE_BEFORE_COMMIT, [envelope.key])
-        failpoints.reach(Point.TRIES_DONE_AFTER_COMMIT, [envelope.key])
 
     async def _dead_letter(self, channel: Channel, raw: bytes, reason: str, detail: str) -> None:
         """Published with its reason, confirmed and not returned; the ack comes after (rule 14)."""

@@ -21,8 +21,7 @@ from common.kit.settings import Settings
 from common.messages.envelope import MAX_PACKED, Key, key_of, pack
 from common.messages.topology import EVENTS, is_a_callers, route
 from common.storage import outbox
-from common.storage.db import Database
-from common.storage.outbox import Appended, Waiting
+from common.storage.db import Database, OutboxRow
 from common.transport.broker import Broker, Channel, Fate, Publication
 
 logger = log.get("relay")
@@ -47,8 +46,8 @@ class Relay:
         self._stop = stop
         self._wanted = asyncio.Event()
         self._look_at = 0.0  # of the loop's time
-        self._carried: list[Waiting] = []  # committed, not published yet
-        self._confirmed: list[Waiting] = []  # of what was carried, not removed yet
+        self._carried: list[OutboxRow] = []  # committed, not published yet
+        self._confirmed: list[OutboxRow] = []  # of what was carried, not removed yet
         self._paused: dict[str, tuple[float, int]] = {}  # destination: (until, failures)
         self._declared_on: Channel | None = None  # where EVENTS was declared
         # Since we last connected a look left nothing behind, and nothing has failed after it
@@ -56,11 +55,8 @@ class Relay:
         self.flushed = False
         self._doubts = 0
 
-    def carry(self, appended: Appended) -> None:
+    def carry(self, rows: Sequence[OutboxRow]) -> None:
         """Publish what a transaction of ours has just committed."""
-        rows = appended.rows()
-        if not rows:
-            return
         if len(self._carried) + len(rows) > self._settings.relay_rows:
             self._doubt()  # the broker is slow: it waits in the outbox
         else:
@@ -117,8 +113,8 @@ class Relay:
     async def run_once(self, channel: Channel) -> int:
         """Remove what was confirmed, and relay what waits; how many rows this was of the latter."""
         paused, doubts = self._resting(), self._doubts
-        confirmed, gone = self._confirmed, list[Waiting]()
-        async with self._db.transaction() as tx:
+        confirmed, gone = self._confirmed, list[OutboxRow]()
+        async with self._db.transaction(None) as tx:
             await outbox.remove(tx, confirmed)
             # Longer than the wait for confirms below; other relays skip what we hold meanwhile.
             patience = self._settings.confirm_timeout_seconds + 1
@@ -142,7 +138,7 @@ class Relay:
         now = asyncio.get_running_loop().time()
         return [destination for destination, (until, _) in self._paused.items() if until > now]
 
-    async def _publish(self, channel: Channel, rows: Sequence[Waiting]) -> list[Waiting]:
+    async def _publish(self, channel: Channel, rows: Sequence[OutboxRow]) -> list[OutboxRow]:
         packed = list(pack_rows(rows))
         routes = [route(group[0].destination) for group in packed]
         if self._declared_on is not channel and any(exchange for exchange, _ in routes):
@@ -159,7 +155,7 @@ class Relay:
             self._settings.confirm_timeout_seconds,
             sent=lambda: failpoints.reach(Point.RELAY_AFTER_PUBLISH, _keys(rows)),
         )
-        gone: list[Waiting] = []
+        gone: list[OutboxRow] = []
         failed: dict[
             str, tuple[Fate, int]
         ] = {}  # by destination, which rests once however much was refused
@@ -175,7 +171,7 @@ class Relay:
             self._rest(destination, fate, envelopes)
         return gone
 
-    def _may_go(self, group: Sequence[Waiting], fate: Fate) -> bool:
+    def _may_go(self, group: Sequence[OutboxRow], fate: Fate) -> bool:
         destination = group[0].destination
         if fate is Fate.RETURNED and is_a_callers(destination):
             # A private queue that is gone; asking again gives the stored reply again.
@@ -200,14 +196,14 @@ class Relay:
         )  # fmt: skip
 
 
-def _keys(rows: Iterable[Waiting]) -> Iterator[Key]:
+def _keys(rows: Iterable[OutboxRow]) -> Iterator[Key]:
     return (key_of(row.envelope) for row in rows)
 
 
-def pack_rows(rows: Iterable[Waiting]) -> Iterator[list[Waiting]]:
+def pack_rows(rows: Iterable[OutboxRow]) -> Iterator[list[OutboxRow]]:
     """Rows to deliveries: one destination each, at most 64 envelopes, not too large."""
     for _, group in groupby(rows, key=lambda row: row.destination):
-        packed: list[Waiting] = []
+        packed: list[OutboxRow] = []
         size = 0
         for row in group:
             if packed and (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from common.kit import failpoints, log
-from common.kit.failpoints import Point
+from common.kit.failpoints import Commit, Point
 from common.kit.health import Health
 from common.messages.envelope import Key
 from common.messages.errors import BadDeploy, Infrastructure, Poison
@@ -104,7 +104,8 @@ class Intake:
                 raise BadDeploy(f"dead letter {letter.letter_id} cannot be kept") from error
 
     async def _keep(self, letters: Sequence[Letter], *, tell: bool = True) -> None:
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.INTAKE) as tx:
+            tx.keys = _keys(letters)
             sagas = [letter.key.saga_id for letter in letters if tell and letter.key]
             round_ = await self._service.open(tx, sagas)
             # After the locks: then whoever took the same letter in before us has committed.
@@ -122,8 +123,6 @@ class Intake:
                     _tell(round_, letter, letter.key)
             await store.keep(tx, list(counted.values()))
             await round_.save(tx)
-            failpoints.reach(Point.INTAKE_BEFORE_COMMIT, _keys(letters))
-        failpoints.reach(Point.INTAKE_AFTER_COMMIT, _keys(letters))
         self._service.sent(round_)
         for letter, count in counted.values():
             about = letter.about

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from common.kit import failpoints, log
-from common.kit.failpoints import Point
+from common.kit import log
+from common.kit.failpoints import Commit
 from common.messages.envelope import Envelope, unpack
 from common.messages.errors import Poison
 from common.messages.topology import ORCHESTRATOR_REPLIES
@@ -77,10 +77,11 @@ class LetterDesk:
         self, deed: Deed, letter_ids: Sequence[UUID], actor: str, why: str, *, dry_run: bool
     ) -> list[Outcome]:
         """What came of each, in the order of their ids. A dry run only says what would."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.DEED) as tx:
             about = await store.abouts(tx, letter_ids)
             # Instances before letters, as whoever takes letters in locks them.
             round_ = await self._service.open(tx, [a.saga_id for a in about.values() if a.saga_id])
+            tx.keys = round_.deeds()
             held = await store.lock(tx, list(about))
             outcomes = [_judge(deed, letter, round_) for letter in held]
             missing = set(letter_ids) - about.keys()
@@ -95,8 +96,6 @@ class LetterDesk:
                         round_.acted(ask.action(round_).refused(outcome.why), told=False)
                 await store.settle(tx, sorted(done), deed.state, actor, why)
                 await round_.save(tx)
-            failpoints.reach(Point.DEED_BEFORE_COMMIT, round_.deeds())
-        failpoints.reach(Point.DEED_AFTER_COMMIT, round_.deeds())
         if not dry_run:
             self._service.sent(round_)
             logger.info(f"dead_letters.{deed.state}", letters=len(done), actor=actor, why=why)

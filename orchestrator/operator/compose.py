@@ -144,11 +144,11 @@ def _desk(process: Process, service: Service) -> Desk:
             return await watch_list.page(tx, after, limit)
 
     async def watch(customer: str, actor: str, reason: str) -> Watched:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             return await watch_list.add(tx, customer, actor, reason, name)
 
     async def unwatch(customer: str, actor: str, reason: str) -> bool:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             return await watch_list.remove(tx, customer, actor, reason, name)
 
     return Desk(waiting, decide, decided, watched, watch, unwatch)

@@ -21,7 +21,7 @@ from common.messages.topology import ORCHESTRATOR_REPLIES, commands_of, dead_let
 from common.storage import outbox
 from common.storage.db import Tx
 from common.storage.fence import Fence, First, Row
-from common.storage.outbox import Appended, Outgoing
+from common.storage.outbox import Outgoing
 from orchestrator.engine.decide import Entry, Send, Undecidable, command_for, decide
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.inputs import (
@@ -60,7 +60,6 @@ class Round:
         self._changed: dict[UUID, Held] = {}
         self.held = held
         self.outgoing: list[Outgoing] = []
-        self.sent = Appended([])
         self.log: list[tuple[UUID, Entry]] = []
         self.actions: list[Action] = []
         self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
@@ -284,7 +283,7 @@ class Round:
         again_after = self._deployed.policy.resend_cap_seconds
         await store.mark_unjudged(tx, self._unjudged, again_after)
         await actions.record(tx, self.actions, self._deployed.process)
-        self.sent = await outbox.append(tx, self.outgoing)
+        await outbox.append(tx, self.outgoing)
 
 
 def _no_tombstone(key: Key) -> Row:

@@ -10,16 +10,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from common.kit import failpoints, log
+from common.kit import log
 from common.kit.daemon import wait_for
-from common.kit.failpoints import Point
+from common.kit.failpoints import Commit
 from common.kit.patience import Policy
 from common.messages.contracts import CancelSaga, SagaQuery, SagaView, StartSaga, StepView
 from common.messages.envelope import Envelope, Key
 from common.messages.errors import IllegalTransition
 from common.storage import inbox
 from common.storage.db import Database, Tx
-from common.storage.outbox import Appended
 from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.engine.decide import Entry, Undecidable
 from orchestrator.engine.definition import Definition
@@ -61,11 +60,9 @@ class Service:
         process: str,
         approval: ApprovalPolicy | None = None,
         running_limit: int = 1000,
-        carry: Callable[[Appended], None] = lambda _: None,
     ) -> None:
         self._db = db
         self.deployed = Deployed(definitions, policy, process, approval)
-        self._carry = carry
         self._running_limit = running_limit
         self._room = 0
         self._ended = asyncio.Event()
@@ -78,7 +75,8 @@ class Service:
         """Starts, cancels and replies, in the order they came: each is decided about. Raises Poison
         for a reply to an unknown saga."""
         keys = {key for received in batch for key in received.claims}
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.BATCH) as tx:
+            tx.keys = (received.envelope.key for received in batch)
             claim = inbox.Claim(tx, list(keys)) if keys else None
             watch = any(self.deployed.comes_to_a_gate(r.message) for r in batch)
             new = list({key.saga_id for key in keys})
@@ -102,8 +100,6 @@ class Service:
             if fence is not None:
                 await inbox.keep(tx, fence)
             await round_.save(tx)
-            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (r.envelope.key for r in batch))
-        failpoints.reach(Point.BATCH_AFTER_COMMIT, (r.envelope.key for r in batch))
         self._room -= sum(isinstance(received.message, StartSaga) for received in batch)
         self.sent(round_)
         return True
@@ -123,41 +119,38 @@ class Service:
 
     async def time_out(self, saga_ids: Sequence[UUID]) -> int:
         """Judge the deadlines of these once their rows are held; how many had passed."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.RECONCILER) as tx:
             round_ = await self.open(tx, saga_ids)
+            tx.keys = round_.timed_out()
             passed = sum(round_.judge(saga_id) for saga_id in saga_ids)
             await round_.save(tx)
-            failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, round_.timed_out())
-        failpoints.reach(Point.RECONCILER_AFTER_COMMIT, round_.timed_out())
         self.sent(round_)
         return passed
 
     async def reconcile(self, saga_ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
         """Asked by a person, of many: deadlines that have passed are judged, what is stuck is asked
         for again. What became of each, in words. Only for who has read all replies (rule 6)."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.DEED) as tx:
             round_ = await self.open(tx, saga_ids)
+            tx.keys = round_.deeds()
             became = {one: round_.reconcile(one, actor, reason) for one in saga_ids}
             await round_.save(tx)
-            failpoints.reach(Point.DEED_BEFORE_COMMIT, round_.deeds())
-        failpoints.reach(Point.DEED_AFTER_COMMIT, round_.deeds())
         self.sent(round_)
         return became
 
     async def release(self, limit: int) -> int:
         """Take the replies that were held for somebody who knows their saga's version; of how many
         sagas there were any."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.RECONCILER) as tx:
             saga_ids = await store.with_held_replies(tx, self.deployed.known, limit)
             if not saga_ids:
                 return 0
             round_ = await self.open(tx, saga_ids, watch=True)
             held = await store.take_held(tx, saga_ids)
+            tx.keys = [envelope.key for envelope in held]
             for envelope in held:
                 round_.take_held(envelope)
             await round_.save(tx)
-            failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, (e.key for e in held))
-        failpoints.reach(Point.RECONCILER_AFTER_COMMIT, (e.key for e in held))
         self.sent(round_)
         return len(saga_ids)
 
@@ -206,8 +199,9 @@ class Service:
         Raises IllegalTransition if it is refused, which is recorded as well.
         """
         refusal: IllegalTransition | None = None
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.DEED) as tx:
             round_ = await self.open(tx, [saga_id], watch=watch)
+            tx.keys = round_.deeds()
             try:
                 round_.step(saga_id, asked(round_.of(saga_id).instance))
             except IllegalTransition as error:
@@ -216,8 +210,6 @@ class Service:
                 refusal, action = IllegalTransition(error.refusal), action.refused(error.refusal)
             round_.acted(action, told=refusal is None)
             await round_.save(tx)
-            failpoints.reach(Point.DEED_BEFORE_COMMIT, round_.deeds())
-        failpoints.reach(Point.DEED_AFTER_COMMIT, round_.deeds())
         self.sent(round_)
         if refusal is not None:
             raise refusal
@@ -253,7 +245,6 @@ class Service:
 
     def sent(self, round_: Round) -> None:
         """After the commit."""
-        self._carry(round_.sent)
         metrics.count(round_.log, round_.waited)
         for saga_id, entry in round_.log:
             if entry.entry in ("completed", "compensated"):

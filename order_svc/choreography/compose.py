@@ -36,18 +36,18 @@ class Choreographed:
         queue = events_of("order")
         for check in (queue, "deadlines"):
             process.health.set(check, "not started")
-        listener = Listener(process.db, self.store, participant, process.relay.carry)
+        listener = Listener(process.db, self.store, participant)
         types = [event.__name__ for event in reactions.HEARD]
         events = process.consumer(queue, listener.parse, listener.handle, events=types)
         deadlines = Deadlines(
             process.db, self.store, lambda: process.relay.flushed and events.drained,
-            settings, process.health, process.stop, process.relay.carry,
+            settings, process.health, process.stop,
         )  # fmt: skip
         process.add("deadlines", deadlines.run)
         retention = Retention(
             process.db, archiving(settings.retention_seconds),
             settings, process.health, process.stop,
-            may_send=lambda: process.relay.flushed, carry=process.relay.carry,
+            may_send=lambda: process.relay.flushed,
         )  # fmt: skip
         process.add("retention", retention.run)
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from common.kit import failpoints, log
+from common.kit import log
 from common.kit.daemon import wait_for
-from common.kit.failpoints import Point
+from common.kit.failpoints import Commit
 from common.kit.health import Health
 from common.kit.settings import Settings
 from common.storage import outbox
 from common.storage.db import Database
-from common.storage.outbox import Appended
 from order_svc.choreography.reactions import begun, cancel_asked, first_key
 from order_svc.choreography.store import ProgressStore
 
@@ -37,7 +36,6 @@ class Deadlines:
         settings: Settings,
         health: Health,
         stop: asyncio.Event,
-        carry: Callable[[Appended], None],
     ) -> None:
         self._db = db
         self._store = store
@@ -46,7 +44,6 @@ class Deadlines:
         self._every = settings.reconcile_every_seconds
         self._health = health
         self._stop = stop
-        self._carry = carry
 
     async def run(self) -> None:
         while not self._stop.is_set():
@@ -57,19 +54,16 @@ class Deadlines:
 
     async def run_once(self) -> int:
         """Judge one batch of overdue orders and returns; how many there were."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.RECONCILER) as tx:
             overdue = await self._store.overdue(tx, BATCH)
-            keys = [first_key(what) for _, what in overdue]
+            tx.keys = [first_key(what) for _, what in overdue]
             said = []
             for kept, what in overdue:
                 past_sla = kept.silent_seconds > self._policy.stuck_after_seconds
                 reason = kept.progress.silence(self._policy.attempts, past_sla=past_sla)
                 said.append(begun(what) if reason is None else cancel_asked(what, reason))
             await self._store.keep(tx, [kept for kept, _ in overdue])
-            sent = await outbox.append(tx, said)
-            failpoints.reach(Point.RECONCILER_BEFORE_COMMIT, keys)
-        failpoints.reach(Point.RECONCILER_AFTER_COMMIT, keys)
+            await outbox.append(tx, said)
         if said:
             logger.info("deadlines.judged", sagas=len(said))
-            self._carry(sent)
         return len(said)

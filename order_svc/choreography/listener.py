@@ -5,19 +5,17 @@ Owns: that it is one transaction. Must not know: what an event means, nor any st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from common.kit import failpoints
-from common.kit.failpoints import Point
+from common.kit.failpoints import Commit
 from common.messages.envelope import Envelope
 from common.messages.errors import Poison
 from common.participant.participant import Participant
 from common.participant.reactions import parse_event
 from common.storage.db import Database, Tx
 from common.storage.fence import EVIDENCE_GONE
-from common.storage.outbox import Appended
 from order_svc.choreography.archive import archived
 from order_svc.choreography.reactions import hear
 from order_svc.choreography.store import ProgressStore
@@ -31,12 +29,10 @@ class Listener:
         db: Database,
         store: ProgressStore,
         participant: Participant[Any],
-        carry: Callable[[Appended], None],
     ) -> None:
         self._db = db
         self._store = store
         self._participant = participant
-        self._carry = carry
 
     def parse(self, event: Envelope) -> Envelope:
         """Raises Poison for what is no event."""
@@ -45,7 +41,8 @@ class Listener:
 
     async def handle(self, batch: Sequence[Envelope]) -> bool:
         """Raises and changes nothing. Each is heard."""
-        async with self._db.transaction() as tx:
+        async with self._db.transaction(Commit.BATCH) as tx:
+            tx.keys = [event.key for event in batch]
             held, now = await self._store.lock(tx, list({event.saga_id for event in batch}))
             strangers = [event.saga_id for event in batch if event.saga_id not in held]
             if strangers:
@@ -57,13 +54,9 @@ class Listener:
                 kept.news = kept.news or news
                 if command is not None:
                     commands.append(self._participant.parse(command))
-            sent = Appended([])
             if commands:
-                sent = (await self._participant.take_part(tx, commands)).sent
+                await self._participant.take_part(tx, commands)
             await self._store.keep(tx, [kept for kept in held.values() if kept.news])
-            failpoints.reach(Point.BATCH_BEFORE_COMMIT, (event.key for event in batch))
-        failpoints.reach(Point.BATCH_AFTER_COMMIT, (event.key for event in batch))
-        self._carry(sent)
         return True
 
     async def _poison(self, tx: Tx, strangers: Sequence[UUID]) -> Poison:

@@ -100,10 +100,10 @@ class Orders:
         self.participant = Participant(
             db, self.store, HANDLERS, on_duplicate=ON_DUPLICATE, kept_for_ever=KEPT_FOR_EVER
         )
-        self.listener = OrderListener(db, self.store, self.participant, lambda _: None)
+        self.listener = OrderListener(db, self.store, self.participant)
         process = Process(settings)
         self.deadlines = Deadlines(
-            db, self.store, lambda: True, settings, process.health, process.stop, lambda _: None
+            db, self.store, lambda: True, settings, process.health, process.stop
         )
 
     async def place(self, key: str = "k") -> UUID:
@@ -136,7 +136,7 @@ class Orders:
         await self.listener.handle([self.listener.parse(each) for each in events])
 
     async def view(self, order_id: UUID) -> tuple[str | None, dict[str, str]]:
-        async with self.db.transaction() as tx:
+        async with self.db.transaction(None) as tx:
             view = await self.store.view(tx, order_id)
         return view.state, {step.step: step.status for step in view.steps}
 
@@ -162,7 +162,7 @@ def participant_process(
 ) -> Process:
     """As run_participant() puts it together."""
     process = Process(settings)
-    participant = Participant(process.db, store, handlers, carry=process.relay.carry)
+    participant = Participant(process.db, store, handlers)
     listener = Listener(participant, reactions)
     types = [each.__name__ for each in reactions]
     process.consumer(events_of(service), listener.parse, listener.handle, events=types)

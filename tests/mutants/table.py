@@ -14,7 +14,7 @@ import pika
 from common.messages.envelope import pack
 from common.storage import fence, outbox
 from common.storage.db import Tx
-from common.storage.outbox import Appended, Outgoing
+from common.storage.outbox import Outgoing
 from common.transport import consumer
 from inventory_svc import domain as inventory
 from inventory_svc import store as inventory_store
@@ -30,7 +30,7 @@ Remove = Callable[[], None]
 def _publish_before_commit() -> None:
     """What a transaction sends is on its way before the transaction is committed."""
 
-    async def append(tx: Tx, messages: Sequence[Outgoing]) -> Appended:
+    async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
         properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
         url = pika.URLParameters(os.environ["SAGAPROOF_AMQP_URL"])
         with pika.BlockingConnection(url) as connection:
@@ -39,7 +39,6 @@ def _publish_before_commit() -> None:
             for destination, envelope in messages:
                 encoded = envelope if isinstance(envelope, str) else envelope.encode()
                 channel.basic_publish("", destination, pack([encoded]), properties)
-        return Appended([])
 
     outbox.append = append
 

@@ -101,12 +101,12 @@ async def test_what_has_ended_moves_out_with_what_was_heard_and_all_three_are_to
         return_id, _ = await shop.give_back(order)
         await shop.hears(event(Restocked(), return_id, order_id=str(order)))
         await shop.hears(sent(judge, ROLE)[-1])
-        async with shop.db.transaction() as tx:
+        async with shop.db.transaction(None) as tx:
             before = [await shop.store.view(tx, saga_id) for saga_id in (order, return_id)]
         assert await retention(shop, settings).run_once() == 2
         assert archived(judge) == {order, return_id}
         assert judge.execute("select from order_svc.saga_progress").rowcount == 0
-        async with shop.db.transaction() as tx:
+        async with shop.db.transaction(None) as tx:
             after = [await shop.store.view(tx, saga_id) for saga_id in (order, return_id)]
         assert after == before
         assert [(v.found, v.definition, v.state) for v in after] == [
@@ -165,7 +165,7 @@ async def test_rule_18_an_order_that_is_not_committed_yet_is_not_passed_either(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
-        async with Database(settings(ROLE)) as elsewhere, elsewhere.transaction() as tx:
+        async with Database(settings(ROLE)) as elsewhere, elsewhere.transaction(None) as tx:
             await tx.fetch("select 1")  # began; whatever order it places began then
             await ended(shop, judge)
             assert await retention(shop, settings).run_once() == 0

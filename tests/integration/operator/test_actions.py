@@ -31,7 +31,7 @@ CALLED = Action("ada", "compensate", "customer called", saga(1))
 
 
 async def written(db: Database, wanted: ActionsWanted | None = None) -> list[Action]:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         found = await actions.page(tx, wanted or ActionsWanted(), None, 100)
     assert all(recorded.process == "orchestrator-test" for recorded in found)
     return [recorded.action for recorded in found]
@@ -103,10 +103,10 @@ async def test_neither_is_there_without_the_other(db: Database, judge: Rows, adm
 async def test_the_log_only_grows_also_for_who_owns_the_table(
     db: Database, rewrite: LiteralString
 ) -> None:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         await actions.record(tx, [CALLED], "orchestrator-test")
     with pytest.raises(ConstraintViolated) as violated:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             await tx.execute(rewrite)
     assert violated.value.constraint == "operator_action_only_grows"
     assert await written(db) == [CALLED]
@@ -119,13 +119,13 @@ async def test_actions_are_found_newest_first_and_in_pages(db: Database) -> None
         Action("bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven"),
         CALLED.refused("too late"),
     ]
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         await actions.record(tx, done, "orchestrator-test")
     assert await written(db) == done[::-1]
     assert await written(db, ActionsWanted(saga_id=saga(1))) == [done[3], done[0]]
     assert await written(db, ActionsWanted(actor="bob", action="retry")) == [done[1]]
     assert await written(db, ActionsWanted(outcome="refused")) == [done[3]]
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         first = await actions.page(tx, ActionsWanted(), None, 3)
         rest = await actions.page(tx, ActionsWanted(), first[-1].id, 3)
     assert [recorded.action for recorded in (*first, *rest)] == done[::-1]

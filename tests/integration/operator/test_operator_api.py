@@ -394,7 +394,7 @@ async def _answers(process: Process, *checks: str) -> None:
 
 def _reading(db: Database, read: Any) -> Any:
     async def respond(query: Query) -> Any:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             return await read(tx, query)
 
     return respond

@@ -399,16 +399,16 @@ async def test_no_question_about_letters_reads_the_whole_table(office: Office, a
         LettersWanted(queue="q3", reason="r5"): "dead_letter_by_",
         LettersWanted(saga_id=saga_id): "dead_letter_of_saga",
     }
-    async with office.db.transaction() as tx:
+    async with office.db.transaction(None) as tx:
         place = (await store.page(tx, LettersWanted(reason="r5"), None, 5))[-1]
     for want, index in wanted.items():
         for after in (None, place.letter_id):
-            async with office.db.transaction() as tx:
+            async with office.db.transaction(None) as tx:
                 asked = store.page(tx, want, after, 20)
                 found, read = await rows_read(tx, "dead_letter", asked)
             assert found or after
             assert read <= 100, (want, after)  # of 2,000 open ones
-        async with office.db.transaction() as tx:
+        async with office.db.transaction(None) as tx:
             await tx.plan_by_values()
             values = {**asdict(want), **dict.fromkeys(store._FROM), "limit": 20}
             page = store._BY_REASON if want.reason else store._BY_QUEUE

@@ -51,12 +51,12 @@ REJECTED = reply(1, "create_order", OrderRejected(), COMPENSATING)
 
 async def acted(db: Database) -> list[Action]:
     """Oldest first."""
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         return [r.action for r in await actions.page(tx, ActionsWanted(), None, 1000)][::-1]
 
 
 async def stuck(db: Database, overdue_by: float = 60) -> list[Stuck]:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         wanted = StuckWanted(overdue_by_seconds=overdue_by)
         return await queries.stuck(tx, wanted, None, 1000)
 
@@ -64,7 +64,7 @@ async def stuck(db: Database, overdue_by: float = 60) -> list[Stuck]:
 async def dead_letter(db: Database, step: str, direction: Direction) -> None:
     """It could not be handled, and somebody discarded it."""
     deciding = service(db)
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         round_ = await deciding.open(tx, [saga(1)])
         round_.step(saga(1), DeadLettered(step, direction, "no such account", discarded_by="ada"))
         await round_.save(tx)

@@ -240,7 +240,7 @@ async def test_nobody_decides_where_nothing_waits(db: Database, judge: Rows) -> 
 async def test_what_is_parked_does_not_count_against_the_running_limit(db: Database) -> None:
     await park(service(db, thresholds=LOW), 1, 2, 3)
     await park(service(db), 4)
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         assert await store.count_running(tx) == 1
 
 

@@ -130,14 +130,14 @@ async def test_what_has_ended_moves_out_with_its_log_and_participants_are_told(
 ) -> None:
     await give_each(service(db), *refused(1), *confirmed(2))
     before = {number: logged(judge, number) for number in (1, 2)}
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         held, *_ = await lock(tx, [saga(1), saga(2)])
     assert await retention(db, settings).run_once() == 2
     assert instances(judge) == 0
     assert judge.execute("select from orchestrator.saga_log").rowcount == 0
     assert archived(judge) == {saga(1), saga(2)}
 
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         for number in (1, 2):
             seen = await census.find(tx, saga(number))
             assert seen is not None
@@ -197,7 +197,7 @@ async def test_rule_18_what_is_forgotten_never_passes_the_oldest_unsettled_comma
 async def test_rule_18_a_command_that_is_not_committed_yet_is_not_passed_either(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
-    async with Database(settings(ROLE)) as elsewhere, elsewhere.transaction() as tx:
+    async with Database(settings(ROLE)) as elsewhere, elsewhere.transaction(None) as tx:
         await tx.fetch("select 1")  # began; whatever it will send is issued after this
         await give_each(service(db), *refused(1))
         assert await retention(db, settings).run_once() == 0
@@ -275,7 +275,7 @@ async def test_what_nobody_here_knows_is_never_read_and_what_is_taken_is_the_old
         ended(admin, number, "order", 1, 1)
         ended(admin, number + 1, "order", 2, 1)
     admin.execute("vacuum analyze orchestrator.saga_instance")  # or autovacuum decides on the plan
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         taking = archive.take(tx, 1, [("order", 1), ("order", 2), ("return", 1)], 9)
         found, read = await rows_read(tx, "saga_instance", taking)
     assert [int(str(saga.saga_id).replace("-", "")) for saga in found] == [*range(6000, 6009)]
@@ -292,7 +292,7 @@ async def test_what_stays_since_nobody_knows_it_is_counted_so_far_and_the_rest_i
     ended(admin, 7000, "order", 9, 5000)
     ended(admin, 12000, "trip", 1, 1)
     admin.execute("vacuum analyze orchestrator.saga_instance")  # or autovacuum decides on the plan
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         asked = queries.standing(tx, 60, ["order v1", "order v2"])
         standing, read = await rows_read(tx, "saga_instance", asked)
     assert standing.kept == {"order v8": 2, "order v9": 7, "trip v1": 1}
@@ -318,7 +318,7 @@ async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, ad
         if ago:
             admin.execute(redriven, (ago, saga(99)))
         admin.execute("vacuum analyze orchestrator.dead_letter")
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             taking = archive.take(tx, 1, [("order", 1)], 9)
             found, read = await rows_read(tx, "dead_letter", taking)
         assert len(found) == taken, ago
@@ -346,7 +346,7 @@ async def test_rule_9_a_dead_start_begins_nothing_once_the_saga_was_archived(
     await give_each(service(db), *refused(1))
     admin.execute("delete from orchestrator.inbox")
     await retention(db, settings).run_once()
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         round_ = await service(db).open(tx, [saga(1), saga(2)])
         assert round_.archived == {saga(1)}
         with pytest.raises(IllegalTransition):

@@ -113,7 +113,7 @@ async def test_a_return_is_undone_and_another_finishes(settings: MakeSettings, j
         finish = command(FinishReturn(order_id=order_id), second[0], step="finish_return")
         await handle(orders(db), command(second[1], second[0], step="open_return"))
         await handle(orders(db), finish)
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             assert await OrderStore().overdue_starts(tx, 10) == []
     found = judge.execute(
         "select o.status, r.status, r.reason from order_svc.order_return r"
@@ -129,7 +129,7 @@ async def test_a_return_whose_saga_nobody_knows_is_asked_for_again(
         order_id = await buy(db, "order")
         return_id, opened = opening(order_id, "one")
         await handle(orders(db), command(opened, return_id, step="open_return"))
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             (again,) = await OrderStore().overdue_starts(tx, 10)
     assert (again.attempt, again.customer, again.total) == (2, "ann", 600)
     starts = [e for e in sent(judge, "order_svc") if e.type == "StartSaga"]
@@ -151,7 +151,7 @@ async def test_who_asks_again_waits_no_shorter_than_before_the_first_time(
         for most in (5, 10, 20, 40, 60, 60):
             admin.execute("update order_svc.customer_order set next_start_at = now()")
             admin.execute("update order_svc.order_return set next_start_at = now()")
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 assert len(await OrderStore(5).overdue_starts(tx, 10)) == 2
                 waits = await tx.fetch(
                     "select extract(epoch from next_start_at - now()) from customer_order"

@@ -99,7 +99,7 @@ def versions(judge: Rows) -> dict[Any, Any]:
 
 
 async def stuck(db: Database) -> list[Seen]:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         found = await queries.stuck(tx, StuckWanted(overdue_by_seconds=60), None, 100)
     return [one.seen for one in found]
 
@@ -225,7 +225,7 @@ async def test_a_held_reply_of_a_saga_that_was_archived_is_awaited_by_nobody(
     await give_each(new(db), start(1), reply(1, "reserve_stock", SHORT), rejected)
     await give(old(db), reply(1, "reserve_stock", SHORT))  # a late repeat
     admin.execute("update orchestrator.saga_instance set ended_at = now() - interval '1 year'")
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         await archive.move(tx, [saga(1)])
     assert await new(db).release(100) == 1
     assert await new(db).release(100) == 0
@@ -253,7 +253,7 @@ async def test_a_saga_whose_version_nobody_knows_is_stuck_with_a_reason_and_goes
     assert await before.run_once() == 0  # looked at again later, and in nobody's way
     assert await undeployed(db) == [True]
     assert logged(judge) == ["started", "sent", "undeployed"]
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         standing = await queries.standing(tx, 60, old(db).deployed.known)
     assert (standing.undeployed, standing.stuck, standing.overdue) == (["order v2"], 1, 0)
     assert standing.kept == {}  # it has not ended
@@ -313,7 +313,7 @@ async def test_a_saga_that_no_command_can_be_made_for_is_stuck_with_a_reason_unt
     make_overdue(admin, "reserve_stock")
     assert await lacking.run_once() == 1
     assert logged(judge) == ["started", "sent", "unjudgeable"]  # said once
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         standing = await queries.standing(tx, 60, needy(db).deployed.known)
     assert (standing.undeployed, standing.unjudgeable, standing.stuck) == ([], 1, 1)
 

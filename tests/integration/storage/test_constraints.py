@@ -342,7 +342,7 @@ class NobodyObjected(Exception):
 
 async def attempt(db: Database, plant: Plant) -> None:
     *before, last = plant.statements
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         for statement in before:
             await tx.execute(statement)
         await tx.fetch("select 1")  # these are well

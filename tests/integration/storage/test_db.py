@@ -8,15 +8,22 @@ import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import LiteralString
+from uuid import UUID
 
 import psycopg
 import pytest
 from pydantic import SecretStr
 
 from chaos.runtime.bootstrap import SERVICES
+from common.kit import failpoints
+from common.kit.failpoints import ARMINGS, Action, Arming, Commit, Point, Tripped
 from common.kit.settings import Settings
+from common.messages.envelope import Direction, Key
 from common.messages.errors import Infrastructure, SagaproofError
-from common.storage.db import Database, Tx, connect_options, migrate
+from common.storage import outbox
+from common.storage.db import Database, OutboxRow, Tx, connect_options, migrate
+from common.storage.outbox import Outgoing
 from tests.integration.conftest import MakeSettings
 from tests.integration.waiting import Rows, end_sessions, eventually, lock_waits
 
@@ -26,9 +33,62 @@ TABLE = "create table thing (id int primary key, note text)"
 
 
 async def make_things(db: Database) -> None:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         await tx.fetch(TABLE)
         await tx.execute("insert into thing (id) values (1), (2)")
+
+
+# --- around the commit ---------------------------------------------------------------------
+
+
+KEY = Key(UUID(int=1), "charge_payment", Direction.FORWARD)
+
+
+async def send(db: Database, commit: Commit, last: LiteralString) -> None:
+    async with db.transaction(commit) as tx:
+        tx.keys = iter([KEY])
+        await outbox.append(tx, [Outgoing("c", "{}")])
+        await tx.fetch(last)
+
+
+async def test_outbox_rows_are_handed_on_after_the_commit(settings: MakeSettings) -> None:
+    handed: list[OutboxRow] = []
+    async with Database(settings(ROLE)) as db:
+        db.on_committed = handed.extend
+        async with db.transaction(Commit.BATCH) as tx:
+            await outbox.append(tx, [Outgoing("b", "{}"), Outgoing("a", "[]")])
+            await tx.sync()
+            assert handed == []
+        assert [(row.destination, row.envelope) for row in handed] == [("b", "{}"), ("a", "[]")]
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await send(db, Commit.BATCH, "select 1 / 0")
+        assert len(handed) == 2
+
+
+@pytest.mark.parametrize("commit", Commit, ids=str)
+async def test_failpoints_stand_before_and_after_a_commit(
+    settings: MakeSettings, tmp_path: Path, commit: Commit
+) -> None:
+    handed: list[OutboxRow] = []
+
+    async def rows_after_tripping(point: Point) -> int:
+        arming = Arming(point, KEY.step, action=Action.RAISE)
+        (tmp_path / "payment").write_bytes(ARMINGS.dump_json([arming]))
+        with pytest.raises(Tripped):
+            await send(db, commit, "select 1")
+        async with db.reading() as tx:
+            [(rows,)] = await tx.fetch("select count(*) from outbox")
+        return int(rows)
+
+    async with Database(settings(ROLE)) as db:
+        db.on_committed = handed.extend
+        failpoints.watch(tmp_path, "payment")
+        try:
+            assert await rows_after_tripping(commit.before) == 0
+            assert await rows_after_tripping(commit.after) == 1
+        finally:
+            failpoints.watch(None, "payment")
+    assert handed == []  # a process that dies there hands nothing on
 
 
 # --- rule 13: infrastructure is held, never dead-lettered ----------------------------------
@@ -36,7 +96,7 @@ async def make_things(db: Database) -> None:
 
 async def is_well(db: Database) -> bool:
     try:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             return await tx.fetch("select 1") == [(1,)]
     except Infrastructure:
         return False
@@ -46,7 +106,7 @@ async def expect_infrastructure(settings: Settings, sqlstate: str, act: Act) -> 
     async with Database(settings) as db:
         await make_things(db)
         with pytest.raises(Infrastructure, match=sqlstate):
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await act(tx)
         await eventually(lambda: is_well(db))
 
@@ -85,7 +145,7 @@ async def test_rule_13_a_deadlock_is_infrastructure(settings: MakeSettings, admi
         await make_things(db)
 
         async def lock(first: int, second: int) -> None:
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.fetch("select from thing where id = %s for update", (first,))
                 await both.wait()
                 await tx.fetch("select from thing where id = %s for update", (second,))
@@ -117,13 +177,13 @@ async def test_rule_13_a_plan_outlived_by_a_migration_is_infrastructure(
 ) -> None:
     async with Database(settings(ROLE, pool_size=2)) as db:
         await make_things(db)
-        async with db.transaction() as one, db.transaction() as other:
+        async with db.transaction(None) as one, db.transaction(None) as other:
             for _ in range(10):  # on every connection, for the driver prepares what it sees often
                 await one.fetch("select * from thing")
                 await other.fetch("select * from thing")
         admin.execute("alter table payment_svc.thing add column more int")
         with pytest.raises(Infrastructure, match="0A000"):
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.fetch("select * from thing")
 
 
@@ -145,7 +205,7 @@ async def test_rule_13_a_server_out_of_reach_is_infrastructure(
     made = settings(ROLE, postgres_dsn=nowhere, connect_timeout_seconds=0.3)
     async with Database(made) as db:
         with pytest.raises(Infrastructure, match="connection"):
-            async with db.transaction():
+            async with db.transaction(None):
                 raise AssertionError("there is no transaction")
     with pytest.raises(Infrastructure, match="connection"):
         migrate(made)
@@ -169,19 +229,19 @@ async def test_rule_12_whoever_only_waits_notices_that_the_server_is_cut_off(
 async def test_rule_13_an_exhausted_pool_is_infrastructure(settings: MakeSettings) -> None:
     async with Database(settings(ROLE, pool_size=1, connect_timeout_seconds=0.5)) as db:
         await eventually(lambda: is_well(db))
-        async with db.transaction():
+        async with db.transaction(None):
             with pytest.raises(Infrastructure, match="connection"):
-                async with db.transaction():
+                async with db.transaction(None):
                     raise AssertionError("there is no connection left")
 
 
 async def test_a_defective_statement_is_nobodys_fault_but_ours(settings: MakeSettings) -> None:
     async with Database(settings(ROLE)) as db:
         with pytest.raises(psycopg.errors.UndefinedTable):
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.fetch("select from nowhere")
         with pytest.raises(psycopg.errors.UndefinedTable):
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.execute("delete from nowhere")  # heard of at the commit
 
 
@@ -189,10 +249,10 @@ async def test_a_statement_that_cannot_even_be_sent_is_ours_too(settings: MakeSe
     """Held like an outage, it would be held for ever."""
     async with Database(settings(ROLE)) as db:
         with pytest.raises(psycopg.ProgrammingError):
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.fetch("select %s", ())
         with pytest.raises(psycopg.DataError):
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.fetch("select %s", ("\0",))
 
 
@@ -207,19 +267,19 @@ async def test_a_transaction_is_read_committed_and_all_or_nothing(
 
     async with Database(settings(ROLE)) as db:
         await make_things(db)
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             isolation = await tx.fetch("show transaction_isolation")
             assert isolation == [("read committed",)]
 
         async def insert_and_fail() -> None:
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 await tx.execute("insert into thing (id) values (3)")
                 await tx.fetch("select 1")
                 raise Change
 
         with pytest.raises(Change):
             await insert_and_fail()
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             assert await tx.fetch("select count(*) from thing") == [(2,)]
 
 
@@ -229,11 +289,11 @@ async def test_rule_12_no_lock_is_taken_before_its_statement_is_waited_for(
     """What is queued leaves with the commit: a process stopped between the two holds nothing."""
     async with Database(settings(ROLE)) as db:
         await make_things(db)
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             await tx.fetch("select 1")
             await tx.execute("update thing set note = 'mine' where id = 1")
             admin.execute("update payment_svc.thing set note = 'theirs' where id = 1")
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             assert await tx.fetch("select note from thing where id = 1") == [("mine",)]
 
 
@@ -245,7 +305,7 @@ async def test_each_statement_of_a_round_trip_has_a_snapshot_of_its_own(
         await make_things(db)
 
         async def wait_and_read() -> object:
-            async with db.transaction() as tx:
+            async with db.transaction(None) as tx:
                 tx.ask("insert into thing (id) values (3) on conflict do nothing returning id")
                 read = tx.ask("select note from thing where id = 3")
                 await tx.sync()
@@ -263,11 +323,11 @@ async def test_the_writes_of_a_transaction_leave_as_one_statement_in_their_order
 ) -> None:
     async with Database(settings(ROLE)) as db:
         await make_things(db)
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             await tx.execute("insert into thing select * from unnest(%b::int[])", ([3, 4],))
             await tx.execute("update thing set note = %s where id = %s", ("changed", 1))
             await tx.execute("delete from thing where id = %s", (2,))
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             rows = await tx.fetch("select id, note from thing order by id")
     assert rows == [(1, "changed"), (3, None), (4, None)]
 

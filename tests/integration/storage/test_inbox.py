@@ -48,7 +48,7 @@ async def claim(tx: Tx, keys: Sequence[Key]) -> Fence:
 
 async def settle(db: Database, key: Key, row: Row = DONE) -> None:
     """One transaction that handles the command."""
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         fence = await claim(tx, [key])
         assert isinstance(fence.admit(key, tombstone), First)
         fence.settle(key, row)
@@ -62,7 +62,7 @@ class RolledBack(Exception):
 async def peek(db: Database, key: Key) -> First | Duplicate:
     """What the inbox says to a command, which then is not handled."""
     with suppress(RolledBack):
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             verdict = (await claim(tx, [key])).admit(key, tombstone)
             raise RolledBack
     return verdict
@@ -101,7 +101,7 @@ async def test_rule_10_a_claim_of_an_uncommitted_row_waits_and_then_reads_it(
     db: Database, admin: Rows
 ) -> None:
     """A claim-and-read in a single statement saw nothing beside an uncommitted action."""
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         fence = await claim(tx, [ACTION])
         undo = asyncio.create_task(peek(db, UNDO))
         await eventually(lambda: lock_waits(admin, "payment_svc"))
@@ -115,7 +115,7 @@ async def test_rule_10_a_claim_that_was_rolled_back_is_free_again(
     db: Database, admin: Rows
 ) -> None:
     async def act_and_fail() -> None:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             await claim(tx, [ACTION])
             waiting.set()
             await eventually(lambda: lock_waits(admin, "payment_svc"))
@@ -130,7 +130,7 @@ async def test_rule_10_a_claim_that_was_rolled_back_is_free_again(
 
 
 async def test_a_claim_is_given_back_if_nothing_is_kept(db: Database, judge: Rows) -> None:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         fence = await claim(tx, [ACTION, ACTION._replace(saga_id=saga(2))])
         fence.settle(ACTION, DONE)
         await inbox.keep(tx, fence)
@@ -141,7 +141,7 @@ async def test_a_claim_is_given_back_if_nothing_is_kept(db: Database, judge: Row
 async def test_a_batch_is_claimed_once_however_often_it_names_a_key(
     db: Database, judge: Rows
 ) -> None:
-    async with db.transaction() as tx:
+    async with db.transaction(None) as tx:
         fence = await claim(tx, [ACTION, UNDO, ACTION, UNDO])
         assert isinstance(fence.admit(UNDO, tombstone), First)
         fence.settle(UNDO, DONE)

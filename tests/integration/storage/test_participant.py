@@ -114,7 +114,7 @@ async def test_the_effect_row_is_a_second_line_of_defence(
     async with Database(settings("payment_svc")) as db:
         await open_account(db, "ada", 100)
         await handle(payment(db), charge(saga(1)))
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             await tx.execute("delete from inbox")
         with pytest.raises(ConstraintViolated) as violated:
             await handle(payment(db), charge(saga(1)))

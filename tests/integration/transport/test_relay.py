@@ -16,8 +16,8 @@ from common.messages.errors import Infrastructure
 from common.messages.topology import Queue
 from common.process.process import Process
 from common.storage import outbox
-from common.storage.db import Database
-from common.storage.outbox import Appended, Outgoing
+from common.storage.db import Database, OutboxRow
+from common.storage.outbox import Outgoing
 from common.transport.broker import Channel, Fate, Publication
 from common.transport.relay import Relay
 from tests.integration.conftest import MakeSettings
@@ -29,9 +29,10 @@ ROLE = "orchestrator"
 ORDER, PAYMENT, INVENTORY = "order.commands", "payment.commands", "inventory.commands"
 
 
-async def put(db: Database, destination: str, *numbers: int) -> Appended:
-    async with db.transaction() as tx:
-        return await outbox.append(tx, [Outgoing(destination, charge(saga(n))) for n in numbers])
+async def put(db: Database, destination: str, *numbers: int) -> list[OutboxRow]:
+    async with db.transaction(None) as tx:
+        await outbox.append(tx, [Outgoing(destination, charge(saga(n))) for n in numbers])
+    return tx.outbox_rows()
 
 
 def waiting(judge: Rows) -> list[tuple[object, ...]]:
@@ -47,8 +48,9 @@ def numbers(envelopes: Sequence[Envelope]) -> list[int]:
 
 @asynccontextmanager
 async def at_hand(settings: Settings) -> AsyncIterator[tuple[Process, Channel]]:
-    """A process whose relay is run by hand."""
+    """Run the relay of a process by hand: it is given only the rows that the test hands to it."""
     process = Process(settings)
+    process.db.on_committed = lambda _: None
     async with process.db:
         try:
             yield process, await process.broker.channel()
@@ -262,7 +264,7 @@ async def test_a_row_committed_out_of_sequence_is_not_skipped(
 ) -> None:
     made = settings(ROLE)
     async with mail(made) as post, at_hand(made) as (process, channel):
-        async with process.db.transaction() as slow:
+        async with process.db.transaction(None) as slow:
             await outbox.append(slow, [Outgoing(ORDER, charge(saga(1)))])
             await slow.fetch("select 1")  # it has its number, and is not committed
             await put(process.db, ORDER, 2)
@@ -276,7 +278,7 @@ async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
     settings: MakeSettings,
 ) -> None:
     async def touched(db: Database, paused: Sequence[str]) -> tuple[list[str], int]:
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             taken, rows = await rows_read(tx, "outbox", outbox.take(tx, 100, paused, 5))
         return sorted({row.destination for row in taken}), rows
 
@@ -284,7 +286,7 @@ async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
         await put(db, ORDER, 1, 2, 3)
         await put(db, PAYMENT, 1, 2, 3)
         _, without = await touched(db, [])
-        async with db.transaction() as tx:
+        async with db.transaction(None) as tx:
             await tx.execute(
                 "insert into outbox (destination, envelope)"
                 " select %s, repeat('x', 300) from generate_series(1, 100000)",
@@ -340,7 +342,7 @@ async def test_rule_6_flushed_ends_with_the_connection(settings: MakeSettings) -
         async with running(process, "relay"):
             await eventually(lambda: process.relay.flushed)
             proxy.cut()
-            process.relay.carry(await put(process.db, ORDER, 1))
+            await put(process.db, ORDER, 1)
             await eventually(lambda: not process.relay.flushed)
             assert not process.health.ready
             proxy.mend()
@@ -359,9 +361,10 @@ async def test_what_was_committed_is_carried_at_once_and_what_was_left_is_looked
         process = Process(patient)
         async with running(process):
             await eventually(lambda: process.relay.flushed)
-            process.relay.carry(await put(process.db, CALLER, 1))
+            await put(process.db, CALLER, 1)
             await eventually(lambda: waiting(judge) == [])
-            await put(process.db, CALLER, 2)  # and its process dies before it is carried
+            process.db.on_committed = lambda _: None
+            await put(process.db, CALLER, 2)  # as if the process had died after its commit
         restless = Process(settings(ROLE, **FAST))
         async with running(restless):
             await eventually(lambda: waiting(judge) == [])
@@ -376,7 +379,7 @@ async def test_a_young_row_is_left_to_whoever_carries_it_and_an_old_one_to_nobod
         assert await once(process.relay, channel) == 0
         await put(process.db, ORDER, 1)
         assert await once(process.relay, channel) == 0
-        async with process.db.transaction() as tx:
+        async with process.db.transaction(None) as tx:
             await tx.execute("update outbox set created_at = created_at - interval '2 seconds'")
         assert await once(process.relay, channel) == 1
         assert numbers(await post.envelopes(ORDER)) == [1]
@@ -441,7 +444,7 @@ async def test_a_relay_that_is_told_to_stop_removes_what_was_confirmed(
         process = Process(made)
         async with running(process, "relay"):
             await eventually(lambda: process.relay.flushed)
-            process.relay.carry(await put(process.db, ORDER, 1))
+            await put(process.db, ORDER, 1)
             process.stop.set()
         assert waiting(judge) == []
         assert numbers(await post.envelopes(ORDER)) == [1]

@@ -114,7 +114,7 @@ async def test_both_servers_are_spoken_to_by_tls(
 ) -> None:
     made = secured(settings("payment_svc"), servers, tls, tls.known)
     assert migrate(made, COMMON_MIGRATIONS) == []
-    async with Database(made) as db, db.transaction() as tx:
+    async with Database(made) as db, db.transaction(None) as tx:
         rows = await tx.fetch("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
     assert rows == [(True,)]
     broker = Broker(made)

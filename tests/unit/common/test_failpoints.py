@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from common.kit import failpoints
-from common.kit.failpoints import ARMINGS, Action, Arming, Point, Tripped
+from common.kit.failpoints import ARMINGS, Action, Arming, Commit, Point, Tripped
 from common.messages.envelope import Direction, Key
 
 ROOT = Path(__file__).parents[3]
@@ -40,13 +40,11 @@ def trip(step: str | None = None, direction: Direction | None = None, hit: int =
 
 Function = ast.AsyncFunctionDef | ast.FunctionDef
 
-# Where a commit, a publish or an ack stands without a failpoint, and why.
+# Where a publish or an ack stands without a failpoint, and why.
 WITHOUT = {
-    "orchestrator/operator/compose.py watch": "a row and its record, and nobody is told",
-    "orchestrator/operator/compose.py unwatch": "likewise",
     "common/transport/query.py ask": "a question: nothing follows from it; it has a deadline",
-    "common/transport/query.py ask_everybody": "likewise",
-    "common/transport/query.py run": "an answer: likewise",
+    "common/transport/query.py ask_everybody": "a question as well",
+    "common/transport/query.py run": "an answer, which has no effect",
 }
 
 
@@ -77,6 +75,7 @@ def points(nodes: Iterable[ast.AST]) -> list[str]:
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) == "failpoints.reach"
         and isinstance(node.args[0], ast.Attribute)
+        and node.args[0].attr in Point.__members__
     ]
 
 
@@ -88,17 +87,6 @@ def calls(nodes: Iterable[ast.AST], *methods: str) -> list[ast.Call]:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in methods
     ]
-
-
-def transactions(function: Function) -> list[ast.AsyncWith]:
-    """Those that may write: who only reads has `reading()`, and Postgres sees to that."""
-    found = []
-    for node in own(function):
-        if isinstance(node, ast.AsyncWith):
-            begun = [item.context_expr for item in node.items]
-            if calls(begun, "transaction"):
-                found.append(node)
-    return found
 
 
 def beside(function: Function, node: ast.AST) -> tuple[list[str], list[str], list[str]]:
@@ -114,38 +102,36 @@ def beside(function: Function, node: ast.AST) -> tuple[list[str], list[str], lis
 
 
 def bare(function: Function) -> Iterator[str]:
-    """What it does with nothing to die at on one side of it."""
-    for transaction in transactions(function):
-        _, before, after = beside(function, transaction)
-        if not (before and after):
-            yield f"the transaction of line {transaction.lineno}"
+    """Yield each publish or ack that has no failpoint on one side of it."""
     for call in calls(own(function), "publish", "ack"):
         before, on_its_way, after = beside(function, call)
         if not (before and (on_its_way or after)):
             yield f"{ast.unparse(call.func)} in line {call.lineno}"
 
 
+def commits(nodes: Iterable[ast.AST]) -> Iterator[Commit]:
+    """Yield what is passed to transaction() there."""
+    for call in calls(nodes, "transaction"):
+        if isinstance(commit := call.args[0], ast.Attribute):
+            yield Commit[commit.attr]
+
+
 @pytest.mark.parametrize("point", Point, ids=str)
 def test_every_failpoint_has_a_call_site(point: Point) -> None:
-    reached = {name for _, function in functions() for name in points(own(function))}
-    assert point.name in reached, f"nothing reaches {point}: call failpoints.reach, or remove it"
+    nodes = [node for _, function in functions() for node in own(function)]
+    reached = {Point[name] for name in points(nodes)}
+    reached |= {point for commit in commits(nodes) for point in (commit.before, commit.after)}
+    assert point in reached, f"nothing reaches {point}: call failpoints.reach, or remove it"
 
 
-def test_every_commit_publish_and_ack_has_failpoints_before_and_after_it() -> None:
+def test_every_publish_and_ack_has_failpoints_around_it() -> None:
     found = {
         name: what
         for name, function in functions()
         if not name.startswith("common/transport/broker.py") and (what := list(bare(function)))
     }
     assert {name: what for name, what in found.items() if name not in WITHOUT} == {}
-    assert found.keys() == WITHOUT.keys()  # nobody has an excuse that is not needed
-
-
-def test_transactions_that_may_write_are_begun_where_they_are_seen() -> None:
-    """In an `async with` of their own: handed on, nobody would see where they commit."""
-    for name, function in functions():
-        begun = len(calls(own(function), "transaction"))
-        assert begun == len(transactions(function)), name
+    assert found.keys() == WITHOUT.keys()  # no excuse that is not needed
 
 
 def test_nothing_happens_where_nothing_is_armed(armory: Path) -> None:

@@ -16,7 +16,7 @@ from common.messages.topology import (
     dead_letter_queue,
     is_a_callers,
 )
-from common.storage.outbox import Waiting
+from common.storage.db import OutboxRow
 from common.transport.relay import MAX_DELIVERY_CHARACTERS, pack_rows
 from orchestrator.runtime.loading import queues_of
 from orchestrator.sagas.order import ORDER_SAGA
@@ -27,8 +27,8 @@ QUERIES = [queue for queue in QUEUES if queue.name.endswith(".queries")]
 WORK_QUEUES = [q for q in QUEUES if q not in DEAD and q not in QUERIES]
 
 
-def rows(destination: str, *sizes: int) -> list[Waiting]:
-    return [Waiting(destination, n, "x" * size) for n, size in enumerate(sizes)]
+def rows(destination: str, *sizes: int) -> list[OutboxRow]:
+    return [OutboxRow(destination, n, "x" * size) for n, size in enumerate(sizes)]
 
 
 # --- topology ------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_a_delivery_is_not_too_large_unless_one_envelope_is() -> None:
     st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([1, 9_000, 200_000])), max_size=150)
 )
 def test_packing_keeps_every_row_once_and_in_order(waiting: list[tuple[str, int]]) -> None:
-    given_rows = [Waiting(d, n, "x" * size) for n, (d, size) in enumerate(waiting)]
+    given_rows = [OutboxRow(d, n, "x" * size) for n, (d, size) in enumerate(waiting)]
     deliveries = list(pack_rows(given_rows))
     assert [row for delivery in deliveries for row in delivery] == given_rows
     for delivery in deliveries:
