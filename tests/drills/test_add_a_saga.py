@@ -1,4 +1,4 @@
-"""docs/add-a-saga.md, typed as its reader would; the trip played and broken on the same stack."""
+"""A drill of docs/add-a-saga.md as its reader would type it, and of the trip on the same stack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE_OR_FENCE = re.compile(
     r"^`(tour/[^`]+)`\n\n```\w+\n(.*?)^```|^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL
 )
 BY_HAND = (".venv/bin/python", "oslo=", "quito=", ".venv/bin/saga", "until", ".venv/bin/chaos kill")
-WANTED = {  # of what is typed, by how it begins
+WANTED = {  # command, by its beginning, to words its output must hold
     ".venv/bin/python -m orchestrator check tour.saga:TOUR": "book_flight, compensatable: flight",
     ".venv/bin/python -m pytest": "1 passed",
     ".venv/bin/saga doctor": "nothing wrong",
@@ -34,7 +34,7 @@ WANTED = {  # of what is typed, by how it begins
 
 
 def written_and_typed(document: str) -> list[str]:
-    """Its files become commands that write them."""
+    """Return a document's commands; a file it shows becomes a command that writes it."""
     found: list[str] = []
     for path, content, block in FILE_OR_FENCE.findall((ROOT / document).read_text()):
         if path:
@@ -52,29 +52,34 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def tour() -> Iterator[None]:
-    """What the reader of docs/add-a-saga.md writes, where he writes it; gone at the end."""
+    """Let the document write tour/ where its reader would, and remove it at the end."""
     directory = ROOT / "tour"
     if directory.exists():
-        pytest.skip("there is a tour/ here already, which is somebody's work")
+        pytest.skip("there is a tour/ here already, which the drill would overwrite")
     yield
     shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("tour")
-def test_a_saga_is_added_by_the_book_and_the_example_is_played_and_broken_beside_it(
+def test_a_saga_added_by_the_document_beside_the_trip(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All on one stack, the page's own: its services are the trip's and one more."""
+    """Use one stack, the document's own: it runs the trip's services and one more."""
     walk = written_and_typed("docs/add-a-saga.md")
     by_hand = [c for c in written_and_typed("examples/trip/README.md") if c.startswith(BY_HAND)]
     typed = [c for c in walk if "chaos down" not in c] + by_hand
     monkeypatch.setenv("SAGAPROOF_STATE_DIR", str(state_dir))
     runtime = choose(chosen_for_stacks())
     try:
-        said = dict(zip(typed, run(typed, state_dir), strict=False))
-        told = {key: "".join(out for c, out in said.items() if c.startswith(key)) for key in WANTED}
-        assert {key: words for key, words in WANTED.items() if words not in told[key]} == {}, told
+        printed = dict(zip(typed, run(typed, state_dir), strict=False))
+        output = {
+            key: "".join(out for command, out in printed.items() if command.startswith(key))
+            for key in WANTED
+        }
+        assert {key: words for key, words in WANTED.items() if words not in output[key]} == {}, (
+            output
+        )
         system = System(read_plan_file(ROOT / "tour/plan.json"), runtime, runtime.endpoints())
         KILLS.play(scene := Scene(system, "trips", seed=7, count=60))
         system.verdict()

@@ -1,5 +1,8 @@
-"""A step added for real in both styles: examples/fraud_check holds a patch for each, which
-`make compare` counts. Here each is applied to a copy of the code, and an order goes that way."""
+"""Tests that add a real step, a fraud check, to the order saga in either style.
+
+examples/fraud_check holds a patch for each style, and `make compare` counts their lines. Here each
+is applied to a copy of the code, and an order passes or fails the new check.
+"""
 
 from __future__ import annotations
 
@@ -28,35 +31,35 @@ for suspicious, end in ((1000, ("CONFIRMED", None)), (1, ("REJECTED", "fraud_sus
 
 ORCHESTRATED = """
 from uuid import UUID
-from common.contracts import CheckFraud
-from common.envelope import Direction, Outcome
-from common.patience import Policy
-from orchestrator.decide import decide
-from orchestrator.inputs import ReplyArrived, Started
-from orchestrator.order_saga import DEFINITIONS, ORDER_SAGA
+from common.messages.contracts import CheckFraud
+from common.messages.envelope import Direction, Outcome
+from orchestrator import Policy
+from orchestrator.engine.decide import decide
+from orchestrator.engine.inputs import ReplyArrived, Started
+from orchestrator.sagas.order import DEFINITIONS, ORDER_SAGA
 from payment_svc.handlers import HANDLERS
 
 assert CheckFraud in HANDLERS and [d.version for d in DEFINITIONS] == [1, 2, 3]
 policy = Policy(1, 1, 1, 1, 1, 1)
 for outcome, sent in ((Outcome.DONE, "charge_payment"), (Outcome.REFUSED, "reserve_stock")):
     decision = decide(ORDER_SAGA, policy, None, Started(UUID(int=1), {}))
-    for step, said in (("reserve_stock", Outcome.DONE), ("check_fraud", outcome)):
+    for step, answer in (("reserve_stock", Outcome.DONE), ("check_fraud", outcome)):
         assert decision.sends[0].step == step
-        reply = ReplyArrived(step, Direction.FORWARD, said, reason="fraud_suspected")
+        reply = ReplyArrived(step, Direction.FORWARD, answer, reason="fraud_suspected")
         decision = decide(ORDER_SAGA, policy, decision.instance, reply)
     assert [s.step for s in decision.sends] == [sent], decision.sends
 """
 
 
 @pytest.mark.parametrize(
-    ("style", "story"), [("orchestrated", ORCHESTRATED), ("choreographed", CHOREOGRAPHED)]
+    ("style", "script"), [("orchestrated", ORCHESTRATED), ("choreographed", CHOREOGRAPHED)]
 )
 def test_a_fraud_check_between_reserving_and_charging(
-    tmp_path: Path, style: str, story: str
+    tmp_path: Path, style: str, script: str
 ) -> None:
     for package in CODE:
         shutil.copytree(ROOT / package, tmp_path / package)
     (tmp_path / "tests" / "__init__.py").touch()
     patch = ROOT / "examples" / "fraud_check" / f"{style}.patch"
     subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, "-c", story], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
