@@ -23,7 +23,8 @@ from chaos.bench.figures import Measured, percentile
 from chaos.bench.workload import catalogue, shares, skewed
 from chaos.console.stage import Stage
 from chaos.load.catalogue import load_catalogue
-from chaos.runtime import Endpoints, Plan, Runtime, choose
+from chaos.runtime import Endpoints, Plan, choose
+from chaos.runtime.base import Runtime
 
 SKEWS: Mapping[str, float] = {"even": 0.0, "Zipf, s = 1.1": 1.1, "one SKU": math.inf}
 SKUS = 10_000  # so many that an even demand seldom asks for one twice at once

@@ -27,7 +27,8 @@ from chaos.console.options import Json, Name
 from chaos.console.provenance import provenance
 from chaos.console.stage import Stage
 from chaos.load.catalogue import load_catalogue
-from chaos.runtime import Endpoints, Plan, Runtime, StackError, choose
+from chaos.runtime import Endpoints, Plan, StackError, choose
+from chaos.runtime.base import Runtime
 from common.messages.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
 
 RESULT = Path("build/bench.json")

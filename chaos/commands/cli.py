@@ -33,16 +33,8 @@ from chaos.commands.storm_command import storm
 from chaos.console.options import Kind, StyleOption
 from chaos.load.catalogue import CatalogueError, load_catalogue
 from chaos.load.workload import parse_catalogue
-from chaos.runtime import (
-    APIS,
-    Endpoints,
-    Plan,
-    ProcessStatus,
-    Runtime,
-    StackError,
-    choose,
-    names,
-)
+from chaos.runtime import APIS, Endpoints, Plan, ProcessStatus, StackError, choose, names
+from chaos.runtime.base import Runtime
 from chaos.runtime.stack import read_plan_file
 
 CATALOGUE = Path("examples/catalogue.json")

@@ -40,7 +40,8 @@ from chaos.load.workload import (
     parse_catalogue,
     parse_orders,
 )
-from chaos.runtime import SERVERS, Endpoints, Plan, Runtime, StackError, choose
+from chaos.runtime import SERVERS, Endpoints, Plan, StackError, choose
+from chaos.runtime.base import Runtime
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VICTIMS = {"orchestrated": ("payment", "orchestrator"), "choreographed": ("payment", "order")}

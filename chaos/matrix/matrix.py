@@ -17,7 +17,8 @@ from pathlib import Path
 from chaos.faults.nemesis import hold
 from chaos.matrix.cells import Cell, Stack
 from chaos.matrix.roads import dead_letters, new_shop, travel
-from chaos.runtime import Plan, Runtime, StackError, down_but_logs
+from chaos.runtime import Plan, StackError
+from chaos.runtime.base import Runtime
 from chaos.stack.armory import Armory
 from chaos.stack.system import FAULT_SETTINGS, System
 from chaos.waiting import ExperimentError, until
@@ -141,7 +142,7 @@ class Matrix:
             self._runtime.down()  # it may have failed while it came up
             return
         self._system.close()
-        down_but_logs(self._runtime, self._system.endpoints.log_dir, directory)
+        self._runtime.save_logs_and_down(directory)
         self._say(f"its logs are in {directory}")
         self._system = None
 

@@ -1,27 +1,29 @@
-"""What a runtime is: the one way chaos starts, breaks, watches and stops the system.
+"""Bringing stacks up and down: in containers (`docker`) or as plain processes (`native`).
 
-Owns: the names of the processes, what a stack is asked to be (`Plan`), where it is found
-(`Endpoints`) and how it fares (`ProcessStatus`). Must not know: how any runtime does it.
+Here: what a stack is asked to be (`Plan`), where its parts are found (`Endpoints`), how they fare,
+and the choice of a runtime.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict
+
+if TYPE_CHECKING:
+    from chaos.runtime.base import Runtime
 
 SERVERS = ("postgres", "rabbitmq")
 
 
 @dataclass(frozen=True)
 class Service:
-    """What `python -m` runs for it, and the database role it has, with a schema of that name."""
+    """A program for `python -m`, and its database role, which has a schema of the same name."""
 
     entry: str
     role: str
@@ -35,15 +37,11 @@ SERVICES: Mapping[str, Service] = {
     "payment": Service("payment_svc", "payment_svc"),
     "inventory": Service("inventory_svc", "inventory_svc"),
 }
+APIS = ("door", "operator")  # they serve /live and /ready on the port of their API
+ONLY_ORCHESTRATED = ("orchestrator", "operator")
 
 Style = Literal["orchestrated", "choreographed"]
 STYLES: tuple[Style, ...] = get_args(Style)
-
-# Who is not there in the choreographed style.
-ONLY_ORCHESTRATED = ("orchestrator", "operator")
-
-# Those that people ask, and that serve /live and /ready on the same port.
-APIS = ("door", "operator")
 
 _WORD = re.compile("[a-z][a-z0-9_]{0,39}")
 
@@ -51,23 +49,22 @@ Progress = Callable[[str], None]
 
 
 class StackError(Exception):
-    """What is wrong with a stack, or with what was asked of it, and the remedy."""
+    """What is wrong with a stack, or with a request about it, and the remedy."""
 
 
 def silent(_: str) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stack is to be: one process of each service, unless told otherwise.
+    """What a stack is to be: one process of each service, unless set otherwise.
 
     `replicas` counts processes of a service, 0 for none. `settings` go to every service
     process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
-    replaces what `python -m` runs. `proxied`: every process reaches each server by a line of its
-    own through a proxy (chaos/runtime/proxy.py), which is the stack's process `proxy`. `services`
-    are run besides those of this repository, each in a role and schema of its own. `style`:
-    who says what is next.
+    replaces what `python -m` runs. `proxied`: every process reaches each server through a line
+    of its own in a proxy (chaos/runtime/proxy.py), which is the stack's process `proxy`.
+    `services` run besides those of this repository, each in a role and schema of its own.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
@@ -100,7 +97,7 @@ class Plan:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Of all services, whether they run or not."""
+        """The roles of all services, whether they run or not."""
         return tuple(dict.fromkeys(service.role for service in self.all_services.values()))
 
     @property
@@ -113,9 +110,13 @@ class Plan:
             for number in range(1, self.replicas.get(service, 1) + 1)
         }
 
+    def command(self, service: str) -> list[str]:
+        """Return the arguments of `python -m`."""
+        return self.entry.get(service, self.all_services[service].entry).split()
+
     @property
     def environment(self) -> dict[str, str]:
-        """What its settings are to every service process."""
+        """The settings, as every service process reads them."""
         settings = {"style": self.style, **self.settings}
         return {f"SAGAPROOF_{name.upper()}": value for name, value in settings.items()}
 
@@ -126,7 +127,7 @@ SERVERS_ONLY = Plan(replicas=dict.fromkeys(SERVICES, 0))
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the parts of a stack are found from outside. Holds passwords."""
+    """Where the parts of a stack are found from outside, with passwords."""
 
     superuser_dsn: str
     judge_dsn: str
@@ -138,7 +139,7 @@ class Endpoints:
     log_dir: Path
     door_key: str
     operator_token: str
-    proxy: tuple[str, int] | None = None  # where it is told what to do; None: nothing is proxied
+    proxy: tuple[str, int] | None = None  # the proxy's control port, if the stack is proxied
 
     @property
     def door_url(self) -> str:
@@ -148,16 +149,17 @@ class Endpoints:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `saga` and curl need to ask the APIs, and a door of your own to reach the broker."""
+        """The variables by which `saga` and scripts find the APIs and the broker."""
         secrets = {"door": ("KEY", self.door_key), "operator": ("TOKEN", self.operator_token)}
-        asked = [(api, *secrets[api]) for api in APIS if api in self.http_urls]
-        urls = {f"SAGAPROOF_{api.upper()}_URL": self.http_urls[api] for api, *_ in asked}
-        keys = {f"SAGAPROOF_{api.upper()}_{kind}": secret for api, kind, secret in asked}
-        return {**urls, **keys, "SAGAPROOF_AMQP_URL": self.amqp_url}
+        found = {}
+        for api, (kind, secret) in secrets.items():
+            if api in self.http_urls:
+                found[f"SAGAPROOF_{api.upper()}_URL"] = self.http_urls[api]
+                found[f"SAGAPROOF_{api.upper()}_{kind}"] = secret
+        return {**found, "SAGAPROOF_AMQP_URL": self.amqp_url}
 
     @property
     def door_headers(self) -> dict[str, str]:
-        """What the door must be shown."""
         return {"Authorization": f"Bearer {self.door_key}"}
 
 
@@ -166,7 +168,7 @@ State = Literal["running", "paused", "restarting", "stopped"]
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """How one process fares. `ready` is asked of the process itself, at that moment."""
+    """The state of one process; `ready` comes from the process itself."""
 
     name: str
     state: State
@@ -176,71 +178,18 @@ class ProcessStatus:
     last_exit: str | None  # "status 1", "signal 9"
 
 
-class Runtime(Protocol):
-    """One stack: two servers and the service processes. Process names: `payment`, `payment-2`,
-    `postgres` ... Everything raises StackError when it cannot do what it says."""
-
-    @property
-    def name(self) -> str: ...
-
-    def up(
-        self, plan: Plan = EVERYTHING, *, tethered: bool = False, progress: Progress = silent
-    ) -> Endpoints:
-        """Start everything and return when all is ready; clean up if that fails.
-
-        A tethered stack ends with the process that brought it up, however that dies.
-        """
-
-    def down(self, *, keep_logs: bool = False) -> None:
-        """Stop everything and remove what it left. Nothing to do is not an error."""
-
-    def endpoints(self) -> Endpoints: ...
-
-    def status(self) -> Sequence[ProcessStatus]: ...
-
-    def logs(self, process: str) -> Iterator[str]:
-        """Its log from the beginning, line by line, over all its restarts."""
-
-    def start(self, process: str) -> None:
-        """Start a stopped process, or a restarting one at once."""
-
-    def stop(self, process: str) -> None:
-        """SIGTERM, and gone on return. It stays down until started."""
-
-    def kill(self, process: str) -> None:
-        """SIGKILL, and gone on return. It is restarted, with backoff."""
-
-    def pause(self, process: str) -> None:
-        """SIGSTOP: it keeps its connections and locks, and does nothing."""
-
-    def resume(self, process: str) -> None:
-        """SIGCONT."""
-
-    def rabbitmqctl(self, *arguments: str) -> str:
-        """Standard output of rabbitmqctl on the broker's machine; OSError if it fails."""
-
-
-def down_but_logs(runtime: Runtime, logs: Path, directory: Path) -> None:
-    """Nothing is left of the stack but its logs, and those go to the directory."""
-    runtime.down(keep_logs=True)
-    if logs.exists():
-        shutil.copytree(logs, directory, dirs_exist_ok=True)
-    runtime.down()
-
-
 def choose(kind: str | None = None, name: str | None = None) -> Runtime:
-    """The runtime of that kind, for the stack of that name (default: this checkout's own)."""
+    """Return the runtime of that kind for the stack of that name (default: this checkout's)."""
     return _runtimes(kind)[0](name)
 
 
 def names(kind: str | None = None) -> list[str]:
-    """Every stack of that kind there is, be it up or what one left behind."""
+    """Return every stack of that kind, be it up or what one left behind."""
     return _runtimes(kind)[1]()
 
 
 def _runtimes(kind: str | None) -> tuple[Callable[[str | None], Runtime], Callable[[], list[str]]]:
-    """By default what the environment asks for, else Docker where an engine answers."""
-    from chaos.runtime import stack  # they import this module
+    """Choose by $RUNTIME, else Docker where an engine answers. Imports only what is needed."""
     from chaos.runtime.docker import engine
     from chaos.runtime.docker import runtime as docker
     from chaos.runtime.native import runtime as native
@@ -249,6 +198,6 @@ def _runtimes(kind: str | None) -> tuple[Callable[[str | None], Runtime], Callab
         case "docker":
             return docker.DockerRuntime, docker.all_names
         case "native":
-            return native.NativeRuntime, stack.all_names
+            return native.NativeRuntime, native.all_names
         case other:
             raise StackError(f"no runtime {other!r}: choose docker or native")

@@ -1,7 +1,4 @@
-"""What a native stack is given: its ports and secrets, and where it can be reached by them.
-
-Owns: drawing them. Must not know: what listens there.
-"""
+"""A stack's ports and secrets, and the endpoints they make; for both runtimes."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from chaos.runtime import APIS, SERVERS, Endpoints, Plan, bootstrap
 from chaos.runtime.ports import HOST, free_ports
 from chaos.runtime.proxy import line_name
-from chaos.runtime.stack import Stack
 
 SUPERUSER = "postgres"
 RABBITMQ_USER = "sagaproof"
@@ -22,7 +19,7 @@ RABBITMQ_USER = "sagaproof"
 
 @dataclass(frozen=True)
 class Secrets:
-    """Made anew for every stack."""
+    """The passwords of a stack."""
 
     superuser: str
     roles: Mapping[str, str]
@@ -40,62 +37,58 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Ports:
-    """One for everything that listens."""
+    """A free port for everything that may listen."""
 
     postgres: int
     amqp: int
     management: int
     distribution: int
     epmd: int
+    proxy: int  # its control port
     http: Mapping[str, int]
-    health: Mapping[str, int]  # of the APIs, which have another port than others for it
-    lines: Mapping[str, int]  # of the proxy
-    proxy: int | None  # where it is told what to do
+    health: Mapping[str, int]  # the same as `http`, but for the APIs
+    lines: Mapping[str, int]  # of the proxy; empty if nothing is proxied
 
     @classmethod
     def free(cls, plan: Plan) -> Self:
-        names = list(plan.processes)
-        apis = [name for name, service in plan.processes.items() if service in APIS]
-        lines = [line_name(name, s) for name in names for s in SERVERS] if plan.proxied else []
-        first = free_ports(6 + len(names) + len(apis) + len(lines))
-        postgres, amqp, management, distribution, epmd, proxy, *others = first
-        http, others = others[: len(names)], others[len(names) :]
-        health, way = others[: len(apis)], others[len(apis) :]
+        ports = iter(free_ports(6 + 4 * len(plan.processes)))
+        lines = [line_name(name, s) for name in plan.processes for s in SERVERS]
+        http = {name: next(ports) for name in plan.processes}
+        health = {n: next(ports) if s in APIS else http[n] for n, s in plan.processes.items()}
+        by_line = {line: next(ports) for line in lines} if plan.proxied else {}
         return cls(
-            postgres, amqp, management, distribution, epmd,
-            dict(zip(names, http, strict=True)), dict(zip(apis, health, strict=True)),
-            dict(zip(lines, way, strict=True)),
-            proxy if plan.proxied else None,
-        )  # fmt: skip
+            postgres=next(ports),
+            amqp=next(ports),
+            management=next(ports),
+            distribution=next(ports),
+            epmd=next(ports),
+            proxy=next(ports),
+            http=http,
+            health=health,
+            lines=by_line,
+        )
 
 
-def endpoints_of(stack: Stack, ports: Ports, keys: Secrets) -> Endpoints:
-    def dsn(role: str, password: str) -> str:
-        return f"postgresql://{role}:{password}@{HOST}:{ports.postgres}/{bootstrap.DATABASE}"
-
+def endpoints_of(ports: Ports, keys: Secrets, log_dir: Path) -> Endpoints:
     broker = f"{RABBITMQ_USER}:{keys.rabbitmq}@{HOST}"
+    dsns = {
+        role: postgres_dsn(ports, role, password, bootstrap.DATABASE)
+        for role, password in {SUPERUSER: keys.superuser, **keys.roles}.items()
+    }
     return Endpoints(
-        superuser_dsn=dsn(SUPERUSER, keys.superuser),
-        judge_dsn=dsn(bootstrap.JUDGE, keys.roles[bootstrap.JUDGE]),
-        service_dsns={
-            role: dsn(role, password)
-            for role, password in keys.roles.items()
-            if role != bootstrap.JUDGE
-        },
+        superuser_dsn=dsns.pop(SUPERUSER),
+        judge_dsn=dsns.pop(bootstrap.JUDGE),
+        service_dsns=dsns,
         amqp_url=f"amqp://{broker}:{ports.amqp}/",
         management_url=f"http://{broker}:{ports.management}",
         http_urls={name: f"http://{HOST}:{port}" for name, port in ports.http.items()},
-        metrics_urls={
-            name: f"http://{HOST}:{port}/metrics"
-            for name, port in {**ports.http, **ports.health}.items()
-        },
-        log_dir=stack.logs,
+        metrics_urls={n: f"http://{HOST}:{port}/metrics" for n, port in ports.health.items()},
+        log_dir=log_dir,
         door_key=keys.door_key,
         operator_token=keys.operator_token,
-        proxy=(HOST, ports.proxy) if ports.proxy else None,
+        proxy=(HOST, ports.proxy) if ports.lines else None,
     )
 
 
-def postgres_dsn(ports: Ports, keys: Secrets) -> str:
-    """The superuser's, to the database that is always there."""
-    return f"postgresql://{SUPERUSER}:{keys.superuser}@{HOST}:{ports.postgres}/postgres"
+def postgres_dsn(ports: Ports, role: str, password: str, database: str) -> str:
+    return f"postgresql://{role}:{password}@{HOST}:{ports.postgres}/{database}"

@@ -1,8 +1,8 @@
-"""Free ports on 127.0.0.1.
+"""Free ports on 127.0.0.1, outside the range of outgoing connections.
 
-Not bind-to-port-0: that gives a port of the range from which outgoing connections take theirs.
-While a killed server is down, a client that keeps dialling its port there sooner or later
-dials from that very port, connects to itself, and the server cannot come back.
+Binding port 0 would give one of that range. While a killed server is down, a client that keeps
+dialling its port there sooner or later dials from that very port, connects to itself, and the
+server cannot come back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HIGHEST = 65_535
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on at this moment."""
+    """Return different ports without a listener at this moment."""
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     outside = [*range(LOWEST, low), *range(high + 1, HIGHEST + 1)]
     candidates = outside or [*range(LOWEST, HIGHEST + 1)]

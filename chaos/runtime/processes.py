@@ -1,23 +1,18 @@
-"""Processes we started, told from all others for certain, and ended.
-
-Owns: identity (a pid alone is reused; with its start time and the boot it is not), the record
-of what a stack started, trees of processes, and the sweep of what a dead supervisor left.
-Must not know: what the processes are for.
-"""
+"""Processes we started: their identity, the record of them, signals to trees, and the sweep."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.waiting import poll
+
 MARK = "SAGAPROOF_STACK"  # in the environment of everything a stack starts: its directory
-POLL_SECONDS = 0.02
-POSTGRES_ENDS_WITHIN_SECONDS = 5.0
+END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Started:
 
 
 def identity(pid: int) -> str | None:
-    """What no other process has or had: boot and start time. None: no such process, or a zombie."""
+    """Return boot and start time, since pids are reused; None if it is gone or a zombie."""
     stat = _stat(pid)
     if stat is None or stat[0] in "ZX":
         return None
@@ -43,13 +38,12 @@ def identity(pid: int) -> str | None:
 
 
 def record(file: Path, name: str, pid: int) -> None:
-    """Append-only, so that a crash in the middle of it harms nothing."""
     with file.open("a") as lines:
         lines.write(f"{name} {pid} {identity(pid)}\n")
 
 
 def recorded(file: Path) -> list[Started]:
-    """Those on record that are still alive."""
+    """Read the record, of which a crash may have cut the last line; keep what is still alive."""
     if not file.exists():
         return []
     fields = (line.split() for line in file.read_text().splitlines())
@@ -58,25 +52,25 @@ def recorded(file: Path) -> list[Started]:
 
 
 def sweep(directory: Path, record_file: Path) -> None:
-    """End whatever a stack still runs. For the holder of its lock."""
+    """End everything a stack still runs; only for the holder of its lock."""
     left = {process.pid: process for process in (*_marked(directory), *recorded(record_file))}
     postgres = [process for process in left.values() if process.name == "postgres"]
     for process in postgres:
-        # Immediate shutdown. Killed, it would leave its shared memory behind.
+        # Immediate shutdown. SIGKILL would leave its shared memory behind.
         signal_tree(process.pid, signal.SIGCONT)
         signal_one(process.pid, signal.SIGQUIT)
     for process in left.values():
         if process not in postgres:
             signal_tree(process.pid, signal.SIGKILL)
-    if not gone_within(postgres, POSTGRES_ENDS_WITHIN_SECONDS):
+    if not gone_within(postgres, END_SECONDS):
         for process in postgres:
             signal_tree(process.pid, signal.SIGKILL)
-    if not gone_within(left.values(), POSTGRES_ENDS_WITHIN_SECONDS):
+    if not gone_within(left.values(), END_SECONDS):
         raise OSError(f"killed and still there: {[p for p in left.values() if p.alive]}")
 
 
 def signal_tree(pid: int, number: signal.Signals) -> None:
-    """To a process and all its descendants, who cannot fork away meanwhile."""
+    """Signal a process and all its descendants; stop them first, so that they cannot fork away."""
     family = generation = [pid]
     while generation:
         if number in (signal.SIGSTOP, signal.SIGKILL):
@@ -90,43 +84,36 @@ def signal_tree(pid: int, number: signal.Signals) -> None:
 
 
 def signal_one(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # what it was to be told no longer matters
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
-def gone_within(processes: Iterable[Started], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    waiting = list(processes)
-    while waiting := [process for process in waiting if process.alive]:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
+def gone_within(processes: Collection[Started], seconds: float) -> bool:
+    return poll(lambda: not any(process.alive for process in processes), seconds)
 
 
 def _marked(directory: Path) -> Iterator[Started]:
-    """Those that a supervisor had no time to record. (Some environments cannot be read, by root
-    in a container for one; hence the record.)"""
+    """Find processes by their mark, for which there was no time to record them.
+
+    Some environments cannot be read (by root in a container, for one); hence the record.
+    """
     mark = f"{MARK}={directory}".encode()
     for pid, _ in _parents():
-        try:
+        with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        known = identity(pid)
-        if mark in environment and known is not None:
-            yield Started("unrecorded", pid, known)
+            if mark in environment and (known := identity(pid)):
+                yield Started("unrecorded", pid, known)
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """Every process and its parent."""
+    """Yield every process and its parent."""
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (stat := _stat(int(entry))):
             yield int(entry), int(stat[1])
 
 
 def _stat(pid: int) -> list[str] | None:
-    """/proc/PID/stat from its third field on: state, parent, ... start time."""
+    """Return /proc/PID/stat from its third field on: state, parent, ... start time."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

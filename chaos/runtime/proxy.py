@@ -1,8 +1,7 @@
-"""A small TCP proxy between a process and its servers, that can spoil the way between them.
+"""A small TCP proxy between processes and servers, to break the network between them.
 
-Owns: the lines (one per process and server), what each does with the bytes, and the port on which
-it is told: `python -m chaos.runtime.proxy JSON`. Must not know: what the bytes mean. Standard
-library only: it also runs where nothing else is installed.
+`python -m chaos.runtime.proxy JSON` serves the lines it is given, one per process and server, and
+takes requests on a control port. Tests use `Line` in their own process.
 """
 
 from __future__ import annotations
@@ -20,19 +19,22 @@ from typing import Any, NamedTuple
 
 CHUNK = 65_536
 ASK_SECONDS = 5.0
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: leave with RST, not with FIN
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, not with FIN
 
 
 class Mode(StrEnum):
+    """The state of a line."""
+
     PASS = "pass"  # noqa: S105 - no password
-    CUT = "cut"  # what is open is reset, and so is whoever comes
-    HALF_OPEN = "half_open"  # connections stand and carry nothing
-    DEAF = "deaf"  # what the process says arrives; what the server says does not
-    SLOW = "slow"  # each chunk is late
+    CUT = "cut"  # open connections are reset, and so are new ones
+    HALF_OPEN = "half_open"  # connections stay open and carry nothing
+    DEAF = "deaf"  # what the process sends arrives; what the server sends is lost
+    LATE = "late"  # likewise, but the server's bytes are held until the mode changes
+    SLOW = "slow"  # each chunk is delayed
 
 
 class LineSpec(NamedTuple):
-    """Where a line listens, and where it leads."""
+    """The address a line listens on, and the one it leads to."""
 
     name: str
     host: str
@@ -42,8 +44,8 @@ class LineSpec(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Call:
-    """One connection and its continuation. Torn: bytes are missing, so it can only be reset."""
+class _Connection:
+    """One connection and its continuation. Torn: bytes are missing, so it must end in a reset."""
 
     ends: list[asyncio.StreamWriter]
     torn: bool = False
@@ -62,43 +64,48 @@ class _Call:
 
 @dataclass
 class Line:
+    """The way of one process to one server."""
+
     spec: LineSpec
     mode: Mode = Mode.PASS
     delay_seconds: float = 0.0
-    calls: set[_Call] = field(default_factory=set)
+    connections: set[_Connection] = field(default_factory=set)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def turn(self, mode: Mode, delay_seconds: float) -> None:
+    async def listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, self.spec.host, self.spec.port)
+
+    def turn(self, mode: Mode, delay_seconds: float = 0.0) -> None:
         self.mode, self.delay_seconds = mode, delay_seconds
-        for call in list(self.calls):
-            if mode is Mode.CUT or (call.torn and mode in (Mode.PASS, Mode.SLOW)):
-                call.reset()
+        for connection in list(self.connections):
+            if mode is Mode.CUT or (connection.torn and mode in (Mode.PASS, Mode.SLOW)):
+                connection.reset()
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        call = _Call([writer])
-        self.calls.add(call)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection([writer])
+        self.connections.add(connection)
         try:
             if self.mode is not Mode.CUT:
-                await self._continue(call, reader, writer)
+                await self._connect(connection, reader, writer)
         except OSError:
             pass  # one side is gone: so is the other
         finally:
-            self.calls.discard(call)
-            if call.torn or self.mode is Mode.CUT:
-                call.reset()
+            self.connections.discard(connection)
+            if connection.torn or self.mode is Mode.CUT:
+                connection.reset()
             else:
-                call.close()
+                connection.close()
 
-    async def _continue(
-        self, call: _Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _connect(
+        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        there, onward = await asyncio.open_connection(self.spec.to_host, self.spec.to_port)
-        call.ends.append(onward)
+        server, onward = await asyncio.open_connection(self.spec.to_host, self.spec.to_port)
+        connection.ends.append(onward)
         pumps = [
-            asyncio.create_task(self._pump(call, reader, onward, from_server=False)),
-            asyncio.create_task(self._pump(call, there, writer, from_server=True)),
+            asyncio.create_task(self._pump(connection, reader, onward, from_server=False)),
+            asyncio.create_task(self._pump(connection, server, writer, from_server=True)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +116,7 @@ class Line:
 
     async def _pump(
         self,
-        call: _Call,
+        connection: _Connection,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
@@ -118,41 +125,46 @@ class Line:
         while data := await reader.read(CHUNK):
             if self.mode is Mode.SLOW:
                 await asyncio.sleep(self.delay_seconds)
-            if self._swallows(from_server):
-                call.torn = True
+            while self.mode is Mode.LATE and from_server:
+                await self._changed.wait()
+            if self._loses(from_server):
+                connection.torn = True
                 continue
             writer.write(data)
             await writer.drain()
-        while self._swallows(from_server):  # nobody hears either that it was closed
+        while self._loses(from_server):  # the end of the connection is lost too
             await self._changed.wait()
 
-    def _swallows(self, from_server: bool) -> bool:
+    def _loses(self, from_server: bool) -> bool:
         return self.mode is Mode.HALF_OPEN or (self.mode is Mode.DEAF and from_server)
 
 
 class Proxy:
-    """All lines, and the port on which it is told what to do with them."""
+    """All lines, and the control port."""
 
     def __init__(self, specs: Sequence[LineSpec]) -> None:
-        self.lines = {spec.name: Line(spec) for spec in specs}
+        self._lines = {spec.name: Line(spec) for spec in specs}
 
     async def run(self, host: str, port: int) -> None:
         async with contextlib.AsyncExitStack() as listening:
-            for line in self.lines.values():
-                spec = line.spec
-                server = await asyncio.start_server(line.answer, spec.host, spec.port)
-                await listening.enter_async_context(server)
-            control = await asyncio.start_server(self._obey, host, port)
+            for line in self._lines.values():
+                await listening.enter_async_context(await line.listen())
+            control = await asyncio.start_server(self._control, host, port)
             await listening.enter_async_context(control)
             await control.serve_forever()
 
-    async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One line of JSON: {"turn": {"payment>postgres": "slow"}, "delay_seconds": 0.2}."""
+    async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one line of JSON: {"turn": {"payment>postgres": "slow"}, "delay_seconds": 0.2}."""
         try:
-            asked = json.loads(await reader.readline() or b"{}")
-            for name, mode in asked.get("turn", {}).items():
-                self.lines[name].turn(Mode(mode), float(asked.get("delay_seconds", 0)))
-            answer: dict[str, Any] = {"lines": self._account()}
+            request = json.loads(await reader.readline() or b"{}")
+            for name, mode in request.get("turn", {}).items():
+                self._lines[name].turn(Mode(mode), float(request.get("delay_seconds", 0)))
+            answer: dict[str, Any] = {
+                "lines": {
+                    name: {"mode": line.mode, "connections": len(line.connections)}
+                    for name, line in self._lines.items()
+                }
+            }
         except (KeyError, ValueError) as error:
             answer = {"error": f"{error!r}"}
         writer.write(json.dumps(answer).encode() + b"\n")
@@ -160,26 +172,22 @@ class Proxy:
             await writer.drain()
         writer.close()
 
-    def _account(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {"mode": line.mode, "connections": len(line.calls)}
-            for name, line in self.lines.items()
-        }
-
 
 def line_name(process: str, server: str) -> str:
     return f"{process}>{server}"
 
 
-def ask(address: tuple[str, int], **what: Any) -> dict[str, dict[str, Any]]:
-    """Each line's mode and open connections, after what was asked is done. OSError: nobody there;
-    ValueError: it was asked for what is not there."""
+def ask(address: tuple[str, int], **request: Any) -> dict[str, dict[str, Any]]:
+    """Send a request to the control port; return each line's mode and number of connections.
+
+    Raises OSError if no proxy answers, ValueError if the request names what does not exist.
+    """
     with socket.create_connection(address, ASK_SECONDS) as control:
-        control.sendall(json.dumps(what).encode() + b"\n")
-        told = control.makefile().readline()
-    if not told:
+        control.sendall(json.dumps(request).encode() + b"\n")
+        line = control.makefile().readline()
+    if not line:
         raise OSError("the proxy hung up")
-    answer = json.loads(told)
+    answer = json.loads(line)
     if "error" in answer:
         raise ValueError(f"the proxy: {answer['error']}")
     lines: dict[str, dict[str, Any]] = answer["lines"]
@@ -187,7 +195,7 @@ def ask(address: tuple[str, int], **what: Any) -> dict[str, dict[str, Any]]:
 
 
 def command_line(control: tuple[str, int], lines: Sequence[LineSpec]) -> tuple[str, str]:
-    """What `python -m` is to be told."""
+    """Return the arguments of `python -m`."""
     return "chaos.runtime.proxy", json.dumps({"control": control, "lines": lines})
 
 
@@ -199,10 +207,10 @@ def answers(address: tuple[str, int]) -> bool:
     return True
 
 
-def main(told: Mapping[str, Any]) -> None:
-    proxy = Proxy([LineSpec(*line) for line in told["lines"]])
+def main(given: Mapping[str, Any]) -> None:
+    proxy = Proxy([LineSpec(*line) for line in given["lines"]])
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(proxy.run(*told["control"]))
+        asyncio.run(proxy.run(*given["control"]))
 
 
 if __name__ == "__main__":

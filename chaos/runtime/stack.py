@@ -1,9 +1,7 @@
-"""A native stack's directory: its name, its files, who holds it.
+"""A stack's directory: its name, its files, and the lock that says it is alive.
 
-Owns: where stacks live, what `up` and the supervisor leave there for each other, and the lock
-that says a stack is alive. The lock is flock on the directory itself: it is handed from `up` to
-the supervisor without a gap, and ends with its holder however that dies. Must not know: what
-runs in a stack.
+The lock is flock on the directory itself: a native `up` hands it to the supervisor without a gap,
+and it ends with its holder however that dies.
 """
 
 from __future__ import annotations
@@ -14,17 +12,16 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from chaos.runtime import Endpoints, Plan, StackError
+from chaos.waiting import poll
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-KEEP = b"keep\n"  # what `up` says to the supervisor when the stack is to outlive it
-POLL_SECONDS = 0.02
+KEEP = b"keep\n"  # on the tether: the stack is to outlive the process that brought it up
 _PLAN = TypeAdapter(Plan)
 _ENDPOINTS = TypeAdapter(Endpoints)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
@@ -32,22 +29,16 @@ _SOCKET_PATH_LIMIT = 100  # the kernel's is 108, and Postgres appends its port
 
 
 def base_directory() -> Path:
-    """Where this user's stacks live: not in the checkout nor a home, which servers that drop
-    root may be unable to enter."""
+    """Return where this user's stacks live. Servers that drop root may be unable to enter a
+    checkout or a home."""
     asked = os.environ.get("SAGAPROOF_STATE_DIR")
     return Path(asked).resolve() if asked else Path(f"/var/tmp/sagaproof-{os.getuid()}")  # noqa: S108
 
 
 def default_name() -> str:
-    """One stack per checkout, unless told otherwise."""
+    """Return this checkout's own name for a stack."""
     digest = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]
     return f"{re.sub('[^A-Za-z0-9_-]', '-', CHECKOUT.name)[:30].lstrip('-_') or 'stack'}-{digest}"
-
-
-def all_names() -> list[str]:
-    base = base_directory()
-    entries = sorted(base.iterdir()) if base.is_dir() else []
-    return [entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name)]
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class Stack:
 
     @property
     def started(self) -> Path:
-        """One line for every process that was ever started here; see processes.py."""
+        """The record of every process that was ever started here; see processes.py."""
         return self.directory / "started"
 
     @property
@@ -92,8 +83,14 @@ class Stack:
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
 
+    def names(self) -> list[str]:
+        """Return all stacks beside this one."""
+        base = self.directory.parent
+        entries = sorted(base.iterdir()) if base.is_dir() else []
+        return [entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name)]
+
     def create(self) -> None:
-        """The directory, open for passing through: the servers may run as users of their own."""
+        """Create the directory, which the servers' own users may pass through."""
         base = self.directory.parent
         base.mkdir(mode=0o755, parents=True, exist_ok=True)
         if base.is_symlink() or base.stat().st_uid != os.getuid():
@@ -102,7 +99,7 @@ class Stack:
         self.directory.chmod(0o711)
 
     def clear(self, *, keep_logs: bool) -> None:
-        """Only for the holder of the lock."""
+        """Empty the directory; only for the holder of the lock."""
         for entry in self.directory.iterdir():
             if not entry.is_dir():
                 entry.unlink()
@@ -110,34 +107,27 @@ class Stack:
                 shutil.rmtree(entry)
 
     def remove(self, *, keep_logs: bool) -> None:
-        """Only for the holder of the lock, and its last act."""
+        """Remove the directory; only for the holder of the lock, and its last act."""
         self.clear(keep_logs=keep_logs)
         if not keep_logs:
             self.directory.rmdir()
 
     def write_plan(self, plan: Plan) -> None:
-        self._plan.write_bytes(_PLAN.dump_json(plan))
+        (self.directory / "plan.json").write_bytes(_PLAN.dump_json(plan))
 
     def read_plan(self) -> Plan:
-        return _PLAN.validate_json(self._plan.read_bytes())
+        return _PLAN.validate_json((self.directory / "plan.json").read_bytes())
 
     def write_endpoints(self, endpoints: Endpoints) -> None:
-        write_private(self._endpoints, _ENDPOINTS.dump_json(endpoints, indent=2).decode())
+        text = _ENDPOINTS.dump_json(endpoints, indent=2).decode()
+        write_private(self.directory / "endpoints.json", text)
 
     def read_endpoints(self) -> Endpoints:
-        """FileNotFoundError: it is not up."""
-        return _ENDPOINTS.validate_json(self._endpoints.read_bytes())
-
-    @property
-    def _plan(self) -> Path:
-        return self.directory / "plan.json"
-
-    @property
-    def _endpoints(self) -> Path:
-        return self.directory / "endpoints.json"
+        """Raise FileNotFoundError if the stack is not up."""
+        return _ENDPOINTS.validate_json((self.directory / "endpoints.json").read_bytes())
 
     def take(self) -> int | None:
-        """The lock as a file descriptor; None while somebody holds it or there is no such stack."""
+        """Take the lock as a file descriptor; None while it is held or there is no such stack."""
         try:
             lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -152,17 +142,20 @@ class Stack:
         return None
 
     def take_within(self, seconds: float) -> int | None:
-        """Likewise, waiting for its holder. Nothing to wait for once the directory is gone."""
-        deadline = time.monotonic() + seconds
-        while (lock := self.take()) is None:
-            if time.monotonic() > deadline or not self.directory.exists():
-                return None
-            time.sleep(POLL_SECONDS)
+        """Wait for the lock until its holder has let go or removed the directory."""
+        lock: int | None = None
+
+        def taken_or_gone() -> bool:
+            nonlocal lock
+            lock = self.take()
+            return lock is not None or not self.directory.exists()
+
+        poll(taken_or_gone, seconds)
         return lock
 
 
 def read_plan_file(path: Path) -> Plan:
-    """A Plan as JSON; what is wrong with it is a StackError."""
+    """Read a Plan as JSON. Raises StackError, which says what is wrong with it."""
     try:
         return _PLAN.validate_json(path.read_bytes())
     except OSError as error:
@@ -174,7 +167,7 @@ def read_plan_file(path: Path) -> Plan:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, and for nobody else's eyes."""
+    """Write a file whole or not at all, readable by its owner only."""
     handle, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
     with os.fdopen(handle, "w") as file:
         file.write(text)

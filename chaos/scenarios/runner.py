@@ -20,7 +20,8 @@ from uuid import UUID
 from chaos.judge.evidence import Snapshot
 from chaos.judge.verdict import Tally, Verdict, overall
 from chaos.load.catalogue import CatalogueError
-from chaos.runtime import Runtime, StackError, Style, choose, down_but_logs
+from chaos.runtime import StackError, Style, choose
+from chaos.runtime.base import Runtime
 from chaos.scenarios.scene import PROFILES, Scenario, Scene, in_words, plan_of
 from chaos.stack.database import End
 from chaos.stack.system import Judgement, System
@@ -89,7 +90,7 @@ class Session:
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "snapshot.error").write_text(repr(error))
         self.system.close()
-        down_but_logs(self._runtime, self.system.endpoints.log_dir, self.directory / "logs")
+        self._runtime.save_logs_and_down(self.directory / "logs")
 
 
 class Runner:

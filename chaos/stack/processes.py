@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 
 from chaos.judge.history import Fault, History
-from chaos.runtime import Endpoints, Plan, ProcessStatus, Runtime
+from chaos.runtime import Endpoints, Plan, ProcessStatus
+from chaos.runtime.base import Runtime
 from chaos.waiting import until
 
 

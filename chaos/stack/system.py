@@ -14,7 +14,8 @@ from chaos.judge.verdict import Finding, Tally, Verdict, judge, overall, tally
 from chaos.load.catalogue import load_catalogue
 from chaos.load.shop import Shop, both
 from chaos.load.workload import Catalogue, facts_of
-from chaos.runtime import Endpoints, Plan, Runtime
+from chaos.runtime import Endpoints, Plan
+from chaos.runtime.base import Runtime
 from chaos.stack.apis import Door, Operator
 from chaos.stack.broker import Broker
 from chaos.stack.database import Database

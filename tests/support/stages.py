@@ -11,7 +11,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from chaos.runtime import Runtime, choose
+from chaos.runtime import choose
+from chaos.runtime.base import Runtime
 from chaos.stack.system import System
 from tests.acceptance.profiles import PROFILES
 from tests.servers import chosen_for_stacks

@@ -1,10 +1,7 @@
-"""What compose is to run for a Plan, and where it is then found. Pure but for free ports.
+"""What compose is to run for a Plan, made out of compose.yaml's model. Pure.
 
-Owns: making the model out of compose.yaml's, on ports of its own. A process is a compose service of
-its own, also a replica, so that it has a name of its own in logs. Must not know: what compose.yaml
-says beyond the names in it, and the docker command.
-
-`python -m chaos.runtime.docker.compose` prints deploy/roles.sql.
+A process is a compose service of its own, also a replica, so that it has a name of its own in
+logs. `python -m chaos.runtime.docker.compose` prints deploy/roles.sql.
 """
 
 from __future__ import annotations
@@ -14,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chaos.runtime import APIS, EVERYTHING, SERVERS, SERVICES, Endpoints, Plan, bootstrap, proxy
-from chaos.runtime.ports import HOST, free_ports
+from chaos.runtime import APIS, EVERYTHING, SERVERS, SERVICES, Plan, bootstrap, proxy
+from chaos.runtime.endpoints import Ports, Secrets
+from chaos.runtime.ports import HOST
 from chaos.runtime.stack import CHECKOUT
 
 PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
@@ -32,54 +30,67 @@ ROLES_TARGET = "/docker-entrypoint-initdb.d/roles.sql"
 Model = dict[str, Any]
 
 
-def model_of(base: Model, plan: Plan, owner: str | None, roles_file: Path | None = None) -> Model:
-    """What compose is to run: `base` is compose.yaml as `docker compose config` reads it.
-    `roles_file` makes the roles and schemas, in place of deploy/roles.sql."""
+def secrets_of(plan: Plan) -> Secrets:
+    """Return compose.yaml's throw-away passwords."""
+    roles = dict.fromkeys((*plan.roles, bootstrap.JUDGE), PASSWORD)
+    return Secrets(PASSWORD, roles, PASSWORD, "", DOOR_KEY, OPERATOR_TOKEN)
+
+
+def model_of(
+    base: Model, plan: Plan, ports: Ports, owner: str | None, roles_file: Path | None = None
+) -> Model:
+    """Return what compose is to run, published on `ports`.
+
+    `base` is compose.yaml as `docker compose config` prints it. `roles_file` creates the roles and
+    schemas in place of deploy/roles.sql. `owner` is written on a tethered stack's network.
+    """
     services: Model = {name: copy.deepcopy(base["services"][name]) for name in SERVERS}
     if roles_file:
         for volume in services["postgres"]["volumes"]:
             if volume["target"] == ROLES_TARGET:
                 volume["source"] = str(roles_file)
-    lines = _lines(plan)
-    if plan.proxied:
-        services[PROXY] = _proxy_model(base["services"]["payment"], lines)
+    services["postgres"]["ports"] = [_published(POSTGRES_PORT, ports.postgres)]
+    services["rabbitmq"]["ports"] = [
+        _published(AMQP_PORT, ports.amqp),
+        _published(MANAGEMENT_PORT, ports.management),
+    ]
+    lines = _lines(plan) if plan.proxied else {}
+    if lines:
+        services[PROXY] = _proxy_model(base["services"]["payment"], lines, ports)
     for process, service in plan.processes.items():
-        services[process] = model = copy.deepcopy(
-            base["services"][service] if service in SERVICES else _besides(base, plan, service)
-        )
-        model.pop("build", None)
-        model["pull_policy"] = "never"
-        model["environment"] |= {"SAGAPROOF_PROCESS": process, **plan.environment}
-        if service in plan.entry or service in plan.services:
-            entry = plan.entry.get(service, plan.all_services[service].entry)
-            model["command"] = entry.split()
-        if service in {*plan.entry, *plan.services} or "definitions" in plan.settings:
-            model["working_dir"] = CODE  # the image has no code but ours
-            model["volumes"] = [*model.get("volumes", ()), MOUNT]
-        if plan.proxied:
-            _lead_through_the_proxy(model["environment"], process, lines)
-        # Those of APIS compose.yaml publishes already.
-        health = {"host_ip": HOST, "target": HEALTH_PORT, "protocol": "tcp"}
-        model["ports"] = [*model.get("ports", ()), health]
-    published = [port for service in services.values() for port in service.get("ports", ())]
-    for port, number in zip(published, free_ports(len(published)), strict=True):
-        port["published"] = str(number)
+        services[process] = _process_model(base, plan, ports, process, service)
+        if lines:
+            _lead_through_the_proxy(services[process]["environment"], process, lines)
     labels = {TETHER_LABEL: owner} if owner else {}
     network = {**base["networks"]["default"], "labels": labels}
     return {**base, "services": services, "networks": {"default": network}}
 
 
-def _besides(base: Model, plan: Plan, service: str) -> Model:
-    """Like one of ours, in a role of its own."""
-    model: Model = copy.deepcopy(base["services"]["payment"])
-    there, role = model["environment"]["SAGAPROOF_POSTGRES_DSN"], plan.services[service].role
-    ours = f"//{SERVICES['payment'].role}:"
-    model["environment"]["SAGAPROOF_POSTGRES_DSN"] = there.replace(ours, f"//{role}:")
+def _published(target: int, port: int) -> Model:
+    return {"host_ip": HOST, "target": target, "published": str(port), "protocol": "tcp"}
+
+
+def _process_model(base: Model, plan: Plan, ports: Ports, process: str, service: str) -> Model:
+    model: Model = copy.deepcopy(base["services"].get(service) or base["services"]["payment"])
+    environment = model["environment"]
+    if service in plan.services:  # like payment, in a role of its own
+        payment, role = SERVICES["payment"].role, plan.services[service].role
+        dsn = environment["SAGAPROOF_POSTGRES_DSN"].replace(f"//{payment}:", f"//{role}:")
+        environment["SAGAPROOF_POSTGRES_DSN"] = dsn
+    model.pop("build", None)
+    model["pull_policy"] = "never"
+    environment |= {"SAGAPROOF_PROCESS": process, **plan.environment}
+    model["command"] = plan.command(service)
+    if service in {*plan.entry, *plan.services} or "definitions" in plan.settings:
+        model["working_dir"] = CODE  # the image has no code but ours
+        model["volumes"] = [*model.get("volumes", ()), MOUNT]
+    api = [_published(API_PORT, ports.http[process])] if service in APIS else []
+    model["ports"] = [*api, _published(HEALTH_PORT, ports.health[process])]
     return model
 
 
 def _lines(plan: Plan) -> dict[str, proxy.LineSpec]:
-    """On ports of the proxy's container."""
+    """Return the proxy's lines, on ports of its container."""
     names = [(process, server) for process in plan.processes for server in SERVERS]
     ports = {"postgres": POSTGRES_PORT, "rabbitmq": AMQP_PORT}
     return {
@@ -90,8 +101,8 @@ def _lines(plan: Plan) -> dict[str, proxy.LineSpec]:
     }
 
 
-def _proxy_model(service: Model, lines: Mapping[str, proxy.LineSpec]) -> Model:
-    """Of the services' image, which lacks chaos itself."""
+def _proxy_model(service: Model, lines: Mapping[str, proxy.LineSpec], ports: Ports) -> Model:
+    """Run the proxy in the services' image, which lacks chaos itself."""
     model = copy.deepcopy(service)
     model.pop("build", None)
     return model | {
@@ -101,7 +112,7 @@ def _proxy_model(service: Model, lines: Mapping[str, proxy.LineSpec]) -> Model:
         "volumes": [MOUNT],
         "environment": {},
         "healthcheck": {"disable": True},
-        "ports": [{"host_ip": HOST, "target": PROXY_PORT, "protocol": "tcp"}],
+        "ports": [_published(PROXY_PORT, ports.proxy)],
     }
 
 
@@ -114,40 +125,12 @@ def _lead_through_the_proxy(
         environment[key] = environment[key].replace(there, f"@{PROXY}:{line.port}/")
 
 
-def endpoints_of(model: Model, plan: Plan, log_dir: Path) -> Endpoints:
-    services = model["services"]
-
-    def address(process: str, target: int) -> str:
-        ports = {port["target"]: port["published"] for port in services[process]["ports"]}
-        return f"{HOST}:{ports[target]}"
-
-    def dsn(role: str) -> str:
-        return f"postgresql://{role}:{PASSWORD}@{postgres}/{bootstrap.DATABASE}"
-
-    postgres = address("postgres", POSTGRES_PORT)
-    broker = f"{services['rabbitmq']['environment']['RABBITMQ_DEFAULT_USER']}:{PASSWORD}"
-    return Endpoints(
-        superuser_dsn=dsn("postgres"),
-        judge_dsn=dsn(bootstrap.JUDGE),
-        service_dsns={role: dsn(role) for role in plan.roles},
-        amqp_url=f"amqp://{broker}@{address('rabbitmq', AMQP_PORT)}/",
-        management_url=f"http://{broker}@{address('rabbitmq', MANAGEMENT_PORT)}",
-        http_urls={
-            process: f"http://{address(process, API_PORT if service in APIS else HEALTH_PORT)}"
-            for process, service in plan.processes.items()
-        },
-        metrics_urls={p: f"http://{address(p, HEALTH_PORT)}/metrics" for p in plan.processes},
-        log_dir=log_dir,
-        door_key=DOOR_KEY,
-        operator_token=OPERATOR_TOKEN,
-        proxy=(HOST, int(address(PROXY, PROXY_PORT).rpartition(":")[2])) if plan.proxied else None,
-    )
-
-
 def roles_sql(plan: Plan = EVERYTHING) -> str:
-    """What Postgres runs at its first start."""
-    passwords = dict.fromkeys((*plan.roles, bootstrap.JUDGE), PASSWORD)
-    statements = (*bootstrap.role_statements(passwords), *bootstrap.schema_statements(plan.roles))
+    """Return what Postgres runs at its first start."""
+    statements = (
+        *bootstrap.role_statements(secrets_of(plan).roles),
+        *bootstrap.schema_statements(plan.roles),
+    )
     head = "-- Generated: python -m chaos.runtime.docker.compose > deploy/roles.sql\n"
     return head + "".join(f"{statement};\n" for statement in statements)
 

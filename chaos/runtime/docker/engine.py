@@ -1,7 +1,4 @@
-"""The docker command: asked, and what it says of a container.
-
-Owns: running it, what a container is, removing a project. Must not know: what runs in a stack.
-"""
+"""The docker command, and what it says of a container."""
 
 from __future__ import annotations
 
@@ -18,8 +15,9 @@ SERVICE_LABEL = "com.docker.compose.service"
 ASK_SECONDS = 90.0  # a server may take 60 to stop
 SIGNALLED = 128  # an exit code above it: plus the signal's number
 
-# All of project $1, by its labels. (`docker compose down` fails where a server is gone and a
-# service that depends on it is not.) Again, if somebody else is at it too: that is an error.
+# Removes all of project $1, by its labels. (`docker compose down` fails where a server is gone and
+# a service that depends on it is not.) Repeated, because two removals at once get in each other's
+# way.
 REMOVE_SCRIPT = f"""
 of="label={PROJECT_LABEL}=$1"
 remove() {{
@@ -36,7 +34,7 @@ done
 
 
 def engine_answers() -> bool:
-    """Is there an engine, with Compose?"""
+    """Return whether there is an engine, with Compose."""
     try:
         docker("compose", "ls", "--quiet", seconds=20)
     except StackError:
@@ -46,41 +44,28 @@ def engine_answers() -> bool:
 
 @dataclass(frozen=True)
 class Container:
-    """What Docker says about one, at that moment."""
+    """A container as `docker inspect` shows it at that moment."""
 
     id: str
     process: str
-    status: str
+    state: State
     pid: int
     restarts: int
-    exit_code: int
+    last_exit: str | None  # Docker forgets it when the container runs again
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Self:
-        state = found["State"]
+        status, code = found["State"]["Status"], found["State"]["ExitCode"]
+        state: State = status if status in ("running", "paused", "restarting") else "stopped"
+        ended = f"signal {code - SIGNALLED}" if code > SIGNALLED else f"status {code}"
         return cls(
             id=found["Id"],
             process=found["Config"]["Labels"][SERVICE_LABEL],
-            status=state["Status"],
-            pid=state["Pid"],
+            state=state,
+            pid=found["State"]["Pid"],
             restarts=found["RestartCount"],
-            exit_code=state["ExitCode"],
+            last_exit=ended if state in ("stopped", "restarting") else None,
         )
-
-    @property
-    def state(self) -> State:
-        match self.status:
-            case "running" | "paused" | "restarting" as same:
-                return same
-        return "stopped"
-
-    @property
-    def last_exit(self) -> str | None:
-        """Docker forgets it when the container runs again."""
-        if self.state not in ("stopped", "restarting"):
-            return None
-        code = self.exit_code
-        return f"signal {code - SIGNALLED}" if code > SIGNALLED else f"status {code}"
 
 
 def remove_project(project: str) -> None:
@@ -98,7 +83,7 @@ def log_of(container: Container) -> Iterator[str]:
 
 
 def docker(*arguments: str, **how: Any) -> str:
-    """What the command prints, or StackError with what it complains of."""
+    """Return what the command prints. Raises StackError with what it prints to stderr."""
     done = run("docker", *arguments, **how)
     if done.returncode != 0:
         raise StackError(f"docker {_in_short(arguments)}: {done.stderr.strip()[-2000:]}")

@@ -1,9 +1,4 @@
-"""The Docker runtime: the stack of compose.yaml, as a project of its own, on free ports.
-
-Owns: what is done to a stack's containers. Must not know: how compose's model is made, nor how
-the docker command is run. Nothing here outlives a call but the tether; a stack may be brought up
-by one process and down by another.
-"""
+"""The Docker runtime: the stack of compose.yaml, as a project of its own, on free ports."""
 
 from __future__ import annotations
 
@@ -14,9 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import httpx
-import psycopg
 
 from chaos.runtime import (
     EVERYTHING,
@@ -29,14 +21,14 @@ from chaos.runtime import (
     proxy,
     silent,
 )
+from chaos.runtime.base import EXITS_AT_START, Runtime, log_tail
 from chaos.runtime.docker.compose import (
-    AMQP_PORT,
     PROXY,
     TETHER_LABEL,
     Model,
-    endpoints_of,
     model_of,
     roles_sql,
+    secrets_of,
 )
 from chaos.runtime.docker.engine import (
     PROJECT_LABEL,
@@ -48,19 +40,19 @@ from chaos.runtime.docker.engine import (
     remove_project,
     run,
 )
+from chaos.runtime.endpoints import Ports, endpoints_of
+from chaos.runtime.probes import postgres_answers, rabbitmq_answers, service_is_ready
 from chaos.runtime.processes import identity
 from chaos.runtime.stack import CHECKOUT, KEEP, Stack, base_directory, default_name
+from chaos.waiting import poll
 
 PROJECT_PREFIX = "sagaproof-"
 
-PROBE_SECONDS = 2.0
 BUILD_SECONDS = 900.0
 UP_SECONDS = 300.0
 READY_WITHIN_SECONDS = 120.0
 DIES_WITHIN_SECONDS = 10.0
 BUSY_SECONDS = 60.0
-EXITS_AT_START = 3
-LOG_TAIL_LINES = 15
 POLL_SECONDS = 0.2
 
 # Reads the pipe whose other end `up` holds. If that ends before it said "keep", so does the stack.
@@ -69,18 +61,17 @@ exec 3<&0
 {{ read -r word <&3; [ "$word" = keep ] || {{ {REMOVE_SCRIPT} rm -rf "$2"; }} }} >/dev/null 2>&1 &
 """
 
-# All that it may kill but process 1, which then ends too: what Docker puts there (`init: true`)
-# ends with its child. `docker kill` would not do: Docker does not restart what it was told to end.
+# Kills all but process 1, which then ends too: what Docker puts there (`init: true`) ends with its
+# child. `docker kill` would not do: Docker does not restart what it was told to end.
 KILL_SCRIPT = "kill -9 -1"
 
 
 def all_names() -> list[str]:
-    base = DockerStack("any").directory.parent
-    return sorted(entry.name for entry in base.iterdir()) if base.is_dir() else []
+    return DockerStack("any").names()
 
 
 class DockerStack(Stack):
-    """A native stack may have the same name."""
+    """The directory of a stack in containers; a native stack may have the same name."""
 
     @property
     def directory(self) -> Path:
@@ -89,20 +80,16 @@ class DockerStack(Stack):
 
     @property
     def project(self) -> str:
-        return f"{PROJECT_PREFIX}{self.name.lower()}"  # Compose knows no capitals
+        return f"{PROJECT_PREFIX}{self.name.lower()}"  # Compose allows no capitals
 
 
-class DockerRuntime:
-    """The Runtime protocol, over the docker command."""
+class DockerRuntime(Runtime):
+    """Commands to Docker and Compose."""
 
     def __init__(self, name: str | None = None) -> None:
-        self._stack = DockerStack(name or default_name())
-        self._project = self._stack.project
-        self._tether: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self._stack.name
+        stack = DockerStack(name or default_name())
+        super().__init__(stack)
+        self._project = stack.project
 
     def up(
         self, plan: Plan = EVERYTHING, *, tethered: bool = False, progress: Progress = silent
@@ -117,7 +104,7 @@ class DockerRuntime:
             self._hold_tether()
             endpoints = self._start(plan, tethered, progress)
             if not tethered:
-                self._drop_tether()
+                self._drop_tether(KEEP)
         except BaseException:  # an interrupt too
             self._remove(keep_logs=False)
             raise
@@ -129,18 +116,12 @@ class DockerRuntime:
         self._stack.create()
         lock = self._stack.take_within(BUSY_SECONDS)
         if lock is None:
-            raise StackError(f"another command is busy with stack {self.name}: try again")
+            raise self._is_busy()
         try:
             self._remove(keep_logs=keep_logs)
         finally:
             os.close(lock)
         _sweep(silent)
-
-    def endpoints(self) -> Endpoints:
-        try:
-            return self._stack.read_endpoints()
-        except FileNotFoundError:
-            raise self._not_up() from None
 
     def status(self) -> list[ProcessStatus]:
         endpoints, containers = self.endpoints(), self._containers()
@@ -164,7 +145,7 @@ class DockerRuntime:
         if container.state == "stopped":
             docker("start", container.id)
         elif container.state == "restarting":
-            docker("restart", container.id)  # `start` says that it runs already
+            docker("restart", container.id)  # for `start` it runs already
 
     def stop(self, process: str) -> None:
         docker("stop", self._container(process).id)
@@ -178,11 +159,11 @@ class DockerRuntime:
         if container.state != "running":
             raise StackError(f"{process} has no process at the moment: it is {container.state}")
         run("docker", "exec", container.id, "sh", "-c", KILL_SCRIPT)  # ends with the container
-        deadline = time.monotonic() + DIES_WITHIN_SECONDS
-        while self._container(process).pid == container.pid:
-            if time.monotonic() > deadline:
-                raise StackError(f"{process} was killed and is still there")
-            time.sleep(POLL_SECONDS)
+        gone = poll(
+            lambda: self._container(process).pid != container.pid, DIES_WITHIN_SECONDS, POLL_SECONDS
+        )
+        if not gone:
+            raise StackError(f"{process} was killed and is still there")
 
     def pause(self, process: str) -> None:
         docker("pause", self._container(process).id)
@@ -191,7 +172,7 @@ class DockerRuntime:
         docker("unpause", self._container(process).id)
 
     def disconnect(self, process: str) -> None:
-        """Off its network, also from outside, until it is connected again."""
+        """Take a container off its network, also from outside, until it is connected again."""
         docker("network", "disconnect", self._network, self._container(process).id)
 
     def connect(self, process: str) -> None:
@@ -215,48 +196,44 @@ class DockerRuntime:
         self._stack.create()
         lock = self._stack.take()
         if lock is None:
-            raise StackError(f"another command is busy with stack {self.name}: try again")
+            raise self._is_busy()
         if self._containers():
             os.close(lock)
-            raise StackError(
-                f"stack {self.name} is up already: `chaos down` first, or choose another --name"
-            )
+            raise self._is_up_already()
         return lock
 
     def _start(self, plan: Plan, tethered: bool, progress: Progress) -> Endpoints:
-        stack = self._stack
-        stack.clear(keep_logs=False)
-        stack.logs.mkdir(mode=0o700)
-        stack.write_plan(plan)
+        self._prepare(plan)
         compose_file = ("-f", str(CHECKOUT / "compose.yaml"))
         if plan.processes:
             progress("building the image")
             self._compose(*compose_file, "build", "--quiet", seconds=BUILD_SECONDS)
         base = json.loads(self._compose(*compose_file, "config", "--format", "json"))
-        roles_file = stack.directory / "roles.sql"
+        roles_file = self._stack.directory / "roles.sql"
         roles_file.write_text(roles_sql(plan))
         roles_file.chmod(0o644)  # Postgres reads it as a user of its own
-        model = model_of(base, plan, _owner() if tethered else None, roles_file)
+        ports = Ports.free(plan)
+        model = model_of(base, plan, ports, _owner() if tethered else None, roles_file)
         progress(f"starting {', '.join(model['services'])}")
         self._compose(
             "-f", "-", "up", "--detach", "--no-build", "--quiet-pull",
             model=model, seconds=UP_SECONDS,
         )  # fmt: skip
-        endpoints = endpoints_of(model, plan, stack.logs)
-        stack.write_endpoints(endpoints)
+        endpoints = endpoints_of(ports, secrets_of(plan), self._stack.logs)
+        self._stack.write_endpoints(endpoints)
         self._wait_until_ready(progress)
         return endpoints
 
     def _wait_until_ready(self, progress: Progress) -> None:
         deadline = time.monotonic() + READY_WITHIN_SECONDS
-        told: list[str] = []
+        shown: list[str] = []
         while waiting := [status for status in self.status() if not status.ready]:
             for status in waiting:
                 if status.restarts >= EXITS_AT_START or time.monotonic() > deadline:
-                    tail = "\n".join([*self.logs(status.name)][-LOG_TAIL_LINES:])
-                    raise StackError(f"{status.name} does not get ready; its log ends:\n{tail}")
-            if told != (told := [status.name for status in waiting]):
-                progress(f"waiting for {', '.join(told)}")
+                    tail = log_tail([*self.logs(status.name)])
+                    raise StackError(f"{status.name} does not get ready; {tail}")
+            if shown != (shown := [status.name for status in waiting]):
+                progress(f"waiting for {', '.join(shown)}")
             time.sleep(POLL_SECONDS)
 
     def _hold_tether(self) -> None:
@@ -269,16 +246,10 @@ class DockerRuntime:
         finally:
             os.close(far_end)
 
-    def _drop_tether(self) -> None:
-        if self._tether is not None:
-            os.write(self._tether, KEEP)
-            os.close(self._tether)
-            self._tether = None
-
     # Ending
 
     def _remove(self, *, keep_logs: bool) -> None:
-        """By the holder of the lock. The data is thrown away: servers need not tidy it."""
+        """Remove everything, as the holder of the lock. Servers need not tidy their data."""
         containers = self._containers()
         if keep_logs and self._stack.logs.exists():
             for container in containers:
@@ -314,12 +285,9 @@ class DockerRuntime:
             given=json.dumps(model) if model else None, environment=environment, seconds=seconds,
         )  # fmt: skip
 
-    def _not_up(self) -> StackError:
-        return StackError(f"stack {self.name} is not up: `chaos up` brings it up")
 
-
-# Whoever holds a tethered stack is written on its network, the first that is made and the last
-# that goes: so that what he and his tether left behind can be told from what is in use.
+# The owner of a tethered stack is written on its network, the first part that is made and the last
+# that goes, so that what a crash of both owner and tether left can be told from what is in use.
 
 
 def _owner() -> str:
@@ -327,13 +295,13 @@ def _owner() -> str:
 
 
 def _is_gone(owner: str) -> bool:
-    """Of another machine's or container's processes we know nothing."""
+    """Return False also for a process of another machine or container, which we cannot see."""
     namespace, pid, known = owner.split()
     return namespace == os.readlink("/proc/self/ns/pid") and identity(int(pid)) != known
 
 
 def _sweep(progress: Progress) -> None:
-    """Remove the tethered stacks of those that are no more."""
+    """Remove the tethered stacks whose owners are gone."""
     labels = f'{{{{.Label "{PROJECT_LABEL}"}}}}\t{{{{.Label "{TETHER_LABEL}"}}}}'
     found = docker("network", "ls", "--filter", f"label={TETHER_LABEL}", "--format", labels)
     for line in found.splitlines():
@@ -348,28 +316,14 @@ def _sweep(progress: Progress) -> None:
 
 
 def _ready(container: Container, endpoints: Endpoints) -> bool:
-    if container.status != "running":
+    if container.state != "running":
         return False
-    if container.process == "postgres":
-        return _postgres_answers(endpoints.judge_dsn)
-    if container.process == "rabbitmq":
-        listens = f"/api/health/checks/port-listener/{AMQP_PORT}"
-        return _answers(endpoints.management_url + listens)
-    if container.process == PROXY:
-        return endpoints.proxy is not None and proxy.answers(endpoints.proxy)
-    return _answers(endpoints.http_urls[container.process] + "/ready")
-
-
-def _postgres_answers(dsn: str) -> bool:
-    try:
-        psycopg.connect(dsn, connect_timeout=int(PROBE_SECONDS)).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
+    match container.process:
+        case "postgres":
+            return postgres_answers(endpoints.judge_dsn)
+        case "rabbitmq":
+            return rabbitmq_answers(endpoints.amqp_url)
+        case name if name == PROXY:
+            return endpoints.proxy is not None and proxy.answers(endpoints.proxy)
+        case name:
+            return service_is_ready(endpoints.http_urls[name])

@@ -1,8 +1,4 @@
-"""The two servers' programs: found, or installed where that is ours to do.
-
-Owns: where distributions put them, and installing them with apt without letting the packages
-start services of their own. Must not know: how the programs are run.
-"""
+"""The two servers' programs: found, or installed with apt without starting any service."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ class Programs:
 
 
 def programs(progress: Progress) -> Programs:
-    """Installed first where they are missing and that is possible; StackError says what to do."""
+    """Find the programs, installing them first where they are missing and that is possible."""
     if missing() and _may_install():
         _install(progress)
     if lacking := missing():
@@ -52,7 +48,6 @@ def programs(progress: Progress) -> Programs:
 
 
 def found() -> Programs:
-    """What was installed when the stack was brought up."""
     postgres, rabbitmq, epmd = _postgres(), _rabbitmq(), _epmd()
     if postgres is None or rabbitmq is None or epmd is None:
         raise StackError(f"missing: {', '.join(missing())}")
@@ -65,12 +60,12 @@ def missing() -> list[str]:
 
 
 def _postgres() -> Path | None:
-    """The newest of Debian's side-by-side versions, or what is on the PATH."""
-    versions = (
+    """Return the newest of Debian's side-by-side versions, or what is on the PATH."""
+    versions = [
         (int(directory.name), directory / "bin")
         for directory in Path("/usr/lib/postgresql").glob("*")
         if directory.name.isdigit() and (directory / "bin/initdb").exists()
-    )
+    ]
     usable = [entry for entry in versions if entry[0] >= OLDEST_POSTGRES]
     return max(usable)[1] if usable else _directory_of("initdb")
 
@@ -93,16 +88,16 @@ def _directory_of(program: str) -> Path | None:
 
 def _may_install() -> bool:
     release = Path("/etc/os-release")
-    is_ours_to_do = os.geteuid() == 0 and shutil.which("apt-get") is not None
-    return is_ours_to_do and release.exists() and is_new_enough(release.read_text())
+    is_root_with_apt = os.geteuid() == 0 and shutil.which("apt-get") is not None
+    return is_root_with_apt and release.exists() and is_new_enough(release.read_text())
 
 
 def is_new_enough(release: str) -> bool:
-    """By the text of /etc/os-release."""
+    """Decide by the text of /etc/os-release."""
     lines = (line.partition("=") for line in release.splitlines())
-    told = {key: value.strip('"') for key, _, value in lines}
-    oldest = OLDEST_RELEASE.get(told.get("ID", ""))
-    version = tuple(int(part) for part in told.get("VERSION_ID", "").split(".") if part.isdigit())
+    fields = {key: value.strip('"') for key, _, value in lines}
+    oldest = OLDEST_RELEASE.get(fields.get("ID", ""))
+    version = tuple(int(part) for part in fields.get("VERSION_ID", "").split(".") if part.isdigit())
     return oldest is not None and version >= oldest
 
 
@@ -116,7 +111,9 @@ def _install(progress: Progress) -> None:
         f"installing {' and '.join(packages)} with apt-get: missing here, takes about a minute."
         " Their own services are not started; from the next boot on they may be (systemctl disable)"
     )
-    with no_service_starts(packages), no_cluster_of_its_own():
+    # Otherwise the package would make a database cluster of its own.
+    no_cluster = _file_for_now(CLUSTER_DEFAULTS, "create_main_cluster = false\n", 0o644)
+    with no_service_starts(packages), no_cluster:
         for step in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             done = subprocess.run(
                 ["apt-get", "-q", *step],
@@ -131,8 +128,8 @@ def _install(progress: Progress) -> None:
 
 @contextmanager
 def no_service_starts(packages: Sequence[str]) -> Iterator[None]:
-    """Packages ask policy-rc.d whether they may start their services. One that is there already
-    is its owner's: if it would say yes, we do not install."""
+    """Keep packages from starting their services, by policy-rc.d. A file that is there already is
+    its owner's: if it would let them start, we do not install."""
     if POLICY.exists():
         for service in packages:
             answer = subprocess.run([POLICY, service, "start"], capture_output=True)
@@ -141,27 +138,21 @@ def no_service_starts(packages: Sequence[str]) -> Iterator[None]:
                     f"{POLICY} here lets packages start their services; to have them run beside"
                     f" ours is yours to decide: apt-get install {' '.join(packages)}"
                 )
+    script = f"#!/bin/sh\n# Placed by `chaos up` while it installs packages.\nexit {START_DENIED}\n"
+    with _file_for_now(POLICY, script, 0o755):
         yield
-        return
-    POLICY.write_text(
-        f"#!/bin/sh\n# Placed by `chaos up` while it installs packages.\nexit {START_DENIED}\n"
-    )
-    POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        POLICY.unlink()
 
 
 @contextmanager
-def no_cluster_of_its_own() -> Iterator[None]:
-    """The package would make a database cluster that nobody asked for."""
-    if CLUSTER_DEFAULTS.exists():
+def _file_for_now(path: Path, text: str, mode: int) -> Iterator[None]:
+    """Place a file for the duration of the block; one that is there already stays as it is."""
+    if path.exists():
         yield
         return
-    CLUSTER_DEFAULTS.parent.mkdir(parents=True, exist_ok=True)
-    CLUSTER_DEFAULTS.write_text("create_main_cluster = false\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
     try:
         yield
     finally:
-        CLUSTER_DEFAULTS.unlink()
+        path.unlink()

@@ -1,36 +1,36 @@
-"""One process that is kept running.
-
-Owns: restarting what dies, with backoff, and what can be done to a process. Must not know:
-what the process is for, and who asks.
-"""
+"""One process that is kept running."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
-from chaos.runtime import StackError, State
+from chaos.runtime import ProcessStatus, StackError, State
 from chaos.runtime.ports import is_free
 from chaos.runtime.processes import MARK, record, signal_one, signal_tree
 from chaos.runtime.stack import Stack
 
 
-class Say(Protocol):
-    """Writes one line to the supervisor's log."""
-
-    def __call__(self, event: str, **fields: Any) -> None: ...
+def say(event: str, **fields: Any) -> None:
+    """Write one line of JSON to the supervisor's log."""
+    print(
+        json.dumps({"timestamp": datetime.now(UTC).isoformat(), "event": event, **fields}),
+        flush=True,
+    )
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom a server drops root for."""
+    """The user a server runs as when we are root."""
 
     uid: int
     gid: int
@@ -52,7 +52,7 @@ class Spec:
 
 
 class Backoff:
-    """0.2 s doubling to 10 s, and from the beginning for what had run for 10 s."""
+    """Pauses of 0.2 s doubling to 10 s; from the beginning after 10 healthy seconds."""
 
     FIRST_SECONDS = 0.2
     CAP_SECONDS = 10.0
@@ -72,10 +72,10 @@ class Backoff:
 async def spawn(
     spec: Spec, stack: Stack, command: Sequence[str], *, stdout: IO[bytes] | int, stderr: int
 ) -> asyncio.subprocess.Process:
-    """A command as the spec's user and in its environment, on the stack's record."""
-    dropped: dict[str, Any] = {}
+    """Start a command as the spec's user and in its environment, and record it."""
+    account: dict[str, Any] = {}
     if spec.account:
-        dropped = {"user": spec.account.uid, "group": spec.account.gid, "extra_groups": []}
+        account = {"user": spec.account.uid, "group": spec.account.gid, "extra_groups": []}
     process = await asyncio.create_subprocess_exec(
         *command,
         env={**spec.environment, MARK: str(stack.directory)},
@@ -83,7 +83,7 @@ async def spawn(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        **dropped,
+        **account,
     )
     # The sweep is gentle with what is called postgres; everything else is killed.
     record(stack.started, spec.name if command == spec.command else "helper", process.pid)
@@ -91,31 +91,35 @@ async def spawn(
 
 
 class Managed:
-    """`run` is a daemon; the process runs while it is wanted."""
+    """A process that `run` restarts with backoff while it is wanted."""
 
-    def __init__(self, spec: Spec, stack: Stack, say: Say) -> None:
+    def __init__(self, spec: Spec, stack: Stack) -> None:
         self.spec = spec
         self.restarts = 0
         self.last_exit: str | None = None
-        self.lost_ports: list[int] = []  # found taken by somebody else when it died
+        self.lost_ports: list[int] = []  # found taken by another process when it died
         self._stack = stack
-        self._say = say
         self._process: asyncio.subprocess.Process | None = None
         self._paused = False
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()  # not wanted, and not there
-        self._hurry = asyncio.Event()  # cuts a backoff short
+        self._start_now = asyncio.Event()  # cuts a backoff short
 
     @property
-    def pid(self) -> int | None:
+    def _pid(self) -> int | None:
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if self._process and alive else None
 
     @property
-    def state(self) -> State:
-        if self.pid is not None:
+    def _state(self) -> State:
+        if self._pid is not None:
             return "paused" if self._paused else "running"
         return "restarting" if self._wanted.is_set() else "stopped"
+
+    async def status(self) -> ProcessStatus:
+        state, pid = self._state, self._pid
+        ready = state == "running" and await asyncio.to_thread(self.spec.answers)
+        return ProcessStatus(self.spec.name, state, ready, pid, self.restarts, self.last_exit)
 
     async def run(self) -> None:
         backoff = Backoff()
@@ -127,12 +131,12 @@ class Managed:
             began = time.monotonic()
             pid = await self._run_once()
             if not self._wanted.is_set():
-                self._say("process.stopped", process=self.spec.name, pid=pid, exit=self.last_exit)
+                say("process.stopped", process=self.spec.name, pid=pid, exit=self.last_exit)
                 continue
             pause = backoff.pause_after(time.monotonic() - began)
             self.restarts += 1
             self.lost_ports = [port for port in self.spec.ports if not is_free(port)]
-            self._say(
+            say(
                 "process.died",
                 process=self.spec.name,
                 pid=pid,
@@ -140,48 +144,47 @@ class Managed:
                 lost_ports=self.lost_ports,
                 next_try_seconds=pause,
             )
-            self._hurry.clear()
+            self._start_now.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), pause)
+                await asyncio.wait_for(self._start_now.wait(), pause)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self._wanted.set()
-        self._hurry.set()
+        self._start_now.set()
 
     async def stop(self, number: signal.Signals | None = None) -> None:
-        """Gone on return."""
+        """Return once it is gone."""
         self._wanted.clear()
-        self._hurry.set()
-        self._tell_to_stop(number or self.spec.stop_signal)
+        self._start_now.set()
+        self._signal_to_stop(number or self.spec.stop_signal)
         try:
             await asyncio.wait_for(self._idle.wait(), self.spec.stop_seconds)
         except TimeoutError:
-            self._say("process.would_not_stop", process=self.spec.name, pid=self.pid)
-            self._tell_to_stop(signal.SIGKILL)
+            say("process.would_not_stop", process=self.spec.name, pid=self._pid)
+            self._signal_to_stop(signal.SIGKILL)
             await self._idle.wait()
 
     async def kill(self) -> None:
-        """Gone on return."""
-        process = self._there()
+        """Return once it is gone."""
+        process = self._existing()
         signal_tree(process.pid, signal.SIGKILL)
         await process.wait()
 
-    def pause(self) -> None:
-        signal_tree(self._there().pid, signal.SIGSTOP)
+    async def pause(self) -> None:
+        signal_tree(self._existing().pid, signal.SIGSTOP)
         self._paused = True
 
-    def resume(self) -> None:
-        signal_tree(self._there().pid, signal.SIGCONT)
+    async def resume(self) -> None:
+        signal_tree(self._existing().pid, signal.SIGCONT)
         self._paused = False
 
-    def _there(self) -> asyncio.subprocess.Process:
+    def _existing(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
-            raise StackError(f"{self.spec.name} has no process at the moment: it is {self.state}")
+            raise StackError(f"{self.spec.name} has no process at the moment: it is {self._state}")
         return self._process
 
-    def _tell_to_stop(self, number: signal.Signals) -> None:
-        pid = self.pid
-        if pid is None:
+    def _signal_to_stop(self, number: signal.Signals) -> None:
+        if (pid := self._pid) is None:
             return
         if number is signal.SIGKILL:
             signal_tree(pid, number)
@@ -191,7 +194,7 @@ class Managed:
         signal_one(pid, number)
 
     async def _run_once(self) -> int | None:
-        """From its start to its end. A start that fails is an end too."""
+        """Run the process to its end. A start that fails is an end too."""
         spec = self.spec
         try:
             with self._stack.log(spec.name).open("ab") as log:
@@ -203,9 +206,9 @@ class Managed:
             return None
         self._process = process
         self._paused = False
-        self._say("process.started", process=spec.name, pid=process.pid)
+        say("process.started", process=spec.name, pid=process.pid)
         if not self._wanted.is_set():  # stopped while it was being started
-            self._tell_to_stop(spec.stop_signal)
+            self._signal_to_stop(spec.stop_signal)
         code = await process.wait()
         self.last_exit = f"signal {-code}" if code < 0 else f"status {code}"
         return process.pid

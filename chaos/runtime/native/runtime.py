@@ -1,9 +1,4 @@
-"""The native runtime: processes on this machine, for machines without containers.
-
-Owns: bringing a stack's supervisor up and down, and talking to it. Must not know: what the
-supervisor does. Nothing here outlives a call but the tether; a stack may be brought up by one
-process and down by another.
-"""
+"""The native runtime: processes on this machine, kept by a supervisor process per stack."""
 
 from __future__ import annotations
 
@@ -26,6 +21,7 @@ from chaos.runtime import (
     StackError,
     silent,
 )
+from chaos.runtime.base import NotUpError, Runtime, log_tail
 from chaos.runtime.native.install import programs
 from chaos.runtime.processes import recorded, signal_one, sweep
 from chaos.runtime.stack import CHECKOUT, KEEP, Stack, default_name
@@ -36,20 +32,15 @@ HUNG_SECONDS = 3.0
 POLL_SECONDS = 0.05
 
 
-class NotUpError(StackError):
-    """Nobody answers for the stack."""
+def all_names() -> list[str]:
+    return Stack("any").names()
 
 
-class NativeRuntime:
-    """The Runtime protocol, over a supervisor's control socket."""
+class NativeRuntime(Runtime):
+    """Requests to a stack's supervisor, over its control socket."""
 
     def __init__(self, name: str | None = None) -> None:
-        self._stack = Stack(name or default_name())
-        self._tether: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self._stack.name
+        super().__init__(Stack(name or default_name()))
 
     def up(
         self, plan: Plan = EVERYTHING, *, tethered: bool = False, progress: Progress = silent
@@ -57,13 +48,16 @@ class NativeRuntime:
         if sys.platform != "linux":
             raise StackError("the native runtime reads /proc and needs Linux")
         programs(progress)
-        lock = self._claim()
+        self._stack.create()
+        lock = self._stack.take()
+        if lock is None:
+            raise self._is_up_already()
         try:
             self._launch(lock, plan)
-            self._follow(progress)
+            self._wait_until_up(progress)
             endpoints = self.endpoints()
             if not tethered:
-                self._drop_tether(saying=KEEP)
+                self._drop_tether(KEEP)
         except BaseException:  # an interrupt too
             self.down()
             raise
@@ -72,11 +66,11 @@ class NativeRuntime:
     def down(self, *, keep_logs: bool = False) -> None:
         try:
             self._ask("down", keep_logs=keep_logs)
-            patience = DOWN_SECONDS
+            seconds = DOWN_SECONDS
         except StackError:
-            patience = HUNG_SECONDS
+            seconds = HUNG_SECONDS
         self._drop_tether()
-        lock = self._stack.take_within(patience)
+        lock = self._stack.take_within(seconds)
         if lock is None and self._stack.directory.exists():
             lock = self._take_from_hung()
         if lock is None:
@@ -86,12 +80,6 @@ class NativeRuntime:
             self._stack.remove(keep_logs=keep_logs)
         finally:
             os.close(lock)
-
-    def endpoints(self) -> Endpoints:
-        try:
-            return self._stack.read_endpoints()
-        except FileNotFoundError:
-            raise self._not_up() from None
 
     def status(self) -> list[ProcessStatus]:
         return [ProcessStatus(**status) for status in self._ask("status")]
@@ -125,24 +113,13 @@ class NativeRuntime:
             raise OSError(f"rabbitmqctl {arguments[:1]}: {done['errors'].strip()[-400:]}")
         return str(done["output"])
 
-    def _claim(self) -> int:
-        self._stack.create()
-        lock = self._stack.take()
-        if lock is None:
-            raise StackError(
-                f"stack {self.name} is up already: `chaos down` first, or choose another --name"
-            )
-        return lock
-
     def _launch(self, lock: int, plan: Plan) -> None:
-        """The supervisor, which inherits the lock and the other end of the tether."""
+        """Start the supervisor, which inherits the lock and the other end of the tether."""
         stack = self._stack
         far_end, self._tether = os.pipe()
         try:
             sweep(stack.directory, stack.started)
-            stack.clear(keep_logs=False)
-            stack.logs.mkdir(mode=0o700)
-            stack.write_plan(plan)
+            self._prepare(plan)
             with stack.log("supervisor").open("ab") as log:
                 done = subprocess.run(
                     [sys.executable, "-m", "chaos.runtime.native.supervisor", self.name, str(lock)],
@@ -155,9 +132,8 @@ class NativeRuntime:
         if done.returncode != 0:
             raise self._supervisor_ended()
 
-    def _follow(self, progress: Progress) -> None:
-        """Until all is ready."""
-        told = None
+    def _wait_until_up(self, progress: Progress) -> None:
+        shown = None
         while True:
             try:
                 now = self._ask("stage")
@@ -167,16 +143,10 @@ class NativeRuntime:
                 raise StackError(now["error"])
             if now["up"]:
                 return
-            if now["stage"] != told:
-                told = now["stage"]
-                progress(told)
+            if now["stage"] != shown:
+                shown = now["stage"]
+                progress(shown)
             time.sleep(POLL_SECONDS)
-
-    def _drop_tether(self, saying: bytes = b"") -> None:
-        if self._tether is not None:
-            os.write(self._tether, saying)
-            os.close(self._tether)
-            self._tether = None
 
     def _take_from_hung(self) -> int | None:
         for process in recorded(self._stack.started):
@@ -184,7 +154,7 @@ class NativeRuntime:
                 signal_one(process.pid, signal.SIGKILL)
         lock = self._stack.take_within(HUNG_SECONDS)
         if lock is None and self._stack.directory.exists():
-            raise StackError(f"another command is busy with stack {self.name}: try again")
+            raise self._is_busy()
         return lock
 
     def _ask(self, do: str, **arguments: Any) -> Any:
@@ -205,9 +175,6 @@ class NativeRuntime:
             raise StackError(reply["error"])
         return reply["answer"]
 
-    def _not_up(self) -> NotUpError:
-        return NotUpError(f"stack {self.name} is not up: `chaos up` brings it up")
-
     def _supervisor_ended(self) -> StackError:
         lines = self._stack.log("supervisor").read_text().splitlines()
-        return StackError("the supervisor ended; its log ends:\n" + "\n".join(lines[-10:]))
+        return StackError(f"the supervisor ended; {log_tail(lines)}")

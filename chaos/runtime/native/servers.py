@@ -1,8 +1,4 @@
-"""How the two servers of a native stack are run, and the port mapper that one of them wants.
-
-Owns: their command lines, environments and configuration files. Must not know: when they are
-started, and what happens when they die.
-"""
+"""How the two servers of a native stack are run, and epmd, RabbitMQ's port mapper."""
 
 from __future__ import annotations
 
@@ -15,17 +11,13 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import pika
-import pika.exceptions
-import psycopg
-
-from chaos.runtime.endpoints import RABBITMQ_USER, SUPERUSER, Ports, Secrets, postgres_dsn
+from chaos.runtime import Endpoints
+from chaos.runtime.endpoints import RABBITMQ_USER, SUPERUSER, Ports, Secrets
 from chaos.runtime.native.install import Programs
 from chaos.runtime.native.managed import Account, Spec
 from chaos.runtime.ports import HOST
+from chaos.runtime.probes import PROBE_SECONDS, postgres_answers, rabbitmq_answers
 from chaos.runtime.stack import Stack, write_private
-
-PROBE_SECONDS = 2
 
 POSTGRES_SETTINGS = {
     "listen_addresses": HOST,
@@ -36,8 +28,8 @@ POSTGRES_SETTINGS = {
     "log_line_prefix": "%m [%p] %u ",
 }
 
-# use_colors is on by default, terminal or not. Statistics are taken every second, not every
-# five: a person who looks at the management page wants to see what is.
+# use_colors is on by default, terminal or not. Statistics are taken every second, not every five,
+# for people who look at the management page.
 RABBITMQ_CONF = """
 listeners.tcp.1 = {host}:{amqp}
 management.tcp.ip = {host}
@@ -50,7 +42,7 @@ log.console.use_colors = off
 collect_statistics_interval = 1000
 """
 
-# What is enabled, and what it needs.
+# What is enabled, and what that needs.
 RABBITMQ_PLUGINS = {
     "rabbitmq_management",
     "rabbitmq_management_agent",
@@ -63,7 +55,12 @@ RABBITMQ_VM = "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
 
 
 def postgres_spec(
-    stack: Stack, programs: Programs, ports: Ports, keys: Secrets, settings: Mapping[str, str]
+    stack: Stack,
+    programs: Programs,
+    ports: Ports,
+    keys: Secrets,
+    dsn: str,
+    settings: Mapping[str, str],
 ) -> Spec:
     account = account_of("postgres")
     home = stack.postgres
@@ -84,14 +81,14 @@ def postgres_spec(
         environment=plain_environment(home),
         directory=home,
         ports=(ports.postgres,),
-        answers=partial(_postgres_answers, postgres_dsn(ports, keys)),
+        answers=partial(postgres_answers, dsn),
         account=account,
         stop_signal=signal.SIGINT,  # "fast": does not wait for its clients to leave
     )
 
 
 def initdb_command(stack: Stack, programs: Programs) -> tuple[str, ...]:
-    """To be run before Postgres is, as it is. Its own syncs are left out: a power cut while a
+    """Return what runs before Postgres, as the same user. It need not sync: a power cut while a
     stack is brought up loses nothing."""
     home = stack.postgres
     return (
@@ -118,7 +115,9 @@ def epmd_spec(stack: Stack, programs: Programs, ports: Ports) -> Spec:
     )
 
 
-def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets) -> Spec:
+def rabbitmq_spec(
+    stack: Stack, programs: Programs, ports: Ports, keys: Secrets, endpoints: Endpoints
+) -> Spec:
     account = account_of("rabbitmq")
     home = stack.rabbitmq
     conf = RABBITMQ_CONF.format(
@@ -135,7 +134,6 @@ def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets)
     }
     _make_home(home, account, files)
     _make_lean(home / "program", programs.rabbitmq)
-    broker = f"{RABBITMQ_USER}:{keys.rabbitmq}@{HOST}:{ports.amqp}"
     return Spec(
         name="rabbitmq",
         command=(str(programs.rabbitmq / "rabbitmq-server"),),
@@ -162,19 +160,19 @@ def rabbitmq_spec(stack: Stack, programs: Programs, ports: Ports, keys: Secrets)
         },
         directory=home,
         ports=(ports.amqp, ports.management, ports.distribution),
-        answers=partial(_rabbitmq_answers, f"amqp://{broker}/"),
+        answers=partial(rabbitmq_answers, endpoints.amqp_url),
         account=account,
         stop_seconds=30.0,
     )
 
 
 def plain_environment(home: Path) -> dict[str, str]:
-    """Nothing of the caller's: a PGPORT or RABBITMQ_* of theirs must not reach our servers."""
+    """Return nothing of the caller's: a PGPORT or RABBITMQ_* must not reach our servers."""
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(home)}
 
 
 def account_of(name: str) -> Account | None:
-    """Both servers refuse, or ought to refuse, to run as root."""
+    """Return the user to drop root for: servers should not run as root."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -183,7 +181,7 @@ def account_of(name: str) -> Account | None:
 
 
 def _make_home(home: Path, account: Account | None, files: Mapping[str, str]) -> None:
-    """A directory and files for the account alone."""
+    """Create a directory and files for the account alone."""
     if home.exists():  # of an attempt to start that found a port taken
         shutil.rmtree(home)
     home.mkdir(mode=0o700)
@@ -195,8 +193,8 @@ def _make_home(home: Path, account: Account | None, files: Mapping[str, str]) ->
 
 
 def _make_lean(program: Path, scripts: Path) -> None:
-    """RabbitMQ's own tree, in links, without the plugins that are not enabled: a node looks for
-    each of its modules in every plugin's directory. It starts in five seconds, not eight."""
+    """Link RabbitMQ's own tree without the plugins that are not enabled: a node looks for each of
+    its modules in every plugin's directory. It starts in five seconds, not eight."""
     real = (scripts / "rabbitmq-server").resolve().parents[1]
     for directory in (program, program / "plugins"):
         directory.mkdir()
@@ -209,27 +207,8 @@ def _make_lean(program: Path, scripts: Path) -> None:
             (program / "plugins" / plugin.name).symlink_to(plugin)
 
 
-def _postgres_answers(dsn: str) -> bool:
-    try:
-        psycopg.connect(dsn, connect_timeout=PROBE_SECONDS).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-def _rabbitmq_answers(url: str) -> bool:
-    parameters = pika.URLParameters(url)
-    parameters.socket_timeout = parameters.stack_timeout = PROBE_SECONDS
-    parameters.blocked_connection_timeout = PROBE_SECONDS
-    try:
-        pika.BlockingConnection(parameters).close()
-    except (pika.exceptions.AMQPError, OSError):
-        return False
-    return True
-
-
 def _epmd_answers(port: int) -> bool:
-    """Asked for the names it knows; a bare connection is an error to it."""
+    """Ask for the registered names; a bare connection is logged as an error."""
     try:
         with socket.create_connection((HOST, port), PROBE_SECONDS) as epmd:
             epmd.sendall(b"\x00\x01n")

@@ -1,16 +1,14 @@
-"""The process behind a native stack: `python -m chaos.runtime.native.supervisor NAME`.
+"""The process behind a native stack: `python -m chaos.runtime.native.supervisor NAME LOCK`.
 
-Owns: starting everything in order, keeping it running, answering on the control socket, and
-ending it all. Must not know: who asks. Inherits from `up` the stack's lock (its descriptor is
-the second argument) and, as standard input, a tether: if that ends before it said "keep",
-the stack ends with it.
+It starts everything in order, keeps it running, answers on the control socket, and ends it all.
+It inherits from `up` the stack's lock and, as standard input, a tether: if that ends before it
+said "keep", the stack ends with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -19,41 +17,30 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Any
 
 import psycopg
 
-from chaos.runtime import Plan, ProcessStatus, StackError
+from chaos.runtime import Plan, StackError
+from chaos.runtime.base import EXITS_AT_START, log_tail
 from chaos.runtime.bootstrap import DATABASE, role_statements, schema_statements
-from chaos.runtime.endpoints import Ports, Secrets, endpoints_of, postgres_dsn
+from chaos.runtime.endpoints import SUPERUSER, Ports, Secrets, endpoints_of, postgres_dsn
 from chaos.runtime.native.install import Programs, found
-from chaos.runtime.native.managed import Managed, Spec, spawn
+from chaos.runtime.native.managed import Managed, Spec, say, spawn
 from chaos.runtime.native.servers import epmd_spec, initdb_command, postgres_spec, rabbitmq_spec
 from chaos.runtime.native.services import proxy_spec, service_specs
 from chaos.runtime.processes import record, signal_tree
 from chaos.runtime.stack import KEEP, Stack
 
 START_ATTEMPTS = 3
-EXITS_AT_START = 3
 READY_WITHIN_SECONDS = 60.0
-LOG_TAIL_LINES = 15
 POLL_SECONDS = 0.03
 RABBITMQCTL_SECONDS = 15.0
 
 
 class PortTakenError(StackError):
-    """Between our looking and its listening, somebody took a port that a process needs."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a program ended."""
-
-    status: int
-    output: str
-    errors: str
+    """A port was free when we looked and taken when a process wanted to listen on it."""
 
 
 class Supervisor:
@@ -75,7 +62,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopping.set)
         server = await asyncio.start_unix_server(self._serve, sock=control)
-        tasks = [asyncio.create_task(self._start()), asyncio.create_task(self._hold_tether())]
+        tasks = [asyncio.create_task(self._start()), asyncio.create_task(self._watch_tether())]
         await self._stopping.wait()
         for task in tasks:
             task.cancel()
@@ -101,70 +88,66 @@ class Supervisor:
             self._error = f"{START_ATTEMPTS} times in a row a port was taken before we could"
         except StackError as error:
             self._error = str(error)
-        except Exception as error:  # noqa: BLE001  whoever waits for `up` is told
+        except Exception as error:  # noqa: BLE001 - `up` reports it
             self._error = f"{error!r}; see supervisor.log"
             say("start.failed", traceback=traceback.format_exc())
 
     async def _start_on_free_ports(self) -> None:
-        programs, keys = found(), Secrets.fresh(self._plan)
-        ports = Ports.free(self._plan)
-        endpoints = endpoints_of(self._stack, ports, keys)
-        postgres = postgres_spec(self._stack, programs, ports, keys, self._plan.postgres)
-        rabbitmq = rabbitmq_spec(self._stack, programs, ports, keys)
-        epmd = epmd_spec(self._stack, programs, ports)
-
+        programs, keys, ports = found(), Secrets.fresh(self._plan), Ports.free(self._plan)
+        endpoints = endpoints_of(ports, keys, self._stack.logs)
         self._stage = "starting Postgres and RabbitMQ"
-        await _together(
-            self._start_in_turn(epmd, rabbitmq),
-            self._start_postgres(programs, postgres, postgres_dsn(ports, keys), keys),
+        await _all_of(
+            self._start_in_turn(
+                epmd_spec(self._stack, programs, ports),
+                rabbitmq_spec(self._stack, programs, ports, keys, endpoints),
+            ),
+            self._start_postgres(programs, ports, keys),
         )
         if proxy := proxy_spec(self._stack, ports):
             await self._start_in_turn(proxy)
         services = service_specs(self._plan, endpoints, ports.lines)
         if services:
             self._stage = f"starting {', '.join(spec.name for spec in services)}"
-        await _together(*(self._start_in_turn(spec) for spec in services))
+        await _all_of(*(self._start_in_turn(spec) for spec in services))
         self._stack.write_endpoints(endpoints)
 
-    async def _start_postgres(
-        self, programs: Programs, spec: Spec, dsn: str, keys: Secrets
-    ) -> None:
+    async def _start_postgres(self, programs: Programs, ports: Ports, keys: Secrets) -> None:
+        dsn = postgres_dsn(ports, SUPERUSER, keys.superuser, "postgres")
+        spec = postgres_spec(self._stack, programs, ports, keys, dsn, self._plan.postgres)
         initdb = await self._run_beside(spec, *initdb_command(self._stack, programs))
-        if initdb.status != 0:
-            raise StackError(f"initdb failed: {initdb.errors.strip()}")
+        if initdb["status"] != 0:
+            raise StackError(f"initdb failed: {initdb['errors'].strip()}")
         await self._start_in_turn(spec)
         await asyncio.to_thread(_bootstrap, dsn, self._plan, keys)
 
     async def _start_in_turn(self, *specs: Spec) -> None:
         for spec in specs:
-            process = Managed(spec, self._stack, say)
+            process = Managed(spec, self._stack)
             self._processes[spec.name] = process
             self._daemons.append(asyncio.create_task(process.run()))
-            process.start()
-            await self._until_ready(process)
+            await process.start()
+            await self._wait_until_ready(process)
 
-    async def _until_ready(self, process: Managed) -> None:
+    async def _wait_until_ready(self, process: Managed) -> None:
         name = process.spec.name
         deadline = time.monotonic() + READY_WITHIN_SECONDS
+        problem = None
         while not await asyncio.to_thread(process.spec.answers):
             if process.lost_ports:
                 raise PortTakenError(f"{name}: {process.lost_ports}")
             if process.restarts >= EXITS_AT_START:
                 problem = f"{name} ended {EXITS_AT_START} times at its start ({process.last_exit})"
-                raise StackError(f"{problem}; its log ends:\n{self._log_tail(name)}")
-            if time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 problem = f"{name} is not ready after {READY_WITHIN_SECONDS:.0f} s"
-                raise StackError(f"{problem}; its log ends:\n{self._log_tail(name)}")
+            if problem:
+                log = self._stack.log(name).read_text(errors="replace")
+                raise StackError(f"{problem}; {log_tail(log.splitlines())}")
             await asyncio.sleep(POLL_SECONDS)
         say("process.ready", process=name)
 
-    def _log_tail(self, name: str) -> str:
-        lines = self._stack.log(name).read_text(errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
-
     # Ending
 
-    async def _hold_tether(self) -> None:
+    async def _watch_tether(self) -> None:
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -174,17 +157,14 @@ class Supervisor:
             self._stopping.set()
 
     async def _stop_everything(self) -> None:
-        """Services first, so that they can finish what they have in hand. The servers' data is
-        thrown away: they need not tidy it."""
-        everything = dict(self._processes)
-        postgres = everything.pop("postgres", None)
-        mappers = [p for name, p in everything.items() if name in ("rabbitmq", "epmd")]
-        services = [p for p in everything.values() if p not in mappers]
+        """Stop the services first, so that they can finish their work. The servers' data is thrown
+        away: they need not tidy it."""
+        servers = ("rabbitmq", "epmd", "postgres")
+        services = [p for name, p in self._processes.items() if name not in servers]
         await asyncio.gather(*(process.stop() for process in services))
-        for process in sorted(mappers, key=lambda p: p.spec.name, reverse=True):
-            await process.stop(signal.SIGKILL)
-        if postgres:
-            await postgres.stop(signal.SIGQUIT)
+        for name in servers:
+            if process := self._processes.get(name):
+                await process.stop(signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
         for daemon in self._daemons:
             daemon.cancel()
         await asyncio.gather(*self._daemons, return_exceptions=True)
@@ -208,58 +188,35 @@ class Supervisor:
             case "stage":
                 return {"stage": self._stage, "up": self._up, "error": self._error}
             case "status":
-                return [asdict(status) for status in await self._statuses()]
+                statuses = (process.status() for process in self._processes.values())
+                return [asdict(status) for status in await asyncio.gather(*statuses)]
             case "down":
                 self._keep_logs = bool(arguments["keep_logs"])
                 self._stopping.set()
-                return None
             case "rabbitmqctl":
                 return await self._rabbitmqctl(arguments["arguments"])
-        process = self._process(arguments["process"])
-        say(f"asked.{do}", process=process.spec.name)
-        match do:
-            case "start":
-                process.start()
-            case "stop":
-                await process.stop()
-            case "kill":
-                await process.kill()
-            case "pause":
-                process.pause()
-            case "resume":
-                process.resume()
-            case _:
-                raise StackError(f"no such request: {do}")
-        return None
+            case "start" | "stop" | "kill" | "pause" | "resume":
+                process = self._process(arguments["process"])
+                say(f"asked.{do}", process=process.spec.name)
+                await getattr(process, do)()
 
     def _process(self, name: str) -> Managed:
         if name not in self._processes:
             raise StackError(f"no process {name!r}: choose from {', '.join(self._processes)}")
         return self._processes[name]
 
-    async def _statuses(self) -> list[ProcessStatus]:
-        async def status(process: Managed) -> ProcessStatus:
-            state, pid = process.state, process.pid
-            ready = state == "running" and await asyncio.to_thread(process.spec.answers)
-            return ProcessStatus(
-                process.spec.name, state, ready, pid, process.restarts, process.last_exit
-            )
-
-        return list(await asyncio.gather(*map(status, self._processes.values())))
-
     async def _rabbitmqctl(self, arguments: Sequence[str]) -> dict[str, Any]:
         spec = self._process("rabbitmq").spec
         try:
             async with asyncio.timeout(RABBITMQCTL_SECONDS):
-                done = await self._run_beside(
+                return await self._run_beside(
                     spec, str(found().rabbitmq / "rabbitmqctl"), *arguments
                 )
         except TimeoutError:
-            done = Done(-1, "", "no answer in time")
-        return asdict(done)
+            return {"status": -1, "output": "", "errors": "no answer in time"}
 
-    async def _run_beside(self, spec: Spec, *command: str) -> Done:
-        """A program of a server's, as its user and in its environment, to its end or ours."""
+    async def _run_beside(self, spec: Spec, *command: str) -> dict[str, Any]:
+        """Run a program of a server's, as its user and in its environment, to its end or ours."""
         process = await spawn(
             spec, self._stack, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -269,11 +226,15 @@ class Supervisor:
             if process.returncode is None:
                 signal_tree(process.pid, signal.SIGKILL)
                 await process.wait()
-        return Done(process.returncode or 0, output.decode(), errors.decode())
+        return {
+            "status": process.returncode,
+            "output": output.decode(),
+            "errors": errors.decode(),
+        }
 
 
-async def _together(*starts: Coroutine[Any, Any, None]) -> None:
-    """All of them; the first to fail cancels the others and is raised."""
+async def _all_of(*starts: Coroutine[Any, Any, None]) -> None:
+    """Run all; the first to fail cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for start in starts:
@@ -290,16 +251,8 @@ def _bootstrap(dsn: str, plan: Plan, keys: Secrets) -> None:
             database.execute(statement.encode())
 
 
-def say(event: str, **fields: Any) -> None:
-    """One line of JSON in the supervisor's log."""
-    print(
-        json.dumps({"timestamp": datetime.now(UTC).isoformat(), "event": event, **fields}),
-        flush=True,
-    )
-
-
 def main() -> None:
-    """Listens before it leaves for the background, so that whoever started it may talk at once."""
+    """Listen, then go to the background, so that `up` can send requests as soon as this returns."""
     stack = Stack(sys.argv[1])
     os.set_inheritable(int(sys.argv[2]), False)  # the lock is held by this process alone
     os.umask(0o077)
@@ -309,7 +262,6 @@ def main() -> None:
     control.listen()
     if os.fork():
         os._exit(0)
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # its failures are our "not yet"
     record(stack.started, "supervisor", os.getpid())
     asyncio.run(Supervisor(stack, plan).run(control))
 

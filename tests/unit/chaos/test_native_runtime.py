@@ -25,7 +25,7 @@ from chaos.runtime import (
 from chaos.runtime.endpoints import Ports, Secrets, endpoints_of
 from chaos.runtime.native import install
 from chaos.runtime.native.managed import Backoff
-from chaos.runtime.native.runtime import NativeRuntime
+from chaos.runtime.native.runtime import NativeRuntime, all_names
 from chaos.runtime.native.services import proxy_spec, service_specs
 from chaos.runtime.ports import free_ports, is_free
 from chaos.runtime.processes import (
@@ -38,7 +38,7 @@ from chaos.runtime.processes import (
     signal_tree,
     sweep,
 )
-from chaos.runtime.stack import CHECKOUT, Stack, all_names, default_name, read_plan_file
+from chaos.runtime.stack import CHECKOUT, Stack, default_name, read_plan_file
 
 PARENT_AND_CHILD = "sleep 60 & echo $!; wait"
 
@@ -102,8 +102,8 @@ def test_services_of_somebody_elses_have_processes_and_roles_like_ours() -> None
     plan = Plan(services={"car": Service("trip car", "hire")}, replicas={"car": 2, "door": 0})
     assert list(plan.processes)[-2:] == ["car", "car-2"]
     assert plan.roles == (*bootstrap.SERVICES, "hire")
-    stack, ports, keys = Stack("s"), Ports.free(plan), Secrets.fresh(plan)
-    specs = {s.name: s for s in service_specs(plan, endpoints_of(stack, ports, keys))}
+    endpoints = endpoints_of(Ports.free(plan), Secrets.fresh(plan), Path())
+    specs = {s.name: s for s in service_specs(plan, endpoints)}
     assert specs["car-2"].command[-2:] == ("trip", "car")
     assert "//hire:" in specs["car-2"].environment["SAGAPROOF_POSTGRES_DSN"]
     statements = list(bootstrap.schema_statements(plan.roles))
@@ -166,7 +166,7 @@ def test_a_proxied_process_is_given_its_own_lines() -> None:
     plan = Plan(proxied=True)
     ports = Ports.free(plan)
     stack = Stack("s")
-    endpoints = endpoints_of(stack, ports, Secrets.fresh(plan))
+    endpoints = endpoints_of(ports, Secrets.fresh(plan), stack.logs)
     proxy = proxy_spec(stack, ports)
     assert proxy is not None
     assert endpoints.proxy == ("127.0.0.1", ports.proxy)

@@ -18,10 +18,11 @@ from chaos.runtime.docker.compose import (
     OPERATOR_TOKEN,
     PASSWORD,
     TETHER_LABEL,
-    endpoints_of,
     model_of,
     roles_sql,
+    secrets_of,
 )
+from chaos.runtime.endpoints import RABBITMQ_USER, Ports, endpoints_of
 from common.process.process import STOP_WITHIN_SECONDS
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +37,6 @@ BASE: dict[str, Any] = {
     "services": {
         "postgres": {"ports": [{"target": 5432, "published": "15085"}]},
         "rabbitmq": {
-            "environment": {"RABBITMQ_DEFAULT_USER": "sagaproof"},
             "ports": [{"target": 5672, "published": "1"}, {"target": 15672, "published": "2"}],
         },
         **{
@@ -47,6 +47,10 @@ BASE: dict[str, Any] = {
 }
 for number, name in enumerate(APIS, start=15080):
     BASE["services"][name]["ports"] = [{"target": 8080, "published": str(number)}]
+
+
+def default_model(plan: Plan) -> dict[str, Any]:
+    return model_of(BASE, plan, Ports.free(plan), None)
 
 
 def test_every_process_is_a_service_and_nothing_else_is_started() -> None:
@@ -91,6 +95,8 @@ def test_every_process_has_its_own_role_and_a_password_that_says_what_it_is() ->
     }
     assert {role[1] for role in roles.values() if role} == set(ROLES)
     assert PASSWORD == "throw-away"
+    broker = COMPOSE["services"]["rabbitmq"]["environment"]
+    assert broker["RABBITMQ_DEFAULT_USER"] == RABBITMQ_USER
     assert re.findall("PASS.*: (.*)", (ROOT / "compose.yaml").read_text()) == [PASSWORD] * 2
 
 
@@ -129,8 +135,8 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
         settings={"step_timeout_seconds": "0.5"},
         entry={"payment": "tests.broken worker"},
     )
-    base = copy.deepcopy(BASE)
-    model = model_of(base, plan, "somebody")
+    base, ports = copy.deepcopy(BASE), Ports.free(plan)
+    model = model_of(base, plan, ports, "somebody")
     assert base == BASE
     services = model["services"]
     assert set(services) == {*SERVERS, *plan.processes}
@@ -145,24 +151,26 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     }
     assert model["networks"]["default"]["labels"] == {TETHER_LABEL: "somebody"}
 
-    endpoints = endpoints_of(model, plan, Path("logs"))
+    endpoints = endpoints_of(ports, secrets_of(plan), Path("logs"))
     assert set(endpoints.http_urls) == set(plan.processes)
-    ports = [port["published"] for s in services.values() for port in s.get("ports", ())]
-    assert len(set(ports)) == len(ports) == 3 + len(plan.processes) + 3  # three of them are APIs
+    published = [port["published"] for s in services.values() for port in s.get("ports", ())]
+    assert (
+        len(set(published)) == len(published) == 3 + len(plan.processes) + 3
+    )  # three of them are APIs
     assert {url.rpartition("/")[2] for url in endpoints.metrics_urls.values()} == {"metrics"}
     assert len({*endpoints.metrics_urls.values()}) == len(plan.processes)
     assert endpoints.door_url.endswith(services["door"]["ports"][0]["published"])
 
 
 def test_a_saga_of_somebody_elses_is_found_by_every_process_that_reads_it() -> None:
-    services = model_of(BASE, Plan(settings={"definitions": "trip.saga:TRIP"}), None)["services"]
+    services = default_model(Plan(settings={"definitions": "trip.saga:TRIP"}))["services"]
     for name in ("orchestrator", "operator"):
         assert services[name]["working_dir"] == services[name]["volumes"][0]["target"]
-    assert "working_dir" not in model_of(BASE, Plan(), None)["services"]["orchestrator"]
+    assert "working_dir" not in default_model(Plan())["services"]["orchestrator"]
 
 
 def test_a_stack_that_is_to_stay_names_nobody_who_holds_it() -> None:
-    assert model_of(BASE, Plan(), None)["networks"]["default"]["labels"] == {}
+    assert default_model(Plan())["networks"]["default"]["labels"] == {}
 
 
 def test_a_proxied_plan_leads_every_process_by_a_line_of_its_own() -> None:
@@ -173,22 +181,22 @@ def test_a_proxied_plan_leads_every_process_by_a_line_of_its_own() -> None:
             "SAGAPROOF_AMQP_URL": "amqp://user:pw@rabbitmq:5672/",
         }
     plan = Plan(proxied=True)
-    model = model_of(base, plan, None)
+    ports = Ports.free(plan)
+    model = model_of(base, plan, ports, None)
     given = {
         (name, url)
         for name in plan.processes
         for key, url in model["services"][name]["environment"].items()
         if key in ("SAGAPROOF_POSTGRES_DSN", "SAGAPROOF_AMQP_URL")
     }
-    ports = [re.search(r"@proxy:(\d+)/", url) for _, url in given]
-    assert all(ports)
-    assert len({port[1] for port in ports if port}) == 2 * len(plan.processes)
+    lines = [re.search(r"@proxy:(\d+)/", url) for _, url in given]
+    assert all(lines)
+    assert len({line[1] for line in lines if line}) == 2 * len(plan.processes)
     proxy = model["services"]["proxy"]
-    lines = json.loads(proxy["command"][1])["lines"]
-    assert {line[0]: tuple(line[3:]) for line in lines}["payment>rabbitmq"] == ("rabbitmq", 5672)
-    endpoints = endpoints_of(model, plan, Path("logs"))
+    specs = json.loads(proxy["command"][1])["lines"]
+    assert {spec[0]: tuple(spec[3:]) for spec in specs}["payment>rabbitmq"] == ("rabbitmq", 5672)
+    endpoints = endpoints_of(ports, secrets_of(plan), Path("logs"))
     assert endpoints.proxy == ("127.0.0.1", int(proxy["ports"][0]["published"]))
-    assert endpoints_of(model_of(BASE, Plan(), None), Plan(), Path("logs")).proxy is None
 
 
 def test_a_service_of_somebody_elses_is_like_one_of_ours_in_a_role_of_its_own() -> None:
@@ -198,7 +206,8 @@ def test_a_service_of_somebody_elses_is_like_one_of_ours_in_a_role_of_its_own() 
     target = "/docker-entrypoint-initdb.d/roles.sql"
     base["services"]["postgres"]["volumes"] = [{"source": "deploy/roles.sql", "target": target}]
     plan = Plan(services={"car": Service("trip.car", "car_hire")}, replicas={"car": 2})
-    model = model_of(base, plan, None, Path("/stack/roles.sql"))
+    ports = Ports.free(plan)
+    model = model_of(base, plan, ports, None, Path("/stack/roles.sql"))
     second = model["services"]["car-2"]
     assert second["command"] == ["trip.car"]
     assert second["working_dir"] == second["volumes"][0]["target"]  # it is not in the image
@@ -207,4 +216,7 @@ def test_a_service_of_somebody_elses_is_like_one_of_ours_in_a_role_of_its_own() 
     assert environment["SAGAPROOF_POSTGRES_DSN"] == there.replace("payment_svc", "car_hire")
     assert model["services"]["postgres"]["volumes"][0]["source"] == "/stack/roles.sql"
     assert "create schema car_hire authorization car_hire;" in roles_sql(plan)
-    assert set(endpoints_of(model, plan, Path("logs")).service_dsns) == {*ROLES, "car_hire"}
+    assert set(endpoints_of(ports, secrets_of(plan), Path("logs")).service_dsns) == {
+        *ROLES,
+        "car_hire",
+    }
