@@ -5,7 +5,7 @@ SHELL := /bin/bash
 bin := .venv/bin
 PYTHON ?= python3
 
-.PHONY: help setup demo test drill large model matrix guards evidence bench compare isolation check docs clean
+.PHONY: help setup demo test quick drill large model matrix guards evidence bench compare isolation check docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: setup ## a stack comes up, real orders flow, processes are killed, the ver
 
 test: setup ## the whole suite
 	@$(bin)/pytest
+
+quick: setup ## unit tests and the model, on two cores (under a minute)
+	@$(bin)/pytest -q -n 2 tests/unit examples tests/model
 
 drill: setup ## what CI breaks: matrix cells, scenarios, guards out, containers (10 minutes)
 	@$(bin)/pytest tests/drills

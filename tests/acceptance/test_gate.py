@@ -10,8 +10,8 @@ from chaos.scenarios.people import expire
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.acceptance.profiles import on
-from tests.acceptance.test_saga_cli import saga
+from tests.support.profiles import on
+from tests.support.saga import saga
 
 pytestmark = on("impatient")
 

@@ -11,7 +11,7 @@ import pytest
 from chaos.load.shop import PLENTY, shop
 from chaos.load.workload import Ask
 from chaos.stack.system import System
-from tests.acceptance.profiles import IN_THE_FLOW, on
+from tests.support.profiles import IN_THE_FLOW, on
 from tests.support.stages import Stage
 
 pytestmark = on("impatient")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chaos.stack.system import System
-from tests.acceptance.profiles import on
+from tests.support.profiles import on
 
 COMMAND = Path(sys.executable).with_name("schemathesis")
 CHECKS = (

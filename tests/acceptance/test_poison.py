@@ -22,7 +22,7 @@ from common.messages.contracts import (
 )
 from common.messages.envelope import Envelope, pack
 from common.messages.topology import dead_letter_queue
-from tests.acceptance.profiles import on
+from tests.support.profiles import on
 
 pytestmark = on("plain")
 

@@ -15,7 +15,7 @@ from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
 from common.messages.contracts import ReleaseStock
-from tests.acceptance.profiles import on
+from tests.support.profiles import on
 
 pytestmark = on("plain")
 

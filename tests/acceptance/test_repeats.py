@@ -14,7 +14,7 @@ from chaos.load.workload import Ask, Catalogue, parse_catalogue, parse_orders
 from chaos.stack.database import CONFIRMED
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.acceptance.profiles import on
+from tests.support.profiles import on
 
 pytestmark = on("plain")
 

@@ -9,7 +9,7 @@ import pytest
 from chaos.load.shop import PLENTY, shop
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
-from tests.acceptance.profiles import CONSUMERS, on
+from tests.support.profiles import CONSUMERS, on
 
 pytestmark = on("replicas")
 

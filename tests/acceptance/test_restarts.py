@@ -14,7 +14,7 @@ from chaos.runtime import SERVERS
 from chaos.stack.database import CONFIRMED, Session
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.acceptance.profiles import IN_THE_FLOW, on
+from tests.support.profiles import IN_THE_FLOW, on
 
 STOP_SECONDS = 10.0
 UNDER_WAY = 20  # sagas: it is mid-flow

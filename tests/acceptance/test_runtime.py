@@ -24,7 +24,7 @@ from chaos.waiting import until
 
 pytestmark = pytest.mark.acceptance
 
-DUMMIES = dict.fromkeys(SERVICES, "tests.acceptance.dummy_service")
+DUMMIES = dict.fromkeys(SERVICES, "tests.support.dummy_service")
 CHAOS = (sys.executable, "-m", "chaos")
 LOOPBACK = "0100007F"  # as /proc/net/tcp writes 127.0.0.1
 LISTENING = "0A"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,24 +14,10 @@ from chaos.load.workload import Ask
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import WITHIN_SECONDS, until
-from tests.acceptance.profiles import on
+from tests.support.profiles import on
+from tests.support.saga import COMMAND, saga
 
 pytestmark = on("impatient")
-
-COMMAND = Path(sys.executable).with_name("saga")
-
-
-def saga(system: System, *words: str, code: int = 0) -> str:
-    """Its standard output; the exit code must be this one."""
-    done = subprocess.run(
-        [COMMAND, *words],
-        env={**os.environ, **system.endpoints.environment},
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_SECONDS,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
 
 
 def words_of(ask: Ask) -> list[str]:

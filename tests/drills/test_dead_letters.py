@@ -11,8 +11,8 @@ from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
 from common.messages.topology import commands_of, dead_letter_queue
-from tests.acceptance.profiles import on
-from tests.acceptance.test_saga_cli import saga
+from tests.support.profiles import on
+from tests.support.saga import saga
 from tests.support.stuck import stands_still
 
 pytestmark = on("defective")

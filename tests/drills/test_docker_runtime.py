@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(300),  # the first to come builds the image
 ]
 
-DUMMY = "tests.acceptance.dummy_service"
+DUMMY = "tests.support.dummy_service"
 IMAGE = f"sagaproof:{default_name().lower()}"
 
 

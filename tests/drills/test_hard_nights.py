@@ -13,11 +13,11 @@ from chaos.scenarios.rolling import Replace, release
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.acceptance.profiles import on
-from tests.acceptance.test_saga_cli import saga
+from tests.support.profiles import on
+from tests.support.saga import saga
 from tests.support.stuck import stands_still
 
-pytestmark = on("elders")
+pytestmark = on("previous-release")
 
 FEW = 4
 

@@ -24,9 +24,9 @@ from chaos.stack.database import CONFIRMED
 from chaos.stack.system import System
 from chaos.waiting import until
 from common.messages.topology import commands_of
-from tests.acceptance.profiles import on
-from tests.acceptance.test_saga_cli import saga
+from tests.support.profiles import on
 from tests.support.reader import ROOT
+from tests.support.saga import saga
 
 pytestmark = on("impatient")
 

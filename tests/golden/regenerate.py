@@ -17,7 +17,7 @@ from common.messages.envelope import Envelope
 from common.messages.errors import Poison
 from tests.golden.examples import examples
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "messages"
 
 
 def path_of(envelope: Envelope) -> Path:

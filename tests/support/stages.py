@@ -14,8 +14,8 @@ import pytest
 from chaos.runtime import choose
 from chaos.runtime.base import Runtime
 from chaos.stack.system import System
-from tests.acceptance.profiles import PROFILES
 from tests.servers import chosen_for_stacks
+from tests.support.profiles import PROFILES
 
 FAILED = pytest.StashKey[bool]()
 

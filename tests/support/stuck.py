@@ -9,7 +9,7 @@ from uuid import UUID
 
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.acceptance.test_saga_cli import saga
+from tests.support.saga import saga
 
 
 def stands_still(system: System, why: str, *orders: UUID) -> str:

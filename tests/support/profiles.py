@@ -26,8 +26,8 @@ PROFILES = {
     ),
     # Silence is noticed within seconds. Here operators look, too.
     "impatient": Plan(settings=FAULT_SETTINGS),
-    # As before; the orchestrator is of the release before until it is replaced.
-    "elders": Plan(
+    # As before, but the orchestrator is of the previous release until a test replaces it.
+    "previous-release": Plan(
         settings=FAULT_SETTINGS, entry={"orchestrator": "tests.previous_release orchestrator"}
     ),
     # Inventory is of the release before until it is replaced. Nobody asks twice in a test's time:

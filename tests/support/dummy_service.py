@@ -1,5 +1,5 @@
 """Stands in for a service where the runtime is tested: is ready, says what it was given, leaves
-when told. `python -m tests.acceptance.dummy_service`."""
+when told. `python -m tests.support.dummy_service`."""
 
 from __future__ import annotations
 
