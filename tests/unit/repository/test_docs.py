@@ -69,7 +69,9 @@ def test_the_walkthrough_names_files_and_functions_that_are_there() -> None:
     assert {name for name in named if not re.search(rf"def {name}\(", code)} == set()
 
 
-TYPED = re.compile(r"(?:^|[`$/(] ?)(saga|chaos) ([a-z].*?)(?=`|  |\||$)", re.MULTILINE)
+FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`]+)`")
+TYPED = re.compile(r"(?:^|[$/(] ?)(saga|chaos) ([a-z].*?)(?=  |\||$)", re.MULTILINE)
 TOOLS = {"saga": typer.main.get_command(saga), "chaos": typer.main.get_command(chaos)}
 
 
@@ -89,7 +91,8 @@ def wrong(tool: str, words: list[str]) -> Iterator[str]:
 @pytest.mark.parametrize("page", ["README.md", *sorted(p.name for p in HERE.glob("*.md"))])
 def test_every_command_and_option_a_page_names_is_there(page: str) -> None:
     text = (HERE.parent / page if page == "README.md" else HERE / page).read_text()
-    named = TYPED.findall(text)
+    inline = (" ".join(span.split()) for span in INLINE.findall(FENCED.sub("", text)))
+    named = TYPED.findall("\n".join([*FENCED.findall(text), *inline]))
     assert named or page not in ("runbook.md", "operations.md", "README.md")
     assert [
         f"{tool} {line}: {what}"
