@@ -1,4 +1,4 @@
-"""The inventory service's process."""
+"""The inventory service's process: `python -m inventory_svc`."""
 
 from __future__ import annotations
 

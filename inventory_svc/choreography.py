@@ -1,11 +1,10 @@
-"""The inventory without an orchestrator: which event leads to which command. Pure.
+"""The choreographed style of the inventory: which event leads to which command. Pure.
 
-The inventory owns the pivot. Any refusal, and the order service's deadline, ask it to cancel: it
-fences the dispatch, and its answer, PivotDone or Fenced, is the event that everybody else waits
-for. Until then nobody undoes anything; it waits for its own answer like the others. Of a return the
-pivot is payment's: once the money is back, the goods go back on the shelf.
-
-Owns: the table REACTIONS. Must not know: who publishes the events, and who hears ours.
+The inventory owns the pivot of an order. Any refusal, and the order service's CancelAsked, ask it
+to cancel: it fences the dispatch, and its reply, PivotDone or Fenced, is the event that the other
+services wait for. No service undoes anything before Fenced; the inventory too reacts to its own
+event. The pivot of a return is payment's: once the money is refunded, the goods go back on the
+shelf.
 """
 
 from __future__ import annotations
@@ -43,5 +42,5 @@ REACTIONS: Reactions = {
     CancelAsked: Reaction("dispatch_stock", Fence, of="cancel_order"),
     Fenced: Reaction("reserve_stock", ReleaseStock, of="dispatch_stock"),
     OrderRefunded: Reaction("restock", Restock),
-    PivotDone: Reaction("restock", Restock, of="refund_order"),  # asked to cancel too late
+    PivotDone: Reaction("restock", Restock, of="refund_order"),  # CancelAsked came too late
 }

@@ -1,13 +1,10 @@
 """Stock and the reservations on it: states and rules. Pure.
 
-Owns: what may become of pieces and reservations. Two rules matter:
-
-- pieces move between on_hand, held and dispatched; their sum only grows, by a delivery;
-- a reservation takes all its lines or none, and goes HELD -> RELEASED or
+- Pieces move between on_hand, held and dispatched; only a delivery changes their sum.
+- A reservation takes all its lines or none, and goes HELD -> RELEASED or
   HELD -> DISPATCHED -> RETURNED. HELD is the semantic lock.
 
-An illegal transition raises and changes nothing; a business "no" is a reply.
-Must not know: SQL, messages' envelopes, time.
+A business "no" is a reply. An illegal transition raises and changes nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ class Status(StrEnum):
 
 @dataclass(slots=True)
 class Pieces:
-    """Where the pieces of one SKU are; on_hand + held + dispatched = received."""
+    """The pieces of one SKU, by where they are; on_hand + held + dispatched = received."""
 
     on_hand: int = 0
     held: int = 0
@@ -51,7 +48,7 @@ class Pieces:
 
 @dataclass(slots=True)
 class Reservation:
-    """One per saga. `step` is the step of the action that made it."""
+    """The pieces set aside for one saga; `step` is the step that made the reservation."""
 
     saga_id: UUID
     step: str
@@ -69,7 +66,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Stock:
-    """What one batch concerns of the inventory, and what the batch has changed of it."""
+    """The stock and reservations that one batch is about, and what the batch changes in them."""
 
     pieces: dict[str, Pieces] = field(default_factory=dict)
     reservations: dict[UUID, Reservation] = field(default_factory=dict)
@@ -94,7 +91,7 @@ class Stock:
         wanted: Counter[str] = Counter()
         for line in lines:
             wanted[line.sku] += line.quantity
-        for sku, quantity in wanted.items():  # look at every line before any piece moves
+        for sku, quantity in wanted.items():  # check every line before any piece moves
             pieces = self.pieces.get(sku)
             if pieces is None:
                 return NotStocked(sku=sku)
@@ -133,7 +130,7 @@ class Stock:
         return StockDispatched()
 
     def restock(self, order_id: UUID) -> Restocked:
-        """What was dispatched for an order has come back; handled once, as the inbox sees to."""
+        """Put what was dispatched for a returned order back on the shelf."""
         reservation = self.reservations.get(order_id)
         if reservation is None or reservation.status is not Status.DISPATCHED:
             raise IllegalTransition(f"nothing is dispatched for order {order_id}")

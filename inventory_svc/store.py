@@ -1,14 +1,12 @@
-"""The inventory's SQL: load what a batch concerns, save what it changed, and read the stock.
+"""The inventory's SQL: load what a batch is about, save what it changed, read the stock.
 
-Owns: the tables stock, delivery and reservation. Rows are locked in one order for
-everybody, so replicas with overlapping SKUs wait for each other and never deadlock:
+Every transaction locks rows in the same order, so that replicas wait for each other and never
+deadlock:
 
 1. reservations, by saga_id;
-2. SKUs received for the first time, inserted in SKU order (nobody who already holds
-   a stock row waits for one of these: it is invisible until its insert commits);
+2. SKUs received for the first time, inserted in SKU order. A transaction that already holds a stock
+   row never waits for one of these, since it is invisible until its insert commits;
 3. stock, by SKU.
-
-Must not know: what the rules are.
 
 Arrays are sent in binary (%b): in text form psycopg escapes every element in Python.
 """
@@ -112,7 +110,7 @@ class InventoryStore:
         if received:
             new = {sku for (sku,) in await tx.fetch(_FIRST_RECEIVED, (list(received),))}
         for sku, *pieces in await tx.fetch(_STOCK, (list(named | received),)):
-            if sku not in new:  # until its delivery is handled, an earlier command sees no such SKU
+            if sku not in new:  # a command before its first delivery must not see the SKU
                 stock.pieces[sku] = Pieces(*pieces)
         return stock
 

@@ -1,4 +1,4 @@
-"""The payment service's process."""
+"""The payment service's process: `python -m payment_svc`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Payment without an orchestrator: which event leads to which command. Pure.
+"""The choreographed style of payment: which event leads to which command. Pure.
 
-It owns the pivot of a return, as the inventory owns an order's: a refusal of its own, and the order
-service's deadline, ask it to cancel. It fences the refund, and says which came first.
-
-Owns: the table REACTIONS. Must not know: who publishes the events, and who hears ours.
+Payment owns the pivot of a return, as the inventory owns that of an order. When its own refusal or
+the order service's CancelAsked asks it to cancel, it fences the refund, and its reply says which
+came first. It refunds the charge of an order only once the order's pivot is fenced.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from common.participant.reactions import Reaction, Reactions
 
 REACTIONS: Reactions = {
     StockReserved: Reaction("charge_payment", ChargePayment),
-    # Only now: the pivot will never be.
     Fenced: Reaction("charge_payment", RefundPayment, of="dispatch_stock"),
     ReturnAccepted: Reaction("refund_order", RefundOrder),
     NothingToRefund: Reaction("refund_order", Fence),

@@ -1,11 +1,12 @@
 """Accounts and the ledger: states and rules. Pure.
 
-Owns: when money may move. Every move is a transfer with a side that gives (debit) and
-a side that takes (credit), so the entries of a currency sum to zero. Customers' accounts
-never fall below zero; the shop's and the outside world's sides have no account to check.
-A refund is a transfer of its own: the charge stays on record.
+- Every transfer has a side that gives (debit) and a side that takes (credit), so the entries of a
+  currency sum to zero.
+- A customer's account never falls below zero. The shop and the outside world have no account, so
+  theirs is not checked.
+- A refund is a transfer of its own, at most one for a charge; the charge stays on record.
 
-A business "no" is a reply. Must not know: SQL, messages' envelopes, time.
+A business "no" is a reply. An illegal transition raises and changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from common.messages.errors import IllegalTransition, Poison
 
 WORLD = "world:deposits"
 SHOP = "shop:revenue"
-SIDES = frozenset({WORLD, SHOP})  # of the ledger, that are no customers
+SIDES = frozenset({WORLD, SHOP})  # sides of the ledger that are not customers
 
 
 class Kind(StrEnum):
@@ -65,16 +66,16 @@ class Transfer:
 
 @dataclass(slots=True)
 class Ledger:
-    """What one batch concerns of the accounts, and what the batch has changed of them."""
+    """The accounts and charges that one batch is about, and what the batch changes in them."""
 
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
     charges: dict[UUID, Transfer] = field(default_factory=dict)  # by saga
-    refunded: set[UUID] = field(default_factory=set)  # charges
+    refunded: set[UUID] = field(default_factory=set)  # ids of charges
     touched: set[AccountKey] = field(default_factory=set)
     made: list[Transfer] = field(default_factory=list)
 
     def open_account(self, key: AccountKey, card: str) -> AccountOpened:
-        """Open it, or give the account that is there another card."""
+        """Open an account, or give an existing one another card."""
         if key.customer in SIDES:
             raise Poison("reserved_name", f"{key.customer} is a side of the ledger, no customer")
         self.accounts.setdefault(key, Account(card)).card = card
@@ -119,21 +120,21 @@ class Ledger:
         charge = self.charges.get(saga_id)
         if charge is None:
             return PaymentRefunded(nothing_to_undo=True)
-        self._give_back(charge, saga_id, step)
+        self._refund(charge, saga_id, step)
         return PaymentRefunded()
 
     def refund_order(
         self, saga_id: UUID, step: str, order_id: UUID
     ) -> OrderRefunded | NothingToRefund:
-        """For a return: what was charged for the order, unless it was given back before."""
+        """Refund the charge of an order that is returned, unless it was refunded before."""
         charge = self.charges.get(order_id)
         if charge is None or charge.transfer_id in self.refunded:
             return NothingToRefund()
-        self._give_back(charge, saga_id, step)
+        self._refund(charge, saga_id, step)
         return OrderRefunded()
 
-    def _give_back(self, charge: Transfer, saga_id: UUID, step: str) -> None:
-        """At most once per charge, whoever asks: its id says which."""
+    def _refund(self, charge: Transfer, saga_id: UUID, step: str) -> None:
+        """Transfer a charge back. The refund's id is made from the charge's: there can be one."""
         self.refunded.add(charge.transfer_id)
         self._move(
             Transfer(

@@ -1,8 +1,4 @@
-"""What the payment service does with each command. Pure: a message is taken apart, the domain
-decides.
-
-Owns: the table HANDLERS. Must not know: SQL, the broker, the inbox.
-"""
+"""The handlers of payment's commands. Pure: each unpacks a message and asks the domain."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""The payment service's SQL: load what a batch concerns, save what it changed, and read accounts.
+"""The payment service's SQL: load what a batch is about, save what it changed, read accounts.
 
-Owns: the tables account and transfer. Rows are locked in one order for everybody:
+Every transaction locks rows in the same order, so that replicas wait for each other and never
+deadlock:
 
-1. accounts opened for the first time, inserted in key order (nobody who already holds
-   an account waits for one of these: it is invisible until its insert commits);
+1. accounts opened for the first time, inserted in key order. A transaction that already holds an
+   account never waits for one of these, since it is invisible until its insert commits;
 2. accounts, by customer and currency.
 
-Transfers never change once written, so charges are read without a lock: the inbox has
-made a refund wait for its charge's transaction before we get here, and an order is returned
-only after it is confirmed. Whether a charge was refunded is read when its account is held.
-Must not know: what the rules are.
+A transfer never changes, so charges are read without a lock: the inbox makes a refund wait for its
+charge's transaction, and an order is returned only after it is confirmed. Whether a charge was
+refunded is read once its account is locked.
 
 Arrays are sent in binary (%b): in text form psycopg escapes every element in Python.
 """
@@ -81,8 +81,8 @@ select saga_id, at >= coalesce(%s, '-infinity'::timestamptz)
   from transfer
  where kind in ('CHARGE', 'REFUND') and saga_id > %s order by saga_id limit %s"""
 
-# A charge that another saga gave back, an order's return, has stood until then; what that saga has
-# left is its refund.
+# The refund of a returned order is the effect of the return's saga; for the order's own saga the
+# charge still counts as CHARGED.
 _EFFECTS = """
 select c.saga_id, c.step, case when r.transfer_id is null then 'CHARGED' else 'REFUNDED' end, c.at
   from transfer c left join transfer r on r.refund_of = c.transfer_id and r.saga_id = c.saga_id
@@ -98,8 +98,8 @@ class PaymentStore:
         ledger = Ledger()
         named: set[AccountKey] = set()
         opened: set[AccountKey] = set()
-        refunded: set[UUID] = set()  # sagas whose charge is to be given back
-        returned: set[UUID] = set()  # those of them that are orders given back
+        refunded: set[UUID] = set()  # sagas whose charge is to be refunded
+        returned: set[UUID] = set()  # those of them that are returned orders
         for work in batch:
             match work.command:
                 case ChargePayment() | Deposit() as command:
@@ -124,7 +124,7 @@ class PaymentStore:
             _ACCOUNTS, (customers, currencies, customers)
         ):
             key = AccountKey(customer, currency)
-            if key not in new:  # until it is opened, an earlier command sees no such account
+            if key not in new:  # a command before the one that opens it must not see the account
                 ledger.accounts[key] = Account(card, balance)
         charged = [c.transfer_id for saga, c in ledger.charges.items() if saga in returned]
         if charged:
