@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from common.messages.contracts import (
     DispatchStock,
     NotStocked,
@@ -24,24 +22,26 @@ from common.participant.participant import Handler, Work
 from inventory_svc.domain import Stock
 
 
-def reserve_stock(stock: Stock, work: Work) -> StockReserved | OutOfStock | NotStocked:
-    return stock.reserve(work.saga_id, work.step, cast(ReserveStock, work.command).lines)
+def reserve_stock(
+    stock: Stock, work: Work[ReserveStock]
+) -> StockReserved | OutOfStock | NotStocked:
+    return stock.reserve(work.saga_id, work.step, work.command.lines)
 
 
-def release_stock(stock: Stock, work: Work) -> StockReleased:
+def release_stock(stock: Stock, work: Work[ReleaseStock]) -> StockReleased:
     return stock.release(work.saga_id)
 
 
-def dispatch_stock(stock: Stock, work: Work) -> StockDispatched | ReservationNotHeld:
+def dispatch_stock(stock: Stock, work: Work[DispatchStock]) -> StockDispatched | ReservationNotHeld:
     return stock.dispatch(work.saga_id)
 
 
-def restock(stock: Stock, work: Work) -> Restocked:
-    return stock.restock(cast(Restock, work.command).order_id)
+def restock(stock: Stock, work: Work[Restock]) -> Restocked:
+    return stock.restock(work.command.order_id)
 
 
-def receive_stock(stock: Stock, work: Work) -> StockReceived:
-    command = cast(ReceiveStock, work.command)
+def receive_stock(stock: Stock, work: Work[ReceiveStock]) -> StockReceived:
+    command = work.command
     return stock.receive(work.saga_id, work.step, command.sku, command.quantity)
 
 

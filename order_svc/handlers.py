@@ -9,7 +9,6 @@ Must not know: SQL, the broker, the inbox.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 from common.messages.contracts import (
     START,
@@ -49,8 +48,8 @@ from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder
 def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
     """`begin` says what a placed order leads to."""
 
-    def place_order(book: OrderBook, work: Work) -> Answered:
-        asked = cast(PlaceOrder, work.command)
+    def place_order(book: OrderBook, work: Work[PlaceOrder]) -> Answered:
+        asked = work.command
         if stands := book.standing.get(work.saga_id):  # its saga is forgotten; the order never is
             return Answered(repeated(asked, order_accepted(stands)), keep=False)
         order = book.place(work.saga_id, work.step, asked)
@@ -115,7 +114,7 @@ def _return_data(opened: OpenedReturn) -> dict[str, object]:
     }
 
 
-def cancel_order(book: OrderBook, work: Work) -> Answered:
+def cancel_order(book: OrderBook, work: Work[CancelOrder]) -> Answered:
     """Whoever asks again has the same message sent again, should the broker have lost it: nothing
     is kept, and the saga's own inbox knows a repeat.
 
@@ -153,19 +152,19 @@ def the_same(_: Command, stored: Reply) -> Reply:
     return stored
 
 
-def confirm_order(book: OrderBook, work: Work) -> OrderConfirmed:
+def confirm_order(book: OrderBook, work: Work[ConfirmOrder]) -> OrderConfirmed:
     return book.confirm(work.saga_id)
 
 
-def reject_order(book: OrderBook, work: Work) -> OrderRejected:
-    return book.reject(work.saga_id, cast(RejectOrder, work.command).reason)
+def reject_order(book: OrderBook, work: Work[RejectOrder]) -> OrderRejected:
+    return book.reject(work.saga_id, work.command.reason)
 
 
 def opening(begin: Callable[[OpenedReturn], Outgoing]) -> Handler:
     """`begin` says what an opened return leads to."""
 
-    def open_return(book: OrderBook, work: Work) -> Answered:
-        asked = cast(OpenReturn, work.command)
+    def open_return(book: OrderBook, work: Work[OpenReturn]) -> Answered:
+        asked = work.command
         stands = book.returns.get(work.saga_id)
         if stands and stands.order_id == asked.order_id:  # as above
             again = ReturnAccepted(return_id=work.saga_id, order_id=asked.order_id)
@@ -183,21 +182,21 @@ def reopened(_: OpenReturn, stored: ReturnAccepted) -> ReturnAccepted:
     return stored
 
 
-def close_return(book: OrderBook, work: Work) -> ReturnClosed:
-    return book.close_return(work.saga_id, cast(CloseReturn, work.command).reason)
+def close_return(book: OrderBook, work: Work[CloseReturn]) -> ReturnClosed:
+    return book.close_return(work.saga_id, work.command.reason)
 
 
-def finish_return(book: OrderBook, work: Work) -> ReturnFinished:
-    return book.finish_return(work.saga_id, cast(FinishReturn, work.command).order_id)
+def finish_return(book: OrderBook, work: Work[FinishReturn]) -> ReturnFinished:
+    return book.finish_return(work.saga_id, work.command.order_id)
 
 
-def saga_started(book: OrderBook, work: Work) -> Answered:
+def saga_started(book: OrderBook, work: Work[SagaStarted]) -> Answered:
     book.saga_started(work.saga_id)
     return Answered(None)
 
 
-def list_product(book: OrderBook, work: Work) -> ProductListed:
-    command = cast(ListProduct, work.command)
+def list_product(book: OrderBook, work: Work[ListProduct]) -> ProductListed:
+    command = work.command
     return book.list_product(command.sku, command.price, command.currency)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from common.messages.contracts import (
     AccountOpened,
     CardDeclined,
@@ -26,28 +24,28 @@ from payment_svc.domain import AccountKey, Ledger
 
 
 def charge_payment(
-    ledger: Ledger, work: Work
+    ledger: Ledger, work: Work[ChargePayment]
 ) -> PaymentCharged | CardDeclined | InsufficientFunds | UnknownAccount:
-    command = cast(ChargePayment, work.command)
+    command = work.command
     account = AccountKey(command.customer, command.currency)
     return ledger.charge(work.saga_id, work.step, account, command.total)
 
 
-def refund_payment(ledger: Ledger, work: Work) -> PaymentRefunded:
+def refund_payment(ledger: Ledger, work: Work[RefundPayment]) -> PaymentRefunded:
     return ledger.refund(work.saga_id, work.step)
 
 
-def refund_order(ledger: Ledger, work: Work) -> OrderRefunded | NothingToRefund:
-    return ledger.refund_order(work.saga_id, work.step, cast(RefundOrder, work.command).order_id)
+def refund_order(ledger: Ledger, work: Work[RefundOrder]) -> OrderRefunded | NothingToRefund:
+    return ledger.refund_order(work.saga_id, work.step, work.command.order_id)
 
 
-def open_account(ledger: Ledger, work: Work) -> AccountOpened:
-    command = cast(OpenAccount, work.command)
+def open_account(ledger: Ledger, work: Work[OpenAccount]) -> AccountOpened:
+    command = work.command
     return ledger.open_account(AccountKey(command.customer, command.currency), command.card)
 
 
-def deposit(ledger: Ledger, work: Work) -> Deposited | UnknownAccount:
-    command = cast(Deposit, work.command)
+def deposit(ledger: Ledger, work: Work[Deposit]) -> Deposited | UnknownAccount:
+    command = work.command
     account = AccountKey(command.customer, command.currency)
     return ledger.deposit(work.saga_id, work.step, account, command.amount)
 

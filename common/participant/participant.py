@@ -12,8 +12,10 @@ from collections import Counter as Tally
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 from uuid import UUID
+
+from typing_extensions import TypeVar
 
 from common.kit import log, metrics
 from common.kit.failpoints import Commit
@@ -40,14 +42,15 @@ from common.storage.outbox import Outgoing
 logger = log.get("participant")
 
 State = TypeVar("State")
+C = TypeVar("C", bound=Command, default=Command, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One command to act on."""
+class Work(Generic[C]):
+    """One command to act on, and the envelope it came in."""
 
     envelope: Envelope
-    command: Command
+    command: C
 
     @property
     def key(self) -> Key:

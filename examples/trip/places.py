@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 from uuid import UUID
 
 from common import Command, Handler, Tx, Work
@@ -26,8 +25,8 @@ class Places:
     bookings: dict[UUID, tuple[str, str, str]]
 
 
-def book(places: Places, work: Work) -> saga.PlaceBooked | saga.SoldOut:
-    command = cast(saga.BookPlace, work.command)
+def book(places: Places, work: Work[saga.BookPlace]) -> saga.PlaceBooked | saga.SoldOut:
+    command = work.command
     if not places.free.get(command.destination):
         return saga.SoldOut()
     places.free[command.destination] -= 1
@@ -35,7 +34,7 @@ def book(places: Places, work: Work) -> saga.PlaceBooked | saga.SoldOut:
     return saga.PlaceBooked()
 
 
-def cancel(places: Places, work: Work) -> saga.PlaceCancelled:
+def cancel(places: Places, work: Work[saga.CancelPlace]) -> saga.PlaceCancelled:
     traveller, destination, status = places.bookings.get(work.saga_id, ("", "", "CANCELLED"))
     if status == "CANCELLED":
         return saga.PlaceCancelled(nothing_to_undo=True)
@@ -44,7 +43,7 @@ def cancel(places: Places, work: Work) -> saga.PlaceCancelled:
     return saga.PlaceCancelled()
 
 
-def confirm(places: Places, work: Work) -> saga.PlaceConfirmed:
+def confirm(places: Places, work: Work[saga.ConfirmPlace]) -> saga.PlaceConfirmed:
     traveller, destination, _ = places.bookings[work.saga_id]
     places.bookings[work.saga_id] = (traveller, destination, "CONFIRMED")
     return saga.PlaceConfirmed()

@@ -66,7 +66,9 @@ class Service:
 
     def take(self, command: Envelope) -> list[Envelope]:
         """One transaction; what it publishes."""
-        work = Work(command, command.message())  # type: ignore[arg-type]
+        message = command.message()
+        assert isinstance(message, Command)
+        work = Work(command, message)
         mine = claims([command.key])
         fence = Claims([k for k in mine if k not in self.inbox], self.inbox)
         verdict = fence.admit(command.key, _tombstone)
