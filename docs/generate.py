@@ -4,7 +4,8 @@
     python -m docs.generate --check    exit 1 and name the pages that differ
 
 Owns: docs/order-saga.md, from the definition and from exploring decide() itself;
-docs/configuration.md, from the settings class; the sizes in README.md, counted.
+docs/configuration.md, from the settings class; the sizes in README.md, counted. docs/whats-here.md
+is made by docs/rooms.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic.fields import FieldInfo
 from common.kit.patience import Policy
 from common.kit.settings import SECRETS, Settings
 from common.messages.envelope import Direction, Message, Outcome, Refusal
+from docs.rooms import ROOT, whats_here
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.inputs import GateDecided, Input, ReplyArrived, TimedOut
 from orchestrator.engine.instance import State
@@ -26,7 +28,6 @@ from orchestrator.sagas.order import ORDER_SAGA
 from orchestrator.sagas.returns import RETURN_SAGA
 from tests.support.explore import explore
 
-ROOT = Path(__file__).parents[1]
 GENERATED = "<!-- written by `python -m docs.generate`; edit that -->\n"
 
 # Which refusals a participant's handler can return (common/messages/contracts.py).
@@ -225,6 +226,7 @@ def _close(stated: int, counted: int) -> bool:
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/order-saga.md": order_saga,
     "docs/configuration.md": configuration,
+    "docs/whats-here.md": whats_here,
     "README.md": readme,
 }
 

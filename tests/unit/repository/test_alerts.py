@@ -21,7 +21,7 @@ FROM_PROMETHEUS = {"instance", "job", "le"}  # labels that it adds itself
 
 
 def exposed() -> dict[str, set[str]]:
-    """Every sample's name of ours, with its labels."""
+    """Return the name of every sample that a process serves, with its labels."""
     found: dict[str, set[str]] = {}
     names: tuple[str, ...]
     for module in (common.kit.metrics, orchestrator.runtime.metrics):
@@ -46,7 +46,7 @@ def _histogram(name: str) -> tuple[str, ...]:
 
 
 def test_what_the_rules_may_name_is_what_is_served() -> None:
-    """The table above against the library's own word."""
+    """Compare `exposed()` with what the library itself lists."""
     served = {family.name for family in REGISTRY.collect() if family.name.startswith("sagaproof")}
     named = {re.sub("_(total|bucket|count|sum)$", "", name) for name in exposed()}
     assert named == served
@@ -77,7 +77,7 @@ def test_an_alert_has_its_page_in_the_runbook(alert: str) -> None:
     assert re.search(rf"^## {alert}$", (ROOT / page).read_text(), re.MULTILINE)
 
 
-def test_the_runbook_tells_of_no_alert_that_is_not() -> None:
+def test_the_runbook_has_no_alert_that_does_not_exist() -> None:
     page = (ROOT / "docs" / "runbook.md").read_text()
     told = set(re.findall(r"^## ([A-Z][a-z]+(?:[A-Z][a-z]+)+)$", page, re.MULTILINE))
     assert told == set(RULES)

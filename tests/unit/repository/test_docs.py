@@ -11,7 +11,8 @@ import typer
 
 from chaos.commands.cli import app as chaos
 from common.kit.settings import Settings
-from docs.generate import PAGES, ROOT
+from docs.generate import PAGES
+from docs.rooms import ROOMS, ROOT, modules_by_package
 from examples.trip.saga import TRIP
 from orchestrator.cli import app as saga
 from orchestrator.engine.definition import Definition
@@ -26,6 +27,11 @@ def test_a_generated_page_is_current(name: str) -> None:
     assert (ROOT / name).read_text() == PAGES[name](), "run `python -m docs.generate`"
 
 
+def test_every_package_has_its_place_among_the_rooms() -> None:
+    rooms = {room for group in ROOMS.values() for room in group}
+    assert rooms == modules_by_package().keys()
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
@@ -33,7 +39,7 @@ def test_every_setting_says_what_it_is() -> None:
 LINKED = re.compile(r"\[`(test_\w+)`\]\((\S+\.py)\)")
 
 
-def test_every_claim_about_a_compensation_is_linked_to_a_test_that_exists() -> None:
+def test_every_claim_about_a_compensation_has_a_test_that_exists() -> None:
     page = (HERE / "compensations.md").read_text()
     linked = LINKED.findall(page)
     assert len(linked) == page.count("`test_") > 30  # none is written otherwise, and passed over
@@ -53,7 +59,7 @@ def test_no_claim_about_a_compensation_goes_without_a_test() -> None:
 
 
 @pytest.mark.parametrize("definition", [*DEFINITIONS, RETURN_SAGA, TRIP], ids=lambda d: d.name)
-def test_every_step_of_every_saga_has_its_compensation_told(definition: Definition) -> None:
+def test_every_step_of_every_saga_is_among_the_compensations(definition: Definition) -> None:
     page = (HERE / "compensations.md").read_text()
     told = re.findall(r"`(\w+)`", page)
     for step in definition.steps:
@@ -61,7 +67,7 @@ def test_every_step_of_every_saga_has_its_compensation_told(definition: Definiti
         assert step.undo is None or step.undo.__name__ in told
 
 
-def test_the_walkthrough_names_files_and_functions_that_are_there() -> None:
+def test_the_walkthrough_names_functions_that_are_there() -> None:
     page = (HERE / "walkthrough.md").read_text()
     code = "".join((HERE / file).read_text() for file in re.findall(r"\]\((\S+\.py)\)", page))
     named = set(re.findall(r"`(\w+)\(", page))
@@ -76,7 +82,7 @@ TOOLS = {"saga": typer.main.get_command(saga), "chaos": typer.main.get_command(c
 
 
 def wrong(tool: str, words: list[str]) -> Iterator[str]:
-    """What there is not of a command and its options, as a page names it."""
+    """Yield the commands and options of a line that the tool does not have."""
     command: Any = TOOLS[tool]
     while (within := getattr(command, "commands", {})) and words and not words[0].startswith("-"):
         name, *words = words

@@ -88,6 +88,6 @@ def test_about_two_in_a_hundred_cards_are_declined(asks: list[Ask], catalogue: C
     assert 0.01 < share < 0.03
 
 
-def test_what_does_not_depend_on_who_comes_first_is_exact(foreseen: Foreseen) -> None:
+def test_what_the_order_of_arrival_does_not_change_is_exact(foreseen: Foreseen) -> None:
     for end in ("not_stocked", "card_declined", "unknown_account"):
         assert foreseen.bounds[end].at_least == foreseen.bounds[end].at_most
