@@ -26,7 +26,7 @@ from chaos.bench.workload import catalogue, orders
 from chaos.console.options import Json, Name
 from chaos.console.provenance import provenance
 from chaos.console.stage import Stage
-from chaos.judge.quiescence import count_queues
+from chaos.judge.queues import count_queues
 from chaos.load.shop import PLENTY, shop
 from chaos.pages import compare_page
 from chaos.runtime import STYLES, Plan, Style, choose

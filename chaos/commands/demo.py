@@ -23,10 +23,10 @@ from rich.console import Console
 from chaos.console.options import Json, Kind, StyleOption
 from chaos.console.report import Report, WrongLine, as_json, show
 from chaos.console.stage import Stage
-from chaos.judge.evidence import Case, Snapshot
-from chaos.judge.fallen import whole_snapshot
+from chaos.judge.case import Case, Snapshot
 from chaos.judge.history import Answered, Fault, History, Refused
-from chaos.judge.quiescence import Standing, wait_for_quiescence
+from chaos.judge.quiescence import Remaining, wait_for_quiescence
+from chaos.judge.snapshot import whole_snapshot
 from chaos.judge.verdict import Verdict, judge, tally
 from chaos.load.catalogue import CatalogueError, load_catalogue
 from chaos.load.model import Foreseen, foresee
@@ -270,20 +270,20 @@ def _is_ready(runtime: Runtime, process: str) -> bool:
 
 def _rest(
     stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints, orders: int
-) -> Standing:
+) -> Remaining:
     """Wait until nothing moves any more."""
     stage.say("waiting for rest: nothing pending, all outboxes and queues empty")
     with stage.phase("coming to rest"), stage.bar("settled", orders) as show_settled:
-        standing = wait_for_quiescence(
+        remaining = wait_for_quiescence(
             endpoints.judge_dsn,
             runtime.rabbitmqctl,
             deadline_seconds=QUIESCENCE_SECONDS,
             style=script.plan.style,
             seen=lambda s: show_settled(orders - s.pending_orders, "; ".join(s.lines()[:2])),
         )
-    if standing.anything:
+    if remaining:
         stage.say(f"it has not come to rest in {QUIESCENCE_SECONDS:.0f} s")
-    return standing
+    return remaining
 
 
 def _wrong_lines(script: Script, foreseen: Foreseen, history: History) -> Iterator[WrongLine]:

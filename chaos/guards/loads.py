@@ -12,7 +12,7 @@ from uuid import UUID
 
 from chaos.faults.nemesis import Unreachable, hold
 from chaos.faults.tampering import DelayPastUndo, Duplicate, Poisoned, Tampering
-from chaos.judge.quiescence import count_queues
+from chaos.judge.queues import count_queues
 from chaos.load.shop import PLENTY
 from chaos.load.workload import Ask
 from chaos.runtime import Plan

@@ -306,7 +306,7 @@ def _offences(judgement: Judgement) -> Iterator[Witness]:
 
 
 def _standing(judgement: Judgement) -> Iterator[Witness]:
-    if lines := judgement.standing.lines():
+    if lines := judgement.remaining.lines():
         yield Witness(f"not at rest after {STUCK_SECONDS:.0f} s", "; ".join(lines[:2]))
 
 

@@ -1,8 +1,6 @@
 """The experiment's record: what was asked, what was answered, what was broken, and when.
 
-Owns: the events and their file, one JSON object per line, only ever appended to, so
-that what a crash leaves behind can still be read. Must not know: what any of it means
-for the verdict (`workload` reads that out of it).
+A file with one JSON object per line, only ever appended to, so that it can be read after a crash.
 """
 
 from __future__ import annotations
@@ -19,25 +17,29 @@ CustomerKey: TypeAlias = tuple[str, str]
 
 
 def customer_key(body: Mapping[str, Any], key: str) -> CustomerKey:
-    """Keys belong to customers: two customers may use the same one."""
+    """Return the key with its customer: two customers may use the same one."""
     return str(body.get("customer")), key
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    at: datetime = field(default_factory=_now)
+    """An entry of the history."""
+
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Event):
-    """An order goes out. `run` counts how often the file was placed, `line` is its line there."""
+class _OfOrder(Event):
+    """About an order: `run` counts how often the file was placed, `line` is its line there."""
 
     run: int
     line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(_OfOrder):
+    """A request to place an order."""
+
     key: str
     body: dict[str, Any]
 
@@ -47,28 +49,31 @@ class Asked(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered(Event):
-    """The door said yes."""
+class Answered(_OfOrder):
+    """The door's acceptance."""
 
-    run: int
-    line: int
     status: int
     body: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused(Event):
-    """The door said no, with a 4xx: nothing was written."""
+class Refused(_OfOrder):
+    """The door's 4xx: nothing was written."""
 
-    run: int
-    line: int
     status: int
     body: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(_OfOrder):
+    """No answer, or a 5xx: it may or may not have happened. The same key is asked again."""
+
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReturnAsked(Event):
-    """An order is to be given back."""
+    """A request to return an order."""
 
     order_id: str
     key: str
@@ -76,7 +81,7 @@ class ReturnAsked(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReturnAnswered(Event):
-    """What the door said to it; no return_id: it said no."""
+    """The door's answer to it; without a return_id it is a refusal."""
 
     order_id: str
     key: str
@@ -85,17 +90,8 @@ class ReturnAnswered(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unknown(Event):
-    """No answer, or a 5xx: it may or may not have happened. The same key is asked again."""
-
-    run: int
-    line: int
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Fault(Event):
-    """Something was broken (`healed` false) or was seen whole again."""
+    """The moment at which something was broken, or (`healed`) was seen whole again."""
 
     what: str
     target: str
@@ -108,10 +104,9 @@ KINDS: dict[str, type[Event]] = {
 
 
 class History:
-    """Appends events to a file and keeps them at hand."""
+    """Events, appended to a file and kept in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.events: list[Event] = []
         self._file = path.open("a", encoding="utf-8")
         self._lock = Lock()  # orders go in on one thread while another breaks things
@@ -128,7 +123,7 @@ class History:
 
 
 def read_history(path: Path) -> Iterator[Event]:
-    """The events of a file. A last line cut off by a crash is left out; any other raises."""
+    """Read the events of a file, without a last line that a crash cut off."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for text in lines:
         if text is lines[-1] and not text.endswith("\n"):

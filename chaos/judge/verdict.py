@@ -1,8 +1,4 @@
-"""From the evidence to a verdict per invariant, and one over all. Pure.
-
-Owns: pass, fail and unknown. Must not know: what the invariants say. What needs a
-system at rest is `unknown` before; a checker that crashes says `unknown`, never `pass`.
-"""
+"""From a case to a verdict per invariant, and one over all. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from chaos.judge.evidence import Case, Order
-from chaos.judge.invariants import AT_REST, INVARIANTS
-from chaos.judge.invariants.looked import Check
-from chaos.judge.invariants.tallied import (
-    nothing_is_duplicated,
-    nothing_is_lost,
-    nothing_is_unexpected,
-)
+from chaos.judge.case import Case, Order
+from chaos.judge.invariants import AT_REST, INVARIANTS, tallied
+from chaos.judge.invariants.checked import Check
 
-EXAMPLES = 5  # offences shown per invariant; the count is always whole
+EXAMPLES = 5  # offences shown per invariant; their number is exact
 
 
 class Verdict(StrEnum):
+    """`unknown`: the system was not at rest, or the checker crashed. It is never a pass."""
+
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
     UNKNOWN = "unknown"
@@ -42,21 +35,21 @@ class Finding:
 
 
 class Tally(NamedTuple):
-    """The words of design.md, section 1, as numbers; None where it could not be judged."""
+    """What a report counts first; None where it could not be judged."""
 
     lost: int | None
     duplicated: int | None
     unexpected: int | None
-    recovered: int
+    recovered: int  # orders that settled only after a fault healed
 
 
 def judge(case: Case) -> list[Finding]:
-    """One finding per invariant, in the order of the table."""
+    """Return one finding per invariant, in the order of the table."""
     return [_find(check, case) for check in INVARIANTS]
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
-    """fail if anything failed, else unknown if anything is (or nothing was judged), else pass."""
+    """Return the worst: fail, then unknown, then pass. No verdict at all is unknown."""
     found = set(verdicts)
     for worst in (Verdict.FAIL, Verdict.UNKNOWN):
         if worst in found:
@@ -72,9 +65,9 @@ def tally(case: Case, findings: Iterable[Finding]) -> Tally:
         return None if finding.verdict is Verdict.UNKNOWN else finding.offences
 
     return Tally(
-        lost=offences(nothing_is_lost),
-        duplicated=offences(nothing_is_duplicated),
-        unexpected=offences(nothing_is_unexpected),
+        lost=offences(tallied.nothing_is_lost),
+        duplicated=offences(tallied.nothing_is_duplicated),
+        unexpected=offences(tallied.nothing_is_unexpected),
         recovered=sum(_recovered(order, case) for order in case.snapshot.orders),
     )
 
@@ -88,15 +81,14 @@ def _find(check: Check, case: Case) -> Finding:
     if check in AT_REST and not case.quiescent:
         return Finding(name, says, Verdict.UNKNOWN, 0, 0, ("the system did not come to rest",))
     try:
-        looked = check(case)
-    except Exception as error:  # noqa: BLE001 - whatever broke the checker, it proved nothing
+        checked = check(case)
+    except Exception as error:  # noqa: BLE001 - a checker that crashed proved nothing
         return Finding(name, says, Verdict.UNKNOWN, 0, 0, (f"the checker crashed: {error!r}",))
-    verdict = Verdict.FAIL if looked.offences else Verdict.PASS
-    shown = tuple(looked.offences[:EXAMPLES])
-    return Finding(name, says, verdict, looked.at, len(looked.offences), shown)
+    verdict = Verdict.FAIL if checked.offences else Verdict.PASS
+    shown = tuple(checked.offences[:EXAMPLES])
+    return Finding(name, says, verdict, checked.at, len(checked.offences), shown)
 
 
 def _recovered(order: Order, case: Case) -> bool:
-    """It was in flight when a fault healed, and settled only after."""
     settled = order.settled_at
     return settled is not None and any(order.placed_at < t < settled for t in case.facts.healed)

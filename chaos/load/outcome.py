@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
-from chaos.judge.evidence import Order, Snapshot
+from chaos.judge.case import Order, Snapshot
 from chaos.judge.history import Answered, Event, Refused
 from chaos.load.model import CONFIRMED, ENDS, Bounds, Foreseen
 from chaos.load.workload import KEY_REUSED, Ask

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from chaos.judge.evidence import Accepted, Facts, Line
+from chaos.judge.case import Accepted, Facts, Line
 from chaos.judge.history import (
     Answered,
     Asked,

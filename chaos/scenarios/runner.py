@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
 
-from chaos.judge.evidence import Snapshot
+from chaos.judge.case import Snapshot
 from chaos.judge.verdict import Tally, Verdict, overall
 from chaos.load.catalogue import CatalogueError
 from chaos.runtime import StackError, Style, choose

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from chaos.judge.evidence import Case, Snapshot
-from chaos.judge.fallen import whole_snapshot
+from chaos.judge.case import Case, Snapshot
 from chaos.judge.history import History
-from chaos.judge.quiescence import Standing, look_twice, wait_for_quiescence
+from chaos.judge.quiescence import Remaining, wait_for_quiescence, what_remains
+from chaos.judge.snapshot import whole_snapshot
 from chaos.judge.verdict import Finding, Tally, Verdict, judge, overall, tally
 from chaos.load.catalogue import load_catalogue
 from chaos.load.shop import Shop, both
@@ -46,7 +46,7 @@ SHOWN = 12  # last lines of each log above level info
 class Judgement:
     """The verdict over everything a stack has seen."""
 
-    standing: Standing
+    remaining: Remaining
     findings: tuple[Finding, ...]
     tally: Tally
 
@@ -55,7 +55,7 @@ class Judgement:
         return overall(finding.verdict for finding in self.findings)
 
     def lines(self) -> list[str]:
-        return [f"verdict: {self.verdict}", *self.standing.lines(), *_offences(self.findings)]
+        return [f"verdict: {self.verdict}", *self.remaining.lines(), *_offences(self.findings)]
 
 
 class System:
@@ -72,7 +72,7 @@ class System:
         self.db = Database(endpoints, plan.style)
         self.processes = Processes(plan, runtime, endpoints, self._history)
         self._catalogue = Catalogue()
-        self._standing = Standing(problem="not counted yet")
+        self._remaining = Remaining(problem="not counted yet")
         self._explained: set[tuple[str, str]] = set()  # dead letters meant so far
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class System:
 
     def rest(self, within: float = WITHIN_SECONDS) -> None:
         """Wait for quiescence; `judgement` says whether it was reached."""
-        self._standing = wait_for_quiescence(
+        self._remaining = wait_for_quiescence(
             self.endpoints.judge_dsn,
             self.runtime.rabbitmqctl,
             deadline_seconds=within,
@@ -125,9 +125,9 @@ class System:
     def judgement(self, explained: Iterable[tuple[str, str]] = ()) -> Judgement:
         """Judge everything so far, after `rest`. `explained` are dead letters meant since."""
         self._explained |= set(explained)
-        case = self._case(quiescent=not self._standing.anything)
+        case = self._case(quiescent=not self._remaining)
         findings = judge(case)
-        return Judgement(self._standing, tuple(findings), tally(case, findings))
+        return Judgement(self._remaining, tuple(findings), tally(case, findings))
 
     def interim_verdict(self) -> None:
         """Require the invariants that hold at every moment."""
@@ -149,7 +149,9 @@ class System:
             f"{s.name}: {s.state}, {'ready' if s.ready else 'not ready'}, {s.restarts} restarts"
             for s in self.runtime.status()
         ]
-        lines += look_twice(self.endpoints.judge_dsn, self.runtime.rabbitmqctl, self.style).lines()
+        lines += what_remains(
+            self.endpoints.judge_dsn, self.runtime.rabbitmqctl, self.style
+        ).lines()
         for process in self.processes.names:
             matters = [line for line in self.runtime.logs(process) if '"level": "info"' not in line]
             lines += [f"--- {process}", *matters[-SHOWN:]]

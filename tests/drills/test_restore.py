@@ -15,7 +15,7 @@ from uuid import UUID
 
 import httpx
 
-from chaos.judge.quiescence import count_queues
+from chaos.judge.queues import count_queues
 from chaos.load.shop import PLENTY, shop
 from chaos.runtime.docker.runtime import DockerRuntime, DockerStack
 from chaos.runtime.native.install import found

@@ -1,78 +1,43 @@
-"""What must always hold, as pure functions over the evidence (design.md, section 7). Pure.
+"""What must always hold, as pure functions over a case. Pure.
 
-Owns: the named invariants. Must not know: how the evidence was gathered, nor any code
-of the accused. An invariant is a function whose docstring says what holds; it returns
-how many things it looked at and what offends. Those of ALWAYS hold at every moment, also
-while sagas run; those of AT_REST only once the system is quiescent.
+An invariant is a function whose docstring says what holds; it returns how many things it checked
+and what offends. Those of ALWAYS hold at every moment, also while sagas run; those of AT_REST only
+once the system is quiescent.
 """
 
 from __future__ import annotations
 
-from chaos.judge.invariants.looked import Check
-from chaos.judge.invariants.messages import (
-    dead_letters_are_explained,
-    inboxes_hold_no_claim,
-    outboxes_are_empty,
-)
-from chaos.judge.invariants.money import (
-    accounts_match_the_ledger,
-    ledger_is_balanced,
-    one_charge_per_order,
-    refunds_match_their_charge,
-)
-from chaos.judge.invariants.orders import (
-    accepted_stands_as_asked,
-    confirmed_is_charged_once,
-    confirmed_is_dispatched_once,
-    rejected_costs_nothing,
-    rejected_keeps_no_stock,
-    rejected_says_why,
-    returned_is_refunded_and_restocked_once,
-    totals_are_exact,
-)
-from chaos.judge.invariants.sagas import (
-    compensated_is_settled,
-    completed_is_done,
-    every_order_has_its_saga,
-    every_return_has_its_saga,
-    every_saga_has_its_order,
-    parked_holds_its_stock_and_no_money,
-)
-from chaos.judge.invariants.stock import stock_is_conserved, stock_matches_reservations
-from chaos.judge.invariants.tallied import (
-    nothing_is_duplicated,
-    nothing_is_lost,
-    nothing_is_unexpected,
-)
+from chaos.judge.invariants import messages, money, orders, sagas, stock, tallied
+from chaos.judge.invariants.checked import Check
 
 ALWAYS: tuple[Check, ...] = (
-    confirmed_is_charged_once,
-    confirmed_is_dispatched_once,
-    returned_is_refunded_and_restocked_once,
-    rejected_costs_nothing,
-    rejected_keeps_no_stock,
-    rejected_says_why,
-    totals_are_exact,
-    accepted_stands_as_asked,
-    one_charge_per_order,
-    refunds_match_their_charge,
-    ledger_is_balanced,
-    accounts_match_the_ledger,
-    stock_is_conserved,
-    stock_matches_reservations,
-    compensated_is_settled,
-    completed_is_done,
-    parked_holds_its_stock_and_no_money,
-    every_saga_has_its_order,
-    nothing_is_duplicated,
-    nothing_is_unexpected,
-    inboxes_hold_no_claim,
-    dead_letters_are_explained,
+    orders.confirmed_is_charged_once,
+    orders.confirmed_is_dispatched_once,
+    orders.returned_is_refunded_and_restocked_once,
+    orders.rejected_costs_nothing,
+    orders.rejected_keeps_no_stock,
+    orders.rejected_says_why,
+    orders.totals_are_exact,
+    orders.accepted_stands_as_asked,
+    money.one_charge_per_order,
+    money.refunds_match_their_charge,
+    money.ledger_is_balanced,
+    money.accounts_match_the_ledger,
+    stock.stock_is_conserved,
+    stock.stock_matches_reservations,
+    sagas.compensated_is_settled,
+    sagas.completed_is_done,
+    sagas.parked_holds_its_stock_and_no_money,
+    sagas.every_saga_has_its_order,
+    tallied.nothing_is_duplicated,
+    tallied.nothing_is_unexpected,
+    messages.inboxes_hold_no_claim,
+    messages.dead_letters_are_explained,
 )
 AT_REST: tuple[Check, ...] = (
-    nothing_is_lost,
-    every_order_has_its_saga,
-    every_return_has_its_saga,
-    outboxes_are_empty,
+    tallied.nothing_is_lost,
+    sagas.every_order_has_its_saga,
+    sagas.every_return_has_its_saga,
+    messages.outboxes_are_empty,
 )
 INVARIANTS: tuple[Check, ...] = ALWAYS + AT_REST

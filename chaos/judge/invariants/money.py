@@ -1,36 +1,36 @@
-"""What must hold of money. Pure."""
+"""Invariants of money. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from chaos.judge.evidence import Case, Transfer
-from chaos.judge.invariants.looked import DEPOSITS, REVENUE, Looked
+from chaos.judge.case import Case, Transfer
+from chaos.judge.invariants.checked import DEPOSITS, REVENUE, Checked
 
 
-def one_charge_per_order(case: Case) -> Looked:
+def one_charge_per_order(case: Case) -> Checked:
     """At most one charge per order, confirmed or not."""
     bad = [f"saga {s}: {len(c)} charges" for s, c in case.charges.items() if len(c) > 1]
-    return Looked(len(case.charges), bad)
+    return Checked(len(case.charges), bad)
 
 
-def refunds_match_their_charge(case: Case) -> Looked:
+def refunds_match_their_charge(case: Case) -> Checked:
     """No refund without its charge, at most one per charge, the same amount the other way."""
     refunds = [t for group in case.refunds.values() for t in group]
     times = Counter(t.refund_of for t in refunds)
     bad = []
     for refund in refunds:
-        charge = case.transfers.get(refund.refund_of) if refund.refund_of else None
+        charge = case.charge_of(refund)
         if charge is None or charge.kind != "CHARGE":
             bad.append(f"{refund}: there is no such charge")
         elif times[refund.refund_of] > 1:
             bad.append(f"{refund}: one of {times[refund.refund_of]} refunds")
         elif not _undoes(refund, charge, case):
             bad.append(f"{refund} does not undo {charge}")
-    return Looked(len(refunds), bad)
+    return Checked(len(refunds), bad)
 
 
-def ledger_is_balanced(case: Case) -> Looked:
+def ledger_is_balanced(case: Case) -> Checked:
     """Per currency: entries sum to zero, and what customers and shop own is what was deposited."""
     snapshot = case.snapshot
     entries: Counter[str] = Counter()
@@ -54,10 +54,10 @@ def ledger_is_balanced(case: Case) -> Looked:
                 f"{currency}: deposited {paid_in[currency]}, ledger says {world}, "
                 f"accounts and revenue hold {owned[currency]}"
             )
-    return Looked(len(currencies), bad)
+    return Checked(len(currencies), bad)
 
 
-def accounts_match_the_ledger(case: Case) -> Looked:
+def accounts_match_the_ledger(case: Case) -> Checked:
     """An account's balance is the sum of its entries and not negative; deposits are as paid in."""
     paid_in: Counter[tuple[str, str]] = Counter()
     for group in case.deposits.values():
@@ -76,7 +76,7 @@ def accounts_match_the_ledger(case: Case) -> Looked:
     for (name, currency), amount in case.snapshot.ledger.items():
         if name not in (DEPOSITS, REVENUE) and (name, currency) not in known:
             bad.append(f"{name} {currency}: {amount} on an account that does not exist")
-    return Looked(len(case.snapshot.accounts), bad)
+    return Checked(len(case.snapshot.accounts), bad)
 
 
 def _undoes(refund: Transfer, charge: Transfer, case: Case) -> bool:

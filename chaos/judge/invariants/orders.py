@@ -1,14 +1,14 @@
-"""What must hold of orders and of what they left behind. Pure."""
+"""Invariants of orders. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from chaos.judge.evidence import Accepted, Case, Order, Transfer
-from chaos.judge.invariants.looked import REVENUE, Looked, pieces
+from chaos.judge.case import Accepted, Case, Order, Transfer
+from chaos.judge.invariants.checked import REVENUE, Checked, pieces
 
 
-def confirmed_is_charged_once(case: Case) -> Looked:
+def confirmed_is_charged_once(case: Case) -> Checked:
     """Order confirmed: one charge, of its total, to its customer, and not refunded."""
     confirmed = case.with_status("CONFIRMED", "RETURN_PENDING")
     bad = []
@@ -20,10 +20,10 @@ def confirmed_is_charged_once(case: Case) -> Looked:
             bad.append(f"{order}: total {order.total} but {charges[0]}")
         if order.status == "CONFIRMED" and case.refunds.get(order.order_id):
             bad.append(f"{order}: refunded")
-    return Looked(len(confirmed), bad)
+    return Checked(len(confirmed), bad)
 
 
-def confirmed_is_dispatched_once(case: Case) -> Looked:
+def confirmed_is_dispatched_once(case: Case) -> Checked:
     """Order confirmed: its stock dispatched once, exactly its lines."""
     confirmed = case.with_status("CONFIRMED")
     bad = []
@@ -33,10 +33,10 @@ def confirmed_is_dispatched_once(case: Case) -> Looked:
             bad.append(f"{order}: reservations {[r.status for r in found]}")
         elif pieces(found[0].lines) != pieces(order.lines):
             bad.append(f"{order}: dispatched {found[0].lines}, ordered {order.lines}")
-    return Looked(len(confirmed), bad)
+    return Checked(len(confirmed), bad)
 
 
-def returned_is_refunded_and_restocked_once(case: Case) -> Looked:
+def returned_is_refunded_and_restocked_once(case: Case) -> Checked:
     """Order given back: one charge, refunded once by its one return, its stock back."""
     returned = case.with_status("RETURNED")
     bad = []
@@ -52,10 +52,10 @@ def returned_is_refunded_and_restocked_once(case: Case) -> Looked:
         found = [(r.status, pieces(r.lines)) for r in case.reservations.get(order.order_id, [])]
         if found != [("RETURNED", pieces(order.lines))]:
             bad.append(f"{order}: reservations {found}")
-    return Looked(len(returned), bad)
+    return Checked(len(returned), bad)
 
 
-def rejected_costs_nothing(case: Case) -> Looked:
+def rejected_costs_nothing(case: Case) -> Checked:
     """Order rejected: net charge zero."""
     rejected = case.with_status("REJECTED")
     bad = []
@@ -64,10 +64,10 @@ def rejected_costs_nothing(case: Case) -> Looked:
         refunded = sum(t.amount for t in case.refunds.get(order.order_id, []))
         if charged != refunded:
             bad.append(f"{order}: charged {charged}, refunded {refunded}")
-    return Looked(len(rejected), bad)
+    return Checked(len(rejected), bad)
 
 
-def rejected_keeps_no_stock(case: Case) -> Looked:
+def rejected_keeps_no_stock(case: Case) -> Checked:
     """Order rejected: nothing held, nothing dispatched."""
     rejected = case.with_status("REJECTED")
     bad = [
@@ -76,20 +76,20 @@ def rejected_keeps_no_stock(case: Case) -> Looked:
         for reservation in case.reservations.get(order.order_id, [])
         if reservation.status != "RELEASED"
     ]
-    return Looked(len(rejected), bad)
+    return Checked(len(rejected), bad)
 
 
-def rejected_says_why(case: Case) -> Looked:
+def rejected_says_why(case: Case) -> Checked:
     """Order rejected: it has a reason; no other order has one."""
     bad = [
         f"{order}: {order.status}, reason {order.reason!r}"
         for order in case.snapshot.orders
         if bool(order.reason) != (order.status == "REJECTED")
     ]
-    return Looked(len(case.snapshot.orders), bad)
+    return Checked(len(case.snapshot.orders), bad)
 
 
-def totals_are_exact(case: Case) -> Looked:
+def totals_are_exact(case: Case) -> Checked:
     """An order's prices are the price list's, and its total is the sum of price x quantity."""
     bad = []
     for order in case.snapshot.orders:
@@ -100,10 +100,10 @@ def totals_are_exact(case: Case) -> Looked:
                 f"{order}: total {order.total}, lines {sold}, sold at {order.prices}, "
                 f"price list {listed}"
             )
-    return Looked(len(case.snapshot.orders), bad)
+    return Checked(len(case.snapshot.orders), bad)
 
 
-def accepted_stands_as_asked(case: Case) -> Looked:
+def accepted_stands_as_asked(case: Case) -> Checked:
     """Every order the door accepted is there, with the customer, lines and total it was told."""
     bad = []
     for order_id, asked in case.facts.accepted.items():
@@ -112,7 +112,7 @@ def accepted_stands_as_asked(case: Case) -> Looked:
             bad.append(f"order {order_id}: {len(found)} rows")
         elif _content(found[0]) != _content(asked):
             bad.append(f"{found[0]}: stands as {found[0].lines}, asked {asked.lines}")
-    return Looked(len(case.facts.accepted), bad)
+    return Checked(len(case.facts.accepted), bad)
 
 
 def _is_charge_of(charge: Transfer, order: Order) -> bool:

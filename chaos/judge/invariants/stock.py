@@ -1,14 +1,14 @@
-"""What must hold of stock. Pure."""
+"""Invariants of stock. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from chaos.judge.evidence import Case
-from chaos.judge.invariants.looked import Looked
+from chaos.judge.case import Case
+from chaos.judge.invariants.checked import Checked
 
 
-def stock_is_conserved(case: Case) -> Looked:
+def stock_is_conserved(case: Case) -> Checked:
     """Per SKU: on hand + held + dispatched is what was received, by books and catalogue."""
     delivered: Counter[str] = Counter()
     for delivery in case.snapshot.deliveries:
@@ -28,10 +28,10 @@ def stock_is_conserved(case: Case) -> Looked:
             )
         if row and min(row.on_hand, row.held, row.dispatched) < 0:
             bad.append(f"{sku}: negative: {row}")
-    return Looked(len(skus), bad)
+    return Checked(len(skus), bad)
 
 
-def stock_matches_reservations(case: Case) -> Looked:
+def stock_matches_reservations(case: Case) -> Checked:
     """Per SKU: held is the sum of the HELD lines, dispatched the sum of the DISPATCHED lines."""
     sums: dict[str, Counter[str]] = {"HELD": Counter(), "DISPATCHED": Counter()}
     for reservation in case.snapshot.reservations:
@@ -45,4 +45,4 @@ def stock_matches_reservations(case: Case) -> Looked:
         lines = (sums["HELD"][sku], sums["DISPATCHED"][sku])
         if books != lines:
             bad.append(f"{sku}: (held, dispatched) is {books}, reservations say {lines}")
-    return Looked(len(skus), bad)
+    return Checked(len(skus), bad)

@@ -1,14 +1,14 @@
-"""Lost, duplicated, unexpected: what a report counts first. Pure."""
+"""The invariants of the tally: lost, duplicated, unexpected. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from chaos.judge.evidence import Case
-from chaos.judge.invariants.looked import END_OF, PARKED, RETURN_END_OF, Looked
+from chaos.judge.case import Case
+from chaos.judge.invariants.checked import END_OF, PARKED, RETURN_END_OF, Checked
 
 
-def nothing_is_lost(case: Case) -> Looked:
+def nothing_is_lost(case: Case) -> Checked:
     """Every accepted order has exactly one outcome, or is parked at a gate."""
     bad = []
     for order_id in case.facts.accepted:
@@ -20,10 +20,10 @@ def nothing_is_lost(case: Case) -> Looked:
         found = case.returns.get(return_id)
         if found is None or found.status not in RETURN_END_OF:
             bad.append(f"return {return_id}: {found.status if found else 'not there'}")
-    return Looked(len(case.facts.accepted) + len(case.facts.returns), bad)
+    return Checked(len(case.facts.accepted) + len(case.facts.returns), bad)
 
 
-def nothing_is_duplicated(case: Case) -> Looked:
+def nothing_is_duplicated(case: Case) -> Checked:
     """Not more than one effect for one (saga, step), nor two orders for one key."""
     snapshot = case.snapshot
     effects: Counter[str] = Counter()
@@ -35,17 +35,17 @@ def nothing_is_duplicated(case: Case) -> Looked:
     effects.update(f"instance {i.saga_id}" for i in snapshot.instances)
     effects.update(f"return of {r.order_id} with {r.idempotency_key}" for r in snapshot.returns)
     bad = [f"{what}: {times} times" for what, times in effects.items() if times > 1]
-    return Looked(len(effects), bad)
+    return Checked(len(effects), bad)
 
 
-def nothing_is_unexpected(case: Case) -> Looked:
-    """No effect nobody asked for: each has its order, each order was asked for and not refused."""
+def nothing_is_unexpected(case: Case) -> Checked:
+    """No effect without a request: each has its order, each order was asked for, not refused."""
     bad = []
     charges = [t for t in case.snapshot.transfers if t.kind in ("CHARGE", "REFUND")]
     known = case.orders.keys() | case.returns.keys()
     bad += [f"{t}: no such order" for t in charges if t.saga_id not in known]
     bad += [
-        f"return {r.return_id} of order {r.order_id}: nobody asked for it"
+        f"return {r.return_id} of order {r.order_id}: it was not asked for"
         for r in case.snapshot.returns
         if (r.order_id, r.idempotency_key) not in case.facts.returns_asked
     ]
@@ -61,5 +61,5 @@ def nothing_is_unexpected(case: Case) -> Looked:
         if key in case.facts.refused:
             bad.append(f"{order}: the door refused it, yet it is written")
         elif key not in asked:
-            bad.append(f"{order}: nobody asked for it")
-    return Looked(len(charges) + len(case.snapshot.reservations) + len(case.orders), bad)
+            bad.append(f"{order}: it was not asked for")
+    return Checked(len(charges) + len(case.snapshot.reservations) + len(case.orders), bad)

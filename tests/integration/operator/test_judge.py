@@ -11,9 +11,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from chaos.judge.evidence import Accepted, Case, Facts, Line
+from chaos.judge.case import Accepted, Case, Facts, Line
 from chaos.judge.invariants import INVARIANTS
-from chaos.judge.quiescence import look_twice
+from chaos.judge.quiescence import what_remains
 from chaos.judge.snapshot import take_snapshot
 from chaos.judge.verdict import Verdict, judge, name_of
 from chaos.runtime.bootstrap import JUDGE
@@ -202,7 +202,7 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
     def queues(*_: str) -> str:
         return '{"value": [["payment.commands", 0, 2], ["payment.commands.dead", 1, 0]]}'
 
-    assert look_twice(dsn, queues).lines() == [
+    assert what_remains(dsn, queues).lines() == [
         "queue payment.commands: 0 ready, 2 unacked",
         "queue payment.commands.dead: 1 ready, 0 unacked",  # not taken in yet
     ]
@@ -216,7 +216,7 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         insert into payment_svc.outbox (destination, envelope) values ('order.commands', '{{}}');
         """,
     )
-    assert look_twice(dsn, queues).lines() == [
+    assert what_remains(dsn, queues).lines() == [
         "outbox of payment_svc: 1 messages",
         "1 orders PENDING",
         f"saga {GOOD} RUNNING, awaits charge_payment (sent)",
@@ -228,7 +228,7 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         update orchestrator.saga_instance set state = 'WAITING', next_deadline = now(),
           steps = '{{"approve_order": {{"status": "waiting"}}}}' where saga_id = '{GOOD}'""",
     )
-    assert look_twice(dsn, queues).lines() == [
+    assert what_remains(dsn, queues).lines() == [
         "1 orders PENDING",
         f"saga {GOOD} WAITING, awaits approve_order (waiting)",
     ]
@@ -238,12 +238,12 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         f" where saga_id = '{GOOD}'",
     )
     # Its order does not know that its saga began, and will ask for it again.
-    assert look_twice(dsn, queues).lines() == ["1 orders PENDING"]
+    assert what_remains(dsn, queues).lines() == ["1 orders PENDING"]
     plant(admin, f"update order_svc.customer_order set saga_known = true where order_id = '{GOOD}'")
-    parked = look_twice(dsn, queues)  # is at rest: only the queues are left
+    parked = what_remains(dsn, queues)  # is at rest: only the queues are left
     assert parked.lines() == [
         "queue payment.commands: 0 ready, 2 unacked",
         "queue payment.commands.dead: 1 ready, 0 unacked",
     ]
-    (problem,) = look_twice(dsn.replace(database, "no_such"), queues).lines()
+    (problem,) = what_remains(dsn.replace(database, "no_such"), queues).lines()
     assert problem.startswith("cannot be counted")

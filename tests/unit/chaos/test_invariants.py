@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from chaos.judge.evidence import (
+from chaos.judge.case import (
     Accepted,
     Account,
     Case,
@@ -70,7 +70,7 @@ def transfer(name: str, kind: str, saga: str, refund_of: str | None = None) -> T
 
 
 def instance(name: str, state: str, **steps: str) -> Instance:
-    return Instance(an_id(name), "order", state, steps, state == "COMPLETED", False)
+    return Instance(an_id(name), "order", state, steps, state == "COMPLETED")
 
 
 ALL_DONE = dict.fromkeys(

@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 from rich.console import Console
 
 from chaos.console.report import Report, WrongLine, as_json, show
-from chaos.judge.evidence import Order, Snapshot, Stock
+from chaos.judge.case import Order, Snapshot, Stock
 from chaos.judge.history import Answered, Event, Fault, Refused
 from chaos.judge.verdict import Finding, Tally, Verdict
 from chaos.load.model import Bounds, Foreseen

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.judge.evidence import Accepted, Line
+from chaos.judge.case import Accepted, Line
 from chaos.judge.history import (
     Answered,
     Asked,

@@ -1,4 +1,4 @@
-"""What an invariant returns, and what several have in common. Pure."""
+"""The result of an invariant, and what several have in common. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from chaos.judge.evidence import Case, Line
+from chaos.judge.case import Case, Line
 
-# The ledger's two accounts that are no customer's; a customer's is called like the customer.
+# The ledger's accounts that belong to no customer; a customer's account has the customer's name.
 DEPOSITS = "world:deposits"
 REVENUE = "shop:revenue"
 PARKED = "WAITING"
@@ -16,14 +16,14 @@ END_OF = {"CONFIRMED": "COMPLETED", "REJECTED": "COMPENSATED", "RETURNED": "COMP
 RETURN_END_OF = {"FINISHED": "COMPLETED", "CLOSED": "COMPENSATED"}
 
 
-class Looked(NamedTuple):
-    """A pass over nothing says nothing, so the number of things looked at is part of the result."""
+class Checked(NamedTuple):
+    """A pass over nothing proves nothing, so the number of things checked is part of the result."""
 
     at: int
     offences: Sequence[str]
 
 
-Check = Callable[[Case], Looked]
+Check = Callable[[Case], Checked]
 
 
 def pieces(lines: Iterable[Line]) -> Counter[str]:

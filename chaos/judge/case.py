@@ -1,8 +1,6 @@
-"""What the judge is shown: the rows of the four schemas, and what was asked from outside. Pure.
+"""What the judge decides on: the rows of all schemas, and what was asked from outside. Pure.
 
-Owns: the plain shapes that `snapshot` fills from SQL, `workload` from the history,
-and `invariants` judges. Must not know: anything of the accused; no name is imported
-from a service, so a mistake of theirs cannot be repeated here.
+The judge imports nothing from the services, so that a mistake of theirs cannot be repeated here.
 """
 
 from __future__ import annotations
@@ -44,8 +42,6 @@ class Order:
 
 @dataclass(frozen=True)
 class Return:
-    """An attempt at giving an order back."""
-
     return_id: UUID
     order_id: UUID
     idempotency_key: str
@@ -111,12 +107,11 @@ class Instance:
     state: str
     steps: Mapping[str, str]  # step to its status
     pivot_passed: bool
-    stuck: bool
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An inbox row that was committed before anything was decided; there should be none."""
+    """An inbox row that was committed without an outcome; there should be none."""
 
     schema: str
     saga_id: UUID
@@ -128,13 +123,13 @@ class Claim:
 class DeadLetter:
     queue: str
     reason: str
-    about: str  # type and saga, as far as they can be told
+    about: str  # type and saga, if it can be read
     count: int = 1
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All four schemas as of one moment."""
+    """All schemas as of one moment."""
 
     orders: tuple[Order, ...]
     stock: tuple[Stock, ...]
@@ -146,13 +141,13 @@ class Snapshot:
     instances: tuple[Instance, ...]
     claims: tuple[Claim, ...]
     outboxes: Mapping[str, int]  # schema to rows
-    dead_letters: tuple[DeadLetter, ...] = ()  # ever taken in, whatever became of them
+    dead_letters: tuple[DeadLetter, ...] = ()  # ever taken in, also redriven or discarded ones
     returns: tuple[Return, ...] = ()
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """An order the door said 202 to, as it was asked, with the total it was told."""
+    """An order the door accepted, as it was asked, with the total in the answer."""
 
     order_id: UUID
     customer: str
@@ -164,23 +159,23 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was asked of the system and answered by it, seen from outside."""
+    """The requests and answers of an experiment, seen from outside."""
 
     prices: Mapping[str, int]
     received: Mapping[str, int]  # SKU to pieces
     deposited: Mapping[tuple[str, str], int]  # (customer, currency) of every account
     accepted: Mapping[UUID, Accepted]
-    refused: frozenset[tuple[str, str]]  # (customer, key) that only ever got a 4xx
-    unknown: frozenset[tuple[str, str]]  # asked and never answered: may or may not have happened
+    refused: frozenset[tuple[str, str]]  # (customer, key) whose answers were all 4xx
+    unknown: frozenset[tuple[str, str]]  # asked and never answered: it may be there or not
     healed: tuple[datetime, ...] = ()  # when each fault ended
-    returns: frozenset[UUID] = frozenset()  # those the door said 202 to
-    returns_asked: frozenset[tuple[UUID, str]] = frozenset()  # (order, key), whatever was said
+    returns: frozenset[UUID] = frozenset()  # those the door accepted
+    returns_asked: frozenset[tuple[UUID, str]] = frozenset()  # (order, key), whatever the answer
     explained: frozenset[tuple[str, str]] = frozenset()  # (queue, reason) of dead letters meant
 
 
 @dataclass(frozen=True)
 class Case:
-    """Everything one verdict rests on, with the indexes the invariants share."""
+    """Everything one verdict rests on, with indexes for the invariants."""
 
     snapshot: Snapshot
     facts: Facts
@@ -208,11 +203,15 @@ class Case:
 
     @cached_property
     def refunds(self) -> dict[UUID, list[Transfer]]:
-        """By the saga of the charge they give back, whichever saga gave it."""
-        found = [t for t in self.snapshot.transfers if t.kind == "REFUND"]
-        charges = {t.refund_of: self.transfers.get(t.refund_of) for t in found if t.refund_of}
-        whose = [(charges.get(t.refund_of) if t.refund_of else None, t) for t in found]
-        return _grouped((charge.saga_id if charge else t.saga_id, t) for charge, t in whose)
+        """Refunds by the saga of the charge they give back, not by their own."""
+        return _grouped(
+            (charge.saga_id if (charge := self.charge_of(t)) else t.saga_id, t)
+            for t in self.snapshot.transfers
+            if t.kind == "REFUND"
+        )
+
+    def charge_of(self, refund: Transfer) -> Transfer | None:
+        return self.transfers.get(refund.refund_of) if refund.refund_of else None
 
     @cached_property
     def returns(self) -> dict[UUID, Return]:
