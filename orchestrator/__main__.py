@@ -27,8 +27,8 @@ from orchestrator.dead_letters.intake import Intake
 from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.engine.definition import Definition, DefinitionError
 from orchestrator.runtime import metrics
+from orchestrator.runtime.archive import archiving
 from orchestrator.runtime.loading import in_words, load, queues_of, work_queues_of
-from orchestrator.runtime.retention import archiving
 from orchestrator.runtime.service import Service
 from orchestrator.runtime.timeouts import Reconciler
 
@@ -58,7 +58,7 @@ async def worker(settings: Settings) -> None:
         settings, ORCHESTRATOR_REPLIES, ORCHESTRATOR_COMMANDS, "reconciler", "retention", *dead
     )
     process.announce("orchestrator", MIGRATIONS)
-    process.watch.add(metrics.look)
+    process.watch.add(metrics.refresh)
     service = service_of(process, definitions)
     queues = queues_of(definitions)
     replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle, others=queues)
@@ -83,7 +83,7 @@ async def worker(settings: Settings) -> None:
     )
     process.add("retention", retention.run)
     for queue in work_queues_of(definitions):
-        intake = Intake(queue, service, process.db, process.broker, process.health, process.stop)
+        intake = Intake(queue, service, process.broker, process.health, process.stop)
         process.add(intake.name, intake.run)
     await process.run()
 

@@ -1,14 +1,14 @@
-"""Dead letters are taken in: from every dead-letter queue into a table, and the saga is told.
+"""Taking dead letters in: from every dead-letter queue into a table, and into their sagas.
 
-Owns: that both are one transaction, committed before the ack, and that a redelivery changes
-nothing. Whatever a letter holds, it is kept. Must not know: SQL, what a saga makes of the news.
+Both happen in one transaction, committed before the ack; a redelivery changes nothing. A dead
+letter is stored whatever it holds. Must not know: SQL, what a saga makes of a dead letter.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from uuid import UUID
 
 from common.kit import failpoints, log
 from common.kit.failpoints import Commit, Point
@@ -16,35 +16,27 @@ from common.kit.health import Health
 from common.messages.envelope import Key
 from common.messages.errors import BadDeploy, Infrastructure, Poison
 from common.messages.topology import dead_letter_queue, work_queue
-from common.storage.db import Database
 from common.transport.broker import Broker, Consumer, Delivery
 from orchestrator.dead_letters import store
-from orchestrator.dead_letters.letter import Letter, letters_of
+from orchestrator.dead_letters.letter import DeadLetter, dead_letters_of
 from orchestrator.engine.inputs import DeadLettered
-from orchestrator.runtime.batch import Round
+from orchestrator.runtime.batch import Batch
 from orchestrator.runtime.service import Service
 
 logger = log.get("dead_letters")
 
-PREFETCH = 100  # letters in one transaction; each may be as large as the broker lets it be
+PREFETCH = 100  # deliveries in one transaction; each may be as large as the broker allows
 ABOUT_NOTHING = ("unknown_saga", "unknown_definition", "illegal_transition")
 
 
 class Intake:
-    """Of one queue's dead letters. Any number of them may run."""
+    """The consumer of one queue's dead letters. Any number may run."""
 
     def __init__(
-        self,
-        queue: str,
-        service: Service,
-        db: Database,
-        broker: Broker,
-        health: Health,
-        stop: asyncio.Event,
+        self, queue: str, service: Service, broker: Broker, health: Health, stop: asyncio.Event
     ) -> None:
         self._queue = queue
         self._service = service
-        self._db = db
         self._broker = broker
         self._health = health
         self._stop = stop
@@ -69,27 +61,29 @@ class Intake:
             channel.close()
 
     async def take_in(self, consumer: Consumer) -> None:
-        """What is waiting, at once; if that raises, one by one. Acked once it is committed."""
-        batch: list[Delivery] = []
-        while len(batch) < PREFETCH and (delivery := consumer.take_waiting()) is not None:
-            batch.append(delivery)
-        letters = [letter for d in batch for letter in letters_of(self._queue, d.body, d.headers)]
+        """Store all that is waiting, one by one if the batch raises, then ack."""
+        deliveries: list[Delivery] = []
+        while len(deliveries) < PREFETCH and (one := consumer.take_waiting()) is not None:
+            deliveries.append(one)
+        letters = [
+            letter for d in deliveries for letter in dead_letters_of(self._queue, d.body, d.headers)
+        ]
         if not letters:
             return
         try:
             await self._keep(letters)
         except Infrastructure:
             raise
-        except Exception:  # whatever it is, it is looked at one by one
+        except Exception:  # any defect: it may concern one of them only
             logger.exception("dead_letters.retried_one_by_one", queue=self._queue)
             for letter in letters:
                 await self._keep_alone(letter)
         failpoints.reach(Point.INTAKE_BEFORE_ACK, _keys(letters))
-        consumer.channel.ack([delivery.tag for delivery in batch])
+        consumer.channel.ack([delivery.tag for delivery in deliveries])
         failpoints.reach(Point.INTAKE_AFTER_ACK, _keys(letters))
 
-    async def _keep_alone(self, letter: Letter) -> None:
-        """If its saga cannot be told, it is kept all the same."""
+    async def _keep_alone(self, letter: DeadLetter) -> None:
+        """Store a dead letter even if its saga cannot decide it."""
         try:
             await self._keep([letter])
         except Infrastructure:
@@ -97,34 +91,33 @@ class Intake:
         except Exception:
             logger.exception("dead_letter.saga_not_told", letter_id=letter.letter_id)
             try:
-                await self._keep([letter], tell=False)
+                await self._keep([letter], decide=False)
             except Infrastructure:
                 raise
             except Exception as error:
                 raise BadDeploy(f"dead letter {letter.letter_id} cannot be kept") from error
 
-    async def _keep(self, letters: Sequence[Letter], *, tell: bool = True) -> None:
-        async with self._db.transaction(Commit.INTAKE) as tx:
-            tx.keys = _keys(letters)
-            sagas = [letter.key.saga_id for letter in letters if tell and letter.key]
-            round_ = await self._service.open(tx, sagas)
-            # After the locks: then whoever took the same letter in before us has committed.
-            known = await store.last_times(tx, [letter.letter_id for letter in letters])
+    async def _keep(self, letters: Sequence[DeadLetter], *, decide: bool = True) -> None:
+        sagas = [letter.key.saga_id for letter in letters if decide and letter.key]
+        async with self._service.batch(Commit.INTAKE, sagas) as batch:
+            batch.tx.keys = _keys(letters)
+            # After the locks: a replica that has stored the same dead letter has then committed.
+            known = await store.last_occasions(batch.tx, [letter.letter_id for letter in letters])
             new = {
-                (letter.letter_id, letter.set_aside): letter
+                (letter.letter_id, letter.occasion): letter
                 for letter in letters
-                if known.get(letter.letter_id) != letter.set_aside
-            }
-            counted: dict[UUID, tuple[Letter, int]] = {}
-            for letter in new.values():
-                _, before = counted.get(letter.letter_id, (letter, 0))
-                counted[letter.letter_id] = (letter, before + 1)
-                if tell and letter.key:
-                    _tell(round_, letter, letter.key)
-            await store.keep(tx, list(counted.values()))
-            await round_.save(tx)
-        self._service.sent(round_)
-        for letter, count in counted.values():
+                if known.get(letter.letter_id) != letter.occasion
+            }.values()
+            for letter in new:
+                if decide and letter.key:
+                    _decide(batch, letter, letter.key)
+            times = Counter(letter.letter_id for letter in new)
+            counted = [
+                (letter, times[letter.letter_id])
+                for letter in {letter.letter_id: letter for letter in new}.values()
+            ]
+            await store.keep(batch.tx, counted)
+        for letter, count in counted:
             about = letter.about
             logger.warning(
                 "dead_letter.kept",
@@ -138,22 +131,22 @@ class Intake:
             )
 
 
-def _tell(round_: Round, letter: Letter, key: Key) -> None:
-    """Through the front door. A letter about no saga or no step that we know is only kept."""
-    if key.saga_id in round_.archived:  # nothing is awaited there any more
+def _decide(batch: Batch, letter: DeadLetter, key: Key) -> None:
+    """Decide a dead letter; one about no known saga or step is stored and leads to nothing."""
+    if key.saga_id in batch.archived:
         logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why="archived")
         return
     try:
         if letter.start is not None:
-            round_.start_dead_lettered(key.saga_id, letter.start, letter.reason)
+            batch.take_dead_start(key.saga_id, letter.start, letter.reason)
         else:
             dead = DeadLettered(key.step, key.direction, letter.reason, letter.about.reply)
-            round_.step(key.saga_id, dead)
+            batch.decide(key.saga_id, dead)
     except Poison as nothing:
         if nothing.reason not in ABOUT_NOTHING:
             raise
         logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why=str(nothing))
 
 
-def _keys(letters: Sequence[Letter]) -> list[Key]:
+def _keys(letters: Sequence[DeadLetter]) -> list[Key]:
     return [letter.key for letter in letters if letter.key is not None]

@@ -1,7 +1,7 @@
-"""What a delivery from a dead-letter queue says. Pure.
+"""A dead letter: one message of a delivery from a dead-letter queue.
 
-Owns: what is one letter, which letters are the same, and whose message it was as far as can be
-told, whatever the body is. Must not know: where letters are kept, what becomes of one.
+Owns which dead letters are the same, and whose message each was, as far as its body says. Must not
+know: where dead letters are stored, what they lead to.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from common.messages.envelope import Direction, Envelope, Key, Unreadable, pack,
 from common.messages.errors import Poison
 from common.messages.topology import ORCHESTRATOR_COMMANDS
 
-BODY_KEPT = 1_048_576  # bytes of a letter; what is larger cannot be redriven, and says so
+BODY_KEPT = 1_048_576  # bytes; a larger message cannot be redriven
 REASON_KEPT, DETAIL_KEPT, WORD_KEPT = 100, 1000, 63  # characters
-_LETTERS = UUID("0b6f8d5e-52c7-5d7a-8a51-3f1f0a6a9c11")  # namespace of letters' ids
+_LETTERS = UUID("0b6f8d5e-52c7-5d7a-8a51-3f1f0a6a9c11")  # namespace of their ids
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Whose message it was; None where that cannot be told."""
+    """The saga, step and kind of a message; None where its body does not say."""
 
     saga_id: UUID | None = None
     step: str | None = None
@@ -38,7 +38,7 @@ class About:
 
     @property
     def key(self) -> Key | None:
-        """What it is about, if its own id does not contradict that (section 6, rule 11)."""
+        """Return the key of the message, unless its own id contradicts it (rule 11)."""
         if self.saga_id is None or self.step is None or self.direction is None:
             return None
         key = Key(self.saga_id, self.step, self.direction)
@@ -47,19 +47,19 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message that was set aside, and why."""
+class DeadLetter:
+    """A message that was dead-lettered, and why."""
 
-    letter_id: UUID  # of the same message, set aside from the same queue for the same reason
+    letter_id: UUID  # the same for one message from one queue for one reason
     queue: str  # where it came from
     reason: str
     detail: str | None
     about: About
     body: bytes  # as much as is kept
     size: int
-    readable: bool  # an envelope in good order: somebody may yet handle it
+    readable: bool  # a whole envelope, which may be redriven
     headers: Mapping[str, Any]
-    set_aside: str  # which time it was; a redelivery has the same
+    occasion: str  # of dead-lettering: a redelivery of the dead letter has the same
     start: StartSaga | None = None
 
     @property
@@ -67,12 +67,12 @@ class Letter:
         return self.about.key
 
 
-def letters_of(queue: str, body: bytes, headers: Mapping[str, Any]) -> list[Letter]:
-    """One letter for each message: what the broker sets aside by itself may hold several."""
+def dead_letters_of(queue: str, body: bytes, headers: Mapping[str, Any]) -> list[DeadLetter]:
+    """Make one dead letter of each message; a delivery that the broker moved may hold several."""
     members = unpack(body)
     if len(members) > 1:
-        return [_letter(queue, _alone(member), member, headers) for member in members]
-    return [_letter(queue, body, member, headers) for member in members or [_EMPTY]]
+        return [_dead_letter(queue, _alone(member), member, headers) for member in members]
+    return [_dead_letter(queue, body, member, headers) for member in members or [_EMPTY]]
 
 
 _EMPTY = Unreadable(b"", "empty", "a delivery without envelopes")
@@ -82,9 +82,9 @@ def _alone(member: Envelope | Unreadable) -> bytes:
     return pack([member.encode() if isinstance(member, Envelope) else member.raw.decode()])
 
 
-def _letter(
+def _dead_letter(
     queue: str, body: bytes, member: Envelope | Unreadable, headers: Mapping[str, Any]
-) -> Letter:
+) -> DeadLetter:
     about = about_envelope(member) if isinstance(member, Envelope) else _about_raw(member.raw)
     said = _plain(dict(headers))
     why = said.get("x-sagaproof-reason") or said.get("x-first-death-reason") or "unknown"
@@ -96,7 +96,7 @@ def _letter(
         if isinstance(member, Envelope)
         else sha256(body).hexdigest()
     )
-    return Letter(
+    return DeadLetter(
         letter_id=uuid5(_LETTERS, "\x1f".join((queue, reason, same))),
         queue=queue,
         reason=reason,
@@ -106,7 +106,7 @@ def _letter(
         size=len(body),
         readable=readable,
         headers=said,
-        set_aside=str(said.get("x-sagaproof-letter") or json.dumps(said.get("x-death"))),
+        occasion=str(said.get("x-sagaproof-letter") or json.dumps(said.get("x-death"))),
         start=_start(queue, member),
     )
 
@@ -123,7 +123,7 @@ def about_envelope(envelope: Envelope) -> About:
 
 
 def _about_raw(raw: bytes) -> About:
-    """What can be told of something that is no envelope."""
+    """Read what a message that is no envelope says of itself."""
     try:
         said = from_json(raw)
     except ValueError:
@@ -144,7 +144,7 @@ def _about_raw(raw: bytes) -> About:
 
 
 def _start(queue: str, member: Envelope | Unreadable) -> StartSaga | None:
-    """What was to start a saga, if that is what it was."""
+    """Return the message if it was to start a saga."""
     if queue != ORCHESTRATOR_COMMANDS or not isinstance(member, Envelope):
         return None
     try:
@@ -167,12 +167,12 @@ def _word(value: object) -> str | None:
 
 
 def _kept(text: str) -> str:
-    """Postgres has no text with a NUL character."""
+    """Replace NUL characters, which Postgres text cannot hold."""
     return text.replace("\x00", "\ufffd")
 
 
 def _plain(value: Any) -> Any:
-    """Headers may hold whatever AMQP can carry."""
+    """Turn a header's value, which may be of any AMQP type, into JSON."""
     if isinstance(value, dict):
         return {_kept(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):

@@ -1,7 +1,7 @@
-"""Redriving and discarding dead letters, each once.
+"""Redriving and discarding dead letters, each at most once.
 
-Owns: that whoever asks, and however often, a letter leaves once, and only while what it would be
-recognised by is still there. Must not know: HTTP, SQL, what a saga makes of the news.
+A dead letter is redriven only while the inbox row that would detect a duplicate still exists. Must
+not know: HTTP, SQL, what a saga makes of a discarded dead letter.
 """
 
 from __future__ import annotations
@@ -20,155 +20,151 @@ from common.storage.db import Database
 from common.storage.outbox import Outgoing
 from orchestrator.dead_letters import store
 from orchestrator.dead_letters.letter import About
-from orchestrator.dead_letters.store import OPEN, Locked
+from orchestrator.dead_letters.store import OPEN, LockedDeadLetter
 from orchestrator.engine.inputs import DeadLettered
 from orchestrator.engine.instance import Status
 from orchestrator.runtime.actions import Action
-from orchestrator.runtime.batch import Round
+from orchestrator.runtime.batch import Batch
 from orchestrator.runtime.service import Service
 
 logger = log.get("dead_letters")
 
 
-class Deed(StrEnum):
-    """What becomes of a letter."""
+class Disposal(StrEnum):
+    """What a person wants done with a dead letter."""
 
     REDRIVE = "redrive"
     DISCARD = "discard"
 
     @property
     def state(self) -> str:
-        return {Deed.REDRIVE: "redriven", Deed.DISCARD: "discarded"}[self]
+        return {Disposal.REDRIVE: "redriven", Disposal.DISCARD: "discarded"}[self]
 
 
 class Result(StrEnum):
     DONE = "done"
-    ALREADY = "already"  # by somebody else, or by the same one a moment ago
+    ALREADY = "already"  # redriven or discarded before
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one letter, and why not if so."""
+class Settlement:
+    """What came of one dead letter, and why not if so."""
 
     letter_id: UUID
     result: Result
     why: str | None = None
 
 
-NO_SUCH = "there is no such letter"
-NO_ENVELOPE = "it is no whole envelope, which nobody can ever handle: discard it"
+NO_SUCH = "there is no such dead letter"
+NO_ENVELOPE = "it is no whole envelope, so it can never be handled: discard it"
 EVIDENCE_GONE = (
-    "its saga is not known, or no more: what would tell that it was done already is gone with it;"
+    "its saga is unknown or archived, so a duplicate of what it does would not be detected:"
     " discard it"
 )
+RESOLVED = "a person has resolved this step, so what it does would never be undone: discard it"
 
-RESOLVED = "a person has resolved this step, so that nobody would undo what it does; discard it"
 
-
-class LetterDesk:
-    """Any number of people may sit at it, at any number of them."""
+class Redriver:
+    """Redrives and discards dead letters for people. Any number may run."""
 
     def __init__(self, db: Database, service: Service) -> None:
         self._db = db
         self._service = service
 
     async def settle(
-        self, deed: Deed, letter_ids: Sequence[UUID], actor: str, why: str, *, dry_run: bool
-    ) -> list[Outcome]:
-        """What came of each, in the order of their ids. A dry run only says what would."""
-        async with self._db.transaction(Commit.DEED) as tx:
+        self, disposal: Disposal, letter_ids: Sequence[UUID], actor: str, why: str, *, dry_run: bool
+    ) -> list[Settlement]:
+        """Redrive or discard these; return what came of each, in the order of ids.
+
+        A dry run changes nothing, and returns what would come of each.
+        """
+        async with self._db.reading() as tx:
             about = await store.abouts(tx, letter_ids)
-            # Instances before letters, as whoever takes letters in locks them.
-            round_ = await self._service.open(tx, [a.saga_id for a in about.values() if a.saga_id])
-            tx.keys = round_.deeds()
-            held = await store.lock(tx, list(about))
-            outcomes = [_judge(deed, letter, round_) for letter in held]
-            missing = set(letter_ids) - about.keys()
-            outcomes += [Outcome(one, Result.REFUSED, NO_SUCH) for one in sorted(missing)]
-            done = {o.letter_id for o in outcomes if o.result is Result.DONE}
+        sagas = [a.saga_id for a in about.values() if a.saga_id]
+        async with self._service.batch(Commit.DEED, sagas) as batch:
+            batch.tx.keys = batch.action_keys()
+            # Instances before dead letters: the order in which the intake locks them.
+            letters = await store.lock(batch.tx, list(about))
+            settled = [_check(disposal, letter, batch) for letter in letters]
+            done = [s.letter_id for s in settled if s.result is Result.DONE]
             if not dry_run:
-                for letter, outcome in zip(held, outcomes, strict=False):
-                    ask = _Ask(deed, letter, about[letter.letter_id], actor, why)
-                    if outcome.result is Result.DONE:
-                        ask.act(round_)
-                    elif outcome.why and outcome.result is Result.REFUSED:
-                        round_.acted(ask.action(round_).refused(outcome.why), told=False)
-                await store.settle(tx, sorted(done), deed.state, actor, why)
-                await round_.save(tx)
+                for letter, one in zip(letters, settled, strict=True):
+                    _carry_out(batch, disposal, letter, about[letter.letter_id], one, actor, why)
+                await store.settle(batch.tx, sorted(done), disposal.state, actor, why)
         if not dry_run:
-            self._service.sent(round_)
-            logger.info(f"dead_letters.{deed.state}", letters=len(done), actor=actor, why=why)
-        return outcomes
+            logger.info(f"dead_letters.{disposal.state}", letters=len(done), actor=actor, why=why)
+        missing = sorted(set(letter_ids) - about.keys())
+        return settled + [Settlement(one, Result.REFUSED, NO_SUCH) for one in missing]
 
 
-def _judge(deed: Deed, letter: Locked, round_: Round) -> Outcome:
-    """With the row of the letter, and of its saga, held."""
+def _check(disposal: Disposal, letter: LockedDeadLetter, batch: Batch) -> Settlement:
+    """Decide whether a dead letter may be redriven or discarded; it and its saga are locked."""
     if letter.state != OPEN:
         why = f"{letter.state} by {letter.settled_by}"
-        return Outcome(letter.letter_id, Result.ALREADY, why)
-    if deed is Deed.REDRIVE:
+        return Settlement(letter.letter_id, Result.ALREADY, why)
+    if disposal is Disposal.REDRIVE:
         if letter.body is None:
-            return Outcome(letter.letter_id, Result.REFUSED, NO_ENVELOPE)
-        if not _is_recognised(letter.body, round_):
-            return Outcome(letter.letter_id, Result.REFUSED, EVIDENCE_GONE)
-        if _is_resolved(letter.body, round_):
-            return Outcome(letter.letter_id, Result.REFUSED, RESOLVED)
-    return Outcome(letter.letter_id, Result.DONE)
+            return Settlement(letter.letter_id, Result.REFUSED, NO_ENVELOPE)
+        (envelope,) = unpack(letter.body)
+        assert isinstance(envelope, Envelope)  # noqa: S101 - it was when it was taken in
+        if not _is_duplicate_detected(envelope, batch):
+            return Settlement(letter.letter_id, Result.REFUSED, EVIDENCE_GONE)
+        if _is_resolved(envelope, batch):
+            return Settlement(letter.letter_id, Result.REFUSED, RESOLVED)
+    return Settlement(letter.letter_id, Result.DONE)
 
 
-def _is_recognised(body: bytes, round_: Round) -> bool:
-    """Whether it would be known should it have been done before. Participants keep what tells as
-    long as the saga is known; what others than the orchestrator sent is theirs to keep for ever."""
-    (envelope,) = unpack(body)
-    assert isinstance(envelope, Envelope)  # noqa: S101 - it was when it was taken in
+def _is_duplicate_detected(envelope: Envelope, batch: Batch) -> bool:
+    """Return whether it would be recognised if it was handled before.
+
+    Participants keep the inbox rows of a saga as long as its instance exists; rows of messages from
+    other senders than the orchestrator are kept for ever.
+    """
     of_a_saga = envelope.outcome is not None or envelope.reply_to == ORCHESTRATOR_REPLIES
-    return not of_a_saga or envelope.saga_id in round_.held
+    return not of_a_saga or envelope.saga_id in batch.rows
 
 
-def _is_resolved(body: bytes, round_: Round) -> bool:
-    """Whether it would do what a person has seen to, and nobody would ever undo."""
-    (envelope,) = unpack(body)
-    assert isinstance(envelope, Envelope)  # noqa: S101 - it was when it was taken in
-    if envelope.outcome is not None or envelope.saga_id not in round_.held:
+def _is_resolved(envelope: Envelope, batch: Batch) -> bool:
+    """Return whether it would carry out a step that a person has resolved."""
+    if envelope.outcome is not None or envelope.saga_id not in batch.rows:
         return False
-    progress = round_.held[envelope.saga_id].instance.steps.get(envelope.step)
+    progress = batch.rows[envelope.saga_id].instance.steps.get(envelope.step)
     return progress is not None and progress.status is Status.RESOLVED
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """What a person wants of one letter."""
+def _carry_out(
+    batch: Batch,
+    disposal: Disposal,
+    letter: LockedDeadLetter,
+    about: About,
+    settled: Settlement,
+    actor: str,
+    why: str,
+) -> None:
+    """Redrive or discard, as was decided, and record the action or its refusal."""
+    saga_id = about.saga_id if about.saga_id in batch.rows else None
+    action = Action(actor, disposal, why, saga_id, f"dead letter {letter.letter_id}")
+    if settled.result is Result.REFUSED and settled.why:
+        batch.record(action.refused(settled.why))
+    elif settled.result is Result.DONE and disposal is Disposal.REDRIVE:
+        assert letter.body is not None  # noqa: S101 - checked
+        encoded = letter.body.strip()[1:-1].decode()  # the same message with the same id
+        batch.outgoing.append(Outgoing(letter.queue, encoded))
+        batch.record(action)
+    elif settled.result is Result.DONE:
+        _decide_discarded(batch, letter, about, actor, why)
+        batch.record(action, logged=True)
 
-    deed: Deed
-    letter: Locked
-    about: About
-    actor: str
-    why: str
 
-    def act(self, round_: Round) -> None:
-        if self.deed is Deed.REDRIVE:
-            assert self.letter.body is not None  # noqa: S101 - judged
-            encoded = self.letter.body.strip()[1:-1].decode()  # the same message, the same id
-            round_.outgoing.append(Outgoing(self.letter.queue, encoded))
-        else:
-            self._tell(round_)
-        round_.acted(self.action(round_), told=self.deed is Deed.DISCARD)
-
-    def action(self, round_: Round) -> Action:
-        """For the log of what operators did."""
-        saga_id = self.about.saga_id if self.about.saga_id in round_.held else None
-        about = f"dead letter {self.letter.letter_id}"
-        return Action(self.actor, self.deed, self.why, saga_id, about)
-
-    def _tell(self, round_: Round) -> None:
-        key, letter = self.about.key, self.letter
-        if key is None or key.saga_id not in round_.held:
-            return
-        try:
-            dead = DeadLettered(
-                key.step, key.direction, self.why, self.about.reply, discarded_by=self.actor
-            )
-            round_.step(key.saga_id, dead)
-        except Poison as nothing:  # about a step that it never had, or a version not deployed here
-            logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why=str(nothing))
+def _decide_discarded(
+    batch: Batch, letter: LockedDeadLetter, about: About, actor: str, why: str
+) -> None:
+    key = about.key
+    if key is None or key.saga_id not in batch.rows:
+        return
+    try:
+        dead = DeadLettered(key.step, key.direction, why, about.reply, discarded_by=actor)
+        batch.decide(key.saga_id, dead)
+    except Poison as nothing:  # about a step that was never sent, or a version not deployed here
+        logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why=str(nothing))

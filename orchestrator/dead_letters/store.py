@@ -1,6 +1,6 @@
 """The SQL of dead letters.
 
-Owns: the table dead_letter. Must not know: what a letter leads to.
+Owns the table dead_letter. Must not know: what a dead letter leads to.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from uuid import UUID
 
 from common.messages.envelope import Direction
 from common.storage.db import Tx
-from orchestrator.dead_letters.letter import About, Letter
+from orchestrator.dead_letters.letter import About, DeadLetter
 
 OPEN = "open"
 
-# In the order of ids, as everybody locks these rows. A redelivery changes nothing.
+# In the order of ids, in which all transactions lock these rows. A redelivery changes nothing.
 _KEEP = """
 insert into dead_letter as d
        (letter_id, queue, reason, detail, saga_id, step, direction, reply, message_id, type, body,
@@ -39,8 +39,8 @@ on conflict (letter_id) do update
  where d.set_aside <> excluded.set_aside"""
 
 
-async def last_times(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Of those that are known, when each was last set aside."""
+async def last_occasions(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the last occasion of each of these that is stored."""
     rows = await tx.fetch(
         "select letter_id, set_aside from dead_letter where letter_id = any(%b::uuid[])",
         [list(letter_ids)],
@@ -48,11 +48,11 @@ async def last_times(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, str]:
     return dict(rows)
 
 
-async def keep(tx: Tx, letters: Sequence[tuple[Letter, int]]) -> None:
-    """Each with how often it came. One that is known counts up, and is open again."""
-    if not letters:
+async def keep(tx: Tx, counted: Sequence[tuple[DeadLetter, int]]) -> None:
+    """Store dead letters, each with how often it came; one already stored is open again."""
+    if not counted:
         return
-    rows = [letter for letter, _ in letters]
+    rows = [letter for letter, _ in counted]
     about = [letter.about for letter in rows]
     await tx.execute(
         _KEEP,
@@ -71,15 +71,15 @@ async def keep(tx: Tx, letters: Sequence[tuple[Letter, int]]) -> None:
             [r.size for r in rows],
             [r.readable for r in rows],
             [json.dumps(r.headers) for r in rows],
-            [r.set_aside for r in rows],
-            [count for _, count in letters],
+            [r.occasion for r in rows],
+            [count for _, count in counted],
         ],
     )
 
 
 @dataclass(frozen=True)
-class LettersWanted:
-    """Which letters; what is None does not matter."""
+class DeadLetterFilter:
+    """A filter of dead letters; None matches all."""
 
     state: str = OPEN
     queue: str | None = None
@@ -89,19 +89,19 @@ class LettersWanted:
 
 @dataclass(frozen=True)
 class Group:
-    """Letters from one queue, set aside for one reason."""
+    """The dead letters from one queue with one reason."""
 
     queue: str
     reason: str
     letters: int
-    came: int  # how often they came, all together
+    came: int  # how often they came, in all
     first_seen: datetime
     last_seen: datetime
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A letter as it lies in its row; the body apart."""
+class StoredDeadLetter:
+    """A dead letter as stored, without headers and body."""
 
     letter_id: UUID
     queue: str
@@ -125,17 +125,17 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """With all that it said."""
+class FullDeadLetter:
+    """A dead letter with headers and body."""
 
-    kept: Kept
+    stored: StoredDeadLetter
     headers: Mapping[str, Any]
     body: bytes
 
 
 @dataclass(frozen=True)
-class Locked:
-    """A letter whose row we hold; its body only if it can be redriven."""
+class LockedDeadLetter:
+    """A locked dead letter; its body only if it can be redriven."""
 
     letter_id: UUID
     queue: str
@@ -155,7 +155,8 @@ _WANTED = """
    and (%(reason)s::text is null or reason = %(reason)s)
    and (%(saga_id)s::uuid is null or saga_id = %(saga_id)s)"""
 _GROUPS = (
-    "select queue, reason, count(*), sum(count), min(first_seen), max(last_seen)"
+    "select queue, reason, count(*) as letters, sum(count) as came, min(first_seen) as first_seen,"
+    " max(last_seen) as last_seen"
     + _WANTED
     + " group by queue, reason order by 3 desc, 1, 2 limit %(limit)s"
 )
@@ -181,15 +182,17 @@ _BY_REASON = (
 _FROM = ("from_queue", "from_reason", "first_seen", "letter_id")
 
 
-async def groups(tx: Tx, wanted: LettersWanted, limit: int) -> list[Group]:
-    """The largest first."""
+async def groups(tx: Tx, wanted: DeadLetterFilter, limit: int) -> list[Group]:
+    """Return the groups of dead letters, the largest first."""
     await tx.plan_by_values()
     rows = await tx.fetch(_GROUPS, {**asdict(wanted), "limit": limit})
-    return [Group(*row) for row in rows]
+    return [Group(**row._asdict()) for row in rows]
 
 
-async def page(tx: Tx, wanted: LettersWanted, after: UUID | None, limit: int) -> list[Kept]:
-    """By queue and reason, the oldest first; `after` is the last one of the page before."""
+async def page(
+    tx: Tx, wanted: DeadLetterFilter, after: UUID | None, limit: int
+) -> list[StoredDeadLetter]:
+    """Return a page by queue and reason, oldest first; `after` is the last of the page before."""
     place: tuple[Any, ...] = (None,) * len(_FROM)
     await tx.plan_by_values()
     if after is not None:
@@ -205,12 +208,15 @@ async def page(tx: Tx, wanted: LettersWanted, after: UUID | None, limit: int) ->
         _BY_REASON if by_reason else _BY_QUEUE,
         {**asdict(wanted), **dict(zip(_FROM, place, strict=True)), "limit": limit},
     )
-    return [Kept(*row) for row in rows]
+    return [StoredDeadLetter(**row._asdict()) for row in rows]
 
 
-async def find(tx: Tx, letter_id: UUID) -> Whole | None:
-    rows = await tx.fetch(_ONE, (letter_id,))
-    return Whole(Kept(*rows[0][:-2]), rows[0][-2], rows[0][-1]) if rows else None
+async def find(tx: Tx, letter_id: UUID) -> FullDeadLetter | None:
+    for row in await tx.fetch(_ONE, (letter_id,)):
+        fields = row._asdict()
+        headers, body = fields.pop("headers"), fields.pop("body")
+        return FullDeadLetter(StoredDeadLetter(**fields), headers, body)
+    return None
 
 
 async def ids_between(tx: Tx, low: UUID, high: UUID, limit: int) -> list[UUID]:
@@ -218,34 +224,42 @@ async def ids_between(tx: Tx, low: UUID, high: UUID, limit: int) -> list[UUID]:
         "select letter_id from dead_letter where letter_id between %s and %s order by 1 limit %s",
         (low, high, limit),
     )
-    return [row[0] for row in rows]
+    return [row.letter_id for row in rows]
 
 
 async def abouts(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, About]:
-    """What these are about, which never changes."""
+    """Return what each of these is about, which never changes."""
     rows = await tx.fetch(
         "select letter_id, saga_id, step, direction, message_id, type, reply from dead_letter"
         " where letter_id = any(%b::uuid[])",
         [list(letter_ids)],
     )
     return {
-        letter_id: About(saga_id, step, Direction(way) if way else None, *rest)
-        for letter_id, saga_id, step, way, *rest in rows
+        row.letter_id: About(
+            row.saga_id,
+            row.step,
+            Direction(row.direction) if row.direction else None,
+            row.message_id,
+            row.type,
+            row.reply,
+        )
+        for row in rows
     }
 
 
-async def lock(tx: Tx, letter_ids: Sequence[UUID]) -> list[Locked]:
-    """Their rows, held until the transaction ends, in the order of ids."""
+async def lock(tx: Tx, letter_ids: Sequence[UUID]) -> list[LockedDeadLetter]:
+    """Lock these in the order of their ids, until the transaction ends."""
     rows = await tx.fetch(
-        "select letter_id, queue, reason, state, settled_by, case when readable then body end"
+        "select letter_id, queue, reason, state, settled_by,"
+        "       case when readable then body end as body"
         "  from dead_letter where letter_id = any(%b::uuid[]) order by letter_id for update",
         [sorted(letter_ids)],
     )
-    return [Locked(*row) for row in rows]
+    return [LockedDeadLetter(**row._asdict()) for row in rows]
 
 
 async def settle(tx: Tx, letter_ids: Sequence[UUID], state: str, by: str, why: str) -> None:
-    """Redriven or discarded, by this person."""
+    """Mark these as redriven or discarded by this person."""
     if letter_ids:
         await tx.execute(
             "update dead_letter set state = %s, settled_at = now(), settled_by = %s,"

@@ -18,8 +18,13 @@ from common.process.process import Process
 from common.storage.db import Database
 from common.transport.query import Asker
 from orchestrator.dead_letters import store
-from orchestrator.dead_letters.redrive import LetterDesk
-from orchestrator.dead_letters.store import Group, Kept, LettersWanted, Whole
+from orchestrator.dead_letters.redrive import Redriver
+from orchestrator.dead_letters.store import (
+    DeadLetterFilter,
+    FullDeadLetter,
+    Group,
+    StoredDeadLetter,
+)
 from orchestrator.engine.definition import Definition
 from orchestrator.engine.instance import Instance
 from orchestrator.operator import doctor, queries, watch_list
@@ -84,7 +89,7 @@ def sources(
 
     audited = Auditor(db, ask, participants_of(d for d in definitions if d.name in ENDS)).page
     desk, hands = _desk(process, service), _hands(process, service)
-    letters = _letters(db, LetterDesk(db, service))
+    letters = _letters(db, Redriver(db, service))
     return Sources(
         find,
         ids_between,
@@ -154,16 +159,18 @@ def _desk(process: Process, service: Service) -> Desk:
     return Desk(waiting, decide, decided, watched, watch, unwatch)
 
 
-def _letters(db: Database, desk: LetterDesk) -> LetterSources:
-    async def groups(wanted: LettersWanted, limit: int) -> list[Group]:
+def _letters(db: Database, desk: Redriver) -> LetterSources:
+    async def groups(wanted: DeadLetterFilter, limit: int) -> list[Group]:
         async with db.reading() as tx:
             return await store.groups(tx, wanted, limit)
 
-    async def page(wanted: LettersWanted, after: UUID | None, limit: int) -> list[Kept]:
+    async def page(
+        wanted: DeadLetterFilter, after: UUID | None, limit: int
+    ) -> list[StoredDeadLetter]:
         async with db.reading() as tx:
             return await store.page(tx, wanted, after, limit)
 
-    async def find(letter_id: UUID) -> Whole | None:
+    async def find(letter_id: UUID) -> FullDeadLetter | None:
         async with db.reading() as tx:
             return await store.find(tx, letter_id)
 

@@ -19,8 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from common.http.app import Caller, Problem, Refused, problems
 from common.messages.contracts import MAX_PAGE, Name
-from orchestrator.dead_letters.redrive import Deed, Outcome, Result
-from orchestrator.dead_letters.store import Group, Kept, LettersWanted, Whole
+from orchestrator.dead_letters.redrive import Disposal, Result, Settlement
+from orchestrator.dead_letters.store import (
+    DeadLetterFilter,
+    FullDeadLetter,
+    Group,
+    StoredDeadLetter,
+)
 from orchestrator.operator.naming import whole_id
 
 MAX_BULK = 500  # letters settled by one request
@@ -41,17 +46,17 @@ class Settle(Protocol):
     """What the desk does with letters."""
 
     async def __call__(
-        self, deed: Deed, letter_ids: Sequence[UUID], actor: str, why: str, *, dry_run: bool
-    ) -> list[Outcome]: ...
+        self, disposal: Disposal, letter_ids: Sequence[UUID], actor: str, why: str, *, dry_run: bool
+    ) -> list[Settlement]: ...
 
 
 @dataclass(frozen=True)
 class LetterSources:
     """Whom these endpoints ask; given by the composition root."""
 
-    groups: Callable[[LettersWanted, int], Awaitable[list[Group]]]
-    page: Callable[[LettersWanted, UUID | None, int], Awaitable[list[Kept]]]
-    find: Callable[[UUID], Awaitable[Whole | None]]
+    groups: Callable[[DeadLetterFilter, int], Awaitable[list[Group]]]
+    page: Callable[[DeadLetterFilter, UUID | None, int], Awaitable[list[StoredDeadLetter]]]
+    find: Callable[[UUID], Awaitable[FullDeadLetter | None]]
     ids_between: Callable[[UUID, UUID, int], Awaitable[list[UUID]]]
     settle: Settle
 
@@ -108,8 +113,8 @@ class LetterDetail(LetterRow):
     body: Any = Field(description="as JSON if that is what it is, else as text with \\x escapes")
 
     @classmethod
-    def of(cls, whole: Whole) -> LetterDetail:
-        row = LetterRow.model_validate(whole.kept).model_dump()
+    def of(cls, whole: FullDeadLetter) -> LetterDetail:
+        row = LetterRow.model_validate(whole.stored).model_dump()
         return cls(**row, headers=dict(whole.headers), body=_readable(whole.body))
 
 
@@ -162,7 +167,7 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
         saga_id: UUID | None = None,
     ) -> LetterGroups:
         """How many there are, by queue and reason, the most first."""
-        wanted = LettersWanted(state, queue, reason, saga_id)
+        wanted = DeadLetterFilter(state, queue, reason, saga_id)
         found = await sources.groups(wanted, GROUPS_SHOWN)
         return LetterGroups(
             letters=sum(group.letters for group in found),
@@ -179,7 +184,7 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
         after: UUID | None = None,
     ) -> LetterPage:
         """Dead letters by queue and reason, the oldest first."""
-        found = await sources.page(LettersWanted(state, queue, reason, saga_id), after, limit)
+        found = await sources.page(DeadLetterFilter(state, queue, reason, saga_id), after, limit)
         return LetterPage(
             letters=[LetterRow.model_validate(kept) for kept in found],
             next=found[-1].letter_id if len(found) == limit else None,
@@ -200,27 +205,27 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
     @app.post("/dead-letters/redrive", responses=problems(403, 422, 503))
     async def redrive(asked: Redrive, caller: Caller) -> Settled:
         """Send letters once more to the queue they came from: the same message, each only once."""
-        return await _settle(sources, Deed.REDRIVE, asked, asked.why, caller.name)
+        return await _settle(sources, Disposal.REDRIVE, asked, asked.why, caller.name)
 
     @app.post("/dead-letters/discard", responses=problems(403, 422, 503))
     async def discard(asked: Discard, caller: Caller) -> Settled:
         """Away with letters that can never be handled, for a reason; their sagas are told."""
-        return await _settle(sources, Deed.DISCARD, asked, asked.why, caller.name)
+        return await _settle(sources, Disposal.DISCARD, asked, asked.why, caller.name)
 
 
 async def _settle(
-    sources: LetterSources, deed: Deed, asked: Which, why: str, actor: str
+    sources: LetterSources, disposal: Disposal, asked: Which, why: str, actor: str
 ) -> Settled:
-    wanted = LettersWanted("open", asked.queue, asked.reason, asked.saga_id)
+    wanted = DeadLetterFilter("open", asked.queue, asked.reason, asked.saga_id)
     ids, more = asked.letters, False
-    by_filter = wanted != LettersWanted() or asked.all
+    by_filter = wanted != DeadLetterFilter() or asked.all
     if bool(ids) == by_filter:
         remedy = "name letters by id, or else a queue, a reason or a saga_id, or say `all`"
         raise Refused(422, Problem(error="invalid_request", field="letters", remedy=remedy))
     if not ids:
         ids = [kept.letter_id for kept in await sources.page(wanted, asked.after, asked.limit)]
         more = len(ids) == asked.limit
-    outcomes = await sources.settle(deed, ids, actor, why, dry_run=asked.dry_run)
+    outcomes = await sources.settle(disposal, ids, actor, why, dry_run=asked.dry_run)
     counted = [outcome.result for outcome in outcomes]
     return Settled(
         done=counted.count(Result.DONE),

@@ -56,7 +56,7 @@ _TIMELINE = (
 # Oldest first, by the index of the living. The saga log says why a person is asked.
 _WHY = """,
        (select l.detail from saga_log l
-         where l.saga_id = i.saga_id and l.entry = 'parked' order by l.id desc limit 1)"""
+         where l.saga_id = i.saga_id and l.entry = 'parked' order by l.id desc limit 1) as why"""
 _OLDEST_FIRST = """
   from saga_instance i
  where ended_at is null and state = 'WAITING'
@@ -258,7 +258,7 @@ async def waiting(tx: Tx, customer: str | None, after: Seen | None, limit: int) 
         _WAITING,
         {"customer": customer, "after": place[0], "after_id": place[1], "limit": limit},
     )
-    return [Parked(seen_of(row[:-1]), row[-1]) for row in rows]
+    return [Parked(seen_of(row), row.why) for row in rows]
 
 
 async def stuck(tx: Tx, wanted: StuckWanted, after: Seen | None, limit: int) -> list[Stuck]:
@@ -276,7 +276,7 @@ async def stuck(tx: Tx, wanted: StuckWanted, after: Seen | None, limit: int) -> 
             "limit": limit,
         },
     )
-    return [Stuck(seen_of(row[:-_LOGGED]), _trouble(row[-_LOGGED:])) for row in rows]
+    return [Stuck(seen_of(row), _trouble(row[-_LOGGED:])) for row in rows]
 
 
 def _trouble(row: Sequence[Any]) -> Logged | None:

@@ -93,8 +93,8 @@ class StuckRow(SagaRow):
         still = standstill(
             definition,
             seen.instance,
-            undeployed=seen.held.undeployed,
-            unjudgeable=seen.held.unjudgeable,
+            undeployed=seen.row.undeployed,
+            unjudgeable=seen.row.undecidable,
             overdue_seconds=when_overdue(seen.next_deadline, now),
             trouble=trouble.entry if trouble else None,
         )
@@ -297,5 +297,5 @@ def _participant(definition: Definition | None, step: str) -> str:
 
 def _time(seen: Seen, step: str, which: str) -> Any:
     """As a time, or None where it has none."""
-    seconds = seen.held.times.get(step, {}).get(which)
+    seconds = seen.row.times.get(step, {}).get(which)
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

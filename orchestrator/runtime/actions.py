@@ -1,8 +1,7 @@
-"""The log of what operators did: one row for each action, which nobody can change.
+"""The audit log: one row for each action of an operator, which cannot be changed.
 
-Owns: the table operator_action. Whoever acts for a person records it in the transaction of the
-deed: `record()`, or `Round.acted()` where a saga's timeline tells of it too. Must not know: what
-any action does, HTTP.
+An action is recorded in the transaction that carries it out: by `record()`, or by `Batch.record()`
+where the saga's timeline shows it too. Must not know: what any action does, HTTP.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from common.storage.db import Tx
@@ -20,7 +18,7 @@ DONE, REFUSED = "done", "refused"
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a person did, or wanted to do and was refused."""
+    """An action of a person, carried out or refused."""
 
     actor: str
     action: str  # compensate, retry, resolve, approve, redrive ...
@@ -34,14 +32,14 @@ class Action:
         return replace(self, outcome=REFUSED, detail=why)
 
     def __str__(self) -> str:
-        """As a line of a saga's timeline: `ops: resolve reserve_stock (reason): why refused`."""
+        """Return the line of a saga's timeline: `ops: resolve reserve_stock (reason): detail`."""
         what = " ".join(filter(None, (self.action, self.about)))
         return f"{self.actor}: {what} ({self.reason})" + (f": {self.detail}" if self.detail else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An action as it lies in the log."""
+    """An action as stored in the audit log."""
 
     id: int
     at: datetime
@@ -51,7 +49,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class ActionsWanted:
-    """Which actions; what is None does not matter."""
+    """A filter of actions; None matches all."""
 
     saga_id: UUID | None = None
     actor: str | None = None
@@ -60,7 +58,6 @@ class ActionsWanted:
 
 
 async def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
-    """In the transaction that does them."""
     if actions:
         await tx.execute(
             "insert into operator_action"
@@ -84,7 +81,7 @@ async def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
 
 
 async def page(tx: Tx, wanted: ActionsWanted, before: int | None, limit: int) -> list[Recorded]:
-    """Newest first; `before` is the last one of the page before."""
+    """Return a page of actions, newest first; `before` is the last id of the page before."""
     await tx.plan_by_values()
     rows = await tx.fetch(
         "select id, at, actor, action, reason, saga_id, about, outcome, detail, process"
@@ -104,9 +101,14 @@ async def page(tx: Tx, wanted: ActionsWanted, before: int | None, limit: int) ->
             "limit": limit,
         },
     )
-    return [_recorded(row) for row in rows]
-
-
-def _recorded(row: Sequence[Any]) -> Recorded:
-    ident, at, *what, process = row
-    return Recorded(ident, at, Action(*what), process)
+    return [
+        Recorded(
+            row.id,
+            row.at,
+            Action(
+                row.actor, row.action, row.reason, row.saga_id, row.about, row.outcome, row.detail
+            ),
+            row.process,
+        )
+        for row in rows
+    ]

@@ -1,21 +1,24 @@
-"""The SQL of forgetting: which sagas may go, and moving them out.
+"""Archiving: which sagas may be forgotten, and the SQL that moves them out.
 
-Owns: the table saga_archive, and the conditions under which nothing of a saga can come any more
-that anybody would have to act on (section 6, rule 18). Must not know: when, how many, who is told.
+A saga may go once nothing of it can arrive any more that would have to be acted on (rule 18). Its
+participants are then told to forget it; how often and how many at a time is
+common/participant/retention.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from common.kit import log
 from common.messages.envelope import Envelope, unpack
-from common.participant.retention import oldest_transaction
+from common.participant.retention import Archive, Ended, oldest_transaction
 from common.storage.db import Asked, Tx
 from common.storage.fence import EVIDENCE_GONE
+from orchestrator.engine.definition import Definition
+from orchestrator.runtime.loading import participants_of
 
 # Of the sagas under way, the first command that may not have been handled: it has no inbox row yet,
 # so nothing as late may be forgotten. A step that is settled has its row, which stays until then.
@@ -26,10 +29,10 @@ select least(
                                  (s.value ->> 'undo_issued')::float8)))
      from saga_instance i cross join lateral jsonb_each(i.steps) s
     where i.ended_at is null
-      and s.value ->> 'status' in ('sent', 'unknown', 'undoing', 'fencing')))"""
+      and s.value ->> 'status' in ('sent', 'unknown', 'undoing', 'fencing'))) as bound"""
 
-# The oldest of all that is known, by the index on what has ended of each definition: what nobody
-# here knows is not even read. Nobody waits for us, and we for nobody.
+# The oldest of the definitions deployed here, by the index on what has ended of each definition:
+# no row of any other is read. Locked rows are skipped, so this never waits for a batch.
 _ENDED = """
 select saga_id, definition, version, last
   from unnest(%(names)b::text[], %(versions)b::int[]) as known (name, number)
@@ -38,7 +41,7 @@ select saga_id, definition, version, last
     from saga_instance i cross join lateral (
       select greatest(i.ended_at, to_timestamp(max(greatest(
                (s.value ->> 'issued')::float8, (s.value ->> 'undo_issued')::float8))))
-             + interval '1 ms' as last  -- however who reads it rounds
+             + interval '1 ms' as last  -- above any rounding by its readers
         from jsonb_each(i.steps) s) commands
    where i.definition = known.name and i.version = known.number and i.ended_at is not null
      and i.started_at < %(bound)s and commands.last < %(bound)s
@@ -46,9 +49,9 @@ select saga_id, definition, version, last
    order by i.started_at, i.saga_id limit %(limit)s for update of i skip locked) oldest
  order by started_at, saga_id limit %(limit)s"""
 
-# An envelope that was set aside and never handled is a command that is still to come; of a saga
-# that has ended none is. One that was sent again is on its way for a while.
-_SET_ASIDE = """
+# A dead letter that was never handled is a command that may still arrive, unless its saga has
+# ended. A redriven one is on its way for a while.
+_MAY_ARRIVE = """
 select body from dead_letter d
  where (state = 'open' or (state = 'redriven' and settled_at > now() - interval '1 hour'))
    and readable and not reply and reason <> %s
@@ -66,15 +69,13 @@ select i.saga_id, to_jsonb(i),
 
 _ARCHIVED = "select saga_id from saga_archive where saga_id = any(%b::uuid[])"
 
-
-MOST_LETTERS = 1000
+MOST_DEAD_LETTERS = 1000
 
 logger = log.get("retention")
 
 
-class Ended(NamedTuple):
-    """An instance that may be forgotten; its row is locked. None of its commands was first issued
-    after `last`."""
+class Found(NamedTuple):
+    """A locked instance that may be forgotten; no command of it was first issued after `last`."""
 
     saga_id: UUID
     definition: str
@@ -82,17 +83,40 @@ class Ended(NamedTuple):
     last: datetime
 
 
+def archiving(definitions: Sequence[Definition], retention_seconds: float) -> Archive:
+    """Return the function that archives sagas of these definitions, and of no others."""
+    participants: Mapping[tuple[str, int], Sequence[str]] = {
+        (d.name, d.version): participants_of([d]) for d in definitions
+    }
+
+    async def archive(tx: Tx, limit: int) -> list[Ended]:
+        found = await take(tx, retention_seconds, participants, limit)
+        if found:
+            await move(tx, [saga.saga_id for saga in found])
+        return [Ended(s.saga_id, s.last, participants[s.definition, s.version]) for s in found]
+
+    return archive
+
+
 async def take(
     tx: Tx, retention_seconds: float, known: Collection[tuple[str, int]], limit: int
-) -> list[Ended]:
-    """The oldest of these definitions, at most so many, that ended before the retention and before
-    the first command that is still to be handled was issued."""
+) -> list[Found]:
+    """Lock the oldest sagas of these definitions that may go, at most `limit`.
+
+    They ended before the retention began, and before the first command was issued that may still
+    have to be handled.
+    """
     oldest = await oldest_transaction(tx)
-    letters = await tx.fetch(_SET_ASIDE, (EVIDENCE_GONE, MOST_LETTERS + 1))
-    if len(letters) > MOST_LETTERS:
+    dead_letters = await tx.fetch(_MAY_ARRIVE, (EVIDENCE_GONE, MOST_DEAD_LETTERS + 1))
+    if len(dead_letters) > MOST_DEAD_LETTERS:
         logger.warning("retention.waits", for_="a decision about the dead letters that are open")
         return []
-    issued = (e.first_issued_at for (body,) in letters for e in _envelopes(body))
+    issued = [
+        envelope.first_issued_at
+        for row in dead_letters
+        for envelope in unpack(row.body)
+        if isinstance(envelope, Envelope)
+    ]
     [(bound,)] = await tx.fetch(_BOUND, (retention_seconds, min(issued, default=oldest), oldest))
     rows = await tx.fetch(
         _ENDED,
@@ -103,11 +127,11 @@ async def take(
             "limit": limit,
         },
     )
-    return [Ended(*row) for row in rows]
+    return [Found(*row) for row in rows]
 
 
 async def move(tx: Tx, saga_ids: Sequence[UUID]) -> None:
-    """Instances and their logs, whole. No statement here: all leave with the transaction."""
+    """Move instances and their logs to the archive, with the transaction's commit."""
     ids = list(saga_ids)
     await tx.execute(_ARCHIVE, (ids,))
     await tx.execute("delete from saga_log where saga_id = any(%b::uuid[])", (ids,))
@@ -115,9 +139,5 @@ async def move(tx: Tx, saga_ids: Sequence[UUID]) -> None:
 
 
 def ask(tx: Tx, saga_ids: Sequence[UUID]) -> Asked:
-    """Which of them are there: at the next sync, after all that was asked before."""
+    """Ask which of these are archived; the rows are there after the next sync."""
     return tx.ask(_ARCHIVED, (list(saga_ids),))
-
-
-def _envelopes(body: bytes) -> list[Envelope]:
-    return [member for member in unpack(body) if isinstance(member, Envelope)]

@@ -1,13 +1,12 @@
-"""The instances of one transaction, and what becomes of them.
+"""The batch: one transaction's instances, and what their inputs lead to.
 
-Owns: the one step every input takes, `_decide()`: the instance as it lies in its row, the pure
-decision, and what follows from it for row, outbox and log. Must not know: SQL, who opened the
-transaction.
+Every input takes one way, `_decide()`: the locked instance, the pure decision, and what follows
+from it for the row, the outbox and the saga log. Must not know: SQL, when the transaction ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,10 +14,10 @@ from uuid import UUID
 
 from common.kit import log
 from common.messages.contracts import START, CancelSaga, SagaStarted, StartSaga
-from common.messages.envelope import Command, Direction, Envelope, Key, Outcome
+from common.messages.envelope import Command, Envelope, Key, Outcome
 from common.messages.errors import IllegalTransition, Poison
 from common.messages.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
-from common.storage import outbox
+from common.storage import inbox, outbox
 from common.storage.db import Tx
 from common.storage.fence import Fence, First, Row
 from common.storage.outbox import Outgoing
@@ -36,254 +35,317 @@ from orchestrator.engine.inputs import (
 )
 from orchestrator.runtime import actions, store
 from orchestrator.runtime.actions import Action
-from orchestrator.runtime.deployed import Deployed
-from orchestrator.runtime.messages import parse
-from orchestrator.runtime.store import Held
+from orchestrator.runtime.deployed import DeployedDefinitions
+from orchestrator.runtime.messages import Received, parse
+from orchestrator.runtime.store import InstanceRow
 
 logger = log.get("orchestrator")
 
 SAGA_STARTED = "saga_started"
-MOVED_ON, JUDGED, ASKED_AGAIN = (
-    "nothing: it has moved on", "its deadline was judged", "asked again",
-)  # fmt: skip
+MOVED_ON, TIMED_OUT, RETRIED = "nothing: it has moved on", "timed out", "retried"
 
 
-class Round:
-    """The instances of one transaction and what becomes of them."""
+class Batch:
+    """The instances one transaction has locked, and the rows, messages and log entries to write.
+
+    `tx` is for what else the transaction reads and writes, and for the failpoints' keys.
+    """
 
     def __init__(
-        self, deployed: Deployed, held: dict[UUID, Held], archived: set[UUID], now: float
+        self,
+        tx: Tx,
+        deployed: DeployedDefinitions,
+        rows: dict[UUID, InstanceRow],
+        archived: set[UUID],
+        now: float,
+        fence: Fence | None,
     ) -> None:
-        self._deployed = deployed
+        self.tx = tx
+        self.rows = rows
         self.archived = archived
-        self._now = now
-        self._changed: dict[UUID, Held] = {}
-        self.held = held
         self.outgoing: list[Outgoing] = []
         self.log: list[tuple[UUID, Entry]] = []
-        self.actions: list[Action] = []
         self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
-        self._held_replies: list[tuple[str, Envelope]] = []
-        self._unjudged: dict[UUID, str | None] = {}  # why, if it is not its version
+        self._deployed = deployed
+        self._now = now
+        self._fence = fence
+        self._changed: dict[UUID, InstanceRow] = {}
+        self._actions: list[Action] = []
+        self._parked_replies: list[tuple[str, Envelope]] = []
+        self._undecided: dict[UUID, str | None] = {}  # why; None: its version is not deployed
 
-    def start(
-        self, fence: Fence, key: Key, message: StartSaga | CancelSaga, asked_at: str | None
-    ) -> None:
-        """Once, under the newest version; it will finish under it."""
-        if key.saga_id in self.archived:  # it began and ended, long ago (rule 9)
+    @classmethod
+    async def lock(
+        cls,
+        tx: Tx,
+        deployed: DeployedDefinitions,
+        saga_ids: Sequence[UUID],
+        *,
+        claims: Sequence[Key],
+        watch: bool,
+    ) -> Batch:
+        """Claim the inbox rows, then lock the instances, in one round trip."""
+        claim = inbox.Claim(tx, claims) if claims else None
+        new = list({key.saga_id for key in claims})
+        locked = await store.lock(tx, list(set(saga_ids)), watch=watch, new=new)
+        return cls(tx, deployed, *locked, claim.fence() if claim else None)
+
+    async def save(self) -> None:
+        """Queue all that this batch writes; it leaves with the commit."""
+        tx = self.tx
+        if self._fence is not None:
+            await inbox.keep(tx, self._fence)
+        await store.save(tx, list(self._changed.values()))
+        await store.write_log(tx, self.log, self._deployed.process)
+        await store.park_replies(tx, self._parked_replies)
+        again_after = self._deployed.policy.resend_cap_seconds
+        await store.mark_undecided(tx, self._undecided, again_after)
+        await actions.record(tx, self._actions, self._deployed.process)
+        await outbox.append(tx, self.outgoing)
+
+    # --- what the queues bring ---
+
+    def take(self, received: Received) -> None:
+        """Decide a start, a cancel or a reply. Raises Poison for a reply to an unknown saga."""
+        envelope, message = received.envelope, received.message
+        match message:
+            case StartSaga():
+                self._start(envelope.key, message, envelope.first_issued_at.isoformat())
+                self._acknowledge_start(envelope)
+            case CancelSaga():
+                self._cancel(envelope, message)
+            case ReplyArrived():
+                self._take_reply(envelope, message)
+
+    def _start(self, key: Key, message: StartSaga | CancelSaga, asked_at: str | None) -> None:
+        """Start a saga once, under the newest version; it will finish under it."""
+        if key.saga_id in self.archived:  # it began and ended long ago (rule 9)
             logger.info("start.archived", saga_id=key.saga_id)
-        elif isinstance(fence.admit(key, _no_tombstone), First):
+        elif self._is_first(key):
             self._begin(key.saga_id, message, Started(key.saga_id, message.data, asked_at))
-            fence.settle(key, Row(Outcome.DONE, None))
+            self._settle(key, Outcome.DONE)
 
-    def cancel(self, fence: Fence, envelope: Envelope, message: CancelSaga) -> None:
-        """Undo it all, if it is not too late: the saga log says which. One that has not begun
-        begins with this, so that its order ends like any other."""
+    def _acknowledge_start(self, start: Envelope) -> None:
+        """Answer a re-sent start, the only kind that names a reply queue (rule 8)."""
+        if start.reply_to is not None:
+            key = Key(start.saga_id, SAGA_STARTED, FORWARD)
+            issued_at = datetime.fromtimestamp(self._now, UTC)
+            envelope = Envelope.command(key, SagaStarted(), issued_at=issued_at, reply_to=None)
+            self.outgoing.append(Outgoing(start.reply_to, envelope))
+
+    def _cancel(self, envelope: Envelope, message: CancelSaga) -> None:
+        """Compensate the saga, or log that it is too late.
+
+        A saga that has not begun begins with this, so that its order ends like any other.
+        """
         saga_id = envelope.saga_id
-        if not isinstance(fence.admit(envelope.key, _no_tombstone), First):
+        if not self._is_first(envelope.key):
             return
-        if saga_id not in self.held:
-            self.start(fence, Key(saga_id, START, FORWARD), message, None)
-        if saga_id not in self.held:
-            return  # it ended long ago, and is forgotten
-        if not self._deployed.knows(self.held[saga_id].instance):
-            self._hold(envelope)
+        if saga_id not in self.rows:
+            self._start(Key(saga_id, START, FORWARD), message, None)
+        if saga_id not in self.rows:
+            return  # it ended long ago and is forgotten
+        if not self._deployed.has(self.rows[saga_id].instance):
+            self._park_reply(envelope)
             return
         outcome = Outcome.DONE
         try:
-            self.step(saga_id, CompensateAsked(message.actor, message.reason))
+            self.decide(saga_id, CompensateAsked(message.actor, message.reason))
         except IllegalTransition as late:
             outcome = Outcome.REFUSED
             detail = f"{message.actor}: {message.reason}: {late}"
             self.log.append((saga_id, Entry("cancel_refused", detail=detail)))
-        fence.settle(envelope.key, Row(outcome, None))
+        self._settle(envelope.key, outcome)
 
-    def start_dead_lettered(self, saga_id: UUID, message: StartSaga, reason: str) -> None:
-        """Raises Poison for a definition that nobody here knows."""
+    def _is_first(self, key: Key) -> bool:
+        assert self._fence is not None  # noqa: S101 - Received.claims names this key
+        return isinstance(self._fence.admit(key, _no_tombstone), First)
+
+    def _settle(self, key: Key, outcome: Outcome) -> None:
+        assert self._fence is not None  # noqa: S101 - Received.claims names this key
+        self._fence.settle(key, Row(outcome, None))
+
+    def _take_reply(self, envelope: Envelope, reply: ReplyArrived) -> None:
+        """Decide a reply, or park it for a process that has its saga's version deployed."""
+        if envelope.saga_id in self.archived:  # it is no longer awaited
+            logger.info("reply.archived", saga_id=envelope.saga_id, step=envelope.step)
+        elif self._deployed.has(self.row(envelope.saga_id).instance):
+            self.decide(envelope.saga_id, reply)
+        else:
+            self._park_reply(envelope)
+
+    def _park_reply(self, envelope: Envelope) -> None:
+        instance = self.rows[envelope.saga_id].instance
+        version = f"{instance.definition} v{instance.version}"
+        self._parked_replies.append((version, envelope))
+        detail = f"{version} is not deployed in {self._deployed.process}"
+        entry = Entry("held", envelope.step, envelope.direction, detail=detail)
+        self.log.append((envelope.saga_id, entry))
+
+    def take_parked_reply(self, envelope: Envelope) -> None:
+        """Decide a reply that was parked; one that is impossible becomes a dead letter now."""
+        if envelope.saga_id in self.archived:  # it is no longer awaited
+            return
+        message = parse(envelope, self._deployed.newest).message
+        if not isinstance(message, ReplyArrived):  # a cancel, which needs a claim
+            self.outgoing.append(Outgoing(ORCHESTRATOR_REPLIES, envelope))
+            return
+        try:
+            self.decide(envelope.saga_id, message)
+        except Poison:
+            logger.exception("held_reply.dead", saga_id=envelope.saga_id, step=envelope.step)
+            self.outgoing.append(Outgoing(dead_letter_queue(ORCHESTRATOR_REPLIES), envelope))
+
+    def take_dead_start(self, saga_id: UUID, message: StartSaga, reason: str) -> None:
+        """Make a stuck instance of a start that is dead. Raises Poison if no such saga exists."""
         self._begin(saga_id, message, StartDeadLettered(saga_id, message.data, reason))
 
     def _begin(
         self, saga_id: UUID, message: StartSaga | CancelSaga, event: Started | StartDeadLettered
     ) -> None:
-        held = self.held.get(saga_id)
+        row = self.rows.get(saga_id)
         definition = self._deployed.newest.get(message.definition)
-        if held is not None:
-            definition = self._deployed.definition_of(held.instance)
+        if row is not None:
+            definition = self._deployed.definition_of(row.instance)
         if definition is None:
             raise Poison("unknown_definition", f"no saga is called {message.definition}")
-        self._decide(saga_id, definition, held, event)
+        self._decide(saga_id, definition, row, event)
 
-    def step(self, saga_id: UUID, event: Input) -> None:
-        held = self.of(saga_id)
-        self._decide(saga_id, self._deployed.definition_of(held.instance), held, event)
-        if isinstance(event, ReplyArrived):
-            with suppress(KeyError):  # nobody had asked
-                seconds = self._now - held.issued(event.step, event.direction)
-                self.waited.append((event.step, event.direction.value, seconds))
+    # --- deadlines, and what people ask for ---
 
-    def take(self, envelope: Envelope, reply: ReplyArrived) -> None:
-        """A reply; if only another process knows its saga's version, it is kept for that."""
-        instance = self.of(envelope.saga_id).instance
-        if self._deployed.knows(instance):
-            self.step(envelope.saga_id, reply)
-            return
-        self._hold(envelope)
+    def decide_deadlines(self, saga_id: UUID) -> int:
+        """Decide every leg whose deadline has passed by now, under the lock; return how many.
 
-    def _hold(self, envelope: Envelope) -> None:
-        """For a process that knows the version of its saga."""
-        instance = self.held[envelope.saga_id].instance
-        version = f"{instance.definition} v{instance.version}"
-        self._held_replies.append((version, envelope))
-        detail = f"{version} is not deployed in {self._deployed.process}"
-        entry = Entry("held", envelope.step, envelope.direction, detail=detail)
-        self.log.append((envelope.saga_id, entry))
-
-    def take_held(self, envelope: Envelope) -> None:
-        """One that was kept for us. If it makes no sense, it is a dead letter after all."""
-        if envelope.saga_id in self.archived:  # nobody awaits it any more
-            return
-        message = parse(envelope, self._deployed.newest).message
-        if not isinstance(message, ReplyArrived):  # a cancel: it has a claim to make
-            self.outgoing.append(Outgoing(ORCHESTRATOR_REPLIES, envelope))
-            return
-        try:
-            self.step(envelope.saga_id, message)
-        except Poison:
-            logger.exception("held_reply.dead", saga_id=envelope.saga_id, step=envelope.step)
-            self.outgoing.append(Outgoing(dead_letter_queue(ORCHESTRATOR_REPLIES), envelope))
-
-    def of(self, saga_id: UUID) -> Held:
-        held = self.held.get(saga_id)
-        if saga_id in self.archived:
-            raise IllegalTransition("the saga ended long ago and is archived")
-        if held is None:
-            raise Poison("unknown_saga", f"no saga {saga_id}")
-        return held
-
-    def judge(self, saga_id: UUID) -> int:
-        """TimedOut for every leg whose deadline has passed by now, seen with the row held. What
-        cannot be judged is marked, and stops nothing else."""
-        held = self.held.get(saga_id)
-        if held is None:
+        A saga that cannot be decided is marked, and does not stop the others.
+        """
+        row = self.rows.get(saga_id)
+        if row is None:
             return 0
-        if not self._deployed.knows(held.instance):
-            self._judge_undeployed(saga_id, held)
+        if not self._deployed.has(row.instance):
+            self._mark_undeployed(saga_id, row)
             return 0
         passed = 0
-        for (step, direction), attempt in held.instance.timed_legs().items():
-            if held.times[step]["deadline"] <= self._now:
-                waiting = self._now - held.issued(step, direction)
+        for (step, direction), attempt in row.instance.timed_legs().items():
+            if row.times[step]["deadline"] <= self._now:
+                waiting = self._now - row.issued(step, direction)
                 past_sla = waiting > self._deployed.policy.stuck_after_seconds
                 try:
-                    self.step(saga_id, TimedOut(step, direction, attempt, past_sla))
+                    self.decide(saga_id, TimedOut(step, direction, attempt, past_sla))
                     passed += 1
-                except Exception as error:  # a defect, too: of one saga, not of all that are due
+                except Exception as error:  # even a defect concerns one saga, not all that are due
                     logger.exception("saga.unjudgeable", saga_id=saga_id, step=step)
                     why = str(error) if isinstance(error, Poison) else repr(error)
-                    self._cannot_judge(saga_id, held, why)
+                    self._mark_undecidable(saga_id, row, why)
         return passed
 
+    def _mark_undeployed(self, saga_id: UUID, row: InstanceRow) -> None:
+        """Mark it, if no process with its version has decided its deadline for so long."""
+        deadline = row.next_deadline()
+        if deadline is None or self._now - deadline < self._deployed.undeployed_after:
+            return
+        self._undecided[saga_id] = None
+        if not row.undeployed:
+            self.log.append((saga_id, Entry("undeployed", detail="version not deployed")))
+
+    def _mark_undecidable(self, saga_id: UUID, row: InstanceRow, why: str) -> None:
+        """Mark it: its version is deployed here, and this release cannot go on with it."""
+        if saga_id in self._undecided:
+            return
+        self._undecided[saga_id] = why
+        row.instance = replace(row.instance, stuck=True)  # another leg may move, and is saved so
+        if row.undecidable != why:
+            self.log.append((saga_id, Entry("unjudgeable", detail=why)))
+
     def reconcile(self, saga_id: UUID, actor: str, reason: str) -> str:
-        """As it stands now, whatever it was when it was found."""
-        held = self.held.get(saga_id)
-        if held is None or held.instance.state.ended:
+        """Decide overdue deadlines, else retry if stuck; return which, in words."""
+        row = self.rows.get(saga_id)
+        if row is None or row.instance.state.ended:
             return MOVED_ON
         action = Action(actor, "reconcile", reason, saga_id)
         try:
-            self._deployed.definition_of(held.instance)
-            if self.judge(saga_id):
-                self.acted(replace(action, detail=JUDGED), told=False)
-                return JUDGED
-            if not held.instance.stuck:
+            self._deployed.definition_of(row.instance)
+            if self.decide_deadlines(saga_id):
+                self.record(replace(action, detail=TIMED_OUT))
+                return TIMED_OUT
+            if not row.instance.stuck:
                 return MOVED_ON
-            self.step(saga_id, RetryAsked(actor, reason))
+            self.decide(saga_id, RetryAsked(actor, reason))
         except (IllegalTransition, Undecidable) as error:
             why = error.refusal if isinstance(error, Undecidable) else str(error)
-            self.acted(action.refused(why), told=False)
+            self.record(action.refused(why))
             return f"refused: {why}"
-        self.acted(replace(action, detail=ASKED_AGAIN), told=True)
-        return ASKED_AGAIN
+        self.record(replace(action, detail=RETRIED), logged=True)
+        return RETRIED
 
-    def _judge_undeployed(self, saga_id: UUID, held: Held) -> None:
-        """Somebody who knows its version would have judged it long ago: nobody does."""
-        deadline = held.next_deadline()
-        if deadline is None or self._now - deadline < self._deployed.undeployed_after:
-            return
-        self._unjudged[saga_id] = None
-        if not held.undeployed:
-            self.log.append((saga_id, Entry("undeployed", detail="version not deployed")))
+    def record(self, action: Action, *, logged: bool = False) -> None:
+        """Record what a person did, or was refused: also in the saga log, unless `logged` there."""
+        self._actions.append(action)
+        if action.saga_id is not None and not logged:
+            self.log.append((action.saga_id, Entry(f"action_{action.outcome}", detail=str(action))))
 
-    def _cannot_judge(self, saga_id: UUID, held: Held, why: str) -> None:
-        """Its version is known, and this release of it cannot go on."""
-        if saga_id in self._unjudged:
-            return
-        self._unjudged[saga_id] = why
-        held.instance = replace(held.instance, stuck=True)  # since when, though another leg moves
-        if held.unjudgeable != why:
-            self.log.append((saga_id, Entry("unjudgeable", detail=why)))
+    # --- the one way ---
+
+    def row(self, saga_id: UUID) -> InstanceRow:
+        """Return a locked instance. Raises IllegalTransition if archived, Poison if unknown."""
+        if saga_id in self.archived:
+            raise IllegalTransition("the saga ended long ago and is archived")
+        if saga_id not in self.rows:
+            raise Poison("unknown_saga", f"no saga {saga_id}")
+        return self.rows[saga_id]
+
+    def decide(self, saga_id: UUID, event: Input) -> None:
+        """Decide an input of a saga that has begun.
+
+        Raises IllegalTransition for an impossible request of a person, Poison for anything else.
+        """
+        row = self.row(saga_id)
+        self._decide(saga_id, self._deployed.definition_of(row.instance), row, event)
+        if isinstance(event, ReplyArrived):
+            with suppress(KeyError):  # a reply to what was never sent
+                seconds = self._now - row.issued(event.step, event.direction)
+                self.waited.append((event.step, event.direction.value, seconds))
 
     def _decide(
-        self, saga_id: UUID, definition: Definition, held: Held | None, event: Input
+        self, saga_id: UUID, definition: Definition, row: InstanceRow | None, event: Input
     ) -> None:
-        """All of it or, if it raises, nothing."""
+        """Apply all that an input leads to or, if it raises, nothing."""
         policy = self._deployed.policy
         try:
-            asked = self._deployed.asked(definition, held, event)
-            decision = decide(definition, policy, held.instance if held else None, event, asked)
+            approvals = self._deployed.approvals(definition, row, event)
+            decision = decide(definition, policy, row.instance if row else None, event, approvals)
             bodies = [command_for(definition, decision.instance, s) for s in decision.sends]
         except IllegalTransition as error:
             if isinstance(event, ByHand):
                 raise
             raise Poison("illegal_transition", str(error)) from error
-        held = held or Held(decision.instance, fresh=True)
-        held.take(decision.instance, decision.sends, definition, policy, self._now)
+        row = row or InstanceRow(decision.instance, is_new=True)
+        row.apply(decision.instance, decision.sends, definition, policy, self._now)
         for send, body in zip(decision.sends, bodies, strict=True):
-            self.outgoing.append(self._command(definition, held, send, body))
-        self.held[saga_id] = self._changed[saga_id] = held
+            self.outgoing.append(_command(definition, row, send, body))
+        self.rows[saga_id] = self._changed[saga_id] = row
         self.log.extend((saga_id, entry) for entry in decision.log)
 
-    def _command(self, definition: Definition, held: Held, send: Send, body: Command) -> Outgoing:
-        envelope = Envelope.command(
-            Key(held.instance.saga_id, send.step, send.direction),
-            body,
-            issued_at=datetime.fromtimestamp(held.issued(send.step, send.direction), UTC),
-            reply_to=ORCHESTRATOR_REPLIES,
-            attempt=send.attempt,
-        )
-        return Outgoing(commands_of(definition.by_name[send.step].participant), envelope)
+    # --- for failpoints ---
 
-    def timed_out(self) -> Iterator[Key]:
-        """What was silent for too long, in this round."""
+    def timed_out_keys(self) -> Iterator[Key]:
         for saga_id, entry in self.log:
             if entry.entry in ("timed_out", "expired") and entry.step:
                 yield Key(saga_id, entry.step, entry.direction or FORWARD)
 
-    def deeds(self) -> Iterator[Key]:
-        """What people did, or were refused, in this round: a leg for each, by the deed's name."""
-        return (Key(a.saga_id, a.action, FORWARD) for a in self.actions if a.saga_id is not None)
+    def action_keys(self) -> Iterator[Key]:
+        """Yield a key for each action of a person; its step is the action's name."""
+        return (Key(a.saga_id, a.action, FORWARD) for a in self._actions if a.saga_id is not None)
 
-    def acknowledge_start(self, start: Envelope) -> None:
-        """Only a re-sent start wants to hear that the saga is known (rule 8)."""
-        if start.reply_to is not None:
-            key = Key(start.saga_id, SAGA_STARTED, Direction.FORWARD)
-            issued_at = datetime.fromtimestamp(self._now, UTC)
-            envelope = Envelope.command(key, SagaStarted(), issued_at=issued_at, reply_to=None)
-            self.outgoing.append(Outgoing(start.reply_to, envelope))
 
-    def acted(self, action: Action, *, told: bool) -> None:
-        """A person did this, or was refused. `told`: the saga's log says so already."""
-        self.actions.append(action)
-        if action.saga_id is not None and not told:
-            self.log.append((action.saga_id, Entry(f"action_{action.outcome}", detail=str(action))))
-
-    async def save(self, tx: Tx) -> None:
-        await store.save(tx, list(self._changed.values()))
-        await store.write_log(tx, self.log, self._deployed.process)
-        await store.hold(tx, self._held_replies)
-        again_after = self._deployed.policy.resend_cap_seconds
-        await store.mark_unjudged(tx, self._unjudged, again_after)
-        await actions.record(tx, self.actions, self._deployed.process)
-        await outbox.append(tx, self.outgoing)
+def _command(definition: Definition, row: InstanceRow, send: Send, body: Command) -> Outgoing:
+    envelope = Envelope.command(
+        Key(row.instance.saga_id, send.step, send.direction),
+        body,
+        issued_at=datetime.fromtimestamp(row.issued(send.step, send.direction), UTC),
+        reply_to=ORCHESTRATOR_REPLIES,
+        attempt=send.attempt,
+    )
+    return Outgoing(commands_of(definition.by_name[send.step].participant), envelope)
 
 
 def _no_tombstone(key: Key) -> Row:

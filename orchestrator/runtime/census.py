@@ -1,12 +1,12 @@
-"""One instance as it stands, and all living ones counted: SQL that only reads.
+"""One instance, and counts of all living ones: SQL that only reads.
 
-Owns: what is read of an instance in either table, living or archived. Must not know: lists and
-pages (operator/queries.py), or how an instance changes (store.py).
+An instance is read from either table, living or archived. Must not know: lists and pages
+(operator/queries.py), or how an instance changes (store.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,14 +14,11 @@ from uuid import UUID
 
 from common.storage.db import Tx
 from orchestrator.engine.instance import Instance
-from orchestrator.runtime.store import Held, held_of
+from orchestrator.runtime import store
+from orchestrator.runtime.store import InstanceRow, instance_row
 
-# In this order held_of() takes the first twelve.
-COLUMNS = """
-select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
-       stuck_since is not null and not undeployed, undeployed, unjudgeable, stuck_since,
-       next_deadline, started_at, updated_at, ended_at"""
-# An instance is in one of the two tables, whenever one statement looks at both.
+COLUMNS = store.COLUMNS + ", stuck_since, next_deadline, started_at, updated_at, ended_at"
+# One statement that reads both tables finds an instance in exactly one of them.
 ARCHIVED = """
   from (select instance, log from saga_archive where saga_id = %(saga_id)s) a cross join lateral"""
 _ONE = (
@@ -29,8 +26,8 @@ _ONE = (
     + ARCHIVED + " jsonb_populate_record(null::saga_instance, instance) i"
 )  # fmt: skip
 
-# By indexes alone but for the steps of those under way, whose number has a limit. Of what is parked
-# at a gate no more than a few are looked at, however many there are: it may be there for days.
+# These use indexes alone, but for the steps of the sagas under way, whose number has a limit. Of
+# those parked at a gate only a few are read, however many there are: they may be there for days.
 _STATES = """
 select state, count(*) from saga_instance
  where ended_at is null and state in ('RUNNING', 'COMPENSATING') group by 1
@@ -49,8 +46,8 @@ select step, count(*)
 _FIRST_DEADLINE = """
 select coalesce((select extract(epoch from now() - next_deadline)::float8 from saga_instance
   where next_deadline is not null order by next_deadline limit 1), 0)"""
-_LETTERS = """
-select queue, count(*) from (select queue from dead_letter where state = 'open' limit %s) letters
+_DEAD_LETTERS = """
+select queue, count(*) from (select queue from dead_letter where state = 'open' limit %s) counted
  group by 1"""
 COUNTED = 10_000
 PARKED_COUNTED = 100
@@ -58,9 +55,9 @@ PARKED_COUNTED = 100
 
 @dataclass(frozen=True)
 class Seen:
-    """An instance as it stood, for reading only."""
+    """An instance as read without a lock."""
 
-    held: Held
+    row: InstanceRow
     stuck_since: datetime | None
     next_deadline: datetime | None
     started_at: datetime
@@ -69,30 +66,30 @@ class Seen:
 
     @property
     def instance(self) -> Instance:
-        return self.held.instance
+        return self.row.instance
 
 
 @dataclass(frozen=True)
 class Census:
-    """The living instances, counted."""
+    """Counts of the living instances."""
 
     states: Mapping[str, int]  # of the parked: PARKED_COUNTED at most
     stuck: int
     steps: Mapping[str, int]  # by the step whose answer is awaited
-    letters: Mapping[str, int]  # by the queue they came from
-    overdue_seconds: float  # how far the first deadline is behind; negative: it is ahead
+    dead_letters: Mapping[str, int]  # by the queue they came from
+    overdue_seconds: float  # how long ago the first deadline passed; negative if it has not
 
 
 async def census(tx: Tx) -> Census:
     states, steps = tx.ask(_STATES, (PARKED_COUNTED,)), tx.ask(_AWAITED, (COUNTED,))
     marked = tx.ask(_MARKED)
-    letters, deadline = tx.ask(_LETTERS, (COUNTED,)), tx.ask(_FIRST_DEADLINE)
+    dead_letters, deadline = tx.ask(_DEAD_LETTERS, (COUNTED,)), tx.ask(_FIRST_DEADLINE)
     await tx.sync()
     return Census(
         dict(states.rows),
         marked.rows[0][0],
         dict(steps.rows),
-        dict(letters.rows),
+        dict(dead_letters.rows),
         deadline.rows[0][0],
     )
 
@@ -102,5 +99,13 @@ async def find(tx: Tx, saga_id: UUID) -> Seen | None:
     return seen_of(rows[0]) if rows else None
 
 
-def seen_of(row: Sequence[Any]) -> Seen:
-    return Seen(held_of(tuple(row[:12])), *row[12:])
+def seen_of(row: Any) -> Seen:
+    """Read a row that has COLUMNS, and perhaps more."""
+    return Seen(
+        instance_row(row),
+        row.stuck_since,
+        row.next_deadline,
+        row.started_at,
+        row.updated_at,
+        row.ended_at,
+    )

@@ -1,7 +1,7 @@
-"""The definitions that this process knows, and what follows from knowing them.
+"""The definitions deployed in this process, and what follows from them.
 
-Owns: which version a saga begins and goes on under, who is asked at its gates, the policy. Must not
-know: SQL, any transaction. An instance of another version is another replica's turn.
+Owns which version a saga begins and goes on under, the approvals at its gates, and the policy.
+An instance of another version is left to a replica that has it. Must not know: SQL.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from orchestrator.engine.decide import Undecidable
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.inputs import NO_APPROVALS, Approvals, GateDecided, Input, ReplyArrived
 from orchestrator.engine.instance import Instance
-from orchestrator.runtime.store import Held
+from orchestrator.runtime.store import InstanceRow
 
-UNDEPLOYED_AFTER_SECONDS = 60.0  # a deadline that long ago, and nobody knew its definition
+UNDEPLOYED_AFTER_SECONDS = 60.0  # a deadline has passed, before its version counts as undeployed
 
 
 class VersionNotDeployed(Undecidable):
-    """An instance's definition is not known here: another process's turn, or nobody's."""
+    """The version an instance began with is not deployed in this process."""
 
     def __init__(self, instance: Instance) -> None:
         version = f"{instance.definition} v{instance.version}"
@@ -28,8 +28,8 @@ class VersionNotDeployed(Undecidable):
         super().__init__("unknown_version", f"{version} is not deployed", refusal)
 
 
-class Deployed:
-    """What one process was started with."""
+class DeployedDefinitions:
+    """The definitions, retry policy and approval policy that one process was started with."""
 
     def __init__(
         self,
@@ -49,29 +49,30 @@ class Deployed:
 
     @property
     def known(self) -> list[str]:
-        """The definitions that are deployed here: `order v2`."""
+        """Return the deployed definitions as text: `order v2`."""
         return [f"{name} v{version}" for name, version in self._definitions]
 
     @property
     def undeployed_after(self) -> float:
         return min(self.policy.stuck_after_seconds, UNDEPLOYED_AFTER_SECONDS)
 
-    def comes_to_a_gate(self, event: object) -> bool:
-        """Whether the saga may stand before a gate next; who is asked there is only then of use."""
+    def may_come_to_a_gate(self, event: object) -> bool:
+        """Return whether a gate may be next, so that approvals and the watch list matter."""
         if isinstance(event, ReplyArrived):
             return event.direction is FORWARD and event.step in self._before_a_gate
         return isinstance(event, GateDecided)
 
-    def asked(self, definition: Definition, held: Held | None, event: Input) -> Approvals:
-        if held is None or not self.comes_to_a_gate(event):
+    def approvals(self, definition: Definition, row: InstanceRow | None, event: Input) -> Approvals:
+        if row is None or not self.may_come_to_a_gate(event):
             return NO_APPROVALS
-        return self._approval.required(definition, held.instance, held.watched)
+        return self._approval.required(definition, row.instance, row.watched)
 
-    def knows(self, instance: Instance) -> bool:
-        """Whether the definition it began with is deployed here; if not, another replica's turn."""
+    def has(self, instance: Instance) -> bool:
+        """Return whether the version this instance began with is deployed here."""
         return (instance.definition, instance.version) in self._definitions
 
     def definition_of(self, instance: Instance) -> Definition:
+        """Raises VersionNotDeployed."""
         definition = self._definitions.get((instance.definition, instance.version))
         if definition is None:
             raise VersionNotDeployed(instance)

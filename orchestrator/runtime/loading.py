@@ -1,7 +1,6 @@
-"""Which sagas are deployed: named by a setting, loaded by import; and what follows from them.
+"""Loading the definitions that a setting names, and the queues that they need.
 
-Owns: turning the setting into definitions, or into a sentence that says what to do; the queues that
-these definitions need. Must not know: any particular saga.
+An error says what to correct in the setting. Must not know: any particular saga.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from common.kit import log
 from common.messages.topology import (
     ORCHESTRATOR_COMMANDS,
     ORCHESTRATOR_QUERIES,
@@ -20,11 +20,20 @@ from common.messages.topology import (
 )
 from orchestrator.engine.definition import Definition, DefinitionError, Kind
 
+logger = log.get("orchestrator")
+
+MOVED = {  # in this release; the old places are accepted until the next
+    "orchestrator.order_saga": "orchestrator.sagas.order",
+    "orchestrator.return_saga": "orchestrator.sagas.returns",
+}
 FORM = "write module:NAME, several by comma, as in orchestrator.sagas.order:ORDER_SAGA"
 
 
 def load(setting: str) -> tuple[Definition, ...]:
-    """Raises DefinitionError, also for a definition that contradicts itself."""
+    """Import the definitions of a setting such as `orchestrator.sagas.order:DEFINITIONS`.
+
+    Raises DefinitionError, also for a definition that contradicts itself.
+    """
     names = [name.strip() for name in setting.split(",") if name.strip()]
     if not names:
         raise DefinitionError(f"SAGAPROOF_DEFINITIONS is empty; {FORM}")
@@ -41,25 +50,25 @@ def load(setting: str) -> tuple[Definition, ...]:
 
 
 def participants_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
-    """Each once, in the order of the steps. Whoever is asked at a gate is a person."""
+    """Return the services that take commands, each once, in the order of the steps."""
     steps = (step for definition in definitions for step in definition.steps)
     return tuple(dict.fromkeys(s.participant for s in steps if s.kind is not Kind.GATE))
 
 
 def work_queues_of(definitions: Iterable[Definition]) -> tuple[str, ...]:
-    """The orchestrator's own, and those it sends commands to; each has dead letters."""
+    """Return the queues that have dead letters: the orchestrator's and its participants'."""
     participants = participants_of(definitions)
     return (ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, *map(commands_of, participants))
 
 
 def queues_of(definitions: Iterable[Definition]) -> tuple[Queue, ...]:
-    """Those, and where the orchestrator is asked."""
+    """Return all queues of an orchestrator: those for work, and the one for queries."""
     work = (queue for name in work_queues_of(definitions) for queue in work_queue(name))
     return (*work, *query_queue(ORCHESTRATOR_QUERIES))
 
 
 def in_words(definition: Definition) -> Iterator[str]:
-    """Its steps in order, for whoever has just written it."""
+    """Describe the steps in order, for the author of the definition."""
     yield f"{definition.name} version {definition.version}:"
     for step in definition.steps:
         sent = step.command.__name__ if step.command else "nothing, it is done at the door"
@@ -73,6 +82,9 @@ def _named(name: str) -> Sequence[Definition]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute.isidentifier():
         raise DefinitionError(f"SAGAPROOF_DEFINITIONS: {name!r} is no name; {FORM}")
+    if new_place := MOVED.get(module_name):
+        logger.warning("definitions.moved", setting=name, write=f"{new_place}:{attribute}")
+        module_name = new_place
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""What comes in by the orchestrator's queues, typed: starts, cancels, replies.
+"""Parsing what arrives in the orchestrator's queues: starts, cancels, replies.
 
-Owns: telling what can be an input from what never can (Poison). Must not know: any instance.
+What can never be an input is Poison. Must not know: any instance.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ DETAIL_LENGTH = 300  # of what a reply said, as kept in the saga log
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An envelope of one of the orchestrator's queues, typed."""
+    """An envelope from one of the orchestrator's queues, with its typed message."""
 
     envelope: Envelope
     message: StartSaga | CancelSaga | ReplyArrived
 
     @property
     def claims(self) -> tuple[Key, ...]:
-        """The inbox rows that it needs: matching makes replies safe to repeat (rule 3)."""
+        """Return the inbox rows it needs: none for a reply, which is safe to repeat (rule 3)."""
         match self.message:
             case StartSaga():
                 return (self.envelope.key,)
@@ -40,7 +40,7 @@ class Received:
 
 
 def parse(envelope: Envelope, newest: Mapping[str, Definition]) -> Received:
-    """Raises Poison for what is neither a reply nor a start of a saga we know."""
+    """Raises Poison for what is neither a reply nor a start or cancel of a deployed saga."""
     if envelope.outcome is not None:
         reason = envelope.body.get("reason")
         reply = ReplyArrived(
@@ -65,8 +65,11 @@ def parse(envelope: Envelope, newest: Mapping[str, Definition]) -> Received:
 
 
 def _check_data(definition: Definition, start: StartSaga | CancelSaga) -> None:
-    """Before anything is done: no command of the saga will then lack a field. A definition that
-    says what it begins with was looked at for that when it was made; of any other all are tried."""
+    """Raise Poison if some command of the saga would lack a field, before it begins.
+
+    Where the definition names a model of its data, it was checked that all commands can be made of
+    it; otherwise each command is tried.
+    """
     if definition.data is None:
         for step in definition.steps:
             for command in filter(None, (step.command, step.undo)):
@@ -79,7 +82,7 @@ def _check_data(definition: Definition, start: StartSaga | CancelSaga) -> None:
 
 
 def _said(body: Mapping[str, Any]) -> str | None:
-    """What a reply says besides its reason: the SKU that was short, that nothing was to undo."""
+    """Put a reply's fields but its reason in words: the missing SKU, `nothing_to_undo`."""
     words = [
         name if value is True else f"{name} {value}"
         for name, value in body.items()

@@ -1,7 +1,6 @@
-"""What an orchestrator counts about sagas, for Prometheus.
+"""Prometheus metrics of sagas: counted from saga log entries, and gauges read from the tables.
 
-Owns: turning saga log entries and a look at the living instances into metrics, and the bound on
-labels that people write. Must not know: how anything is decided.
+Owns the bound on labels that people write. Must not know: how anything is decided.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ _WORD = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 
 class Durations(Collector):
-    """A histogram of the library's shape to which adding is a bisection and an increment.
+    """A Prometheus histogram whose `add` is a bisection and an increment.
 
-    Its own takes five times as long, which shows where it is done for every reply.
+    The library's takes five times as long, which is noticeable when done for every reply.
     """
 
     def __init__(self, name: str, about: str, labels: Sequence[str]) -> None:
@@ -56,7 +55,7 @@ class Durations(Collector):
 
 
 class Bounded:
-    """Values of a label that come from outside: so many different words, and `other`."""
+    """A limit on the values of a label that come from outside; all above it are `other`."""
 
     def __init__(self, most: int = 40) -> None:
         self._most = most
@@ -76,7 +75,7 @@ ENTRIES = Counter(
     "Saga log entries: started, sent, done, refused, timed_out, ignored, completed ...",
     ["entry", "step"],
 )
-RESENT = Counter("sagaproof_resent", "Commands sent again after silence", ["step", "direction"])
+RESENT = Counter("sagaproof_resent", "Commands sent again after a timeout", ["step", "direction"])
 COMPENSATED = Counter("sagaproof_compensated", "Sagas that ended compensated", ["reason"])
 STEP_SECONDS = Durations(
     "sagaproof_step_seconds", "From a step first sent to its answer", ["step", "direction"]
@@ -85,14 +84,14 @@ STEP_SECONDS = Durations(
 SAGAS = Gauge(
     "sagaproof_sagas", "Sagas that have not ended; those WAITING counted to 100", ["state"]
 )
-STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past their SLA, or that nobody can judge")
+STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past their SLA, or undecidable")
 IN_FLIGHT = Gauge("sagaproof_in_flight", "Sagas that await this step's answer", ["step"])
-LETTERS = Gauge(
+DEAD_LETTERS = Gauge(
     "sagaproof_dead_letters_open",
-    "Dead letters nobody has seen to, counted to 10,000",
+    "Open dead letters, counted to 10,000",
     ["queue"],
 )
-OVERDUE = Gauge("sagaproof_overdue_seconds", "How long the oldest deadline is behind unjudged")
+OVERDUE = Gauge("sagaproof_overdue_seconds", "How long ago the oldest undecided deadline passed")
 
 _reason = Bounded()
 
@@ -100,7 +99,7 @@ Waited = tuple[str, str, float]  # step, direction, seconds
 
 
 def count(log: Sequence[tuple[UUID, Entry]], waited: Iterable[Waited]) -> None:
-    """What a committed transaction has written, and how long its answers took."""
+    """Count what a committed transaction has written, and how long its answers took."""
     entries = Tally((entry.entry, entry.step or "") for _, entry in log)
     for _, entry in log:
         if entry.entry == "sent" and (entry.attempt or 1) > 1:
@@ -113,11 +112,11 @@ def count(log: Sequence[tuple[UUID, Entry]], waited: Iterable[Waited]) -> None:
         STEP_SECONDS.add((step, direction), seconds)
 
 
-async def look(tx: Tx) -> None:
-    """How the living sagas stand. (Nothing awaits in between: no scrape sees it half.)"""
+async def refresh(tx: Tx) -> None:
+    """Refresh the gauges. Nothing awaits while they are set, so a scrape sees all or none."""
     seen = await census.census(tx)
     for gauge, counts in (
-        (SAGAS, seen.states), (IN_FLIGHT, seen.steps), (LETTERS, seen.letters),
+        (SAGAS, seen.states), (IN_FLIGHT, seen.steps), (DEAD_LETTERS, seen.dead_letters),
     ):  # fmt: skip
         gauge.clear()
         for label, number in counts.items():

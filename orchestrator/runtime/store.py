@@ -1,7 +1,7 @@
-"""The SQL of deciding: instances and the saga log. What only reads is in reader.py.
+"""The SQL of deciding: instances, the saga log and parked replies.
 
-Owns: how an instance lies in its row, and its deadlines, which only this database's clock
-judges (section 6, rule 6). Must not know: what any input means.
+Owns how an instance is stored, and its deadlines, which only this database's clock decides
+(rule 6). SQL that only reads is in census.py.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Times = dict[str, float]
 
 
 @dataclass(slots=True)
-class Held:
-    """An instance whose row we hold, with the times of its steps: seconds of the epoch.
+class InstanceRow:
+    """An instance as stored, with the times of its steps in seconds of the epoch.
 
     times[step] has `issued` and `undo_issued`, when each direction was first sent (the same in
-    every resend, rule 18), and `deadline`, when the answer awaited from that step is overdue. Of
-    a gate that waits: since when, and when it expires.
+    every resend, rule 18), and `deadline`, when the awaited answer is overdue. For a gate that
+    waits they are when it began to wait and when it expires.
     """
 
     instance: Instance
     times: dict[str, Times] = field(default_factory=dict)
-    fresh: bool = False
+    is_new: bool = False
     undeployed: bool = False
-    """Marked so, since for long nobody came by who knows its version, or who could judge it."""
-    unjudgeable: str | None = None
-    """Why it could not be judged by who knows its version."""
+    """Marked as stuck, since no process has decided an overdue deadline of it."""
+    undecidable: str | None = None
+    """Why the process that has its version deployed could not decide; the column `unjudgeable`."""
     watched: str | None = None
-    """Why its customer is on the watch list; only looked up when a gate comes next."""
+    """Why its customer is on the watch list; only read when a gate may come next."""
 
     def issued(self, step: str, direction: Direction) -> float:
         return self.times[step]["issued" if direction is FORWARD else "undo_issued"]
 
-    def take(
+    def apply(
         self,
         instance: Instance,
         sends: Sequence[Send],
@@ -54,7 +54,7 @@ class Held:
         policy: Policy,
         now: float,
     ) -> None:
-        """The next state of the instance; what it sends, or waits for, gets a deadline."""
+        """Set the next state of the instance, and a deadline for what it sends or waits for."""
         self.instance = instance
         gate = instance.waiting_at()
         if gate is not None and gate not in self.times:
@@ -77,89 +77,72 @@ class Held:
         )
 
 
-_LOAD = """
-select saga_id, definition, version, state, data, steps, reason, compensate_asked,
-       pivot_passed,
-       stuck_since is not null and not undeployed, undeployed, unjudgeable
-  from saga_instance where saga_id = any(%b::uuid[]) order by saga_id for update"""
-
-# Likewise, and who is on the watch list: no round trip of its own, and only before a gate.
-_LOAD_WATCHED = """
-select saga_id, definition, version, state, data, steps, reason, compensate_asked,
-       pivot_passed,
-       stuck_since is not null and not undeployed, undeployed, unjudgeable,
-       (select w.reason from watched_customer w where w.customer = i.data ->> 'customer') as watched
+COLUMNS = """
+select saga_id, definition, version, state, data, steps, reason, compensate_asked, pivot_passed,
+       stuck_since is not null and not undeployed as stuck, undeployed, unjudgeable"""
+_WATCHED = """,
+       (select w.reason from watched_customer w
+         where w.customer = i.data ->> 'customer') as watched"""
+_FOR_UPDATE = """
   from saga_instance i where saga_id = any(%b::uuid[]) order by saga_id for update"""
+_LOCK, _LOCK_WATCHED = COLUMNS + _FOR_UPDATE, COLUMNS + _WATCHED + _FOR_UPDATE
 
 
 async def lock(
     tx: Tx, saga_ids: Sequence[UUID], *, watch: bool = False, new: Sequence[UUID] = ()
-) -> tuple[dict[UUID, Held], set[UUID], float]:
-    """The instances, each row locked in the order of ids until the transaction ends (rule 7), those
-    that are archived, and what time it is since. `watch`: with what the watch list says of their
-    customers; `new`: those that as a rule have no instance yet, which saves a round trip."""
-    instances = tx.ask(_LOAD_WATCHED if watch else _LOAD, [sorted(saga_ids)])
+) -> tuple[dict[UUID, InstanceRow], set[UUID], float]:
+    """Lock the instances in the order of their ids, until the transaction ends (rule 7).
+
+    Returns them, those of `saga_ids` that are archived, and the time since when they are locked.
+    `watch` reads the watch list too. `new` are sagas that normally have no instance yet: they are
+    looked up in the archive in the same round trip.
+    """
+    instances = tx.ask(_LOCK_WATCHED if watch else _LOCK, [sorted(saga_ids)])
     clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
-    archived = archive.ask(tx, new) if new else None  # whoever moved them has committed by now
+    archived = archive.ask(tx, new) if new else None  # after the locks: an archiver has committed
     await tx.sync()
-    held = {row[0]: held_of(row) for row in instances.rows}
-    gone = {saga_id for (saga_id,) in archived.rows} if archived else set()
-    missing = set(saga_ids) - held.keys() - set(new)
+    rows = {row.saga_id: instance_row(row) for row in instances.rows}
+    gone = {row.saga_id for row in archived.rows} if archived else set()
+    missing = set(saga_ids) - rows.keys() - set(new)
     if missing:
         asked = archive.ask(tx, list(missing))
         await tx.sync()
-        gone |= {saga_id for (saga_id,) in asked.rows}
-    return held, gone, clock.rows[0][0]
+        gone |= {row.saga_id for row in asked.rows}
+    return rows, gone, clock.rows[0][0]
 
 
-def held_of(row: tuple[Any, ...]) -> Held:
-    """A row of the columns of _LOAD, or of _LOAD_WATCHED."""
-    (
-        saga_id,
-        definition,
-        version,
-        state,
-        data,
-        steps,
-        reason,
-        compensate_asked,
-        pivot_passed,
-        stuck,
-        undeployed,
-        unjudgeable,
-        *watched,
-    ) = row
+def instance_row(row: Any) -> InstanceRow:
+    """Read a row that has COLUMNS, and perhaps `watched`."""
     instance = Instance(
-        saga_id=saga_id,
-        definition=definition,
-        version=version,
-        data=data,
-        state=State(state),
+        saga_id=row.saga_id,
+        definition=row.definition,
+        version=row.version,
+        data=row.data,
+        state=State(row.state),
         steps={
             name: Progress(Status(s["status"]), s["attempt"], s["undo_attempt"])
-            for name, s in steps.items()
+            for name, s in row.steps.items()
         },
-        reason=reason,
-        compensate_asked=compensate_asked,
-        pivot_passed=pivot_passed,
-        stuck=stuck,
+        reason=row.reason,
+        compensate_asked=row.compensate_asked,
+        pivot_passed=row.pivot_passed,
+        stuck=row.stuck,
     )
-    times = {name: _times(s) for name, s in steps.items()}
-    return Held(
+    return InstanceRow(
         instance,
-        times,
-        undeployed=undeployed,
-        unjudgeable=unjudgeable if undeployed else None,  # an older release unmarks only the one
-        watched=watched[0] if watched else None,
+        {
+            name: {k: s[k] for k in ("issued", "undo_issued", "deadline") if k in s}
+            for name, s in row.steps.items()
+        },
+        undeployed=row.undeployed,
+        # the previous release clears `undeployed` alone
+        undecidable=row.unjudgeable if row.undeployed else None,
+        watched=getattr(row, "watched", None),
     )
 
 
-def _times(step: Mapping[str, Any]) -> Times:
-    return {key: step[key] for key in ("issued", "undo_issued", "deadline") if key in step}
-
-
-def _steps(held: Held) -> str:
-    legs = {step for step, _ in held.instance.timed_legs()}
+def _steps(row: InstanceRow) -> str:
+    timed = {step for step, _ in row.instance.timed_legs()}
     return json.dumps(
         {
             name: {
@@ -168,11 +151,11 @@ def _steps(held: Held) -> str:
                 "undo_attempt": p.undo_attempt,
                 **{
                     k: t
-                    for k, t in held.times.get(name, {}).items()
-                    if k != "deadline" or name in legs
+                    for k, t in row.times.get(name, {}).items()
+                    if k != "deadline" or name in timed
                 },
             }
-            for name, p in held.instance.steps.items()
+            for name, p in row.instance.steps.items()
         }
     )
 
@@ -202,33 +185,33 @@ update saga_instance i
  where i.saga_id = k.saga_id and i.saga_id = any(%b::uuid[])"""
 
 
-async def save(tx: Tx, instances: Sequence[Held]) -> None:
-    """New and changed instances, one statement each."""
-    fresh = [held for held in instances if held.fresh]
-    known = [held for held in instances if not held.fresh]
-    if fresh:
+async def save(tx: Tx, rows: Sequence[InstanceRow]) -> None:
+    """Write new and changed instances, one statement each."""
+    new = [row for row in rows if row.is_new]
+    known = [row for row in rows if not row.is_new]
+    if new:
         first = [
-            [held.instance.definition for held in fresh],
-            [held.instance.version for held in fresh],
-            [json.dumps(held.instance.data) for held in fresh],
+            [row.instance.definition for row in new],
+            [row.instance.version for row in new],
+            [json.dumps(row.instance.data) for row in new],
         ]
-        await tx.execute(_INSERT, _columns(fresh) + first)
+        await tx.execute(_INSERT, _columns(new) + first)
     if known:
-        await tx.execute(_UPDATE, [*_columns(known), [held.instance.saga_id for held in known]])
+        await tx.execute(_UPDATE, [*_columns(known), [row.instance.saga_id for row in known]])
 
 
-def _columns(instances: Sequence[Held]) -> list[list[Any]]:
-    all_ = [held.instance for held in instances]
+def _columns(rows: Sequence[InstanceRow]) -> list[list[Any]]:
+    instances = [row.instance for row in rows]
     return [
-        [i.saga_id for i in all_],
-        [i.state.value for i in all_],
-        [i.state.ended for i in all_],
-        [_steps(held) for held in instances],
-        [i.reason for i in all_],
-        [i.compensate_asked for i in all_],
-        [i.pivot_passed for i in all_],
-        [i.stuck for i in all_],
-        [held.next_deadline() for held in instances],
+        [i.saga_id for i in instances],
+        [i.state.value for i in instances],
+        [i.state.ended for i in instances],
+        [_steps(row) for row in rows],
+        [i.reason for i in instances],
+        [i.compensate_asked for i in instances],
+        [i.pivot_passed for i in instances],
+        [i.stuck for i in instances],
+        [row.next_deadline() for row in rows],
     ]
 
 
@@ -257,10 +240,10 @@ async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str)
 
 
 async def overdue(tx: Tx, limit: int, known: Sequence[str], undeployed_after: float) -> list[UUID]:
-    """Instances with a deadline behind them; to be judged again once their row is held.
+    """Find instances with a deadline that has passed, to be checked again under their lock.
 
-    Those of a definition that is not among the known ones (`order v2`) only once that is so long
-    ago that nobody else seems to know it either.
+    Instances of a definition that is not among the `known` (`order v2`) are found later, when every
+    process that has it deployed has had the time to decide.
     """
     rows = await tx.fetch(
         "select saga_id from saga_instance"
@@ -270,14 +253,16 @@ async def overdue(tx: Tx, limit: int, known: Sequence[str], undeployed_after: fl
         " order by next_deadline limit %s",
         (list(known), undeployed_after, limit),
     )
-    return [row[0] for row in rows]
+    return [row.saga_id for row in rows]
 
 
-async def mark_unjudged(tx: Tx, whys: Mapping[UUID, str | None], again_after: float) -> None:
-    """Stuck, and to be looked at again later; whoever can judge them unmarks them. None: nobody
-    came by who knows their version."""
+async def mark_undecided(tx: Tx, whys: Mapping[UUID, str | None], again_after: float) -> None:
+    """Mark these as stuck, with the reason, or None if their version is not deployed.
+
+    They are tried again later, and unmarked by the process that can decide.
+    """
     if whys:
-        await tx.sync()  # a row is written once by what leaves together, and may have been by now
+        await tx.sync()  # `save` may have written the same rows: not both in one flush
         saga_ids = list(whys)
         await tx.execute(
             "update saga_instance i"
@@ -290,8 +275,8 @@ async def mark_unjudged(tx: Tx, whys: Mapping[UUID, str | None], again_after: fl
         )
 
 
-async def hold(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
-    """Replies for a process that knows their saga's definition (`order v2`)."""
+async def park_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
+    """Keep replies for a process that has their saga's definition (`order v2`) deployed."""
     if replies:
         await tx.execute(
             "insert into held_reply (saga_id, step, direction, definition, envelope)"
@@ -307,28 +292,27 @@ async def hold(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
         )
 
 
-async def with_held_replies(tx: Tx, known: Sequence[str], limit: int) -> list[UUID]:
-    """Instances of these definitions for which replies are held."""
+async def sagas_with_parked_replies(tx: Tx, known: Sequence[str], limit: int) -> list[UUID]:
     rows = await tx.fetch(
         "select distinct saga_id from held_reply where definition = any(%b::text[]) limit %s",
         (list(known), limit),
     )
-    return [row[0] for row in rows]
+    return [row.saga_id for row in rows]
 
 
-async def take_held(tx: Tx, saga_ids: Sequence[UUID]) -> list[Envelope]:
-    """Theirs, which are held no longer. Whoever takes them holds the rows of their instances."""
+async def take_parked_replies(tx: Tx, saga_ids: Sequence[UUID]) -> list[Envelope]:
+    """Remove and return the parked replies of these sagas, whose instances must be locked."""
     rows = await tx.fetch(
         "delete from held_reply where saga_id = any(%b::uuid[]) returning envelope",
         (list(saga_ids),),
     )
-    return [Envelope.model_validate_json(row[0]) for row in rows]
+    return [Envelope.model_validate_json(row.envelope) for row in rows]
 
 
 async def count_running(tx: Tx) -> int:
-    """Instances under way, of all processes; the stuck and the parked ones wait for a person.
+    """Count the instances under way in all processes, without the stuck and the parked ones.
 
-    By the states there are, so that however many are parked none of them is looked at.
+    The states are named, so that an index skips the parked ones, however many there are.
     """
     rows = await tx.fetch(
         "select count(*) from saga_instance where ended_at is null and stuck_since is null"

@@ -1,9 +1,8 @@
 """Reconciliation: finding overdue instances and re-entering through the front door.
 
-Owns: when deadlines may be judged. Not until this process's outbox is flushed and its
-queue was seen empty since it last connected: else an outage burns every attempt, and
-everything compensates (section 6, rule 6). Replies that were held for a process which knows
-their saga's version are read first. Must not know: what a timeout leads to.
+Deadlines are not decided before this process's outbox is flushed and its reply queue was seen
+empty since it last connected: otherwise an outage uses up every attempt, and every saga
+compensates (rule 6). Parked replies are decided first. Must not know: what a timeout leads to.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from orchestrator.runtime.service import Service
 
 logger = log.get("reconciler")
 
-BATCH = 200  # instances judged in one transaction
+BATCH = 200  # instances decided in one transaction
 
 
 class Reconciler:
-    """Any number of them may run: each row is judged again once it is held."""
+    """The loop that decides overdue deadlines. Any number may run: rows are checked once locked."""
 
     def __init__(
         self,
         db: Database,
         service: Service,
-        may_judge: Callable[[], bool],
+        may_decide: Callable[[], bool],
         settings: Settings,
         health: Health,
         stop: asyncio.Event,
     ) -> None:
         self._db = db
         self._service = service
-        self._may_judge = may_judge
+        self._may_decide = may_decide
         self._every = settings.reconcile_every_seconds
         self._health = health
         self._stop = stop
@@ -46,13 +45,13 @@ class Reconciler:
     async def run(self) -> None:
         while not self._stop.is_set():
             more = await self._service.release(BATCH) == BATCH
-            more |= self._may_judge() and await self.run_once() == BATCH
+            more |= self._may_decide() and await self.run_once() == BATCH
             self._health.set("reconciler", None)
             if not more:
                 await wait_for(self._stop, self._every)
 
     async def run_once(self) -> int:
-        """Judge one batch of overdue instances; how many were found."""
+        """Decide one batch of overdue instances; return how many were found."""
         async with self._db.reading() as tx:
             deployed = self._service.deployed
             saga_ids = await store.overdue(tx, BATCH, deployed.known, deployed.undeployed_after)

@@ -82,7 +82,7 @@ CHANGED = (
     Guard("gate", Move, "_advance", {
         "if why := self._approvals.get(step.name):": "if why := None:"}),
     Guard("dead-letter-told", intake.Intake, "_keep", {
-        "if tell and letter.key:": "if False:"}),
+        "if decide and letter.key:": "if False:"}),
 )  # fmt: skip
 SABOTEURS: Mapping[str, Remove] = {
     **{guard.name: guard.remove for guard in CHANGED},

@@ -53,7 +53,7 @@ from orchestrator.operator.queries import Logged, Parked, Stuck, StuckWanted, Wa
 from orchestrator.operator.watch_list import Watched
 from orchestrator.runtime.actions import ActionsWanted, Recorded
 from orchestrator.runtime.census import Seen
-from orchestrator.runtime.store import Held
+from orchestrator.runtime.store import InstanceRow
 from orchestrator.sagas.order import ORDER_SAGA
 from order_svc.door.api import make_app as door_app
 from order_svc.door.batcher import Batcher, CustomerCommand
@@ -118,13 +118,13 @@ class Sagas:
         self._log[saga_id] += [
             Logged(next(self._numbers), at, entry, "orchestrator-2") for entry in decision.log
         ]
-        held = Held(decision.instance)
-        held.take(decision.instance, decision.sends, ORDER_SAGA, POLICY, at.timestamp())
+        row = InstanceRow(decision.instance)
+        row.apply(decision.instance, decision.sends, ORDER_SAGA, POLICY, at.timestamp())
         for step in decision.instance.steps:
-            held.times.setdefault(step, {}).setdefault("deadline", at.timestamp() + 5)
+            row.times.setdefault(step, {}).setdefault("deadline", at.timestamp() + 5)
         ended = at if decision.instance.state.ended else None
         self._seen[saga_id] = Seen(
-            held, at if decision.instance.stuck else None, None, NOON, at, ended
+            row, at if decision.instance.stuck else None, None, NOON, at, ended
         )
         return decision.instance
 
@@ -159,7 +159,7 @@ class Sagas:
         async def reconcile(ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
             for saga_id in ids:
                 self.go_on(saga_id, RetryAsked(actor, reason))
-            return dict.fromkeys(ids, "asked again")
+            return dict.fromkeys(ids, "retried")
 
         async def unread() -> str | None:
             return self.unread

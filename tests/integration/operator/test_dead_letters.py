@@ -315,7 +315,7 @@ async def take_in(made: Settings, db: Database, told: Service, count: int) -> No
         channel = await broker.channel()
         consumer = await channel.consume(dead_letter_queue(INVENTORY), 10)
         await eventually(lambda: len(consumer._waiting) == count)
-        await Intake(INVENTORY, told, db, broker, Health(), asyncio.Event()).take_in(consumer)
+        await Intake(INVENTORY, told, broker, Health(), asyncio.Event()).take_in(consumer)
     finally:
         await broker.close()
 

@@ -198,7 +198,7 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
     await channel.wait(lambda w: channel._raw.queue_purge(ORCHESTRATOR_REPLIES, w.set_result))
     done = await stage.post("/reconcile", **why)
     assert [row["became"] for row in done["sagas"]] == [
-        "its deadline was judged", f"refused: {refused['remedy']}", "nothing: it has moved on",
+        "timed out", f"refused: {refused['remedy']}", "nothing: it has moved on",
     ]  # fmt: skip
     saga = await stage.post(f"/sagas/{ONE}/compensate", reason="customer called")
     assert saga["state"] == "COMPENSATING"

@@ -22,9 +22,9 @@ from common.messages.envelope import Envelope, Key
 from common.storage.db import Database, Tx
 from orchestrator.dead_letters import store
 from orchestrator.dead_letters.intake import Intake
-from orchestrator.dead_letters.letter import letters_of
-from orchestrator.dead_letters.redrive import Deed, LetterDesk, Outcome, Result
-from orchestrator.dead_letters.store import LettersWanted
+from orchestrator.dead_letters.letter import dead_letters_of
+from orchestrator.dead_letters.redrive import Disposal, Redriver, Result, Settlement
+from orchestrator.dead_letters.store import DeadLetterFilter
 from orchestrator.operator.api import make_app
 from orchestrator.operator.compose import _letters
 from tests.integration.conftest import MakeSettings
@@ -64,7 +64,7 @@ class Office:
     def __init__(self, db: Database, judge: Rows) -> None:
         self.db = db
         self.service = service(db)
-        self.desk = LetterDesk(db, self.service)
+        self.desk = Redriver(db, self.service)
         asked: Any = SimpleNamespace(letters=_letters(db, self.desk), desk=None, hands=None)
         app = make_app(asked, {}, Health(), ENTRANCES["operator"])
         self.api = httpx.AsyncClient(
@@ -73,20 +73,20 @@ class Office:
             headers=bearer(Role.OPERATOR),
         )
         self._judge = judge
-        self._intake = Intake(PAYMENT, self.service, db, _nothing, Health(), asyncio.Event())
+        self._intake = Intake(PAYMENT, self.service, _nothing, Health(), asyncio.Event())
 
     async def bury(self, queue: str, *bodies: bytes, reason: str = "poison") -> list[UUID]:
         """Taken in as they would be from the broker; their ids."""
         headers = {"x-sagaproof-reason": reason, "x-sagaproof-letter": str(uuid4())}
-        letters = [one for body in bodies for one in letters_of(queue, body, headers)]
+        letters = [one for body in bodies for one in dead_letters_of(queue, body, headers)]
         await self._intake._keep(letters)
         return [letter.letter_id for letter in letters]
 
     async def bury_envelopes(self, queue: str, *envelopes: Envelope) -> list[UUID]:
         return await self.bury(queue, *(f"[{e.encode()}]".encode() for e in envelopes))
 
-    async def settle(self, deed: Deed, *ids: UUID, actor: str = "ann") -> list[Outcome]:
-        return await self.desk.settle(deed, ids, actor, "because", dry_run=False)
+    async def settle(self, disposal: Disposal, *ids: UUID, actor: str = "ann") -> list[Settlement]:
+        return await self.desk.settle(disposal, ids, actor, "because", dry_run=False)
 
     async def post(self, deed: str, status: int = 200, **body: Any) -> Any:
         response = await self.api.post(f"/dead-letters/{deed}", json=body)
@@ -140,11 +140,11 @@ async def test_what_a_person_has_seen_to_is_not_done_after_all(office: Office, j
     await office.service.resolve(saga(1), "charge_payment", "ann", "nothing was charged")
     before = office.outbox(PAYMENT)
     for ident in (letter, undo):
-        (outcome,) = await office.settle(Deed.REDRIVE, ident, actor="bob")
+        (outcome,) = await office.settle(Disposal.REDRIVE, ident, actor="bob")
         assert outcome.result is Result.REFUSED
         assert "resolved" in str(outcome.why)
     assert office.outbox(PAYMENT) == before
-    assert await office.settle(Deed.DISCARD, letter) == [Outcome(letter, Result.DONE)]
+    assert await office.settle(Disposal.DISCARD, letter) == [Settlement(letter, Result.DONE)]
 
 
 async def test_a_redriven_letter_is_the_same_message_to_where_it_came_from(office: Office) -> None:
@@ -152,7 +152,7 @@ async def test_a_redriven_letter_is_the_same_message_to_where_it_came_from(offic
     before = office.outbox(PAYMENT)
     wire = {**json.loads(charge(1).encode()), "of a later version": [1.5]}
     (ident,) = await office.bury(PAYMENT, b" [" + json.dumps(wire).encode() + b"]\n")
-    assert await office.settle(Deed.REDRIVE, ident) == [Outcome(ident, Result.DONE)]
+    assert await office.settle(Disposal.REDRIVE, ident) == [Settlement(ident, Result.DONE)]
     added = [one for one in office.outbox(PAYMENT) if one not in before]
     assert json.dumps(wire) in added
     assert office.states() == [("redriven", 1)]
@@ -162,10 +162,10 @@ async def test_clicked_twice_or_by_two_people_it_leaves_once(office: Office) -> 
     await asked_to_charge(office, 1)
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
     before = len(office.outbox(PAYMENT))
-    clicks = [office.settle(Deed.REDRIVE, ident, actor=who) for who in ("ann", "bob", "ann")]
+    clicks = [office.settle(Disposal.REDRIVE, ident, actor=who) for who in ("ann", "bob", "ann")]
     results = sorted(outcome.result for (outcome,) in await asyncio.gather(*clicks))
     assert results == [Result.ALREADY, Result.ALREADY, Result.DONE]
-    (late,) = await office.settle(Deed.DISCARD, ident, actor="eve")
+    (late,) = await office.settle(Disposal.DISCARD, ident, actor="eve")
     assert late.result is Result.ALREADY
     assert late.why is not None
     assert late.why.startswith("redriven by ")
@@ -186,9 +186,9 @@ async def test_what_fails_halfway_leaves_nothing_and_can_be_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(store, "settle", died)
         with pytest.raises(ConnectionError):
-            await office.settle(Deed.REDRIVE, ident)
+            await office.settle(Disposal.REDRIVE, ident)
     assert (office.outbox(PAYMENT), office.states()) == (before, [("open", 1)])
-    await office.settle(Deed.REDRIVE, ident)
+    await office.settle(Disposal.REDRIVE, ident)
     assert len(office.outbox(PAYMENT)) == len(before) + 1
 
 
@@ -201,7 +201,7 @@ async def test_redriven_again_and_again_it_charges_once(
         await open_account(theirs, "ada", 1000)
         for _ in range(3):
             (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
-            await office.settle(Deed.REDRIVE, ident)
+            await office.settle(Disposal.REDRIVE, ident)
             redriven = Envelope.model_validate_json(office.outbox(PAYMENT)[-1])
             (said,) = await handle(payment(theirs), redriven)
     assert isinstance(said, PaymentCharged) or said is None  # the stored one, given unread
@@ -212,10 +212,10 @@ async def test_redriven_again_and_again_it_charges_once(
 async def test_what_dies_again_is_open_again(office: Office) -> None:
     await asked_to_charge(office, 1)
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
-    await office.settle(Deed.REDRIVE, ident)
+    await office.settle(Disposal.REDRIVE, ident)
     assert await office.bury_envelopes(PAYMENT, charge(1, attempt=2)) == [ident]
     assert office.states() == [("open", 2)]
-    assert [o.result for o in await office.settle(Deed.REDRIVE, ident)] == [Result.DONE]
+    assert [o.result for o in await office.settle(Disposal.REDRIVE, ident)] == [Result.DONE]
 
 
 async def test_taking_in_and_redriving_the_same_letters_at_once_do_not_lock_each_other(
@@ -228,8 +228,8 @@ async def test_taking_in_and_redriving_the_same_letters_at_once_do_not_lock_each
     for _ in range(5):
         await asyncio.gather(
             office.bury_envelopes(PAYMENT, *reversed(charges)),
-            office.settle(Deed.REDRIVE, *ids),
-            office.settle(Deed.DISCARD, *reversed(ids)),
+            office.settle(Disposal.REDRIVE, *ids),
+            office.settle(Disposal.DISCARD, *reversed(ids)),
             office.bury_envelopes(PAYMENT, *charges),
         )
 
@@ -244,9 +244,9 @@ async def test_what_could_run_twice_unrecognised_is_not_redriven(office: Office)
         *await office.bury_envelopes(PAYMENT, charge(7)),
         *await office.bury_envelopes(REPLIES, answer),
     ]
-    outcomes = await office.settle(Deed.REDRIVE, *ids)
+    outcomes = await office.settle(Disposal.REDRIVE, *ids)
     assert [o.result for o in outcomes] == [Result.REFUSED] * 2
-    assert all("its saga is not known" in str(o.why) for o in outcomes)
+    assert all("its saga is unknown or archived" in str(o.why) for o in outcomes)
     assert (office.outbox(PAYMENT), office.outbox(REPLIES)) == ([], [])
     refusal = ("ann", "redrive", "because", "refused", None)
     assert office.actions() == [refusal, refusal]
@@ -258,7 +258,7 @@ async def test_what_others_sent_is_theirs_and_may_be_redriven(office: Office) ->
         *await office.bury_envelopes(PAYMENT, account),
         *await office.bury_envelopes(COMMANDS, start(5)),
     ]
-    assert [o.result for o in await office.settle(Deed.REDRIVE, *ids)] == [Result.DONE] * 2
+    assert [o.result for o in await office.settle(Disposal.REDRIVE, *ids)] == [Result.DONE] * 2
     await give_each(office.service, Envelope.model_validate_json(office.outbox(COMMANDS)[0]))
     assert logged_of(office, 5)[-2:] == ["started", "sent"]
 
@@ -266,11 +266,11 @@ async def test_what_others_sent_is_theirs_and_may_be_redriven(office: Office) ->
 async def test_what_is_no_envelope_can_only_be_discarded(office: Office) -> None:
     large = json.dumps([{**json.loads(charge(1).encode()), "body": {"x": "y" * 1_100_000}}])
     ids = await office.bury(PAYMENT, b"tea, please", large.encode())
-    outcomes = await office.settle(Deed.REDRIVE, *ids, missing := uuid4())
+    outcomes = await office.settle(Disposal.REDRIVE, *ids, missing := uuid4())
     assert {o.letter_id: o.result for o in outcomes} == dict.fromkeys(
         [*ids, missing], Result.REFUSED
     )
-    assert [o.result for o in await office.settle(Deed.DISCARD, *ids)] == [Result.DONE] * 2
+    assert [o.result for o in await office.settle(Disposal.DISCARD, *ids)] == [Result.DONE] * 2
     assert office.states() == [("discarded", 1)] * 2
 
 
@@ -292,7 +292,7 @@ async def test_a_discarded_undo_leaves_its_saga_stuck_with_the_reason(
         }
     )  # fmt: skip
     (ident,) = await office.bury_envelopes("order.commands", undo)
-    await office.settle(Deed.DISCARD, ident)
+    await office.settle(Disposal.DISCARD, ident)
     assert logged_of(office, 1)[-4:] == ["dead_lettered", "stuck", "discarded", "stuck"]
     query = "select entry, detail from orchestrator.saga_log where saga_id = %s order by id desc"
     assert judge.execute(query, (saga(1),)).fetchone() == ("stuck", "ann: because")
@@ -305,7 +305,7 @@ async def test_a_discarded_forward_command_was_taken_for_unknown_before(
     await asked_to_charge(office, 1)
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
     sent = commands(judge)
-    await office.settle(Deed.DISCARD, ident)
+    await office.settle(Disposal.DISCARD, ident)
     assert commands(judge) == sent
     assert state(judge) == ("COMPENSATING", "charge_payment_dead_lettered")
     assert logged_of(office, 1)[-1] == "discarded"
@@ -393,14 +393,14 @@ async def test_no_question_about_letters_reads_the_whole_table(office: Office, a
     admin.execute("vacuum analyze orchestrator.dead_letter")  # or autovacuum decides on the plan
     saga_id = UUID(bytes=md5(b"10").digest())
     wanted = {
-        LettersWanted(): "dead_letter_by_queue",
-        LettersWanted(queue="q3"): "dead_letter_by_",
-        LettersWanted(reason="r5"): "dead_letter_by_reason",
-        LettersWanted(queue="q3", reason="r5"): "dead_letter_by_",
-        LettersWanted(saga_id=saga_id): "dead_letter_of_saga",
+        DeadLetterFilter(): "dead_letter_by_queue",
+        DeadLetterFilter(queue="q3"): "dead_letter_by_",
+        DeadLetterFilter(reason="r5"): "dead_letter_by_reason",
+        DeadLetterFilter(queue="q3", reason="r5"): "dead_letter_by_",
+        DeadLetterFilter(saga_id=saga_id): "dead_letter_of_saga",
     }
     async with office.db.transaction(None) as tx:
-        place = (await store.page(tx, LettersWanted(reason="r5"), None, 5))[-1]
+        place = (await store.page(tx, DeadLetterFilter(reason="r5"), None, 5))[-1]
     for want, index in wanted.items():
         for after in (None, place.letter_id):
             async with office.db.transaction(None) as tx:

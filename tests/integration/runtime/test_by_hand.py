@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from common.kit.failpoints import Commit
 from common.messages.contracts import (
     CardDeclined,
     OrderRejected,
@@ -24,7 +25,7 @@ from orchestrator.operator import queries
 from orchestrator.operator.queries import Stuck, StuckWanted
 from orchestrator.runtime import actions
 from orchestrator.runtime.actions import Action, ActionsWanted
-from orchestrator.runtime.batch import ASKED_AGAIN, JUDGED, MOVED_ON
+from orchestrator.runtime.batch import MOVED_ON, RETRIED, TIMED_OUT
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     PATIENT,
@@ -64,10 +65,8 @@ async def stuck(db: Database, overdue_by: float = 60) -> list[Stuck]:
 async def dead_letter(db: Database, step: str, direction: Direction) -> None:
     """It could not be handled, and somebody discarded it."""
     deciding = service(db)
-    async with db.transaction(None) as tx:
-        round_ = await deciding.open(tx, [saga(1)])
-        round_.step(saga(1), DeadLettered(step, direction, "no such account", discarded_by="ada"))
-        await round_.save(tx)
+    async with deciding.batch(Commit.INTAKE, [saga(1)]) as batch:
+        batch.decide(saga(1), DeadLettered(step, direction, "no such account", discarded_by="ada"))
 
 
 async def test_what_is_awaited_goes_out_again_at_once_and_gets_a_new_deadline(
@@ -138,12 +137,12 @@ async def test_a_service_that_was_down_for_an_hour_is_reconciled_by_policy(
     assert sorted(found) == [saga(n) for n in (1, 2, 3, 4)]
     await give(deciding, reply(4, "charge_payment", CardDeclined()))  # the last to be read
     became = await deciding.reconcile(found, "ada", "payment is back")
-    assert became == {saga(1): JUDGED, saga(2): JUDGED, saga(3): ASKED_AGAIN, saga(4): MOVED_ON}
+    assert became == {saga(1): TIMED_OUT, saga(2): TIMED_OUT, saga(3): RETRIED, saga(4): MOVED_ON}
     assert commands(judge, 1)[-1:] == ["charge_payment>2"]
     assert commands(judge, 2)[-1:] == ["charge_payment<1"]
     assert commands(judge, 3)[-1:] == ["reserve_stock<2"]
     assert sorted((str(a.saga_id), a.detail) for a in await acted(db)) == [
-        (str(saga(1)), JUDGED), (str(saga(2)), JUDGED), (str(saga(3)), ASKED_AGAIN),
+        (str(saga(1)), TIMED_OUT), (str(saga(2)), TIMED_OUT), (str(saga(3)), RETRIED),
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from common.kit.failpoints import Commit
 from common.kit.health import Health
 from common.kit.settings import Settings
 from common.messages.contracts import (
@@ -37,7 +38,7 @@ from common.participant.retention import Retention
 from common.storage.db import Database
 from orchestrator.operator import queries
 from orchestrator.runtime import archive, census
-from orchestrator.runtime.retention import archiving
+from orchestrator.runtime.archive import archiving
 from orchestrator.runtime.store import lock
 from orchestrator.sagas.order import DEFINITIONS
 from order_svc.domain import return_id_for
@@ -141,7 +142,7 @@ async def test_what_has_ended_moves_out_with_its_log_and_participants_are_told(
         for number in (1, 2):
             seen = await census.find(tx, saga(number))
             assert seen is not None
-            assert seen.held.instance == held[saga(number)].instance
+            assert seen.row.instance == held[saga(number)].instance
             assert seen.ended_at is not None
             entries = await queries.timeline(tx, saga(number), 0, 1000)
             assert [entry.entry.entry for entry in entries] == before[number]
@@ -346,11 +347,10 @@ async def test_rule_9_a_dead_start_begins_nothing_once_the_saga_was_archived(
     await give_each(service(db), *refused(1))
     admin.execute("delete from orchestrator.inbox")
     await retention(db, settings).run_once()
-    async with db.transaction(None) as tx:
-        round_ = await service(db).open(tx, [saga(1), saga(2)])
-        assert round_.archived == {saga(1)}
+    async with service(db).batch(Commit.INTAKE, [saga(1), saga(2)]) as batch:
+        assert batch.archived == {saga(1)}
         with pytest.raises(IllegalTransition):
-            round_.of(saga(1))
+            batch.row(saga(1))
     await give(service(db), start(1), start(1, attempt=2, reply_to="order.commands"))
     assert instances(judge) == 0
     assert judge.execute("select from orchestrator.inbox").rowcount == 0

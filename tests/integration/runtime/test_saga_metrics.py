@@ -72,7 +72,7 @@ async def test_sagas_and_steps_are_counted_once_they_are_committed(
         await feed(start(1), start(2), start(3), start(4))
         await feed(*refused(1), refused(1)[0])
         async with db.transaction(None) as tx:
-            await metrics.look(tx)
+            await metrics.refresh(tx)
         assert sample("sagaproof_sagas", state="RUNNING") == 3
         assert sample("sagaproof_in_flight", step="reserve_stock") == 3
         assert sample("sagaproof_sagas_stuck") == 0
@@ -85,13 +85,13 @@ async def test_sagas_and_steps_are_counted_once_they_are_committed(
             (saga(2),),
         )
         async with db.transaction(None) as tx:
-            await metrics.look(tx)
+            await metrics.refresh(tx)
         assert sample("sagaproof_sagas_stuck") == 1
         assert 100 <= sample("sagaproof_overdue_seconds") < 160
         await service.time_out([saga(2)])
         await feed(*refused(2), *refused(3), *refused(4))
         async with db.transaction(None) as tx:
-            await metrics.look(tx)
+            await metrics.refresh(tx)
         assert REGISTRY.get_sample_value("sagaproof_sagas", {"state": "RUNNING"}) is None
     after = {what: sample(name, **labels) for what, (name, labels) in counted.items()}
     assert {what: after[what] - before[what] for what in after} == {

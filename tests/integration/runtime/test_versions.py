@@ -27,8 +27,7 @@ from common.storage.db import Database
 from orchestrator.engine.decide import decide
 from orchestrator.operator import queries
 from orchestrator.operator.queries import StuckWanted
-from orchestrator.runtime import archive
-from orchestrator.runtime import batch as round_
+from orchestrator.runtime import archive, batch
 from orchestrator.runtime.census import Seen
 from orchestrator.runtime.service import Service
 from orchestrator.runtime.timeouts import Reconciler
@@ -105,11 +104,11 @@ async def stuck(db: Database) -> list[Seen]:
 
 
 async def undeployed(db: Database) -> list[bool]:
-    return [one.held.undeployed for one in await stuck(db)]
+    return [one.row.undeployed for one in await stuck(db)]
 
 
 async def unjudgeable(db: Database) -> dict[Any, Any]:
-    return {one.instance.saga_id: one.held.unjudgeable for one in await stuck(db)}
+    return {one.instance.saga_id: one.row.undecidable for one in await stuck(db)}
 
 
 async def test_each_begins_under_the_newest_that_its_replica_knows_and_finishes_under_it(
@@ -345,7 +344,7 @@ async def test_a_saga_that_judging_stumbles_over_is_stuck_with_the_error_and_hol
             raise KeyError("carrier")
         return decide(*arguments)
 
-    monkeypatch.setattr(round_, "decide", stumbling)
+    monkeypatch.setattr(batch, "decide", stumbling)
     assert await reconciler(db, new(db), settings).run_once() == 2
     assert await unjudgeable(db) == {saga(1): "KeyError('carrier')"}
     assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]

@@ -785,7 +785,7 @@ def test_which_letters_must_be_said_and_why_they_are_discarded(saga: Saga, burie
     viewer = TOKENS[Role.VIEWER]
     ran = saga("dead-letters", "redrive", "--all", SAGAPROOF_OPERATOR_TOKEN=viewer)
     assert ran.code == 1
-    assert {w.kept.state for w in buried.letters.kept.values()} == {"open"}
+    assert {w.stored.state for w in buried.letters.kept.values()} == {"open"}
 
 
 # --- audit ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 
 from common.messages.contracts import (
     CancelSaga,
@@ -308,3 +309,18 @@ def test_a_process_ends_with_that_sentence_before_it_touches_anything() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("SAGAPROOF_DEFINITIONS: orchestrator.sagas.order has no")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("orchestrator.order_saga:DEFINITIONS", "orchestrator.sagas.order:DEFINITIONS"),
+        ("orchestrator.return_saga:RETURN_SAGA", "orchestrator.sagas.returns:RETURN_SAGA"),
+    ],
+)
+def test_the_old_place_of_a_definition_still_loads_with_a_warning(old: str, new: str) -> None:
+    with capture_logs() as logs:
+        assert load(old) == load(new)
+    assert [(line["event"], line["setting"], line["write"]) for line in logs] == [
+        ("definitions.moved", old, new)
+    ]

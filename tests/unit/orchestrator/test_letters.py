@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.messages.contracts import StartSaga
 from common.messages.envelope import Direction, Envelope, Fence, Key, pack
-from orchestrator.dead_letters.letter import BODY_KEPT, Letter, letters_of
+from orchestrator.dead_letters.letter import BODY_KEPT, DeadLetter, dead_letters_of
 
 KEY = Key(UUID(int=1), "charge_payment", Direction.FORWARD)
 WIRE: dict[str, Any] = json.loads(
@@ -28,8 +28,10 @@ def packed(**changes: object) -> bytes:
     return json.dumps([{**WIRE, **changes}]).encode()
 
 
-def letter(body: bytes, headers: dict[str, Any] = DEAD, queue: str = "payment.commands") -> Letter:
-    (only,) = letters_of(queue, body, headers)
+def letter(
+    body: bytes, headers: dict[str, Any] = DEAD, queue: str = "payment.commands"
+) -> DeadLetter:
+    (only,) = dead_letters_of(queue, body, headers)
     return only
 
 
@@ -37,8 +39,8 @@ def letter(body: bytes, headers: dict[str, Any] = DEAD, queue: str = "payment.co
 def test_whatever_comes_is_a_letter_that_postgres_can_keep(
     body: bytes, headers: dict[str, Any]
 ) -> None:
-    for one in letters_of("payment.commands", body, headers):
-        kept = [one.reason, one.detail, one.about.step, one.about.type, one.set_aside]
+    for one in dead_letters_of("payment.commands", body, headers):
+        kept = [one.reason, one.detail, one.about.step, one.about.type, one.occasion]
         kept += [*one.headers, *map(str, one.headers.values())]
         assert not any("\x00" in text for text in kept if text)
 
@@ -46,7 +48,7 @@ def test_whatever_comes_is_a_letter_that_postgres_can_keep(
 @given(st.recursive(st.none() | st.booleans() | st.text() | st.floats(), st.lists))
 def test_any_field_of_an_envelope_may_be_anything(value: object) -> None:
     for field in WIRE:
-        assert letters_of("payment.commands", packed(**{field: value}), DEAD)
+        assert dead_letters_of("payment.commands", packed(**{field: value}), DEAD)
 
 
 def test_a_resend_is_the_same_letter_and_what_differs_otherwise_is_another() -> None:
@@ -91,7 +93,7 @@ def test_the_brokers_own_dead_letters_have_their_reason_too() -> None:
     assert letter(packed(), death).reason == "delivery_limit"
     assert letter(packed(), {}).reason == "unknown"
     two = pack([json.dumps(WIRE), json.dumps({**WIRE, "message_id": "odd"})])
-    first, second = letters_of("payment.commands", two, death)
+    first, second = dead_letters_of("payment.commands", two, death)
     assert (first.readable, second.readable) == (True, False)
     assert json.loads(first.body)[0]["message_id"] == WIRE["message_id"]
 
