@@ -81,7 +81,7 @@ def ratios(
     theirs: Mapping[tuple[int, int], Measured],
     alone: Sequence[Pair],
 ) -> Ratios:
-    """`ours` by round and sagas in flight, `theirs` by processes and threads.
+    """Compare `ours`, by round and sagas in flight, with `theirs`, by processes and threads.
 
     Throughput: our mean over the rounds at the load that suits us best, and the best of all theirs.
     Latency: the median of the pairs.
@@ -100,12 +100,12 @@ def document(
     alone: Sequence[Pair],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What goes to build/bench.json."""
-    found = ratios(ours, theirs, alone)
+    """Shape build/bench.json; without `theirs` there are no ratios."""
+    found = ratios(ours, theirs, alone) if theirs else None
     return {
         **about,
-        "ratios": asdict(found),
-        "missed": found.missed,
+        "ratios": asdict(found) if found else None,
+        "missed": found.missed if found else [],
         "ours": [
             {"round": number, "in_flight": load, **measured.figures()}
             for number, one in enumerate(ours, 1)

@@ -7,32 +7,30 @@ know: how either side works.
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import psycopg
 import typer
-from rich.console import Console
 
-from chaos.bench import ours, profile, report, theirs
+from chaos.bench import ours, profile, theirs
 from chaos.bench.figures import Measured, Pair, document
 from chaos.bench.workload import CUSTOMERS, SKUS, Order, catalogue, orders
-from chaos.console.options import Json, Name
-from chaos.console.provenance import provenance
+from chaos.console.options import Json, Name, Seconds, Seed
+from chaos.console.results import BUILD, keep, machine, provenance
 from chaos.console.stage import Stage
 from chaos.load.catalogue import load_catalogue
+from chaos.pages import measurement_pages as pages
 from chaos.runtime import Endpoints, Plan, StackError, choose
 from chaos.runtime.base import Runtime
+from chaos.runtime.stack import CHECKOUT
 from common.messages.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
 
-RESULT = Path("build/bench.json")
-PAGE = Path("docs/performance.md")
+RESULT = BUILD / "bench.json"
+PAGE = CHECKOUT / "docs/performance.md"
 IN_FLIGHT = (1, 20, 1000)
 ALONE_ROUNDS = 5
 PROFILED = (1, 1000)
@@ -46,12 +44,10 @@ PLAN = Plan(
 
 
 def bench(
-    seconds: Annotated[
-        float, typer.Option(min=1, help="How long each configuration is measured.")
-    ] = 10.0,
-    seed: Annotated[int, typer.Option(help="Draws the orders.")] = 7,
+    seconds: Seconds = 10.0,
+    seed: Seed = 7,
     only_ours: Annotated[
-        bool, typer.Option("--only-ours", help="Leave DBOS out: no ratios, and nothing is written.")
+        bool, typer.Option("--only-ours", help="Leave DBOS out: no ratios and no page.")
     ] = False,
     json_: Json = False,
     name: Name = "bench",
@@ -60,32 +56,37 @@ def bench(
 
     Sagas per second, latency and cost of both on one Postgres and one broker; ours with 1, 20 and
     1,000 in flight, twice; DBOS in 1, 2 and 4 processes of 1, 8 and 32 threads; both with one order
-    at a time, in turn. Writes
-    build/bench.json and docs/performance.md. Takes about eight minutes, and wants the machine to
-    itself. Exits with 1 if a ratio is missed.
+    at a time, in turn. Writes build/bench.json and docs/performance.md. Takes about eight minutes,
+    and needs the machine to itself. Exits with 1 if a ratio is missed.
     """
     if not only_ours and importlib.util.find_spec("dbos") is None:
         raise StackError("DBOS is not installed: `make bench` installs it, or --only-ours")
-    stage = Stage(Console(stderr=json_, highlight=False))
+    stage = Stage.on(stderr=json_)
+    about = {
+        **provenance("bench", "--seconds", f"{seconds:g}", "--seed", seed),
+        **machine(),
+        "seconds": seconds,
+        "seed": seed,
+    }
     runtime = choose("native", name)
     stage.say("bringing a stack up")
     endpoints = runtime.up(PLAN, tethered=True)
     try:
-        about = {**provenance(_command(seconds, seed)), **_configuration(endpoints, seconds, seed)}
+        about["configuration"] = _configuration(endpoints)
         load_catalogue(endpoints.amqp_url, catalogue(), deadline_seconds=CATALOGUE_SECONDS)
         result = _measure(stage, runtime, endpoints, about, only_ours=only_ours)
     except ours.NotConfirmedError as error:
         raise StackError(str(error)) from error
     finally:
         runtime.down()
+    keep(result, RESULT, as_json=json_)
+    stage.console.print(pages.figures(result))
     if not only_ours:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-        PAGE.write_text(report.page(result))
-    report.show(result, stage.console)
-    if json_:
-        print(json.dumps(result, indent=1))
-    raise typer.Exit(1 if result.get("missed") else 0)
+        PAGE.write_text(pages.performance(result))
+        stage.say(f"ratios to DBOS: {result['ratios']}; see {PAGE}")
+    for line in result["missed"]:
+        stage.say(f"MISSED: {line}")
+    raise typer.Exit(1 if result["missed"] else 0)
 
 
 def _measure(
@@ -133,8 +134,6 @@ def _measure(
         stage.say(f"profile: where the time goes with {in_flight:,} in flight")
         asked = orders(seed, f"profile {in_flight}")
         about["profiles"].append(profile.take(endpoints, pids, asked, in_flight, seconds))
-    if only_ours:
-        return {**about, "ours": [m.figures() | {"in_flight": n} for n, m in rounds[0].items()]}
     return document(rounds, theirs_found, alone, about)
 
 
@@ -153,12 +152,8 @@ def _ours(
     return found
 
 
-def _command(seconds: float, seed: int) -> list[str]:
-    return ["chaos", "bench", "--seconds", f"{seconds:g}", "--seed", str(seed)]
-
-
-def _configuration(endpoints: Endpoints, seconds: float, seed: int) -> dict[str, Any]:
-    """What both sides ran on. Raises StackError if a server would only seem to keep things."""
+def _configuration(endpoints: Endpoints) -> dict[str, Any]:
+    """Say what both sides ran on. Raise StackError if a server does not store durably."""
     with psycopg.connect(endpoints.superuser_dsn) as db:
         shown = {
             name: db.execute(f"show {name}".encode()).fetchone()
@@ -175,17 +170,13 @@ def _configuration(endpoints: Endpoints, seconds: float, seed: int) -> dict[str,
     if lax:
         raise StackError(f"not durable, so not worth measuring: {', '.join(lax)}")
     return {
-        "seconds": seconds,
-        "seed": seed,
-        "configuration": {
-            "postgres": settings["server_version"].split()[0],
-            "rabbitmq": overview["rabbitmq_version"],
-            "dbos": version("dbos") if importlib.util.find_spec("dbos") else None,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "queues": "quorum",
-            **{name: settings[name] for name in ("fsync", "synchronous_commit")},
-            "processes": "one of each service",
-            "orders": f"1 to 3 lines of {SKUS} SKUs, {CUSTOMERS} customers, drawn evenly",
-        },
+        "postgres": settings["server_version"].split()[0],
+        "rabbitmq": overview["rabbitmq_version"],
+        "dbos": version("dbos") if importlib.util.find_spec("dbos") else None,
+        "cores": machine()["cores"],
+        "machine": platform.machine(),
+        "queues": "quorum",
+        **{name: settings[name] for name in ("fsync", "synchronous_commit")},
+        "processes": "one of each service",
+        "orders": f"1 to 3 lines of {SKUS} SKUs, {CUSTOMERS} customers, drawn evenly",
     }

@@ -23,13 +23,12 @@ from rich.table import Table
 
 from chaos.commands.bench_command import bench
 from chaos.commands.compare_command import compare
-from chaos.commands.demo import demo
+from chaos.commands.demo_command import demo
 from chaos.commands.evidence_command import evidence
 from chaos.commands.guards_command import guards
-from chaos.commands.isolation import isolation
+from chaos.commands.isolation_command import isolation
 from chaos.commands.matrix_command import matrix
-from chaos.commands.run_command import list_scenarios, report, run
-from chaos.commands.storm_command import storm
+from chaos.commands.run_command import list_scenarios, report, run, storm
 from chaos.console.options import Kind, StyleOption
 from chaos.load.catalogue import CatalogueError, load_catalogue
 from chaos.load.workload import parse_catalogue

@@ -1,92 +1,65 @@
-"""`chaos compare`: the same orders with and without an orchestrator, on one machine, one after the
-other.
+"""`chaos compare`: the same orders with and without an orchestrator, one after the other.
 
 Owns: what is measured of each style, and asking our own tools where an order is. Must not know: how
-either style works; what is made of the figures is compare_page.py's.
+either style works.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
-
-import typer
-from rich.console import Console
 
 from chaos.bench import ours
 from chaos.bench.workload import catalogue, orders
-from chaos.console.options import Json, Name
-from chaos.console.provenance import provenance
+from chaos.console.options import Json, Name, Seconds, Seed
+from chaos.console.results import BUILD, keep, machine, provenance
 from chaos.console.stage import Stage
 from chaos.judge.queues import count_queues
 from chaos.load.shop import PLENTY, shop
-from chaos.pages import compare_page
+from chaos.pages import measurement_pages as pages
 from chaos.runtime import STYLES, Plan, Style, choose
 from chaos.runtime.stack import CHECKOUT
+from chaos.scenarios.scene import system_up
 from chaos.stack.system import System
 from chaos.waiting import until
 
-RESULT = Path("build/compare.json")
-PAGE = Path("docs/choreography.md")
+RESULT = BUILD / "compare.json"
+PAGE = CHECKOUT / "docs/choreography.md"
 IN_FLIGHT = (1, 100)
 PIECES = 100_000
 REFUSED = 40  # orders whose card is declined, one after another
 FLOW = 400  # orders under way when a process is killed
 PATIENCE_SECONDS = 120.0
-# Nobody asks again by himself: what is dropped stays dropped, and nothing else needs it.
+# No timeout ends and nothing is resent: a dropped message stays dropped.
 UNHURRIED = {"step_timeout_seconds": "600", "start_resend_seconds": "600"}
 
 
 def compare(
-    seconds: Annotated[
-        float, typer.Option(min=1, help="How long each load of each style is measured.")
-    ] = 10.0,
-    seed: Annotated[int, typer.Option(help="Draws the orders.")] = 7,
-    json_: Json = False,
-    name: Name = "compare",
+    seconds: Seconds = 10.0, seed: Seed = 7, json_: Json = False, name: Name = "compare"
 ) -> None:
     """Measure the orchestrated and the choreographed style, and write the comparison.
 
     Envelopes and commits per order, throughput, latency, the time a compensation and a recovery
-    take, and how often one must ask to find an order whose message was dropped. Writes
-    build/compare.json and docs/choreography.md. Takes about four minutes, and wants the machine to
-    itself.
+    take, and how many questions find an order whose message was dropped. Writes build/compare.json
+    and docs/choreography.md. Takes about four minutes, and needs the machine to itself.
     """
-    stage = Stage(Console(stderr=json_, highlight=False))
-    command = ["chaos", "compare", "--seconds", f"{seconds:g}", "--seed", str(seed)]
-    result: dict[str, Any] = {**provenance(command), "cores": os.cpu_count(), "seed": seed}
-    result["load_before"] = round(os.getloadavg()[1], 1)
-    result["added_step"] = {style: _added_step(style) for style in STYLES}
+    stage = Stage.on(stderr=json_)
+    result: dict[str, Any] = {
+        **provenance("compare", "--seconds", f"{seconds:g}", "--seed", seed),
+        **machine(),
+        "seed": seed,
+        "added_step": {style: _added_step(style) for style in STYLES},
+    }
     for style in STYLES:
-        with _stack(stage, style, name) as system:
+        stage.say(f"{style}: bringing a stack up")
+        with system_up(Plan(settings=UNHURRIED, style=style), choose("native", name)) as system:
             result[style] = _measured(stage, system, seconds, seed)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    PAGE.write_text(compare_page.page(result))
-    stage.console.print(compare_page.figures(result), highlight=False)
-    if json_:
-        print(json.dumps(result, indent=1))
-
-
-@contextmanager
-def _stack(stage: Stage, style: Style, name: str) -> Iterator[System]:
-    stage.say(f"{style}: bringing a stack up")
-    plan = Plan(settings=UNHURRIED, style=style)
-    runtime = choose("native", name)
-    system = System(plan, runtime, runtime.up(plan, tethered=True))
-    try:
-        yield system
-    finally:
-        system.close()
-        runtime.down()
+    keep(result, RESULT, as_json=json_)
+    PAGE.write_text(pages.choreography(result))
+    stage.console.print(pages.styles(result))
 
 
 def _measured(stage: Stage, system: System, seconds: float, seed: int) -> dict[str, Any]:
@@ -96,9 +69,8 @@ def _measured(stage: Stage, system: System, seconds: float, seed: int) -> dict[s
     for load in IN_FLIGHT:
         stage.say(f"{system.style}: {load} in flight")
         asked = orders(seed, str(load))  # the same ones on both stacks
-        loads[str(load)] = ours.measure(
-            system.endpoints, pids, asked, load, seconds, system.style
-        ).figures()
+        measured = ours.measure(system.endpoints, pids, asked, load, seconds, system.style)
+        loads[str(load)] = measured.figures()
     stage.say(f"{system.style}: refusals, a kill, a dropped message")
     return {
         "loads": loads,
@@ -109,7 +81,7 @@ def _measured(stage: Stage, system: System, seconds: float, seed: int) -> dict[s
 
 
 def _compensation(system: System) -> float:
-    """From the order's row to its rejection, by the database's clock: the median, alone."""
+    """Return the median ms from an order's row to its rejection, by the database's clock."""
     here = system.stock_up(
         shop("refused", stock={"tea": PIECES}, accounts={"eve": PLENTY}, declined=["eve"])
     )
@@ -126,13 +98,11 @@ def _compensation(system: System) -> float:
 
 
 def _recovery(system: System) -> float:
-    """From SIGKILL to payment, with orders under way, until every one of them has ended."""
+    """Return the seconds from SIGKILL to payment until every order under way has ended."""
     here = system.stock_up(shop("killed", stock={"tea": PIECES}, accounts={"ann": PLENTY}))
     with system.door.placing([here.order("ann", tea=1) for _ in range(FLOW)]) as placing:
         until(
-            lambda: len(system.db.alive()) >= FLOW // 20,
-            "orders are under way",
-            PATIENCE_SECONDS,
+            lambda: len(system.db.alive()) >= FLOW // 20, "orders are under way", PATIENCE_SECONDS
         )
         system.processes.kill("payment")
         killed = time.monotonic()
@@ -143,7 +113,7 @@ def _recovery(system: System) -> float:
 
 
 def _added_step(style: Style) -> dict[str, int]:
-    """Files and lines that adding one touches, by the patch that does it; tests/large plays it."""
+    """Count the files and lines that adding a step touches, by the patch that tests/large plays."""
     patch = CHECKOUT / "examples" / "fraud_check" / f"{style}.patch"
     lines = patch.read_text().splitlines()
     return {
@@ -158,58 +128,45 @@ def _added_step(style: Style) -> dict[str, int]:
 
 @dataclass
 class Search:
-    """Questions asked, each with what was said."""
+    """Questions asked about an order, each with its answer."""
 
     system: System
     order: UUID
     asked: list[tuple[str, str]] = field(default_factory=list)
 
-    def ask(self, what: str, answer: Callable[[], object]) -> str:
-        said = str(answer())
-        self.asked.append((what, said))
-        return said
+    def ask(self, what: str, answer: object) -> None:
+        self.asked.append((what, str(answer)))
 
-    def customer_view(self) -> str:
-        def awaited() -> str:
-            view = self.system.door.get(f"/orders/{self.order}/saga")
-            sent = [step["step"] for step in view["steps"] if step["status"] == "sent"]
-            return f"{view['state']}, awaits {' and '.join(sent)}"
+    def customer_view(self) -> None:
+        view = self.system.door.get(f"/orders/{self.order}/saga")
+        sent = [step["step"] for step in view["steps"] if step["status"] == "sent"]
+        self.ask(f"GET /orders/{self.order}/saga", f"{view['state']}, awaits {' and '.join(sent)}")
 
-        return self.ask(f"GET /orders/{self.order}/saga", awaited)
-
-    def saga_log(self) -> str:
-        return self.ask(
-            "saga show: its last entry",
-            lambda: self._one(
-                "select concat_ws(' ', entry, step, direction) from orchestrator.saga_log"
-                " where saga_id = %s order by id desc limit 1"
-            ),
+    def saga_log(self) -> None:
+        query = (
+            "select concat_ws(' ', entry, step, direction) from orchestrator.saga_log"
+            " where saga_id = %s order by id desc limit 1"
         )
+        self.ask("saga show: its last entry", self._one(query))
 
-    def handled(self, schema: str, step: str) -> str:
-        """Whether that service has done it, by its inbox."""
-        return self.ask(
-            f"inbox of {schema}: {step}",
-            lambda: self._one(
-                f"select outcome from {schema}.inbox where saga_id = %s"  # noqa: S608 - ours
-                f" and step = '{step}' and direction = 'forward'"
-            ),
+    def handled(self, schema: str, step: str) -> None:
+        """Ask a service's inbox whether it has executed a step."""
+        query = (
+            f"select outcome from {schema}.inbox where saga_id = %s"  # noqa: S608 - ours
+            f" and step = '{step}' and direction = 'forward'"
         )
+        self.ask(f"inbox of {schema}: {step}", self._one(query))
 
-    def unsent(self, schema: str) -> str:
-        return self.ask(
-            f"outbox of {schema}: what is not published yet",
-            lambda: self._one(
-                f"select count(*) from {schema}.outbox"  # noqa: S608 - one of ours
-                " where envelope::jsonb->>'saga_id' = %s::text"
-            ),
+    def unsent(self, schema: str) -> None:
+        query = (
+            f"select count(*) from {schema}.outbox"  # noqa: S608 - one of ours
+            " where envelope::jsonb->>'saga_id' = %s::text"
         )
+        self.ask(f"outbox of {schema}: what is not published yet", self._one(query))
 
-    def queued(self, queue: str) -> str:
-        return self.ask(
-            f"queue {queue}: ready and unacked",
-            lambda: sum(count_queues(self.system.runtime.rabbitmqctl)[queue]),
-        )
+    def queued(self, queue: str) -> None:
+        waiting = sum(count_queues(self.system.runtime.rabbitmqctl)[queue])
+        self.ask(f"queue {queue}: ready and unacked", waiting)
 
     def _one(self, query: Any) -> object:
         rows = self.system.db.rows(query, self.order)
@@ -217,8 +174,10 @@ class Search:
 
 
 def _search(system: System) -> dict[str, Any]:
-    """The message that asks for the dispatch is taken from its queue. Asked until it is known where
-    the order stands and that the message is neither handled, nor on its way, nor still to come."""
+    """Drop the message that asks for a dispatch, and ask until it is known that it is gone.
+
+    It is known when it is neither handled, nor on its way, nor still to come.
+    """
     here = system.stock_up(shop("lost", stock={"tea": PIECES}, accounts={"ann": PLENTY}))
     (queue,) = system.broker.inputs("inventory")
     system.runtime.pause("payment")
@@ -228,10 +187,7 @@ def _search(system: System) -> dict[str, Any]:
         system.runtime.stop("inventory")
     finally:
         system.runtime.resume("payment")
-    until(
-        lambda: system.db.steps([order])[0].get("dispatch_stock") == "sent",
-        "dispatch is next",
-    )
+    until(lambda: system.db.steps([order])[0].get("dispatch_stock") == "sent", "dispatch is next")
     until(lambda: system.broker.take(queue), "its message is taken away")
     system.processes.start("inventory")
     search = Search(system, order)
@@ -242,9 +198,9 @@ def _search(system: System) -> dict[str, Any]:
         search.unsent("orchestrator")
     else:
         search.handled("inventory_svc", "dispatch_stock")
-        search.handled("payment_svc", "charge_payment")  # who had to tell the inventory
+        search.handled("payment_svc", "charge_payment")  # whose event asks the inventory
         search.unsent("payment_svc")
-        search.unsent("order_svc")  # and who tells it again
+        search.unsent("order_svc")  # which resends it
     search.queued(queue)
     search.queued(f"{queue}.dead")
     first = 2 if system.style == "orchestrated" else 3

@@ -1,7 +1,6 @@
 """`chaos matrix`: the crash matrix at the terminal.
 
-Owns: which cells are run, what is shown of them, and the file with the result. Must not know:
-how a cell is run.
+Owns: which cells are run, and what is shown of them. Must not know: how a cell is run.
 """
 
 from __future__ import annotations
@@ -13,37 +12,35 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from chaos.console.options import Json, Name
-from chaos.console.provenance import provenance
+from chaos.console.options import Json, List, Name, Seed
+from chaos.console.results import BUILD, keep, provenance
 from chaos.console.stage import Stage
 from chaos.matrix.cells import Cell, combinations, covering, possible
 from chaos.matrix.matrix import Run, matrix_on, sample
 from chaos.runtime import choose
-from common.kit.failpoints import Action, Point
+from common.kit.failpoints import Action
 
-RESULT = Path("build/matrix.json")
-FAILURES = Path("build/matrix-failures")  # logs, a directory for each cell that failed
+RESULT = BUILD / "matrix.json"
+FAILURES = BUILD / "matrix-failures"  # logs, a directory for each cell that failed
 
 
 class Extent(StrEnum):
+    """How many of the cells are run."""
+
     ALL = "all"
     COVERING = "covering"
-    """Every failpoint and every leg at least once."""
 
 
 def matrix(
     extent: Annotated[
         Extent,
-        typer.Argument(help="all cells, or a few that meet every failpoint and every leg."),
+        typer.Argument(help="all cells, or a few that meet every failpoint and every step."),
     ] = Extent.ALL,
-    seed: Annotated[int, typer.Option(help="Chooses covering and repeated cells.")] = 7,
+    seed: Seed = 7,
     repeat: Annotated[
         float,
         typer.Option(min=0, max=1, help="The share of cells that die twice more."),
@@ -52,9 +49,7 @@ def matrix(
         list[str] | None,
         typer.Option(help="Cells whose name contains this, e.g. payment; may be repeated."),
     ] = None,
-    list_: Annotated[
-        bool, typer.Option("--list", help="Only say which cells there are, and which cannot be.")
-    ] = False,
+    list_: List = False,
     json_: Json = False,
     name: Name = "matrix",
 ) -> None:
@@ -63,8 +58,8 @@ def matrix(
     A share of the cells dies twice more with the same messages in hand. Then some cells that meet
     every failpoint are frozen there instead, past every time limit, and go on with what they had.
     Runs on native processes: a failpoint is armed by a file. All cells take about 25 minutes.
-    What the processes logged in a cell that fails is kept. Exits with 0 only if every cell was
-    reached and every invariant held after each.
+    The result is build/matrix.json; the logs of a cell that fails go to build/matrix-failures.
+    Exits with 0 only if every cell was reached and every invariant held after each.
     """
     cells = [c for c in possible() if not only or all(word in str(c) for word in only)]
     dice = random.Random(seed)
@@ -73,27 +68,22 @@ def matrix(
     if not cells:
         raise typer.BadParameter(f"no cell is called {only}: see chaos matrix --list")
     if list_:
-        _show_cells(cells, as_json=json_)
+        whole = {"cells": [str(cell) for cell in cells], "unreachable": _reasons()}
+        print(json.dumps(whole, indent=1) if json_ else "\n".join(whole["cells"]))
         return
-    stage = Stage(Console(stderr=json_, highlight=False))
-    chosen = Chosen(
-        cells, sample(cells, repeat, seed), covering([c for c in cells if c.freezable], dice)
-    )
-    command = ["chaos", "matrix", extent, "--seed", str(seed), "--repeat", str(repeat)]
-    command += [word for text in only or () for word in ("--only", text)]
-    result = play(stage, chosen, seed, command, name)
-    for row in result["cells"]:
-        if row["problem"]:
-            stage.say(f"FAILED {_told(row)}: {row['problem']}")
+    stage = Stage.on(stderr=json_)
+    words = [word for text in only or () for word in ("--only", text)]
+    result = {
+        **provenance("matrix", extent, "--seed", seed, "--repeat", repeat, *words),
+        "seed": seed,
+        **play(stage, choose_cells(cells, repeat, dice, seed), name),
+    }
+    keep(result, RESULT, as_json=json_)
     stage.say(
         f"{result['passed']} of {result['run']} cells, {result['kills']} kills, "
         f"{result['frozen']} frozen; {result['possible']} of {result['combinations']} "
         f"combinations are possible; see {RESULT}"
     )
-    if json_:
-        print(json.dumps(result, indent=1))
-    else:
-        Console().print(_why_not())
     raise typer.Exit(0 if result["passed"] == result["run"] else 1)
 
 
@@ -105,16 +95,24 @@ class Chosen(NamedTuple):
     frozen: list[Cell]
 
 
-def play(
-    stage: Stage, chosen: Chosen, seed: int, command: Sequence[str], name: str
-) -> dict[str, Any]:
-    """The result, also left in the file."""
-    began = time.monotonic()
-    runs = _run(stage, chosen, name)
+def choose_cells(cells: list[Cell], repeat: float, dice: random.Random, seed: int) -> Chosen:
+    freezable = covering([cell for cell in cells if cell.freezable], dice)
+    return Chosen(cells, sample(cells, repeat, seed), freezable)
+
+
+def play(stage: Stage, chosen: Chosen, name: str) -> dict[str, Any]:
+    began, runs = time.monotonic(), list[Run]()
+    with (
+        stage.bar("cells", len(chosen.cells) + len(chosen.frozen)) as show,
+        matrix_on(choose("native", name), stage.say, FAILURES) as matrix,
+    ):
+        for run in chain(matrix.run(chosen.cells, chosen.repeated), matrix.freeze(chosen.frozen)):
+            runs.append(run)
+            show(len(runs), str(run.cell))
+            if run.problem:
+                stage.say(f"FAILED {run.action} {run.cell}: {run.problem}")
     killed = [run for run in runs if run.action is Action.KILL]
-    result = {
-        **provenance(command),
-        "seed": seed,
+    return {
         "combinations": len(list(combinations())),
         "possible": len(possible()),
         "run": len(runs),
@@ -124,62 +122,26 @@ def play(
         "frozen": len(runs) - len(killed),
         "seconds": round(time.monotonic() - began, 1),
         "unreachable": _reasons(),
-        "cells": [_row(run) for run in runs],
+        "cells": _rows(runs),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    return result
 
 
-def _run(stage: Stage, chosen: Chosen, name: str) -> list[Run]:
-    runs: list[Run] = []
-    with (
-        stage.bar("cells", len(chosen.cells) + len(chosen.frozen)) as show,
-        matrix_on(choose("native", name), stage.say, FAILURES) as matrix,
-    ):
-        for run in chain(matrix.run(chosen.cells, chosen.repeated), matrix.freeze(chosen.frozen)):
-            runs.append(run)
-            show(len(runs), str(run.cell))
-            if run.problem:
-                stage.say(f"{_told(_row(run))}: {run.problem}")
-    return runs
-
-
-def _told(row: dict[str, Any]) -> str:
-    return " ".join(row[word] for word in ("action", "process", "point", "step", "direction"))
-
-
-def _row(run: Run) -> dict[str, Any]:
-    return {
-        "action": run.action,
-        "process": run.cell.process,
-        "point": run.cell.point,
-        "step": run.cell.leg.step,
-        "direction": run.cell.leg.direction,
-        "times": run.times,
-        "seconds": round(run.seconds, 2),
-        "problem": run.problem,
-    }
+def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return [
+        {
+            "action": run.action,
+            "process": run.cell.process,
+            "point": run.cell.point,
+            "step": run.cell.leg.step,
+            "direction": run.cell.leg.direction,
+            "times": run.times,
+            "seconds": round(run.seconds, 2),
+            "problem": run.problem,
+        }
+        for run in runs
+    ]
 
 
 def _reasons() -> dict[str, int]:
-    """Why combinations cannot be, and how many."""
+    """Count why combinations cannot be."""
     return dict(Counter(c.impossible for c in combinations() if c.impossible).most_common())
-
-
-def _show_cells(cells: Sequence[Cell], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"cells": [str(c) for c in cells], "unreachable": _reasons()}, indent=1))
-        return
-    table = Table("failpoint", "cells", title=f"{len(cells)} cells")
-    for point in Point:
-        table.add_row(point, str(sum(cell.point is point for cell in cells)))
-    for each in (table, _why_not()):
-        Console().print(each)
-
-
-def _why_not() -> Table:
-    reasons = Table("cannot be, because", "combinations")
-    for reason, count in _reasons().items():
-        reasons.add_row(reason, str(count))
-    return reasons

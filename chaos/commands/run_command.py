@@ -1,4 +1,4 @@
-"""`chaos list` and `chaos run`: scenarios at the terminal.
+"""`chaos list`, `chaos run`, `chaos storm` and `chaos report`: scenarios at the terminal.
 
 Owns: which scenarios are played, what is shown of them while they are, and the run folder's own
 files. Must not know: how a scenario is played or judged.
@@ -10,44 +10,37 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from chaos.console.options import Json, Kind, Name, Seed, StyleOption
-from chaos.console.provenance import provenance
 from chaos.console.report import COLOURS
-from chaos.console.stage import Stage
+from chaos.console.results import keep, provenance
+from chaos.console.stage import Stage, list_names
 from chaos.judge.verdict import Verdict, overall
-from chaos.pages.run_page import write_report
+from chaos.pages.run_page import RESULT, write_report
 from chaos.runtime import StackError, Style, choose
 from chaos.runtime.docker.runtime import DockerRuntime
 from chaos.runtime.stack import CHECKOUT
 from chaos.scenarios.runner import ORDERS, Result, Runner, new_folder
 from chaos.scenarios.scene import PROFILES, Scenario, plan_of
+from chaos.scenarios.storm import storm_of
 from chaos.scenarios.table import SCENARIOS, suited_to
 
 ALL = "all"
-RESULT = "result.json"
 
 
 def list_scenarios(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show every scenario: what is broken, and how each order must end."""
+    """List every scenario by name, with what is broken and how each order must end."""
     if json_:
         print(json.dumps([_row(scenario) for scenario in SCENARIOS.values()], indent=1))
         return
-    table = Table("scenario", "what happens", "every order ends", "", title="chaos run NAME...")
-    for scenario in SCENARIOS.values():
-        suits = [*scenario.runtimes] * (len(scenario.runtimes) == 1)
-        suits += [*scenario.styles] * (len(scenario.styles) == 1)
-        only = f"{', '.join(suits)} only" if suits else ""
-        table.add_row(scenario.name, scenario.says, scenario.expects, only)
-    Console().print(table)
+    list_names((name, _says(scenario)) for name, scenario in SCENARIOS.items())
 
 
 def run(
@@ -61,85 +54,46 @@ def run(
     runtime: Kind = None,
     seed: Seed = 7,
     orders: Annotated[
-        int, typer.Option(min=1, help="Orders in each flow; scenarios with a plot need fewer.")
+        int, typer.Option(min=1, help="Orders in each flow, where a scenario does not need fewer.")
     ] = ORDERS,
     style: StyleOption = "orchestrated",
     json_: Json = False,
     name: Name = "scenarios",
 ) -> None:
-    """Play scenarios: orders flow, something is broken, all comes to rest, the judge looks.
+    """Play scenarios: orders flow, something is broken, all comes to rest, the judge decides.
 
     Each has its own verdict, over everything its stack has seen so far; scenarios with the same
     settings share a stack, and after a failure the next gets a new one. Everything is kept in
     build/runs/<time>-<seed>: report, history, logs, tables, verdict. All take about five minutes
     native, eight on Docker. Exits with 0 only if all passed.
     """
-    kind = kind_of(runtime)
+    kind = _kind(runtime)
     chosen = _chosen(names, kind, style)
-    stage = Stage(Console(stderr=json_, highlight=False))
-    folder = new_folder(seed)
-    runner = Runner(kind, folder, seed=seed, orders=orders, say=stage.say, name=name, style=style)
-    stage.say(f"{len(chosen)} scenarios on {kind}, {style}; everything is kept in {folder}")
-    words = ["chaos", "run", *names, "--runtime", kind, "--seed", str(seed)]
-    words += ["--style", style]
-    head = {**provenance([*words, "--orders", str(orders)]), "seed": seed, "runtime": kind}
-    head["style"] = style
-    results: list[Result] = []
-    try:
-        with stage.bar("played", len(chosen)) as show:
-            for result in runner.run(chosen):
-                results.append(result)
-                save(folder, head, results)
-                tell(stage, result)
-                show(len(results), result.name)
-    finally:
-        runner.close()
-    raise typer.Exit(finish(stage, folder, head, results, as_json=json_))
+    words = ("run", *names, "--runtime", kind, "--seed", seed, "--style", style, "--orders", orders)
+    _play_all(chosen, kind, style, seed, orders, name, words, as_json=json_)
 
 
-def tell(stage: Stage, result: Result) -> None:
-    ends = ", ".join(f"{count} {end}" for end, count in result.ends.items())
-    recovery = "" if result.recovery_seconds is None else f"; at rest {result.recovery_seconds} s"
-    stage.say(f"{result.verdict}  {result.name}: {ends}{recovery} ({result.seconds} s)")
-    for problem in result.problems:
-        stage.say(f"      {problem}")
+def storm(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long faults strike.")] = 10,
+    seed: Seed = 7,
+    style: StyleOption = "orchestrated",
+    runtime: Kind = None,
+    json_: Json = False,
+    name: Name = "storm",
+) -> None:
+    """Let random faults strike a flow of orders; heal all, wait for rest, judge.
 
-
-def save(folder: Path, head: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
-    whole = {
-        **head,
-        "verdict": overall(result.verdict for result in results),
-        "settings": {
-            profile: dict(plan_of(profile).settings)
-            for profile in dict.fromkeys((*PROFILES, *(result.profile for result in results)))
-        },
-        "results": [result.as_json() for result in results],
-    }
-    (folder / RESULT).write_text(json.dumps(whole, indent=1, default=str) + "\n")
-    return whole
-
-
-def finish(
-    stage: Stage,
-    folder: Path,
-    head: dict[str, Any],
-    results: Sequence[Result],
-    *,
-    as_json: bool,
-) -> int:
-    """The page, the last lines, and the exit code."""
-    whole = save(folder, head, results)
-    page = write_report(folder)
-    passed = [result for result in results if result.verdict is Verdict.PASS]
-    for result in results:
-        if result.verdict is not Verdict.PASS:
-            stage.say(f"{result.verdict}: {result.name}")
-    verdict = Verdict(whole["verdict"])
-    stage.say(f"{len(passed)} of {len(results)} passed; see {page}")
-    stage.console.print(f"verdict: [{COLOURS[verdict]}]{verdict}[/]")
-    if as_json:
-        print(json.dumps(whole, indent=1, default=str))
-    return 0 if verdict is Verdict.PASS else 1
+    Processes and servers are killed, frozen and cut off, messages repeated, reordered and poisoned,
+    one fault at a time, as the seed decides. Orders are returned meanwhile. The run folder is
+    build/runs/<time>-<seed>. Takes a minute or two longer than the faults strike. Exits with 0 only
+    if every invariant holds.
+    """
+    kind = _kind(runtime)
+    words = ("storm", "--minutes", f"{minutes:g}", "--seed", seed, "--style", style)
+    _play_all(
+        [storm_of(minutes, kind)], kind, style, seed, ORDERS, name,
+        (*words, "--runtime", kind), as_json=json_,
+    )  # fmt: skip
 
 
 def report(
@@ -147,11 +101,84 @@ def report(
 ) -> None:
     """Write a run's page again: report.html, which needs no network, and report.md."""
     if not (folder / RESULT).exists():
-        raise StackError(f"{folder} is no run: there is no {RESULT} in it")
+        raise StackError(f"{folder} is not a run: it has no {RESULT}")
     typer.echo(write_report(folder))
 
 
-def kind_of(asked: str | None) -> str:
+def play(
+    stage: Stage, runner: Runner, scenarios: Sequence[Scenario], kept: Kept | None = None
+) -> list[Result]:
+    """Play scenarios one after another and say what came of each as it ends."""
+    results: list[Result] = []
+    try:
+        with stage.bar("played", len(scenarios)) as show:
+            for result in runner.run(scenarios):
+                results.append(result)
+                if kept:
+                    kept.save(results)
+                _tell(stage, result)
+                show(len(results), result.name)
+    finally:
+        runner.close()
+    return results
+
+
+@dataclass
+class Kept:
+    """A run's result file, written again after each scenario."""
+
+    folder: Path
+    head: dict[str, Any]
+    whole: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, results: Sequence[Result], *, as_json: bool = False) -> Verdict:
+        verdict = overall(result.verdict for result in results)
+        profiles = dict.fromkeys((*PROFILES, *(result.profile for result in results)))
+        whole = {
+            **self.head,
+            "verdict": verdict,
+            "settings": {profile: dict(plan_of(profile).settings) for profile in profiles},
+            "results": [result.as_json() for result in results],
+        }
+        keep(whole, self.folder / RESULT, as_json=as_json)
+        return verdict
+
+
+def _play_all(
+    scenarios: Sequence[Scenario],
+    kind: str,
+    style: Style,
+    seed: int,
+    orders: int,
+    name: str,
+    command: Sequence[object],
+    *,
+    as_json: bool,
+) -> None:
+    stage, folder = Stage.on(stderr=as_json), new_folder(seed)
+    kept = Kept(folder, {**provenance(*command), "seed": seed, "runtime": kind, "style": style})
+    stage.say(f"{len(scenarios)} scenarios on {kind}, {style}; everything is kept in {folder}")
+    runner = Runner(kind, folder, seed=seed, orders=orders, say=stage.say, name=name, style=style)
+    results = play(stage, runner, scenarios, kept)
+    verdict = kept.save(results, as_json=as_json)
+    failed = [result for result in results if result.verdict is not Verdict.PASS]
+    for result in failed:
+        stage.say(f"{result.verdict}: {result.name}")
+    passed = len(results) - len(failed)
+    stage.say(f"{passed} of {len(results)} passed; see {write_report(folder)}")
+    stage.console.print(f"verdict: [{COLOURS[verdict]}]{verdict}[/]")
+    raise typer.Exit(0 if verdict is Verdict.PASS else 1)
+
+
+def _tell(stage: Stage, result: Result) -> None:
+    ends = ", ".join(f"{count} {end}" for end, count in result.ends.items())
+    recovery = "" if result.recovery_seconds is None else f"; at rest {result.recovery_seconds} s"
+    stage.say(f"{result.verdict}  {result.name}: {ends}{recovery} ({result.seconds} s)")
+    for problem in result.problems:
+        stage.say(f"      {problem}")
+
+
+def _kind(asked: str | None) -> str:
     return "docker" if isinstance(choose(asked), DockerRuntime) else "native"
 
 
@@ -179,6 +206,13 @@ def _imported(name: str) -> Scenario:
             f"no scenario {name!r}: see `chaos list`, or write module:NAME of a Scenario"
         )
     return found
+
+
+def _says(scenario: Scenario) -> str:
+    suits = [*scenario.runtimes] * (len(scenario.runtimes) == 1)
+    suits += [*scenario.styles] * (len(scenario.styles) == 1)
+    only = f" ({', '.join(suits)} only)" if suits else ""
+    return f"{scenario.says}{only}\nEvery order ends: {scenario.expects}."
 
 
 def _row(scenario: Scenario) -> dict[str, Any]:

@@ -20,11 +20,13 @@ StyleOption = Annotated[
     Style,
     typer.Option(
         envvar="STYLE",
-        help="Who says what is next: the orchestrator, or, choreographed, each service by itself.",
+        help="orchestrated, or choreographed: each service reacts to the others' events.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Decides what is left to chance.")]
+Seed = Annotated[int, typer.Option(help="Decides everything that is drawn by chance.")]
+Seconds = Annotated[float, typer.Option(min=1, help="How long each load is measured.")]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout; all else goes to stderr.")
 ]
+List = Annotated[bool, typer.Option("--list", help="Only list what there is to choose from.")]
 Name = Annotated[str, typer.Option(help="The stack's name.")]

@@ -1,26 +1,34 @@
-"""Says what happens as it happens, and how long each phase took.
+"""Progress of a run at the terminal, and how long each phase took.
 
-Owns: the lines and bars of a run at the terminal. Must not know: what is being run.
+Owns: the lines and bars. Must not know: what is being run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 @dataclass
 class Stage:
+    """The terminal during one run."""
+
     console: Console
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
+
+    @classmethod
+    def on(cls, *, stderr: bool = False) -> Stage:
+        """Begin a run at the terminal; on stderr if stdout is for JSON."""
+        return cls(Console(stderr=stderr, highlight=False))
 
     def say(self, what: str) -> None:
         at = (datetime.now(UTC) - self.began).total_seconds()
@@ -36,7 +44,7 @@ class Stage:
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A progress bar; the function it gives says how far things are, and a note on it."""
+        """Show a progress bar; yield the function that moves it and puts a note on it."""
         columns = (
             TextColumn("          {task.description}"),
             BarColumn(),
@@ -46,3 +54,11 @@ class Stage:
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(what, total=total, note="")
             yield lambda done, note: progress.update(task, completed=done, note=note)
+
+
+def list_names(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names, each with what it stands for beneath it. A name is typed, so it stays whole."""
+    console = Console(highlight=False)
+    for name, says in rows:
+        console.print(f"[bold]{escape(name)}[/]", soft_wrap=True)
+        console.print(Padding(escape(says), (0, 0, 0, 4)))

@@ -133,7 +133,7 @@ class Cell:
 
     @property
     def freezable(self) -> bool:
-        """Whether it may stand still here: not at the door, or nobody's order is accepted."""
+        """Whether it may freeze here: not at the door, or no order is accepted."""
         return self.process != "door" and self.leg != CREATE
 
     @property
@@ -149,7 +149,7 @@ class Dice(Protocol):
 
 
 def combinations() -> Iterator[Cell]:
-    """Process x point x leg, possible or not."""
+    """Combine process, point and leg, possible or not."""
     for process, point, leg in product(PROCESSES, Point, LEGS):
         yield Cell(process, point, leg)
 
@@ -159,8 +159,10 @@ def possible() -> list[Cell]:
 
 
 def impossible() -> list[dict[str, object]]:
-    """The combinations that cannot be, and why; the failpoints of a process for which the same
-    holds of the same steps as one."""
+    """Return the combinations that cannot be, and why.
+
+    Failpoints of a process for which the same holds of the same steps are one row.
+    """
     legs: dict[tuple[str, str, Point], list[str]] = {}
     for cell in combinations():
         if cell.impossible is not None:
@@ -181,7 +183,7 @@ def impossible() -> list[dict[str, object]]:
 
 
 def _points_in_short(points: Sequence[Point]) -> str:
-    """batch.* for all of a kind."""
+    """Write batch.* for all points of a kind."""
     kinds: dict[str, list[Point]] = {}
     for point in points:
         kinds.setdefault(point.partition(".")[0], []).append(point)
@@ -192,7 +194,7 @@ def _points_in_short(points: Sequence[Point]) -> str:
 
 
 def covering(cells: Sequence[Cell], dice: Dice) -> list[Cell]:
-    """A few that meet every point and every leg at least once, chosen by the dice."""
+    """Choose a few that meet every point and every leg at least once, by the dice."""
     shuffled = list(cells)
     dice.shuffle(shuffled)
     wanted: set[Point | Leg] = {thing for cell in cells for thing in (cell.point, cell.leg)}
@@ -205,11 +207,11 @@ def covering(cells: Sequence[Cell], dice: Dice) -> list[Cell]:
 
 
 def _handled(process: str, leg: Leg) -> str | None:
-    """Whether the leg's command, or its reply, is among what this process takes in."""
+    """Say why this process consumes neither the leg's command nor its reply; None if it does."""
     if process == OWNER[leg.step]:
         return None
     if process == "orchestrator":
-        return "its reply goes to whoever placed the order" if leg == CREATE else None
+        return "its reply goes to the caller that placed the order" if leg == CREATE else None
     if process == "door":
         return "the door only places orders"
     return f"a command of {OWNER[leg.step]}"
@@ -226,15 +228,15 @@ def _operator(point: Point, leg: Leg) -> str | None:
 
 
 def _forgotten(kind: str, process: str) -> str | None:
-    """Forget: the orchestrator moves sagas out and tells the participants, who do not answer."""
+    """The orchestrator archives sagas and sends Forget to participants, which do not answer."""
     if process == "door":
         return _NO_DELIVERIES
     if kind == "intake":
         return _intake(process, FORGET)
     if kind in ("retention", "relay"):
-        return None if process == "orchestrator" else "forgetting is told by the orchestrator"
+        return None if process == "orchestrator" else "the orchestrator sends what is forgotten"
     if kind in ("batch", "tries", "dead_letter"):
-        return None if process != "orchestrator" else "nobody answers that it has forgotten"
+        return None if process != "orchestrator" else "no participant answers that it has forgotten"
     return _ONE_LEG if kind == "tries_done" else "has no deadline, and is no start"
 
 
@@ -254,7 +256,7 @@ def _relay(process: str, leg: Leg) -> str | None:
     if process == "orchestrator":
         if leg == START:
             return "a start has no reply but to a repeat"
-        return "nobody sends it: it is done at the door" if leg == CREATE else None
+        return "it is not sent: it is done at the door" if leg == CREATE else None
     if leg == START:
         return None if process in ("door", "order") else "sent by the order service"
     if process == "door":
@@ -264,7 +266,7 @@ def _relay(process: str, leg: Leg) -> str | None:
 
 def _reconciler(process: str, leg: Leg) -> str | None:
     if process != "orchestrator":
-        return "only the orchestrator judges deadlines"
+        return "only the orchestrator enforces deadlines"
     return "has no deadline" if leg in (CREATE, START) else None
 
 

@@ -1,7 +1,7 @@
-"""The crash matrix: a process dies, or freezes, in a cell, and the judge finds nothing amiss.
+"""The crash matrix: a process dies, or freezes, in a cell, and every invariant still holds.
 
-Owns: arming a failpoint from outside, one cell's run, and the count, N of N. Must not know: what
-any point means, nor how sagas come there.
+Owns: arming a failpoint from outside, and one cell's run. Must not know: what any point means, nor
+how sagas come there.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos.faults.nemesis import hold
+from chaos.matrix.approach import dead_letters, orders_for, travel
 from chaos.matrix.cells import Cell, Stack
-from chaos.matrix.roads import dead_letters, new_shop, travel
 from chaos.runtime import Plan, StackError
 from chaos.runtime.base import Runtime
+from chaos.scenarios.scene import Scene
 from chaos.stack.armory import Armory
 from chaos.stack.system import FAULT_SETTINGS, System
 from chaos.waiting import ExperimentError, until
 from common.kit.failpoints import Action, Arming, Point
 
+ORDERS = 3  # through every cell
 AGAIN = 2  # times more that a repeated cell kills, with the same message in hand
 FIRE_SECONDS = 40.0
 _NO_OPERATOR = {"operator": 0}
-# What is made to fail before its tries are counted is no bad deploy, however often in a minute.
+# What fails before its tries are counted must not be taken for a bad deploy.
 _SETTINGS = {**FAULT_SETTINGS, "bad_deploy_messages": "100"}
 PLANS = {
     Stack.PLAIN: Plan(replicas=_NO_OPERATOR, settings=_SETTINGS),
@@ -41,7 +43,7 @@ FROZEN_SECONDS = 4.0  # past all attempts of a step, and Postgres's limits of a 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one cell."""
+    """The outcome of one cell."""
 
     cell: Cell
     action: Action
@@ -52,8 +54,10 @@ class Run:
 
 
 class Matrix:
-    """Runs cells one after another, those of one kind of stack on one, and on a new one after a
-    failure, whose logs are kept."""
+    """Runs cells one after another, those of one kind of stack on one.
+
+    After a failure the next gets a new one, and the logs are kept.
+    """
 
     def __init__(self, runtime: Runtime, say: Callable[[str], None], failures: Path) -> None:
         self._runtime = runtime
@@ -62,15 +66,15 @@ class Matrix:
         self._system: System | None = None
         self._stack = Stack.PLAIN
         self._armory = Armory()
-        self._shops = itertools.count(1)
+        self._numbers = itertools.count(1)
 
     def run(self, cells: Iterable[Cell], repeated: frozenset[Cell]) -> Iterator[Run]:
-        """The process dies there."""
+        """Kill the process in each cell."""
         for cell in by_stack(cells):
             yield self._run(cell, Action.KILL, 1 + (AGAIN if cell in repeated else 0))
 
     def freeze(self, cells: Iterable[Cell]) -> Iterator[Run]:
-        """It stands still there, past every time limit, and goes on with what it had in hand."""
+        """Freeze it there, past every time limit; it goes on with what it had in hand."""
         for cell in by_stack(cells):
             yield self._run(cell, Action.PAUSE, 1)
 
@@ -91,22 +95,23 @@ class Matrix:
             problem = None
         except (ExperimentError, StackError, OSError) as error:
             problem = str(error) or repr(error)
-            self._condemn(self._failures / str(cell).replace(" ", "-"))
+            self._give_up(self._failures / str(cell).replace(" ", "-"))
         return Run(cell, action, times, time.monotonic() - began, problem)
 
     def _pass(self, cell: Cell, action: Action, times: int) -> None:
         system = self._up(cell.stack)
-        here = new_shop(system, f"cell-{next(self._shops)}")
+        scene = Scene(system, f"cell-{next(self._numbers)}", seed=0, count=ORDERS)
+        asks = orders_for(cell, scene)
         before = system.processes.deaths(cell.process)
         self._armory.arm(cell.process, *armings(cell, action, times))
         if action is Action.KILL:
-            travel(system, cell, here, lambda: self._died(system, cell, before, times))
+            travel(scene, cell, asks, lambda: self._died(system, cell, before, times))
         else:
-            travel(system, cell, here, lambda: self._froze(system, cell))
+            travel(scene, cell, asks, lambda: self._froze(system, cell))
         system.verdict(explained=dead_letters(cell))
 
     def _died(self, system: System, cell: Cell, before: int, times: int) -> None:
-        """It has died as often as it was to, and is back."""
+        """Wait until the process has died as often as it must, and is back."""
 
         def died() -> bool:
             dead = system.processes.deaths(cell.process) - before
@@ -118,8 +123,8 @@ class Matrix:
         system.processes.start(cell.process)
 
     def _froze(self, system: System, cell: Cell) -> None:
-        acted = f"{cell.process} stands still at {cell}"
-        until(lambda: self._armory.has_acted(cell.process), acted, FIRE_SECONDS)
+        acted = self._armory.has_acted
+        until(lambda: acted(cell.process), f"{cell.process} freezes at {cell}", FIRE_SECONDS)
         hold(FROZEN_SECONDS)
         system.runtime.resume(cell.process)
         until(lambda: system.processes.is_ready(cell.process), f"{cell.process} is ready")
@@ -135,8 +140,8 @@ class Matrix:
             self._system = System(plan, self._runtime, self._runtime.up(plan, tethered=True))
         return self._system
 
-    def _condemn(self, directory: Path) -> None:
-        """After a failure nobody knows what the stack is in."""
+    def _give_up(self, directory: Path) -> None:
+        """Take the stack down after a failure: its state is unknown."""
         self._armory.disarm()
         if self._system is None:
             self._runtime.down()  # it may have failed while it came up
@@ -148,8 +153,11 @@ class Matrix:
 
 
 def armings(cell: Cell, action: Action, times: int) -> list[Arming]:
-    """To act in the cell, as often. A try is counted only of what has failed, with others and
-    alone, or has come back twice."""
+    """Plan to act in the cell so many times.
+
+    A try is counted only of a message that has failed, with others and alone, or has come back
+    twice.
+    """
     step, direction = cell.leg
     act = Arming(cell.point, step, direction, action=action)
     if cell.kind not in ("tries", "tries_done"):
@@ -159,12 +167,12 @@ def armings(cell: Cell, action: Action, times: int) -> list[Arming]:
 
 
 def by_stack(cells: Iterable[Cell]) -> list[Cell]:
-    """So that few stacks are needed."""
+    """Sort cells so that few stacks are needed."""
     return sorted(cells, key=lambda cell: cell.stack.value)
 
 
 def sample(cells: Sequence[Cell], fraction: float, seed: int) -> frozenset[Cell]:
-    """Those that are killed again and again with the same message in hand."""
+    """Choose cells whose process is killed again and again with the same message in hand."""
     suited = [cell for cell in cells if cell.repeatable]
     return frozenset(random.Random(seed).sample(suited, round(fraction * len(suited))))
 

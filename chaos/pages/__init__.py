@@ -1,1 +1,1 @@
-"""What `chaos evidence` leaves in docs/evidence: pages of real output, each with its commit."""
+"""Pages made of results: of a run, the evidence, isolation, the two styles, performance."""

@@ -1,7 +1,7 @@
-"""One order, looked at closely: a redelivered charge, and sagas whose orchestrator was killed.
+"""Single orders watched closely: a redelivered charge, and sagas whose orchestrator was killed.
 
-Owns: bringing about each, and what is quoted of logs, `saga show` and tables. Must not know: how
-the page looks.
+Owns: playing each, and what is quoted of logs, `saga show` and tables. Must not know: how the page
+looks.
 """
 
 from __future__ import annotations
@@ -9,39 +9,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from chaos.faults.nemesis import Freeze
 from chaos.load.shop import PLENTY, shop
 from chaos.runtime import Plan, choose
+from chaos.scenarios.scene import Scene, system_up
+from chaos.scenarios.situations import CHARGE_WAITS, reach
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import ExperimentError, until
 
-STACK = f"evidence-{os.getpid()}"
-# What a user gets; here an operator looks, too.
+# What a user gets, and an operator.
 PLAN = Plan(settings={"start_resend_seconds": "1"})
 WIDTH = "110"  # of `saga show`
 
 
-@contextmanager
-def system_up() -> Iterator[System]:
-    runtime = choose("native", STACK)
-    system = System(PLAN, runtime, runtime.up(PLAN, tethered=True))
-    try:
-        yield system
-    finally:
-        system.close()
-        runtime.down()
-
-
-def redelivered_charge() -> dict[str, Any]:
-    """The charge waits for payment twice, and comes a third time when all is over."""
-    with system_up() as system:
+def redelivered_charge(name: str) -> dict[str, Any]:
+    """Deliver a charge twice to payment, and a third time when the saga has ended."""
+    with system_up(PLAN, choose("native", name)) as system:
         here = system.stock_up(shop("again", stock={"tea": 5}, accounts={"ann": PLENTY}))
         system.processes.stop("payment")
         (order,) = system.door.place([here.order("ann", tea=1)])
@@ -66,27 +56,16 @@ def redelivered_charge() -> dict[str, Any]:
         }
 
 
-def killed_orchestrator() -> dict[str, Any]:
-    """It dies when two sagas wait for a charge; one will be made, the other declined."""
-    with system_up() as system:
-        here = system.stock_up(
-            shop(
-                "resumed",
-                stock={"tea": 5},
-                accounts={"ann": PLENTY, "eve": PLENTY},
-                declined=["eve"],
-            )
-        )
-        system.runtime.pause("payment")
-        orders = system.door.place([here.order("ann", tea=1), here.order("eve", tea=1)])
-        until(
-            lambda: all("charge_payment" in steps for steps in system.db.steps(orders)),
-            "both wait for their charge",
-        )
-        before = system.db.steps(orders)
-        killed = system.processes.record("SIGKILL", "orchestrator", healed=False)
-        system.runtime.kill("orchestrator")
-        system.runtime.resume("payment")
+def killed_orchestrator(name: str) -> dict[str, Any]:
+    """Kill it while two sagas wait for a charge; one will be made, the other declined."""
+    with system_up(PLAN, choose("native", name)) as system:
+        scene = Scene(system, "resumed", seed=0, count=2)
+        here = scene.mixed_shop({"tea": 5})
+        asks = [here.order("ann", tea=1), here.order("eve", tea=1)]
+        with reach(scene, CHARGE_WAITS, Freeze("payment"), asks=asks) as orders:
+            before = system.db.steps(orders)
+            killed = system.processes.record("SIGKILL", "orchestrator", healed=False)
+            system.runtime.kill("orchestrator")
         until(lambda: system.processes.is_ready("orchestrator"), "the orchestrator is ready")
         ready = system.processes.record("SIGKILL", "orchestrator", healed=True)
         ends = system.db.ends(orders)
@@ -106,7 +85,7 @@ def killed_orchestrator() -> dict[str, Any]:
 
 
 def saga_show(system: System, saga_id: UUID) -> str:
-    """As an operator sees it."""
+    """Return what an operator sees of a saga."""
     environment = {
         **os.environ,
         **system.endpoints.environment,
@@ -159,7 +138,7 @@ def _starts(system: System) -> list[str]:
 
 
 def _entries(system: System, orders: Sequence[UUID], killed: datetime) -> list[dict[str, str]]:
-    """The saga logs of all, each entry with how long before or after the kill it was written."""
+    """Return all saga logs, each entry with the seconds between the kill and itself."""
     rows = system.db.rows(
         """
         select saga_id, at, extract(epoch from at - %s)::float8, entry, step, direction, detail

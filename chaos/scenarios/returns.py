@@ -1,4 +1,4 @@
-"""Scenarios of orders given back: where two sagas meet on one record.
+"""Scenarios of orders given back, where two sagas meet on one record.
 
 Owns: bringing orders and returns together, and what must come of it. Must not know: how a fault is
 done.
@@ -6,27 +6,27 @@ done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from uuid import UUID
 
-from chaos.faults.nemesis import Kill, Nemesis
-from chaos.runtime import Style
-from chaos.scenarios.scene import Scenario, Scene
+from chaos.faults.nemesis import Freeze, Kill, Nemesis
+from chaos.scenarios.scene import CHOREOGRAPHED, ORCHESTRATED, Scene, scenario
+from chaos.scenarios.situations import CHARGE_WAITS, reach
 from chaos.stack.database import CONFIRMED, RETURNED
 from chaos.waiting import ExperimentError
 
 FEW = 20
-PARTICIPANTS = ("order", "payment", "inventory")
+PARTICIPANTS = tuple(map(Kill, ("order", "payment", "inventory")))
+ALL = (Kill("orchestrator"), *PARTICIPANTS)
 
 
-def _confirmed(scene: Scene) -> list[UUID]:
+def confirmed(scene: Scene) -> list[UUID]:
     orders = scene.system.door.place(scene.good())
     scene.system.db.ends(orders)
     return orders
 
 
 def _given_back(scene: Scene, *faults: Nemesis) -> None:
-    orders = _confirmed(scene)
+    orders = confirmed(scene)
     with scene.struck(*faults):
         accepted = scene.system.door.give_back(orders, "first")
     scene.under_way = len(orders)
@@ -39,7 +39,7 @@ def _given_back(scene: Scene, *faults: Nemesis) -> None:
 
 def _raced(scene: Scene) -> None:
     """Three attempts at each order at once: its lock lets in one."""
-    orders = _confirmed(scene)
+    orders = confirmed(scene)
     answers = scene.system.door.give_back(orders, "one", "two", "three")
     let_in = [sum(a is not None for a in answers[n : n + 3]) for n in range(0, len(answers), 3)]
     if set(let_in) != {1}:
@@ -50,17 +50,10 @@ def _raced(scene: Scene) -> None:
 
 def _too_early(scene: Scene) -> None:
     """While the order's own saga is at work on it, it cannot go back; afterwards it can."""
-    asks = scene.good()
-    scene.system.runtime.pause("payment")
-    try:
-        orders = scene.system.door.place(asks)
-        scene.until_asked(orders, "charge_payment")
+    with reach(scene, CHARGE_WAITS, Freeze("payment")) as orders:
         early = scene.system.door.give_back(orders, "first")
-    finally:
-        scene.system.runtime.resume("payment")
     if any(early):
         raise ExperimentError("an order that is not confirmed was taken back")
-    scene.under_way = len(orders)
     scene.system.db.ends(orders)
     later = scene.system.door.give_back(orders[::2], "first")
     if None in later:
@@ -69,57 +62,29 @@ def _too_early(scene: Scene) -> None:
     scene.expect(orders[1::2], CONFIRMED)
 
 
-def _killed(name: str, says: str, processes: Sequence[str], style: Style) -> Scenario:
-    return Scenario(
-        name,
-        says,
-        "; ".join(Kill(process).sentence for process in processes),
-        "returned",
-        lambda scene: _given_back(scene, *map(Kill, processes)),
-        "patient",
-        orders=FEW,
-        styles=frozenset({style}),
-    )
-
-
 RETURNS = (
-    Scenario(
-        "given-back",
-        "Confirmed orders go back: refunded once, goods on the shelf again.",
-        "none",
-        "returned",
-        _given_back,
-        "patient",
-        orders=FEW,
+    scenario(
+        "given-back", "Confirmed orders go back: refunded once, goods on the shelf again.",
+        _given_back, RETURNED, orders=FEW,
     ),
-    Scenario(
-        "returns-race",
-        "Every order is given back three times at once; one return is let in.",
-        "none",
-        "returned",
-        _raced,
-        "patient",
-        orders=FEW,
+    scenario(
+        "returns-race", "Every order is given back three times at once; one return is let in.",
+        _raced, RETURNED, orders=FEW,
     ),
-    Scenario(
+    scenario(
         "return-meets-order",
         "An order is given back while its own saga is at work on it, and again later.",
-        "none",
-        "confirmed, or returned",
-        _too_early,
-        "patient",
-        orders=FEW,
+        _too_early, CONFIRMED, RETURNED, orders=FEW,
     ),
-    _killed(
-        "kill-everybody-in-return",
-        "Orders go back; all services die at once.",
-        ("orchestrator", *PARTICIPANTS),
-        "orchestrated",
+    scenario(
+        "kill-everybody-in-return", "Orders go back; all services die at once.",
+        lambda scene: _given_back(scene, *ALL),
+        RETURNED, faults=ALL, orders=FEW, styles=ORCHESTRATED,
     ),
-    _killed(
+    scenario(
         "kill-participants-in-return",
         "Orders go back without an orchestrator; all participants die at once.",
-        PARTICIPANTS,
-        "choreographed",
+        lambda scene: _given_back(scene, *PARTICIPANTS),
+        RETURNED, faults=PARTICIPANTS, orders=FEW, styles=CHOREOGRAPHED,
     ),
-)
+)  # fmt: skip

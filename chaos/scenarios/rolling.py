@@ -1,7 +1,7 @@
 """The scenario of a new release: every process is replaced while orders flow, one after another.
 
-Owns: the order in which they are, and what must have become of who began before. Must not know: how
-a process of the previous release is made (tests/previous_release.py does it).
+Owns: the order of replacements, and how sagas that began before must end. Must not know: how a
+process of the previous release is made (tests/previous_release.py does it).
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ import psycopg
 from psycopg import sql
 
 from chaos.faults.nemesis import Nemesis
-from chaos.runtime import STYLES
-from chaos.scenarios.scene import ELDER, Scenario, Scene, in_words
-from chaos.stack.database import CONFIRMED, rejected
+from chaos.scenarios.scene import NATURAL, ORCHESTRATED, PREVIOUS, Scene, scenario
 from chaos.stack.system import System
 from chaos.waiting import ExperimentError, until
 
 PARTICIPANTS = ("inventory", "payment", "order", "door")  # before those who send them commands
 LATEST = {"orchestrator/0014_retention", "inventory_svc/0005_returns"}
-NATURAL = (CONFIRMED, rejected("card_declined"), rejected("out_of_stock"))
 
 
 def release(system: System, *, add: str | None = None) -> None:
-    """This process, too, is of the new release when it starts next; without one, nobody is."""
+    """Make a process start as the new release next time; without `add`, make none."""
     with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
         database, released = server.execute(
             "select current_database(), coalesce(current_setting('sagaproof.released', true), '')"
@@ -39,7 +36,7 @@ def release(system: System, *, add: str | None = None) -> None:
 
 
 class Replace(Nemesis):
-    """By the new release, which migrates its schema; others of the old one go on beside it."""
+    """Replacement by the new release, which migrates its schema; the others go on beside it."""
 
     says = "{target} is told to stop, and started as the new release"
 
@@ -52,8 +49,11 @@ class Replace(Nemesis):
 
 
 def _replaced(scene: Scene) -> None:
-    """Orders come in while each is replaced. Some began under the old version, and wait for payment
-    until no orchestrator is left that was there then."""
+    """Place orders while each process is replaced.
+
+    Some sagas begin under the old version, and wait for payment until every orchestrator of that
+    time is gone.
+    """
     system = scene.system
     if _unmigrated(system) != LATEST:
         raise ExperimentError("this stack is of the new release already: bring up another")
@@ -76,17 +76,17 @@ def _replaced(scene: Scene) -> None:
     with scene.payment_waits():
         flow()
         until(lambda: _began_as(system, 1), "sagas of the old version are under way")
-        elders = _began_as(system, 1)
-        scene.under_way = len(elders)
+        before = _began_as(system, 1)
+        scene.under_way = len(before)
         for process in orchestrators:
             flow(Replace(process))
     flow()
     system.db.ends(placed)
-    _look(system, elders)
+    _check(system, before)
 
 
 def _unmigrated(system: System) -> set[str]:
-    """The latest migrations that are not applied yet."""
+    """Return the latest migrations that are not applied yet."""
     rows = system.db.rows(
         "select name from orchestrator.schema_migration"
         " union all select name from inventory_svc.schema_migration"
@@ -95,7 +95,7 @@ def _unmigrated(system: System) -> set[str]:
 
 
 def _began_as(system: System, version: int) -> list[UUID]:
-    """Under way under it, past their reservation."""
+    """Return the sagas of a version that are under way, past their reservation."""
     rows = system.db.rows(
         "select saga_id from orchestrator.saga_instance where definition = 'order'"
         " and version = %s and ended_at is null and steps ? 'charge_payment'",
@@ -104,7 +104,7 @@ def _began_as(system: System, version: int) -> list[UUID]:
     return [saga_id for (saga_id,) in rows]
 
 
-def _look(system: System, elders: Sequence[UUID]) -> None:
+def _check(system: System, before: Sequence[UUID]) -> None:
     if missing := _unmigrated(system):
         raise ExperimentError(f"not every schema was migrated: {missing}")
     rows = system.db.rows(
@@ -112,25 +112,21 @@ def _look(system: System, elders: Sequence[UUID]) -> None:
         " where definition = 'order'"
     )
     became = {saga_id: version for saga_id, version, _ in rows}
-    gated_elders = [saga_id for saga_id, version, gated in rows if version == 1 and gated]
-    if gated_elders or any(became[saga_id] != 1 for saga_id in elders):
+    gated = [saga_id for saga_id, version, gated in rows if version == 1 and gated]
+    if gated or any(became[saga_id] != 1 for saga_id in before):
         raise ExperimentError("a saga did not end under the version it began with")
     if set(became.values()) != {1, 2}:
         raise ExperimentError(f"only versions {set(became.values())} began")
 
 
 ROLLING = (
-    Scenario(
+    scenario(
         "new-release",
         "Every process is replaced while orders flow, participants before orchestrators: the new"
-        " ones migrate their schemas, the old ones go on beside them, and know one version of the"
+        " ones migrate their schemas, the old ones go on beside them with one version of the"
         " order saga. What began under it ends under it.",
-        "; ".join(
-            Replace(process).sentence for process in ("every participant", "every orchestrator")
-        ),
-        in_words(NATURAL),
-        _replaced,
-        ELDER,
-        styles=frozenset(STYLES[:1]),
+        _replaced, *NATURAL,
+        faults=[Replace("every participant"), Replace("every orchestrator")],
+        profile=PREVIOUS, styles=ORCHESTRATED,
     ),
-)
+)  # fmt: skip

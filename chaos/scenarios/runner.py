@@ -1,7 +1,7 @@
 """Plays scenarios, one after another, and judges each.
 
-Owns: which stack a scenario is played on (those of a profile share one, a failure condemns it),
-the verdict per scenario, and the run folder. Must not know: what a scenario does.
+Owns: which stack a scenario is played on (those of a profile share one, until one fails), the
+verdict per scenario, and the run folder. Must not know: what a scenario does.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from chaos.judge.case import Snapshot
-from chaos.judge.verdict import Tally, Verdict, overall
+from chaos.judge.verdict import Verdict, overall
 from chaos.load.catalogue import CatalogueError
 from chaos.runtime import StackError, Style, choose
 from chaos.runtime.base import Runtime
 from chaos.scenarios.scene import PROFILES, Scenario, Scene, in_words, plan_of
 from chaos.stack.database import End
-from chaos.stack.system import Judgement, System
+from chaos.stack.system import System
 from chaos.waiting import ExperimentError
 
 RUNS = Path("build/runs")
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Result:
-    """What came of one scenario; everything a report says of it."""
+    """The outcome of one scenario; everything a report says of it."""
 
     name: str
     says: str
@@ -83,9 +83,9 @@ class Session:
         self.system = System(plan, runtime, runtime.up(plan, tethered=True))
 
     def close(self) -> None:
-        """Its logs, history and tables go to the run folder."""
+        """Take the stack down; its logs, history and tables go to the run folder."""
         try:
-            write_snapshot(self.directory, self.system.snapshot())
+            _write_snapshot(self.directory, self.system.snapshot())
         except Exception as error:  # noqa: BLE001 - a stack that is beyond asking still goes down
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / "snapshot.error").write_text(repr(error))
@@ -94,7 +94,7 @@ class Session:
 
 
 class Runner:
-    """`folder` takes everything that a reader of the result may want to see."""
+    """Scenarios played on stacks of one runtime; `folder` takes what a reader may want to see."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Runner:
         self._played = 0
 
     def run(self, scenarios: Sequence[Scenario]) -> Iterator[Result]:
-        """In the order of the profiles, so that few stacks are needed."""
+        """Play them in the order of their profiles, so that few stacks are needed."""
         for profile in dict.fromkeys((*PROFILES, *(scenario.profile for scenario in scenarios))):
             for scenario in scenarios:
                 if scenario.profile == profile:
@@ -134,6 +134,7 @@ class Runner:
             f"{scenario.name}-{self._played}",
             zlib.crc32(f"{self._seed} {scenario.name}".encode()),
             min(scenario.orders or self._orders, self._orders),
+            self._say,
         )
         result = Result(
             scenario.name,
@@ -146,7 +147,8 @@ class Runner:
             scene.began_at,
         )
         began = time.monotonic()
-        conclude(scene, result, lambda: scenario.play(scene))
+        _conclude(scene, result, scenario)
+        result.fault = scene.drawn or scenario.fault
         result.seconds = round(time.monotonic() - began, 1)
         if result.verdict is not Verdict.PASS:
             self._say(f"{scenario.name} failed: what comes next gets a new stack")
@@ -169,22 +171,22 @@ class Runner:
         return self._session
 
 
-def conclude(scene: Scene, result: Result, play: Callable[[], None]) -> None:
-    """Play it to its end, whatever that is, and judge. A failure is a problem of the result."""
+def _conclude(scene: Scene, result: Result, scenario: Scenario) -> None:
+    """Play to the end and judge; a failure becomes a problem of the result."""
     try:
-        play()
+        scenario.play(scene)
     except (ExperimentError, StackError, CatalogueError, OSError, ValueError) as error:
         result.problems.append(str(error) or repr(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
         result.problems.append(f"the scenario crashed: {error!r}")
     try:
-        judge_scene(scene, result)
+        _judge(scene, result)
     except Exception as error:  # noqa: BLE001 - nothing was proved
         result.problems.append(f"it could not be judged: {error!r}")
 
 
-def judge_scene(scene: Scene, result: Result) -> None:
-    """The ends it must have, the invariants over all its stack has seen, and the facts."""
+def _judge(scene: Scene, result: Result) -> None:
+    """Check the orders' ends and every invariant over all the stack has seen; note the facts."""
     system = scene.system
     orders = list(scene.allowed)
     result.orders, result.under_way = len(orders), scene.under_way
@@ -200,17 +202,13 @@ def judge_scene(scene: Scene, result: Result) -> None:
     judgement = system.judgement(scene.explained)
     if judgement.verdict is not Verdict.PASS:
         result.problems += judgement.lines()
-    note(result, judgement)
+    result.invariants = {f.invariant: f.verdict for f in judgement.findings}
+    result.tally = judgement.tally._asdict()
     result.verdict = overall([judgement.verdict, Verdict.FAIL if result.problems else Verdict.PASS])
     result.ends = {**Counter(in_words([end]) for end in ends.values()), **scene.others}
     result.payment, result.inventory = _effects(system, orders)
     result.attempts = _attempts(system, orders)
-    result.timeline = sample_timeline(system, [o for o, end in ends.items() if end.reason])
-
-
-def note(result: Result, judgement: Judgement) -> None:
-    result.invariants = {f.invariant: f.verdict for f in judgement.findings}
-    result.tally = dict(zip(Tally._fields, judgement.tally, strict=True))
+    result.timeline = _sample_timeline(system, [o for o, end in ends.items() if end.reason])
 
 
 def _wrong_ends(scene: Scene, ends: Mapping[UUID, End]) -> Iterator[str]:
@@ -239,7 +237,7 @@ def _effects(system: System, orders: list[UUID]) -> tuple[dict[str, int], dict[s
 
 
 def _attempts(system: System, orders: list[UUID]) -> int | None:
-    """Of the step that needed most, in either direction."""
+    """Return the attempts of the step that needed most, in either direction."""
     ((most,),) = system.db.rows(
         f"""
         select max(greatest((step.value->>'attempt')::int, (step.value->>'undo_attempt')::int))
@@ -258,7 +256,7 @@ select saga_id, extract(epoch from at - min(at) over ())::float8, entry, step, d
        attempt, detail, process
 from orchestrator.saga_log join longest using (saga_id) order by id limit %s"""
 
-_HEARD_MOST: LiteralString = """
+_RECEIVED_MOST: LiteralString = """
 with longest as (
   select saga_id, heard from order_svc.saga_progress where saga_id = any(%s)
   order by (select count(*) from jsonb_object_keys(heard)) desc, saga_id limit 1)
@@ -268,17 +266,17 @@ select saga_id, (h->>'at')::float8 - min((h->>'at')::float8) over (), h->>'outco
 from longest, jsonb_each(heard) as told (leg, h) order by 2 limit %s"""
 
 
-def sample_timeline(system: System, orders: Sequence[UUID]) -> list[dict[str, Any]]:
-    """The saga log of the order that has most to tell; what was heard of it, if nobody logs."""
+def _sample_timeline(system: System, orders: Sequence[UUID]) -> list[dict[str, Any]]:
+    """Return the longest saga log of these orders; choreographed, the events received of it."""
     rows = system.db.rows(
-        _HEARD_MOST if system.style == "choreographed" else _LOGGED_MOST, list(orders), TIMELINE
+        _RECEIVED_MOST if system.style == "choreographed" else _LOGGED_MOST, list(orders), TIMELINE
     )
     names = ("saga_id", "seconds", "entry", "step", "direction", "attempt", "detail", "process")
     return [dict(zip(names, (str(row[0]), *row[1:]), strict=True)) for row in rows]
 
 
-def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
-    """The four schemas as JSON: what the judge was shown."""
+def _write_snapshot(directory: Path, snapshot: Snapshot) -> None:
+    """Write the four schemas as the judge saw them."""
     rows = asdict(snapshot)
     rows["ledger"] = [[*key, amount] for key, amount in snapshot.ledger.items()]
     directory.mkdir(parents=True, exist_ok=True)

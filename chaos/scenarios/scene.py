@@ -1,6 +1,6 @@
-"""What a scenario is, and what it plays with: a system, dice, orders, faults, and what it expects.
+"""A scenario, and the scene it plays on: a system, dice, orders, faults, and what it expects.
 
-Owns: the record of one playing. Must not know: any particular scenario.
+Owns: the profiles, and the record of one playing. Must not know: any particular scenario.
 """
 
 from __future__ import annotations
@@ -19,38 +19,43 @@ from chaos.faults.nemesis import BOTH, Nemesis, hold, struck
 from chaos.load.shop import CURRENCY, PLENTY, PRICE, Shop, shop
 from chaos.load.workload import Ask
 from chaos.runtime import SERVICES, STYLES, Plan, Style
+from chaos.runtime.base import Runtime
 from chaos.runtime.stack import CHECKOUT, read_plan_file
 from chaos.stack.database import CONFIRMED, RETURNED, End, rejected
 from chaos.stack.system import FAULT_SETTINGS, System
 from chaos.waiting import until
 
-GATED_PIECES = 5  # an order of so many waits for a person, on a stack where any does
+GATED_PIECES = 5  # an order of so many waits for a person, on a stack with a threshold
 UNDER_WAY = 0.1  # of the orders: it is mid-flow
 
 _CAN_BE_GIVEN_UP = ("reserve_stock", "charge_payment", "dispatch_stock")
 GIVEN_UP = tuple(rejected(f"{step}_timed_out") for step in _CAN_BE_GIVEN_UP)
 DEAD = tuple(rejected(f"{step}_dead_lettered") for step in _CAN_BE_GIVEN_UP)
+NATURAL = (CONFIRMED, rejected("card_declined"), rejected("out_of_stock"))
+PREVIOUS = "previous"
+ORCHESTRATED: frozenset[Style] = frozenset({"orchestrated"})
+CHOREOGRAPHED: frozenset[Style] = frozenset({"choreographed"})
+EITHER: frozenset[Style] = frozenset(STYLES)
 _NO_OPERATOR = {"operator": 0}
-ELDER = "elder"
 
 PROFILES = {
-    # What a user gets; only a lost StartSaga is missed sooner. Here no fault changes an end.
+    # What a user gets; only a lost StartSaga is resent sooner. Here no fault changes an end.
     "patient": Plan(replicas=_NO_OPERATOR, settings={"start_resend_seconds": "1"}),
-    # Silence is noticed within seconds, and given up soon after.
+    # Steps time out within seconds, and are given up soon after.
     "impatient": Plan(replicas=_NO_OPERATOR, settings=FAULT_SETTINGS),
     # What ended is forgotten within seconds.
     "forgetful": Plan(
         replicas=_NO_OPERATOR, settings={"start_resend_seconds": "1", "retention_seconds": "2"}
     ),
-    # A confirm that does not come is missed as soon as a reply: only then does the orchestrator
-    # know that it is cut off, and judges nobody for it (design.md, section 6, rule 6).
+    # A missing confirm is noticed as soon as a missing reply: only then does the orchestrator know
+    # that it is cut off itself, and leaves deadlines alone meanwhile (rule 6).
     "lines": Plan(
         replicas=_NO_OPERATOR,
         settings={**FAULT_SETTINGS, "confirm_timeout_seconds": "0.5"},
         proxied=True,
     ),
-    # Two of each, of the release before until they are replaced; nobody gives up meanwhile.
-    ELDER: Plan(
+    # Two of each, of the previous release until they are replaced; no step is given up meanwhile.
+    PREVIOUS: Plan(
         replicas={**_NO_OPERATOR, "orchestrator": 2, "order": 2, "payment": 2, "inventory": 2},
         settings={"start_resend_seconds": "1", "step_timeout_seconds": "20"},
         entry={
@@ -58,7 +63,7 @@ PROFILES = {
             for service in ("orchestrator", "inventory")
         },
     ),
-    # Large orders wait for a person. Here operators decide.
+    # Large orders wait for a person, and operators are there.
     "gated": Plan(
         settings={
             "start_resend_seconds": "1",
@@ -73,8 +78,19 @@ def plan_of(profile: str) -> Plan:
     return PROFILES.get(profile) or read_plan_file(CHECKOUT / profile)
 
 
+@contextmanager
+def system_up(plan: Plan, runtime: Runtime) -> Iterator[System]:
+    """Bring a stack up for the length of the block."""
+    system = System(plan, runtime, runtime.up(plan, tethered=True))
+    try:
+        yield system
+    finally:
+        system.close()
+        runtime.down()
+
+
 def in_words(ends: Iterable[End]) -> str:
-    """confirmed, or rejected: card_declined or charge_payment_timed_out."""
+    """Say which ends are allowed: confirmed, or rejected: card_declined or out_of_stock."""
     found = set(ends)
     reasons = sorted(end.reason or "?" for end in found - {CONFIRMED, RETURNED})
     said = [end.status.lower() for end in (CONFIRMED, RETURNED) if end in found]
@@ -83,17 +99,19 @@ def in_words(ends: Iterable[End]) -> str:
 
 @dataclass
 class Scene:
-    """One playing of a scenario."""
+    """One playing of a scenario, a guard's trial or a cell of the matrix."""
 
     system: System
     name: str
     seed: int
     count: int
+    say: Callable[[str], None] = lambda _: None
     allowed: dict[UUID, frozenset[End]] = field(default_factory=dict)
     must_be_seen: set[End] = field(default_factory=set)
     faults: list[Nemesis] = field(default_factory=list)
+    drawn: str = ""  # what was broken, if that is drawn while it is played
     others: Mapping[str, int] = field(default_factory=dict)
-    """Sagas that are no orders, which it has judged itself: how many ended in which way."""
+    """Sagas that are not orders, which the scenario has judged itself: how many ended how."""
     explained: set[tuple[str, str]] = field(default_factory=set)
     under_way: int | None = None  # sagas, when the first fault struck
     healed: float | None = None  # of time.monotonic
@@ -102,6 +120,8 @@ class Scene:
     @property
     def dice(self) -> random.Random:
         return random.Random(self.seed)
+
+    # --- orders: each of these stocks the scene's shop, so use one of them, and once ---
 
     def shop(
         self,
@@ -115,34 +135,39 @@ class Scene:
                     unstocked=unstocked)  # fmt: skip
         return self.system.stock_up(here)
 
-    def mixed(self) -> list[tuple[Ask, End]]:
-        """Orders, some of which will be compensated, and how each ends when nothing is broken."""
-        here = self.shop(
-            stock={"tea": 10 * self.count, "rare": 1},
-            accounts={"ann": PLENTY, "eve": PLENTY},
-            declined=["eve"],
-        )
-        asks: list[tuple[Ask, End]] = []
-        for number in range(self.count):
-            if number % 7 == 3:
-                asks.append((here.order("eve", tea=1), rejected("card_declined")))
-            elif number % 7 == 6:
-                asks.append((here.order("ann", tea=1, rare=2), rejected("out_of_stock")))
-            else:
-                asks.append((here.order("ann", tea=1), CONFIRMED))
-        return asks
-
     def good(self) -> list[Ask]:
-        """Orders that all can go well."""
+        """Make orders that can all be confirmed."""
         here = self.shop(stock={"tea": 10 * self.count}, accounts={"ann": PLENTY})
         return [here.order("ann", tea=1) for _ in range(self.count)]
 
+    def declined(self) -> list[Ask]:
+        """Make orders that are refused at the charge."""
+        here = self.shop(stock={"tea": 10 * self.count}, accounts={"eve": PLENTY}, declined=["eve"])
+        return [here.order("eve", tea=1) for _ in range(self.count)]
+
+    def large(self) -> list[Ask]:
+        """Make orders so large that a person is asked."""
+        here = self.shop(stock={"tea": 10 * GATED_PIECES * self.count}, accounts={"ann": PLENTY})
+        return [here.order("ann", tea=GATED_PIECES) for _ in range(self.count)]
+
+    def mixed(self) -> list[tuple[Ask, End]]:
+        """Make orders, some of which are refused, with their ends when nothing is broken."""
+        stock = {"tea": 10 * self.count, "rare": 1}
+        here = self.mixed_shop(stock)
+        return [mixed_order(here, number) for number in range(self.count)]
+
+    def mixed_shop(self, stock: Mapping[str, int]) -> Shop:
+        return self.shop(stock=stock, accounts={"ann": PLENTY, "eve": PLENTY}, declined=["eve"])
+
+    # --- what is done to them ---
+
     def expect(self, orders: Iterable[UUID], *ends: End) -> None:
-        """Each may end in any of these ways and in no other."""
+        """Allow each order any of these ends and no other."""
         self.allowed |= dict.fromkeys(orders, frozenset(ends))
 
     @contextmanager
     def struck(self, *faults: Nemesis) -> Iterator[None]:
+        """Inject faults for the length of the block, and note what they explain."""
         self.faults += faults
         self.explained |= {letter for fault in faults for letter in fault.explained}
         if self.under_way is None:
@@ -154,22 +179,21 @@ class Scene:
     def flow(
         self, faults: Sequence[Nemesis], *, seconds: float = 0.0, otherwise: Sequence[End] = ()
     ) -> list[UUID]:
-        """A mixed flow of orders, struck in its middle. Each ends as if nothing had been broken, or
-        otherwise."""
+        """Let a mixed flow of orders be struck in its middle.
+
+        Each must end as if nothing had been broken, or in one of the ways `otherwise`.
+        """
         mixed = self.mixed()
-        asks = [ask for ask, _ in mixed]
-        enough = max(1, round(UNDER_WAY * len(asks)))
-        with self.system.door.placing(asks) as placed:
+        enough = max(1, round(UNDER_WAY * len(mixed)))
+        with self.system.door.placing([ask for ask, _ in mixed]) as placed, ExitStack() as waiting:
             if faults:
-                with ExitStack() as waiting:
-                    waiting.enter_context(self.payment_waits())
-                    until(
-                        lambda: len(self.system.db.alive()) >= enough,
-                        f"{enough} sagas are under way",
-                    )
-                    with self.struck(*faults):
-                        waiting.close()
-                        hold(seconds)
+                waiting.enter_context(self.payment_waits())
+                until(
+                    lambda: len(self.system.db.alive()) >= enough, f"{enough} sagas are under way"
+                )
+                with self.struck(*faults):
+                    waiting.close()
+                    hold(seconds)
         orders = placed.result()
         for order, (_, end) in zip(orders, mixed, strict=True):
             self.expect([order], end, *otherwise)
@@ -177,8 +201,10 @@ class Scene:
 
     @contextmanager
     def payment_waits(self) -> Iterator[None]:
-        """In the middle of a transaction, for a row that is locked: so that sagas are under way
-        when the fault strikes, on a fast machine too."""
+        """Lock the rows that payment needs, so that sagas are under way when the fault strikes.
+
+        Otherwise a fast machine is through with them before.
+        """
         with (
             suppress(psycopg.OperationalError),  # Postgres may be what is struck
             psycopg.connect(self.system.endpoints.superuser_dsn) as session,
@@ -194,9 +220,23 @@ class Scene:
         self.until_steps(orders, lambda steps: step in steps, f"{step} is asked for")
 
     def until_steps(
-        self, orders: Sequence[UUID], fits: Callable[[dict[str, str]], bool], what: str
+        self,
+        orders: Sequence[UUID],
+        fits: Callable[[dict[str, str]], bool],
+        what: str,
+        enough: Callable[[Iterable[bool]], bool] = all,
     ) -> None:
-        until(lambda: all(map(fits, self.system.db.steps(orders))), what)
+        """Wait until the steps of enough orders, by default of all, fit."""
+        until(lambda: enough(map(fits, self.system.db.steps(orders))), what)
+
+
+def mixed_order(here: Shop, number: int) -> tuple[Ask, End]:
+    """Make the order of this number in a mixed flow, with its end when nothing is broken."""
+    if number % 7 == 3:
+        return here.order("eve", tea=1), rejected("card_declined")
+    if number % 7 == 6:
+        return here.order("ann", tea=1, rare=2), rejected("out_of_stock")
+    return here.order("ann", tea=1), CONFIRMED
 
 
 @dataclass(frozen=True)
@@ -211,5 +251,31 @@ class Scenario:
     profile: str
     """Of PROFILES; or, for services of your own, a Plan in a file of this checkout, as JSON."""
     runtimes: frozenset[str] = BOTH
-    orders: int | None = None  # how many it wants; None: as many as asked for
-    styles: frozenset[Style] = frozenset(STYLES)
+    orders: int | None = None  # how many it needs; None: as many as asked for
+    styles: frozenset[Style] = EITHER
+
+
+def scenario(
+    name: str,
+    says: str,
+    play: Callable[[Scene], None],
+    *ends: End,
+    faults: Sequence[Nemesis] = (),
+    fault: str = "",
+    profile: str = "patient",
+    expects: str = "",
+    orders: int | None = None,
+    styles: frozenset[Style] = EITHER,
+) -> Scenario:
+    """Make a row whose faults say what is broken, and whose ends what is expected."""
+    return Scenario(
+        name,
+        says,
+        fault or "; ".join(each.sentence for each in faults) or "none",
+        expects or in_words(ends),
+        play,
+        profile,
+        frozenset.intersection(BOTH, *(each.runtimes for each in faults)),
+        orders,
+        styles,
+    )

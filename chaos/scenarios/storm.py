@@ -1,8 +1,7 @@
-"""A storm: faults drawn from the whole list strike a flow of orders that does not end until the
-time is up; then all is healed, and judged.
+"""A storm: faults drawn from the whole list strike a flow of orders until the time is up.
 
-Owns: the flow, the drawing, and that no two faults work on the same thing at once. Must not
-know: how a fault is done.
+Owns: the flow, the drawing, and that one fault is healed before the next strikes. Must not know:
+how a fault is done.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,23 +45,30 @@ from chaos.faults.tampering import (
     Reorder,
     Requeue,
 )
-from chaos.load.shop import PLENTY, Shop
-from chaos.load.workload import Ask
+from chaos.load.shop import Shop
 from chaos.runtime import Style
-from chaos.scenarios.scene import DEAD, GIVEN_UP, Scene
-from chaos.stack.database import CONFIRMED, RETURNED, rejected
+from chaos.scenarios.scene import (
+    DEAD,
+    GIVEN_UP,
+    NATURAL,
+    Scenario,
+    Scene,
+    mixed_order,
+    scenario,
+)
+from chaos.stack.database import RETURNED
 
 SERVICES = ("orchestrator", "order", "payment", "inventory")
 ROLES = ("orchestrator", "order_svc", "payment_svc", "inventory_svc")
 SERVERS = ("postgres", "rabbitmq")
-PER_ROUND = 25  # orders
-GIVEN_BACK = 3  # orders of a round, if they are confirmed by then
+AT_ONCE = 25  # orders
+GIVEN_BACK = 3  # of each lot, if they are confirmed by then
 MOST_PENDING = 300  # orders; while nothing ends, nothing new begins
 LOOK_AGAIN_SECONDS = 0.1
 CALM_SECONDS = (0.2, 2.0)
 HELD_SECONDS = (0.2, 6.0)
 
-ENDS = (CONFIRMED, RETURNED, rejected("card_declined"), rejected("out_of_stock"), *GIVEN_UP, *DEAD)
+ENDS = (*NATURAL, RETURNED, *GIVEN_UP, *DEAD)
 
 Draw = Callable[[random.Random], Nemesis]
 
@@ -97,7 +104,7 @@ FAULTS: Sequence[Draw] = (
 
 
 def draw(dice: random.Random, kind: str, style: Style = "orchestrated") -> Nemesis:
-    """Of what this runtime can do, and hits what there is in this style."""
+    """Draw a fault that this runtime can inject and that hits a process of this style."""
     while True:
         fault = dice.choice(FAULTS)(dice)
         there = style == "orchestrated" or "orchestrator" not in fault.where
@@ -105,40 +112,47 @@ def draw(dice: random.Random, kind: str, style: Style = "orchestrated") -> Nemes
             return fault
 
 
+def storm_of(minutes: float, kind: str) -> Scenario:
+    return scenario(
+        "storm",
+        f"{minutes:g} minutes of faults, one after another.",
+        lambda scene: Storm(scene, kind, minutes).play(),
+        *ENDS,
+        fault="drawn by the seed",
+        profile="lines",
+    )
+
+
 @dataclass
 class Storm:
-    """One of them, on one stack."""
+    """A storm on one stack."""
 
     scene: Scene
     kind: str
     minutes: float
-    say: Callable[[str], None]
     placed: list[UUID] = field(default_factory=list)
 
-    @property
-    def style(self) -> Style:
-        return self.scene.system.style
-
-    def blow(self) -> None:
-        """On return all is healed, and every order placed is known to the scene."""
-        dice = self.scene.dice
-        here = self.scene.shop(
-            stock={"tea": 1_000_000, "rare": 1},
-            accounts={"ann": PLENTY, "eve": PLENTY},
-            declined=["eve"],
-        )
+    def play(self) -> None:
+        """Strike until the time is up; on return all is healed, and the scene has every order."""
+        scene, dice = self.scene, self.scene.dice
+        here = scene.mixed_shop({"tea": 1_000_000, "rare": 1})
         ends_at = time.monotonic() + 60 * self.minutes
         with self._flowing(here) as flow:
             while time.monotonic() < ends_at and not flow.done():
-                fault, seconds = draw(dice, self.kind, self.style), dice.uniform(*HELD_SECONDS)
-                self.say(f"{len(self.placed)} orders placed; {fault.sentence}, {seconds:.1f} s")
-                with self.scene.struck(fault):
+                fault = draw(dice, self.kind, scene.system.style)
+                seconds = dice.uniform(*HELD_SECONDS)
+                scene.say(f"{len(self.placed)} orders placed; {fault.sentence}, {seconds:.1f} s")
+                with scene.struck(fault):
                     hold(seconds)
                 hold(dice.uniform(*CALM_SECONDS))
-        self.scene.expect(self.placed, *ENDS)
+        scene.expect(self.placed, *ENDS)
+        drawn = Counter(fault.name for fault in scene.faults).most_common()
+        scene.drawn = f"{len(scene.faults)} faults, drawn by the seed: " + ", ".join(
+            f"{count} {kind}" for kind, count in drawn
+        )
 
     def _pending(self) -> int:
-        """Orders under way; as many as can be while that cannot be asked."""
+        """Count the orders under way; as many as can be while Postgres does not answer."""
         try:
             ((pending,),) = self.scene.system.db.rows(
                 "select count(*) from order_svc.customer_order"
@@ -150,17 +164,19 @@ class Storm:
 
     @contextmanager
     def _flowing(self, here: Shop) -> Iterator[Future[None]]:
-        """Orders go in, one lot after another, while the block goes on."""
-        enough = threading.Event()
+        """Place one lot of orders after another while the block goes on."""
+        enough, system = threading.Event(), self.scene.system
 
         def flow() -> None:
             while not enough.is_set():
                 if self._pending() < MOST_PENDING:
-                    before = self.placed[-PER_ROUND:]
-                    self.placed += self.scene.system.door.place(_lot(here))
+                    before = self.placed[-AT_ONCE:]
+                    self.placed += system.door.place(
+                        [mixed_order(here, n)[0] for n in range(AT_ONCE)]
+                    )
                     if before:
-                        # two attempts at each; an order that is not confirmed says no
-                        self.scene.system.door.give_back(before[:GIVEN_BACK], "one", "two")
+                        # two attempts at each; an order that is not confirmed refuses both
+                        system.door.give_back(before[:GIVEN_BACK], "one", "two")
                 else:
                     enough.wait(LOOK_AGAIN_SECONDS)
 
@@ -171,14 +187,3 @@ class Storm:
             finally:
                 enough.set()
             flowing.result()
-
-
-def _lot(here: Shop) -> list[Ask]:
-    return [
-        here.order("eve", tea=1)
-        if number % 7 == 3
-        else here.order("ann", tea=1, rare=2)
-        if number % 7 == 6
-        else here.order("ann", tea=1)
-        for number in range(PER_ROUND)
-    ]

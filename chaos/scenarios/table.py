@@ -1,15 +1,14 @@
-"""The named table of scenarios: a flow of orders, what is broken in it, and how each must end.
+"""The table of scenarios: a flow of orders, what is broken in it, and how each must end.
 
-Owns: the table, and the scenarios that are one fault in the middle of a mixed flow; those with a
-plot are in plots.py. Must not know: how a fault is done, nor how an end is judged.
+Owns: the table, and the scenarios that are one fault in the middle of a mixed flow. Must not know:
+how a fault is done, nor how an end is judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 from chaos.faults.nemesis import (
-    BOTH,
     CloseConnections,
     CutLine,
     Disconnect,
@@ -25,18 +24,29 @@ from chaos.faults.nemesis import (
     Unconfirmed,
 )
 from chaos.faults.tampering import Poison, PoisonFlood
-from chaos.runtime import STYLES, Style
-from chaos.scenarios import people, plots, returns
+from chaos.runtime import Style
 from chaos.scenarios.forgetting import FORGETTING
+from chaos.scenarios.messages import MESSAGES, REFUSALS
+from chaos.scenarios.people import PEOPLE_DECIDE
+from chaos.scenarios.returns import RETURNS
 from chaos.scenarios.rolling import ROLLING
-from chaos.scenarios.scene import GIVEN_UP, Scenario, Scene
-from chaos.stack.database import End
+from chaos.scenarios.scene import (
+    CHOREOGRAPHED,
+    EITHER,
+    GIVEN_UP,
+    ORCHESTRATED,
+    Scenario,
+    Scene,
+    scenario,
+)
+from chaos.scenarios.timeouts import TIMEOUTS
 from common.messages.topology import events_of
 
 ZOMBIE_SECONDS = 10.0  # past every attempt of a step, and two heartbeats of 4 s
 AWAY_SECONDS = 3.0  # past the Postgres time limits of fault runs
 NATURAL = "as its input says: confirmed, out_of_stock, card_declined"
 OR_GIVEN_UP = f"{NATURAL}; or a step timed out, and all is undone"
+SERVICES = ("orchestrator", "order", "payment", "inventory", "door")
 CONSUMED = (
     "order.commands",
     "inventory.commands",
@@ -45,197 +55,148 @@ CONSUMED = (
     "orchestrator.replies",
 )
 
-Make = Callable[[], Sequence[Nemesis]]
 
+def _mixed(name: str, says: str, *faults: Nemesis, seconds: float = 0.0) -> Scenario:
+    """Strike with the settings a user gets: no order may end otherwise for it."""
 
-def _mixed(name: str, says: str, make: Make, seconds: float = 0.0) -> Scenario:
-    """With what a user gets for settings: whatever is broken, no order ends otherwise for it."""
-    return _flow(name, says, make, seconds, (), "patient", NATURAL)
+    def play(scene: Scene) -> None:
+        scene.flow(faults, seconds=seconds)
+
+    return scenario(name, says, play, faults=faults, expects=NATURAL, styles=_styles(faults))
 
 
 def _impatient(
-    name: str, says: str, make: Make, seconds: float, profile: str = "impatient"
+    name: str, says: str, *faults: Nemesis, seconds: float, profile: str = "impatient"
 ) -> Scenario:
-    """Steps are given up within seconds: an order may be undone for it, never by half."""
-    return _flow(name, says, make, seconds, GIVEN_UP, profile, OR_GIVEN_UP)
-
-
-def _flow(
-    name: str,
-    says: str,
-    make: Make,
-    seconds: float,
-    otherwise: Sequence[End],
-    profile: str,
-    expects: str,
-) -> Scenario:
-    faults = make()
+    """Strike where steps are given up within seconds: an order may be undone, never by half."""
 
     def play(scene: Scene) -> None:
-        scene.flow(make(), seconds=seconds, otherwise=otherwise)
+        scene.flow(faults, seconds=seconds, otherwise=GIVEN_UP)
 
-    runtimes = frozenset.intersection(BOTH, *(fault.runtimes for fault in faults))
-    told = "; ".join(fault.sentence for fault in faults) or "none"
-    if any("orchestrator" in fault.where for fault in faults):  # there must be one
-        styles = frozenset(STYLES[:1])
-    elif any(fault.where.endswith(".events") for fault in faults):
-        styles = frozenset(STYLES[1:])
-    else:
-        styles = frozenset(STYLES)
-    return Scenario(name, says, told, expects, play, profile, runtimes, styles=styles)
+    return scenario(
+        name, says, play,
+        faults=faults, profile=profile, expects=OR_GIVEN_UP, styles=_styles(faults),
+    )  # fmt: skip
 
 
-_CLEAN = (_mixed("clean", "Orders flow; some are refused by stock and card.", tuple),)
+def _styles(faults: Sequence[Nemesis]) -> frozenset[Style]:
+    """Return the styles in which there is what the faults hit."""
+    if any("orchestrator" in fault.where for fault in faults):
+        return ORCHESTRATED
+    return CHOREOGRAPHED if any(f.where.endswith(".events") for f in faults) else EITHER
 
-_KILLS = tuple(
-    _mixed(
-        f"kill-{process}",
-        f"{process} dies in mid-flow and is restarted.",
-        lambda process=process: [Kill(process)],  # type: ignore[misc]
-    )
-    for process in ("orchestrator", "order", "payment", "inventory", "door")
-)
 
-_MORE_KILLS = (
-    *(
-        _mixed(
+def _flows() -> Iterator[Scenario]:
+    yield _mixed("clean", "Orders flow; some are refused by stock and card.")
+    yield from REFUSALS
+    for process in SERVICES:
+        yield _mixed(
+            f"kill-{process}", f"{process} dies in mid-flow and is restarted.", Kill(process)
+        )
+    for process in ("orchestrator", "payment"):
+        yield _mixed(
             f"kill-{process}-repeatedly",
             f"{process} dies three times, each time when it is barely back.",
-            lambda process=process: [KillRepeatedly(process)],  # type: ignore[misc]
+            KillRepeatedly(process),
         )
-        for process in ("orchestrator", "payment")
-    ),
-    *(
-        _mixed(
+    for process in ("orchestrator", "inventory"):
+        yield _mixed(
             f"kill-{process}-in-recovery",
             f"{process} dies, and dies again while it recovers.",
-            lambda process=process: [KillInRecovery(process)],  # type: ignore[misc]
+            KillInRecovery(process),
         )
-        for process in ("orchestrator", "inventory")
-    ),
-    _mixed(
-        "kill-everybody",
-        "All services die at once.",
-        lambda: [Kill(p) for p in ("orchestrator", "order", "payment", "inventory", "door")],
-    ),
-)
-
-_SERVERS = (
-    _mixed("postgres-restart", "Postgres ends at once and recovers.", lambda: [Kill("postgres")]),
-    _mixed("broker-restart", "RabbitMQ ends at once and recovers.", lambda: [Kill("rabbitmq")]),
-    _mixed(
+    yield _mixed("kill-everybody", "All services die at once.", *map(Kill, SERVICES))
+    yield _mixed("postgres-restart", "Postgres is killed, and recovers.", Kill("postgres"))
+    yield _mixed("broker-restart", "RabbitMQ is killed, and recovers.", Kill("rabbitmq"))
+    yield _mixed(
         "backends-killed",
         "The database drops payment and the orchestrator in mid-transaction.",
-        lambda: [KillBackends("payment_svc"), KillBackends("orchestrator")],
-    ),
-    _mixed(
+        KillBackends("payment_svc"), KillBackends("orchestrator"),
+    )  # fmt: skip
+    yield _mixed(
         "pool-exhausted",
         "Payment gets no connection to its database for some seconds.",
-        lambda: [ExhaustPool("payment_svc")],
-        AWAY_SECONDS,
-    ),
-    _mixed(
+        ExhaustPool("payment_svc"), seconds=AWAY_SECONDS,
+    )  # fmt: skip
+    yield _mixed(
         "connections-closed",
         "The broker closes every connection of the services.",
-        lambda: [CloseConnections("all")],
-    ),
-)
-
-_ZOMBIES = tuple(
-    _impatient(
-        f"zombie-{process}",
-        f"{process} stands still for longer than every timeout, then goes on with what it had.",
-        lambda process=process: [Freeze(process)],  # type: ignore[misc]
-        ZOMBIE_SECONDS,
+        CloseConnections("all"),
     )
-    for process in ("orchestrator", "payment", "inventory")
-)
+    yield from MESSAGES
+    yield _mixed(
+        "poison",
+        "Deliveries that no consumer can handle come on every queue, amid the flow.",
+        *map(Poison, CONSUMED),
+    )
+    yield _mixed(
+        "poison-flood", "Payment's queue is flooded with junk.", PoisonFlood("payment.commands")
+    )
+    yield _mixed(
+        "poison-events",
+        "Deliveries that are no events come on every queue of events, amid the flow.",
+        *(Poison(events_of(name)) for name in ("order", "inventory", "payment")),
+    )
 
-_LINES = (
-    *(
-        _impatient(
+
+def _lines() -> Iterator[Scenario]:
+    def line(name: str, says: str, *faults: Nemesis, seconds: float = AWAY_SECONDS) -> Scenario:
+        return _impatient(name, says, *faults, seconds=seconds, profile="lines")
+
+    for process, server in (("payment", "postgres"), ("orchestrator", "rabbitmq")):
+        yield line(
             f"cut-{process}-{server}",
             f"No way from {process} to {server} for some seconds.",
-            lambda process=process, server=server: [CutLine(process, server)],  # type: ignore[misc]
-            AWAY_SECONDS,
-            "lines",
+            CutLine(process, server),
         )
-        for process, server in (("payment", "postgres"), ("orchestrator", "rabbitmq"))
-    ),
-    *(
-        _impatient(
+    for process, server in (("inventory", "rabbitmq"), ("orchestrator", "postgres")):
+        yield line(
             f"half-open-{process}-{server}",
-            f"Connections of {process} to {server} are dead and do not know it.",
-            lambda process=process, server=server: [HalfOpen(process, server)],  # type: ignore[misc]
-            ZOMBIE_SECONDS,
-            "lines",
-        )
-        for process, server in (("inventory", "rabbitmq"), ("orchestrator", "postgres"))
-    ),
-    _impatient(
+            f"Connections of {process} to {server} are dead, and neither end is told.",
+            HalfOpen(process, server), seconds=ZOMBIE_SECONDS,
+        )  # fmt: skip
+    yield line(
         "slow-network",
-        "Everything payment says and hears is late.",
-        lambda: [Slow("payment", "postgres"), Slow("payment", "rabbitmq")],
-        AWAY_SECONDS,
-        "lines",
-    ),
-    *(
-        _impatient(
+        "Everything payment sends and receives is late.",
+        Slow("payment", "postgres"), Slow("payment", "rabbitmq"),
+    )  # fmt: skip
+    for process in ("orchestrator", "payment"):
+        yield line(
             f"unconfirmed-{process}",
             f"{process} publishes, its confirm is lost, then its connection.",
-            lambda process=process: [Unconfirmed(process, "rabbitmq")],  # type: ignore[misc]
-            AWAY_SECONDS,
-            "lines",
+            Unconfirmed(process, "rabbitmq"),
         )
-        for process in ("orchestrator", "payment")
-    ),
-    _impatient(
+    yield _impatient(
         "off-the-network",
         "Payment's container is taken off its network, and put back.",
-        lambda: [Disconnect("payment")],
-        ZOMBIE_SECONDS,
-    ),
-)
+        Disconnect("payment"), seconds=ZOMBIE_SECONDS,
+    )  # fmt: skip
 
-_POISON = (
-    _mixed(
-        "poison",
-        "What nobody can handle comes on every queue, amid the flow.",
-        lambda: [Poison(queue) for queue in CONSUMED],
-    ),
-    _mixed(
-        "poison-flood",
-        "Payment's queue is flooded with junk.",
-        lambda: [PoisonFlood("payment.commands")],
-    ),
-    _mixed(
-        "poison-events",
-        "What is no event comes on every queue of events, amid the flow.",
-        lambda: [Poison(events_of(name)) for name in ("order", "inventory", "payment")],
-    ),
-)
+
+_ZOMBIES = (
+    _impatient(
+        f"zombie-{process}",
+        f"{process} is frozen for longer than every timeout, then goes on with what it had.",
+        Freeze(process), seconds=ZOMBIE_SECONDS,
+    )
+    for process in ("orchestrator", "payment", "inventory")
+)  # fmt: skip
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
-        *_CLEAN,
-        *plots.REFUSALS,
-        *_KILLS,
-        *_MORE_KILLS,
-        *_SERVERS,
-        *plots.MESSAGES,
-        *_POISON,
+        *_flows(),
         *_ZOMBIES,
-        *plots.SILENCE,
-        *returns.RETURNS,
-        *people.PEOPLE_DECIDE,
+        *TIMEOUTS,
+        *RETURNS,
+        *PEOPLE_DECIDE,
         *FORGETTING,
         *ROLLING,
-        *_LINES,
+        *_lines(),
     )
 }
 
 
 def suited_to(kind: str, style: Style = "orchestrated") -> list[Scenario]:
-    """In the table's order."""
+    """Return what can be played there, in the table's order."""
     return [s for s in SCENARIOS.values() if kind in s.runtimes and style in s.styles]

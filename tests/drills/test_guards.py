@@ -1,5 +1,7 @@
-"""Two of the guards, taken out of the running system: somebody notices. All: `make guards`, which
-also plays each load with every guard in place."""
+"""Two of the guards, taken out of the running system: the judge or a constraint notices.
+
+All: `make guards`, which also plays each trial with every guard in place.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import os
 
 import pytest
 
-from chaos.guards.table import GUARDS, Bench, Guard
+from chaos.guards.proof import Played, Proof, Prover
+from chaos.guards.table import GUARDS, Guard
 from chaos.runtime.native.install import missing
 
 HERE = ("fence", "stock-constraint")  # no others come to rest as soon
@@ -15,6 +18,6 @@ HERE = ("fence", "stock-constraint")  # no others come to rest as soon
 
 @pytest.mark.skipif(bool(missing()), reason="an entry module of its own: native servers only")
 @pytest.mark.parametrize("guard", [g for g in GUARDS if g.name in HERE], ids=lambda g: g.name)
-def test_without_this_guard_somebody_notices(guard: Guard) -> None:
-    played = Bench(print, seed=7, name=f"guards-{os.getpid()}").without(guard)
-    assert guard.is_missed_by(played), played
+def test_the_removal_of_a_guard_is_noticed(guard: Guard) -> None:
+    played = Prover(print, seed=7, name=f"guards-{os.getpid()}").without(guard)
+    assert Proof(guard, played, Played((), None, 0.0)).noticed, played

@@ -10,7 +10,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from tests.mutants.table import SABOTEURS
+from tests.mutants.table import MUTANTS
 
 USAGE = "usage: python -m tests.mutants GUARD[,GUARD] MODULE [ARGUMENT...]"
 
@@ -19,8 +19,8 @@ if __name__ == "__main__":
         sys.exit(USAGE)
     _, guards, module, *arguments = sys.argv
     for guard in guards.split(","):
-        if guard not in SABOTEURS:
-            sys.exit(f"no guard {guard!r}: choose from {', '.join(SABOTEURS)}")
-        SABOTEURS[guard]()
+        if guard not in MUTANTS:
+            sys.exit(f"no guard {guard!r}: choose from {', '.join(MUTANTS)}")
+        MUTANTS[guard]()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

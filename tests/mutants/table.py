@@ -1,6 +1,6 @@
 """The guards that a process can be started without, each with the way to take it out.
 
-Owns: the table SABOTEURS; `chaos/guards/table.py` names them and says what breaks. Must not know:
+Owns: the table MUTANTS; `chaos/guards/table.py` names them and says what breaks. Must not know:
 under which load.
 """
 
@@ -28,7 +28,7 @@ Remove = Callable[[], None]
 
 
 def _publish_before_commit() -> None:
-    """What a transaction sends is on its way before the transaction is committed."""
+    """Publish what a transaction sends before the transaction is committed."""
 
     async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
         properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
@@ -84,7 +84,7 @@ CHANGED = (
     Guard("dead-letter-told", intake.Intake, "_keep", {
         "if decide and letter.key:": "if False:"}),
 )  # fmt: skip
-SABOTEURS: Mapping[str, Remove] = {
+MUTANTS: Mapping[str, Remove] = {
     **{guard.name: guard.remove for guard in CHANGED},
     "outbox": _publish_before_commit,
     "stock-lock": _lock_no_stock,

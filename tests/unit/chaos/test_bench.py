@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from chaos.bench import report
 from chaos.bench.figures import Measured, Pair, document, percentile, ratios
 from chaos.bench.profile import by_package
 from chaos.bench.workload import PRICE, catalogue, orders
+from chaos.pages.measurement_pages import figures, performance
 
 COST = {"cpu_ms": {"postgres": 1.0, "python": 2.0}, "commits": 0.2, "envelopes": 9.0}
 
@@ -32,9 +32,7 @@ THEIRS = {(1, 1): measured(45, 0.020), (1, 8): measured(80, 0.1), (4, 32): measu
 @pytest.mark.parametrize(
     ("percent", "value"), [(50, 50), (99, 99), (100, 100), (1, 1), (0.5, 1), (0, 1)]
 )
-def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(
-    percent: float, value: float
-) -> None:
+def test_a_percentile_is_the_smallest_value_not_exceeded(percent: float, value: float) -> None:
     assert percentile(list(range(100, 0, -1)), percent) == value
     assert percentile([7.0], percent) == 7.0
 
@@ -44,7 +42,7 @@ def test_nothing_measured_has_no_percentile() -> None:
         percentile([], 50)
 
 
-def test_ours_is_the_mean_of_its_rounds_and_theirs_the_best_of_its_grid() -> None:
+def test_our_mean_is_compared_with_their_best() -> None:
     found = ratios(OURS, THEIRS, ALONE)
     assert found.throughput_vs_dbos == 12.5  # 1000 / 80
     assert found.p50_vs_dbos == 1.25  # the median: one round of bad weather counts once
@@ -75,8 +73,8 @@ def a_result() -> dict[str, Any]:
     return document(OURS, THEIRS, ALONE, about)
 
 
-def test_the_page_says_where_its_figures_come_from_and_all_of_them() -> None:
-    page = report.page(a_result())
+def test_the_page_shows_provenance_and_every_figure() -> None:
+    page = performance(a_result())
     assert "Commit `abc`, with uncommitted changes" in page
     assert "throughput: 12.5 times DBOS's" in page
     assert "| 4 | 32 | 60 | 2,000.0 |" in page
@@ -85,7 +83,13 @@ def test_the_page_says_where_its_figures_come_from_and_all_of_them() -> None:
     assert "MISSED" not in page
 
 
-def test_a_profile_counts_the_innermost_frame_and_leaves_out_who_waits() -> None:
+def test_without_dbos_there_are_figures_and_no_ratios() -> None:
+    alone = document(OURS, {}, [], {})
+    assert (alone["ratios"], alone["missed"]) == (None, [])
+    assert "DBOS" not in figures(alone)
+
+
+def test_a_profile_counts_innermost_frames_and_skips_waiting() -> None:
     raw = [
         "run (asyncio/runners.py:1);handle (common/relay.py:9);dumps (json/__init__.py:2) 3",
         "run (asyncio/runners.py:1);loads (json/decoder.py:2) 4",

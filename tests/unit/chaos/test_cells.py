@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from chaos.matrix.approach import ASKED, OVERDUE, PASSING
 from chaos.matrix.cells import (
     DEEDS,
     FORGET,
@@ -22,7 +23,6 @@ from chaos.matrix.cells import (
     possible,
 )
 from chaos.matrix.matrix import PLANS, by_stack
-from chaos.matrix.roads import _ASKED, _PASSING, _SILENT
 from common.kit.failpoints import Point
 from common.messages.envelope import Direction
 from common.participant import retention
@@ -54,7 +54,7 @@ def test_every_step_has_cells_in_each_direction_it_has() -> None:
     assert {Leg(step, direction) for step in OWNER for direction in Direction} <= set(LEGS)
 
 
-def test_forgetting_has_cells_with_everybody_who_has_a_part_in_it() -> None:
+def test_forgetting_has_cells_in_every_process_it_involves() -> None:
     found = {(c.process, c.kind) for c in possible() if c.leg == FORGET}
     taking_in = {"batch", "tries", "dead_letter"}
     assert found == {
@@ -71,12 +71,12 @@ def test_cells_that_need_another_stack_come_together() -> None:
     assert [s for s, plan in PLANS.items() if "operator" in plan.processes] == [Stack.ATTENDED]
 
 
-def test_there_is_a_road_to_every_cell() -> None:
+def test_there_is_a_situation_for_every_cell() -> None:
     legs = {cell.leg for cell in possible() if cell.process != "operator"}
-    judged = {cell.leg for cell in possible() if cell.point.startswith("reconciler.")}
-    assert legs == set(_PASSING)
-    assert judged == set(_SILENT)
-    assert {cell.leg for cell in possible() if cell.kind == "deed"} == set(_ASKED) == set(DEEDS)
+    overdue = {cell.leg for cell in possible() if cell.kind == "reconciler"}
+    assert legs == {*PASSING, FORGET}
+    assert overdue == set(OVERDUE)
+    assert {cell.leg for cell in possible() if cell.kind == "deed"} == set(ASKED) == set(DEEDS)
 
 
 @pytest.mark.parametrize("seed", range(5))

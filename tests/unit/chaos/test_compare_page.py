@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chaos.commands.compare_command import _added_step
-from chaos.pages.compare_page import figures, page
+from chaos.pages.measurement_pages import choreography, styles
 from chaos.runtime import STYLES
 
 
@@ -38,14 +38,14 @@ RESULT: dict[str, Any] = {
 
 
 def test_both_styles_stand_beside_each_other() -> None:
-    table = figures(RESULT).splitlines()
+    table = styles(RESULT).splitlines()
     assert table[0] == "| | orchestrated | choreographed |"
     assert "| envelopes per order, 1 in flight | 9.00 | 5.00 |" in table
     assert all(line.count("|") == 4 for line in table)
 
 
-def test_the_page_says_where_it_comes_from_and_shows_every_question() -> None:
-    text = page(RESULT)
+def test_the_page_shows_provenance_and_every_question() -> None:
+    text = choreography(RESULT)
     assert "with uncommitted changes" in text
     assert text.count("1. queue inventory.events: 0") == 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pytest
 
 from chaos.commands.evidence_command import FOLDER, PARTS
 from chaos.matrix.cells import combinations, impossible
-from chaos.pages import evidence_pages
-from chaos.pages.evidence_index import index
-from chaos.pages.page import head, table
+from chaos.pages import evidence_pages as pages
+from chaos.pages.render import render
 from chaos.scenarios.table import SCENARIOS
 
 WRITTEN = [path for path in sorted(FOLDER.glob("*")) if path.name != "README.md"]
@@ -24,6 +22,9 @@ NOT_OURS = {
     "a password": r"(?i)\b(?:password|secret|token|cookie)\b\W{1,4}\w{12,}",
 }
 ABOUT = {
+    "verdict": "pass",
+    "passed": 0,
+    "guards": [],
     "command": "chaos evidence model --seed 7",
     "commit": "0123456789ab",
     "uncommitted_changes": False,
@@ -40,19 +41,18 @@ def test_a_page_holds_nothing_of_the_machine_it_was_made_on(path: Path) -> None:
     assert [what for what, pattern in NOT_OURS.items() if re.search(pattern, text)] == []
 
 
-@pytest.mark.parametrize("path", [p for p in WRITTEN if p.suffix == ".md"], ids=lambda p: p.name)
-def test_a_page_says_which_commit_and_is_what_its_result_says(path: Path) -> None:
-    result = json.loads(path.with_suffix(".json").read_text())
-    assert re.fullmatch(r"[0-9a-f]{12}", result["commit"])
-    assert not result["uncommitted_changes"], "commit your changes, then run it again"
-    assert head(result) in path.read_text()
-    assert PARTS[path.stem].page(result) == path.read_text()
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_a_page_names_its_commit_and_passed(path: Path) -> None:
+    found = pages.HEAD.search(path.read_text())
+    assert found
+    assert found["verdict"] == "pass"
+    assert re.fullmatch(r"`[0-9a-f]{12}`", found["commit"]), "commit your changes, then run again"
 
 
-@pytest.mark.skipif(not WRITTEN, reason="no evidence yet")
-def test_the_index_is_what_the_results_say() -> None:
+def test_every_part_has_a_page_and_is_in_the_index() -> None:
+    assert {path.stem for path in WRITTEN} == set(PARTS)
     says = {name: part.says for name, part in PARTS.items()}
-    assert (FOLDER / "README.md").read_text() == index(FOLDER, says)
+    assert (FOLDER / "README.md").read_text() == pages.index(FOLDER, says)
 
 
 @pytest.mark.parametrize(
@@ -66,17 +66,23 @@ def test_what_must_not_be_on_a_page_would_be_found(text: str) -> None:
     assert [what for what, pattern in NOT_OURS.items() if re.search(pattern, text)]
 
 
-def test_uncommitted_changes_are_said() -> None:
-    assert "uncommitted" not in head(ABOUT)
-    assert "uncommitted" in head({**ABOUT, "uncommitted_changes": True})
+@pytest.mark.parametrize(("changed", "commit"), [
+    (False, "`0123456789ab`"), (True, "`0123456789ab`, **with uncommitted changes**"),
+])  # fmt: skip
+def test_the_index_reads_what_a_page_says_of_itself(changed: bool, commit: str) -> None:
+    page = render("guards.md", result={**ABOUT, "uncommitted_changes": changed})
+    found = pages.HEAD.search(page)
+    assert found
+    assert found.groups() == ("pass", commit, "2026-01-01T00:00:00+00:00", "12 s")
 
 
 def test_a_cell_keeps_its_row_whole() -> None:
-    assert table(("a", "b"), [("x|y", "one\ntwo")]).splitlines()[-1] == "| x\\|y | one two |"
+    page = render("index.md", rows=[("x|y", "one\ntwo")])
+    assert page.splitlines()[-1] == "| x\\|y | one two |"
 
 
 def test_every_scenario_of_a_group_is_there() -> None:
-    named = [name for group in evidence_pages.GROUPS.values() for name in group]
+    named = [name for group in pages.GROUPS.values() for name in group]
     assert set(named) <= set(SCENARIOS)
     assert len(named) == len(set(named))
 

@@ -14,7 +14,8 @@ from chaos.bench.contention import Conflicts, Round, conflicts, figures
 from chaos.bench.figures import Measured
 from chaos.bench.workload import catalogue, shares, skewed
 from chaos.guards.table import GUARDS
-from chaos.pages.isolation_page import ANOMALIES, page
+from chaos.pages.measurement_pages import ANOMALIES
+from chaos.pages.measurement_pages import isolation as page
 
 AT = "2026-01-01 10:00:00 UTC"
 LOG = f"""\
@@ -65,6 +66,7 @@ def a_result() -> dict[str, Any]:
     played = Round(Measured(100, 1.0, [0.010] * 100, {}), conflicts(LOG), batches=4, deadlocks=0)
     slower = Round(Measured(100, 1.0, [0.015] * 100, {}), conflicts(LOG), batches=4, deadlocks=0)
     return {
+        "verdict": "pass",
         "commit": "abc", "uncommitted_changes": False, "at": "today", "seed": 7, "seconds": 9.0,
         "command": "chaos isolation", "python": "3.11", "cores": 2, "load_before": 0.1,
         "contention": {

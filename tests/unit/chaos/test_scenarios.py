@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -27,8 +26,10 @@ from chaos.faults.tampering import (
     Tampering,
 )
 from chaos.judge.history import Fault, History
-from chaos.pages.latency_chart import Band, Settled, draw
-from chaos.pages.run_page import totals, write_report
+from chaos.pages.latency_chart import Fault as Struck
+from chaos.pages.latency_chart import Settled, lay_out
+from chaos.pages.render import totals
+from chaos.pages.run_page import write_report
 from chaos.scenarios.rolling import LATEST
 from chaos.scenarios.scene import PROFILES, in_words
 from chaos.scenarios.storm import FAULTS
@@ -78,7 +79,7 @@ def test_ends_in_words(ends: Sequence[Any], words: str) -> None:
     assert in_words(ends) == words
 
 
-def test_a_storm_is_the_same_for_the_same_seed_and_meets_every_fault() -> None:
+def test_a_seed_decides_a_storm_and_every_fault_is_drawn() -> None:
     def drawn(seed: int, kind: str) -> list[Nemesis]:
         dice = random.Random(seed)
         return [draw_fault(dice, kind) for _ in range(DRAWN)]
@@ -90,7 +91,7 @@ def test_a_storm_is_the_same_for_the_same_seed_and_meets_every_fault() -> None:
     assert all(NATIVE in fault.runtimes for fault in drawn(1, NATIVE))
 
 
-def test_a_storm_hits_nobody_who_is_not_there() -> None:
+def test_a_storm_hits_only_processes_that_are_there() -> None:
     dice = random.Random(1)
     drawn = [draw_fault(dice, NATIVE, "choreographed") for _ in range(DRAWN)]
     assert not [fault.sentence for fault in drawn if "orchestrator" in fault.where]
@@ -144,13 +145,12 @@ def test_poison_is_of_every_kind() -> None:
 
 def test_the_chart_marks_orders_and_faults() -> None:
     orders = [Settled(0.0, 0.02, True), Settled(3.0, 30.0, False)]
-    chart = draw(orders, [Band(1, 1.0, 2.0, "Kill <payment>")])
-    root = ElementTree.fromstring(chart)  # well-formed, so escaped
-    tags = [child.get("class") for child in root]
-    assert tags.count("confirmed") == tags.count("rejected") == tags.count("fault") == 1
-    heights = [float(c.get("cy", 0)) for c in root if c.tag.endswith("circle")]
-    assert heights[0] > heights[1], "what took longer is higher"
-    assert draw([], []) == ""
+    chart = lay_out(orders, [Struck(1.0, 2.0, "Kill payment")])
+    (quick, quick_at, confirmed), (_, slow_at, rejected_) = chart.dots
+    assert (confirmed, rejected_) == ("confirmed", "rejected")
+    assert quick_at > slow_at, "what took longer is higher"
+    (band,) = chart.bands
+    assert quick < band.x < band.middle < chart.dots[1][0]
 
 
 def result(name: str, verdict: str, **more: Any) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def test_a_run_becomes_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     with closing(History(stack / "logs" / "history.jsonl")) as history:
         for seconds, healed in ((0.2, False), (0.7, True)):
             at = now + timedelta(seconds=seconds)
-            history.record(Fault(at=at, what="Kill", target="payment", healed=healed))
+            history.record(Fault(at=at, what="Kill", target="<payment>", healed=healed))
     step = {
         "saga_id": "s-1", "seconds": 0.1, "entry": "sent", "step": "charge_payment",
         "direction": "compensating", "attempt": 2, "detail": None, "process": "orchestrator",
@@ -194,7 +194,7 @@ def test_a_run_becomes_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
     assert page.index("<h1>fail</h1>") < page.index("1 order is lost") < page.index("Scenarios")
     assert "It &lt;b&gt;dies" in page
-    assert "Kill payment, 0.5 s" in page
+    assert "Kill &lt;payment&gt;, 0.5 s" in page
     assert "charge_payment (undo)" in page
     assert "://" not in page.replace("http://www.w3.org/2000/svg", ""), "it needs a network"
     markdown = (tmp_path / "report.md").read_text()
@@ -211,12 +211,18 @@ def test_a_stack_is_counted_once_and_unknown_stays_unknown() -> None:
     assert totals([])["lost"] is None
 
 
+@pytest.mark.parametrize("width", ["40", "200"])
+def test_the_list_prints_names_whole(width: str) -> None:
+    listed = CliRunner().invoke(cli.app, ["list"], env={"COLUMNS": width}).stdout.splitlines()
+    assert set(SCENARIOS) <= set(listed)
+
+
 def test_the_list_is_for_machines_too() -> None:
     listed = json.loads(CliRunner().invoke(cli.app, ["list", "--json"]).stdout)
     assert {row["name"] for row in listed} == set(SCENARIOS)
 
 
-def test_what_the_release_before_has_not_got_is_the_newest_migration_of_its_service() -> None:
+def test_the_previous_release_lacks_only_the_newest_migrations() -> None:
     """Else a new migration would build on one that the previous release skips."""
     assert set(LACKS) == LATEST
     for name in LATEST:
