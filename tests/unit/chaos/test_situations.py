@@ -39,7 +39,7 @@ def test_a_process_that_may_freeze_need_not_be_ready_first(leg: Leg) -> None:
     fired = Mock()
     travel(scene, Cell(process, Point.BATCH_BEFORE_COMMIT, leg), ASKS, fired)
     system.runtime.start.assert_called_once_with(process)
-    system.runtime.start.assert_not_called()
+    system.processes.revive.assert_not_called()
     fired.assert_called_once_with()
 
 
