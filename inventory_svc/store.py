@@ -117,7 +117,7 @@ class InventoryStore:
     async def save(self, tx: Tx, state: Stock) -> None:
         if state.moved:
             rows = [(sku, state.pieces[sku]) for sku in state.moved]
-            await tx.execute(
+            tx.queue_write(
                 _MOVE,
                 (
                     [sku for sku, _ in rows],
@@ -130,7 +130,7 @@ class InventoryStore:
             )
         if state.made:
             made = list(state.made.values())
-            await tx.execute(
+            tx.queue_write(
                 _RESERVE,
                 (
                     [r.saga_id for r in made],
@@ -142,9 +142,13 @@ class InventoryStore:
         if state.settled:
             settled = list(state.settled.values())
             saga_ids = [r.saga_id for r in settled]
-            await tx.execute(_SETTLE, (saga_ids, [r.status.value for r in settled], saga_ids))
+            tx.queue_write(
+                _SETTLE,
+                (saga_ids, [r.status.value for r in settled], saga_ids),
+                other_rows="what this batch made is saved with its last status",
+            )
         if state.deliveries:
-            await tx.execute(
+            tx.queue_write(
                 _DELIVER,
                 (
                     [d.saga_id for d in state.deliveries],

@@ -175,12 +175,12 @@ class OrderStore:
                     order_ids.add(work.saga_id)
         if return_ids:
             order_ids.update(row[0] for row in await tx.fetch(_ORDERS_OF, (list(return_ids),)))
-        standing = tx.ask(_NOW_AND_CURRENCIES, (list(currencies),))
-        products = tx.ask(_PRODUCTS, (list(skus),))
-        orders = tx.ask(_ORDERS, (list(order_ids),))
-        returns = tx.ask(_RETURNS, (list(return_ids),)) if return_ids else None
-        cancelled = tx.ask(_AS_PLACED, (list(unwanted),)) if unwanted else None
-        standing_orders = tx.ask(_AS_PLACED, (placed,)) if placed else None
+        standing = tx.queue_query(_NOW_AND_CURRENCIES, (list(currencies),))
+        products = tx.queue_query(_PRODUCTS, (list(skus),))
+        orders = tx.queue_query(_ORDERS, (list(order_ids),))
+        returns = tx.queue_query(_RETURNS, (list(return_ids),)) if return_ids else None
+        cancelled = tx.queue_query(_AS_PLACED, (list(unwanted),)) if unwanted else None
+        standing_orders = tx.queue_query(_AS_PLACED, (placed,)) if placed else None
         await tx.sync()
         [(now, known)] = standing.rows
         return OrderBook(
@@ -204,7 +204,7 @@ class OrderStore:
         changed = [order_id for order_id in state.changed if order_id not in state.placed]
         if changed:
             orders = [state.orders[order_id] for order_id in changed]
-            await tx.execute(
+            tx.queue_write(
                 _CHANGE,
                 (
                     changed,
@@ -214,16 +214,17 @@ class OrderStore:
                     [o.return_id for o in orders],
                     changed,
                 ),
+                other_rows="orders placed in this batch are not among the changed",
             )
         await self._save_returns(tx, state)
         if state.listed:
             products = [(sku, *state.products[sku]) for sku in state.listed]
-            await tx.execute(_LIST, [list(column) for column in zip(*products, strict=True)])
+            tx.queue_write(_LIST, [list(column) for column in zip(*products, strict=True)])
 
     async def _place(self, tx: Tx, state: OrderBook) -> None:
         orders = [order for order, _ in state.placed.values()]
         standings = [state.orders[order.order_id] for order in orders]
-        await tx.execute(
+        tx.queue_write(
             _PLACE,
             (
                 self._first_delay_seconds,
@@ -242,7 +243,7 @@ class OrderStore:
     async def _save_returns(self, tx: Tx, state: OrderBook) -> None:
         if state.opened:
             opened = [(r, key, state.returns[r.return_id]) for r, key in state.opened.values()]
-            await tx.execute(
+            tx.queue_write(
                 _OPEN_RETURN,
                 (
                     self._first_delay_seconds,
@@ -257,7 +258,7 @@ class OrderStore:
         changed = [r for r in state.changed_returns if r not in state.opened]
         if changed:
             found = [state.returns[return_id] for return_id in changed]
-            await tx.execute(
+            tx.queue_write(
                 _CHANGE_RETURN,
                 (
                     changed,
@@ -266,6 +267,7 @@ class OrderStore:
                     [r.saga_known for r in found],
                     changed,
                 ),
+                other_rows="returns opened in this batch are not among the changed",
             )
 
     async def overdue_starts(self, tx: Tx, limit: int) -> list[PlacedOrder | OpenedReturn]:
@@ -276,8 +278,8 @@ class OrderStore:
             "first": self._first_delay_seconds,
             "cap": START_BACKOFF_CAP_SECONDS,
         }
-        orders = tx.ask(_OVERDUE, backoff)
-        returns = tx.ask(_OVERDUE_RETURNS, backoff)
+        orders = tx.queue_query(_OVERDUE, backoff)
+        returns = tx.queue_query(_OVERDUE_RETURNS, backoff)
         await tx.sync()
         return [*map(_placed, orders.rows), *(OpenedReturn(*row) for row in returns.rows)]
 

@@ -134,7 +134,7 @@ class PaymentStore:
     async def save(self, tx: Tx, state: Ledger) -> None:
         if state.touched:
             accounts = [state.accounts[key] for key in state.touched]
-            await tx.execute(
+            tx.queue_write(
                 _UPDATE,
                 (
                     *_columns(state.touched),
@@ -144,7 +144,7 @@ class PaymentStore:
                 ),
             )
         if state.made:
-            await tx.execute(
+            tx.queue_write(
                 _TRANSFER,
                 (
                     [t.transfer_id for t in state.made],

@@ -7,6 +7,7 @@ whose fault an error is. Must not know: any table but schema_migration.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -56,7 +57,7 @@ class OutboxRow(NamedTuple):
 
 
 @dataclass
-class Asked:
+class QueuedQuery:
     """A query, and its rows once its transaction has synced: named tuples of its columns."""
 
     sql: LiteralString
@@ -78,13 +79,24 @@ def _row_class(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Any]:
     return cast("Callable[[Sequence[Any]], Any]", row._make)
 
 
-class Tx:
-    """One open transaction. A process stopped inside an unsynced pipeline holds its row locks, and
-    no time limit of the server frees them (section 6, rule 12). So `sync` comes before Python
-    thinks, and `execute` only queues: all writes leave together, with the commit right behind.
+_WRITTEN = re.compile(r"\b(?:insert into|(?<!do )(?<!for )update|delete from)\s+(\w+)")
 
-    They leave as one statement, since each costs a system call here and a wake-up there. So the
-    writes of one transaction never touch the same row.
+
+@lru_cache(1000)
+def written_tables(sql: str) -> frozenset[str]:
+    return frozenset(_WRITTEN.findall(sql))
+
+
+class Tx:
+    """One open transaction.
+
+    A process stopped inside an unsynced pipeline holds its row locks, and no time limit of the
+    server frees them (rule 12). So the `queue_` methods run nothing; `sync` and `fetch` run all
+    that is queued and wait for it before Python goes on; the last writes leave with the commit.
+
+    Queued writes leave as one statement, since each costs a system call here and a wake-up there.
+    Its parts share a snapshot: of two that change one row, Postgres applies only one. So a second
+    write to a table is refused unless its caller says why it concerns other rows.
 
     Rows are passed as arrays, one per column, in binary (`%b`): as text the driver escapes
     every element in Python, which took forty percent of the orchestrator's time.
@@ -93,18 +105,98 @@ class Tx:
     def __init__(
         self, connection: psycopg.AsyncConnection[Any], pipeline: psycopg.AsyncPipeline
     ) -> None:
+        self.keys: Iterable[Key] = ()
+        """The messages in hand, for failpoints. Read only if one is armed, at the commit."""
         self._connection = connection
         self._pipeline = pipeline
         self._writes: list[Write] = []
-        self._returning: Asked | None = None
-        self._written: psycopg.AsyncCursor[Any] | None = None
-        self._asked: list[Asked] = []
-        self.keys: Iterable[Key] = ()
-        """The messages in hand, for failpoints. Read only if one is armed, at the commit."""
-        self._sent: tuple[Sequence[tuple[str, str]], Asked] | None = None
+        self._written: set[str] = set()  # the tables of the queued writes
+        self._returning: QueuedQuery | None = None
+        self._cursor: psycopg.AsyncCursor[Any] | None = None  # of the last writes sent
+        self._queries: list[QueuedQuery] = []
+        self._sent: tuple[Sequence[tuple[str, str]], QueuedQuery] | None = None
 
-    def sends(self, messages: Sequence[tuple[str, str]], ids: Asked) -> None:
-        """Register what was appended to the outbox (destination, envelope) and its ids-to-be."""
+    def queue_write(
+        self, sql: LiteralString, params: Sequence[Any] = (), *, other_rows: str = ""
+    ) -> None:
+        """Queue a write. Its error is raised by the next sync or by the commit.
+
+        `other_rows` says why it touches no row of the writes queued for the same table.
+        """
+        self._check_tables(sql, other_rows)
+        self._writes.append((sql, params))
+
+    def queue_returning(self, sql: LiteralString, params: Sequence[Any]) -> QueuedQuery:
+        """Queue the one write that returns rows. It runs last, and has its rows once it has run."""
+        if self._returning is not None:
+            raise ValueError("one write at a time may return rows")
+        self._check_tables(sql, "")
+        self._returning = QueuedQuery(sql, tuple(params))
+        return self._returning
+
+    def _check_tables(self, sql: str, other_rows: str) -> None:
+        tables = written_tables(sql)
+        if not other_rows and (twice := tables & self._written):
+            raise ValueError(
+                f"two writes to {', '.join(twice)} are queued, which leave as one statement: of two"
+                " changes to a row one would be lost. Sync between them, or pass `other_rows`"
+            )
+        self._written |= tables
+
+    def queue_query(self, sql: LiteralString, params: Params = ()) -> QueuedQuery:
+        """Queue a query, which sees what was queued before it; sync to have its rows."""
+        self._queries.append(query := QueuedQuery(sql, params))
+        return query
+
+    async def plan_by_values(self) -> None:
+        """Plan each later query for its values; for conditions that may or may not be there."""
+        await self._connection.execute(
+            "select set_config('plan_cache_mode', 'force_custom_plan', true)"
+        )
+
+    async def fetch(self, sql: LiteralString, params: Params = ()) -> list[Any]:
+        """Run all that is queued, then this query. Return its rows as named tuples."""
+        query = self.queue_query(sql, params)
+        await self.sync()
+        return query.rows
+
+    async def sync(self) -> None:
+        """Run all that is queued in one round trip: the writes, then each query by itself."""
+        if not (self._writes or self._returning or self._queries):
+            return
+        queries, self._queries = self._queries, []
+        await self._send_writes()
+        cursors = [
+            await self._connection.cursor(row_factory=_named).execute(q.sql, q.params)
+            for q in queries
+        ]
+        await self._pipeline.sync()
+        for query, cursor in zip(queries, cursors, strict=True):
+            if cursor.description is not None:
+                query.rows = await cursor.fetchall()
+        await self.fetch_returned()
+
+    async def commit(self) -> None:
+        """Send what is queued, and the commit; the end of the pipeline syncs."""
+        await self._send_writes()
+        await self._connection.execute("commit")
+
+    async def _send_writes(self) -> None:
+        if self._returning is not None:
+            self._writes.append((self._returning.sql, self._returning.params))
+        if self._writes:
+            writes, self._writes = self._writes, []
+            self._written.clear()
+            self._cursor = await self._connection.execute(*joined(writes))
+
+    async def fetch_returned(self) -> None:
+        """Read the rows of `queue_returning`, after a sync or the end of the pipeline."""
+        if self._returning is not None and self._cursor is not None:
+            self._returning.rows = await self._cursor.fetchall()
+            self._returning = None
+
+    def sends(self, messages: Sequence[tuple[str, str]], ids: QueuedQuery) -> None:
+        """Register (destination, envelope) of each row appended to the outbox, and their ids."""
         self._sent = messages, ids
 
     def outbox_rows(self) -> list[OutboxRow]:
@@ -117,72 +209,9 @@ class Tx:
             for (destination, envelope), (row_id,) in zip(messages, ids.rows, strict=True)
         ]
 
-    async def execute(self, sql: LiteralString, params: Sequence[Any] = ()) -> None:
-        """Queue a write. Its error surfaces at the next sync or at the commit."""
-        self._writes.append((sql, params))
-
-    def returning(self, sql: LiteralString, params: Sequence[Any]) -> Asked:
-        """Queue the one write whose rows are wanted: it comes last of those it leaves with, and
-        has its rows after the commit."""
-        if self._returning is not None:
-            raise ValueError("one write at a time may return rows")
-        self._returning = Asked(sql, tuple(params))
-        return self._returning
-
-    def ask(self, sql: LiteralString, params: Params = ()) -> Asked:
-        """Queue a query: it sees what those before it did, and has its rows after the next sync."""
-        self._asked.append(asked := Asked(sql, params))
-        return asked
-
-    async def plan_by_values(self) -> None:
-        """From here on: for a query whose conditions may or may not be there."""
-        await self._connection.execute(
-            "select set_config('plan_cache_mode', 'force_custom_plan', true)"
-        )
-
-    async def fetch(self, sql: LiteralString, params: Params = ()) -> list[Any]:
-        """Run a query and all that is queued before it. Its rows are named tuples."""
-        asked = self.ask(sql, params)
-        await self.sync()
-        return asked.rows
-
-    async def sync(self) -> None:
-        """Run all that is queued in one round trip: the writes, then each query by itself."""
-        if not (self._writes or self._returning or self._asked):
-            return
-        asked, self._asked = self._asked, []
-        await self._send_writes()
-        cursors = [
-            await self._connection.cursor(row_factory=_named).execute(a.sql, a.params)
-            for a in asked
-        ]
-        await self._pipeline.sync()
-        for one, cursor in zip(asked, cursors, strict=True):
-            if cursor.description is not None:
-                one.rows = await cursor.fetchall()
-        await self.fetch_returned()
-
-    async def commit(self) -> None:
-        """Send what is queued, and the commit; the pipeline's end syncs."""
-        await self._send_writes()
-        await self._connection.execute("commit")
-
-    async def _send_writes(self) -> None:
-        if self._returning is not None:
-            self._writes.append((self._returning.sql, self._returning.params))
-        if self._writes:
-            writes, self._writes = self._writes, []
-            self._written = await self._connection.execute(*joined(writes))
-
-    async def fetch_returned(self) -> None:
-        """After a sync, or the pipeline's end."""
-        if self._returning is not None and self._written is not None:
-            self._returning.rows = await self._written.fetchall()
-            self._returning = None
-
 
 def joined(writes: Sequence[Write]) -> Write:
-    """Several writes as one statement."""
+    """Join several writes into one statement."""
     *before, (last, _) = writes
     if not before:
         return writes[0]

@@ -60,8 +60,8 @@ class Claim:
 
     def __init__(self, tx: Tx, keys: Sequence[Key], oldest: datetime | None = None) -> None:
         columns = _columns(claims(keys))
-        self._claimed = tx.ask(_CLAIM, columns)
-        self._known = tx.ask(_READ, [*columns, columns[0], oldest])
+        self._claimed = tx.queue_query(_CLAIM, columns)
+        self._known = tx.queue_query(_READ, [*columns, columns[0], oldest])
 
     def fence(self) -> Fence:
         """After that sync."""
@@ -92,13 +92,17 @@ async def keep(tx: Tx, fence: Fence) -> None:
             [r.reply for r in rows],
             [key.saga_id for key in settled],
         ]
-        await tx.execute(_SETTLE, columns)
+        tx.queue_write(_SETTLE, columns)
     if back := fence.given_back():
-        await tx.execute(_GIVE_BACK, [*_columns(back), [key.saga_id for key in back]])
+        tx.queue_write(
+            _GIVE_BACK,
+            [*_columns(back), [key.saga_id for key in back]],
+            other_rows="a claim is either settled or given back",
+        )
 
 
 async def forget(tx: Tx, until: datetime, saga_ids: Sequence[UUID]) -> None:
     """Remove all rows of these sagas. The row that says so is locked first: one at a time."""
-    tx.ask("update forgotten set until = greatest(until, %s) where here", (until,))
-    tx.ask("delete from inbox where saga_id = any(%b::uuid[])", (list(saga_ids),))
+    tx.queue_query("update forgotten set until = greatest(until, %s) where here", (until,))
+    tx.queue_query("delete from inbox where saga_id = any(%b::uuid[])", (list(saga_ids),))
     await tx.sync()

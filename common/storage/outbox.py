@@ -31,7 +31,7 @@ async def append(tx: Tx, messages: Sequence[Outgoing]) -> None:
     if not messages:
         return
     encoded = [(to, e if isinstance(e, str) else e.encode()) for to, e in messages]
-    ids = tx.returning(
+    ids = tx.queue_returning(
         "insert into outbox (destination, envelope)"
         " select destination, envelope from unnest(%b::text[], %b::text[])"
         "   with ordinality as k (destination, envelope, n) order by n returning id",
@@ -103,7 +103,8 @@ async def remove(tx: Tx, rows: Sequence[OutboxRow]) -> None:
     for row in rows:
         ids.setdefault(row.destination, []).append(row.id)
     for destination, gone in ids.items():
-        await tx.execute(
+        tx.queue_write(
             "delete from outbox where destination = %s and id = any(%b::bigint[])",
             (destination, gone),
+            other_rows="each write is of another destination",
         )

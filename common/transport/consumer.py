@@ -326,7 +326,7 @@ class BatchConsumer(Generic[T]):
     async def _forget_tries(self, envelope: Envelope) -> None:
         async with self._db.transaction(Commit.TRIES_DONE) as tx:
             tx.keys = [envelope.key]
-            await tx.execute(
+            tx.queue_write(
                 "delete from solo_tries where (saga_id, step, direction, reply) = (%s, %s, %s, %s)",
                 (*envelope.key, envelope.outcome is not None),
             )

@@ -59,8 +59,8 @@ HANDLERS: dict[type[Command], Handler] = {
 class PlacesStore:
     async def load(self, tx: Tx, batch: Sequence[Work]) -> Places:
         """Read offers and bookings; all offers are locked in one order, against deadlocks."""
-        free = tx.ask("select destination, free from offer order by destination for update")
-        rows = tx.ask(
+        free = tx.queue_query("select destination, free from offer order by destination for update")
+        rows = tx.queue_query(
             "select saga_id, traveller, destination, status from booking"
             " where saga_id = any(%b::uuid[])",
             ([work.saga_id for work in batch],),
@@ -69,6 +69,6 @@ class PlacesStore:
         return Places(dict(free.rows), {row[0]: (row[1], row[2], row[3]) for row in rows.rows})
 
     async def save(self, tx: Tx, state: Places) -> None:
-        await tx.execute(SELL, (list(state.free), list(state.free.values())))
+        tx.queue_write(SELL, (list(state.free), list(state.free.values())))
         bookings = [(saga_id, *row) for saga_id, row in state.bookings.items()]
-        await tx.execute(SAVE, [list(column) for column in zip(*bookings, strict=True)] or [[]] * 4)
+        tx.queue_write(SAVE, [list(column) for column in zip(*bookings, strict=True)] or [[]] * 4)

@@ -54,7 +54,7 @@ async def keep(tx: Tx, counted: Sequence[tuple[DeadLetter, int]]) -> None:
         return
     rows = [letter for letter, _ in counted]
     about = [letter.about for letter in rows]
-    await tx.execute(
+    tx.queue_write(
         _KEEP,
         [
             [r.letter_id for r in rows],
@@ -261,7 +261,7 @@ async def lock(tx: Tx, letter_ids: Sequence[UUID]) -> list[LockedDeadLetter]:
 async def settle(tx: Tx, letter_ids: Sequence[UUID], state: str, by: str, why: str) -> None:
     """Mark these as redriven or discarded by this person."""
     if letter_ids:
-        await tx.execute(
+        tx.queue_write(
             "update dead_letter set state = %s, settled_at = now(), settled_by = %s,"
             " settled_why = %s where letter_id = any(%b::uuid[])",
             (state, by, why, list(letter_ids)),

@@ -291,8 +291,8 @@ async def decided(tx: Tx, saga_id: UUID) -> Logged | None:
 
 async def standing(tx: Tx, overdue_by_seconds: float, deployed: Sequence[str]) -> Standing:
     """`deployed` are the definitions that there are: `order v2`."""
-    living = tx.ask(_STANDING, (overdue_by_seconds,))
-    kept = tx.ask(_KEPT, {"known": list(deployed), "most": COUNTED})
+    living = tx.queue_query(_STANDING, (overdue_by_seconds,))
+    kept = tx.queue_query(_KEPT, {"known": list(deployed), "most": COUNTED})
     await tx.sync()
     return replace(Standing(*living.rows[0]), kept=dict(kept.rows))
 

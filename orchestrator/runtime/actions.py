@@ -59,7 +59,7 @@ class ActionsWanted:
 
 async def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
     if actions:
-        await tx.execute(
+        tx.queue_write(
             "insert into operator_action"
             "       (actor, action, reason, saga_id, about, outcome, detail, process)"
             " select actor, action, reason, saga_id, about, outcome, detail, %s"

@@ -15,7 +15,7 @@ from uuid import UUID
 from common.kit import log
 from common.messages.envelope import Envelope, unpack
 from common.participant.retention import Archive, Ended, oldest_transaction
-from common.storage.db import Asked, Tx
+from common.storage.db import QueuedQuery, Tx
 from common.storage.fence import EVIDENCE_GONE
 from orchestrator.engine.definition import Definition
 from orchestrator.runtime.loading import participants_of
@@ -133,11 +133,11 @@ async def take(
 async def move(tx: Tx, saga_ids: Sequence[UUID]) -> None:
     """Move instances and their logs to the archive, with the transaction's commit."""
     ids = list(saga_ids)
-    await tx.execute(_ARCHIVE, (ids,))
-    await tx.execute("delete from saga_log where saga_id = any(%b::uuid[])", (ids,))
-    await tx.execute("delete from saga_instance where saga_id = any(%b::uuid[])", (ids,))
+    tx.queue_write(_ARCHIVE, (ids,))
+    tx.queue_write("delete from saga_log where saga_id = any(%b::uuid[])", (ids,))
+    tx.queue_write("delete from saga_instance where saga_id = any(%b::uuid[])", (ids,))
 
 
-def ask(tx: Tx, saga_ids: Sequence[UUID]) -> Asked:
+def ask(tx: Tx, saga_ids: Sequence[UUID]) -> QueuedQuery:
     """Ask which of these are archived; the rows are there after the next sync."""
-    return tx.ask(_ARCHIVED, (list(saga_ids),))
+    return tx.queue_query(_ARCHIVED, (list(saga_ids),))

@@ -81,9 +81,12 @@ class Census:
 
 
 async def census(tx: Tx) -> Census:
-    states, steps = tx.ask(_STATES, (PARKED_COUNTED,)), tx.ask(_AWAITED, (COUNTED,))
-    marked = tx.ask(_MARKED)
-    dead_letters, deadline = tx.ask(_DEAD_LETTERS, (COUNTED,)), tx.ask(_FIRST_DEADLINE)
+    states, steps = tx.queue_query(_STATES, (PARKED_COUNTED,)), tx.queue_query(_AWAITED, (COUNTED,))
+    marked = tx.queue_query(_MARKED)
+    dead_letters, deadline = (
+        tx.queue_query(_DEAD_LETTERS, (COUNTED,)),
+        tx.queue_query(_FIRST_DEADLINE),
+    )
     await tx.sync()
     return Census(
         dict(states.rows),

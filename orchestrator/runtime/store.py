@@ -97,8 +97,8 @@ async def lock(
     `watch` reads the watch list too. `new` are sagas that normally have no instance yet: they are
     looked up in the archive in the same round trip.
     """
-    instances = tx.ask(_LOCK_WATCHED if watch else _LOCK, [sorted(saga_ids)])
-    clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
+    instances = tx.queue_query(_LOCK_WATCHED if watch else _LOCK, [sorted(saga_ids)])
+    clock = tx.queue_query("select extract(epoch from clock_timestamp())::float8")
     archived = archive.ask(tx, new) if new else None  # after the locks: an archiver has committed
     await tx.sync()
     rows = {row.saga_id: instance_row(row) for row in instances.rows}
@@ -195,9 +195,13 @@ async def save(tx: Tx, rows: Sequence[InstanceRow]) -> None:
             [row.instance.version for row in new],
             [json.dumps(row.instance.data) for row in new],
         ]
-        await tx.execute(_INSERT, _columns(new) + first)
+        tx.queue_write(_INSERT, _columns(new) + first)
     if known:
-        await tx.execute(_UPDATE, [*_columns(known), [row.instance.saga_id for row in known]])
+        tx.queue_write(
+            _UPDATE,
+            [*_columns(known), [row.instance.saga_id for row in known]],
+            other_rows="what is inserted had no row yet",
+        )
 
 
 def _columns(rows: Sequence[InstanceRow]) -> list[list[Any]]:
@@ -217,7 +221,7 @@ def _columns(rows: Sequence[InstanceRow]) -> list[list[Any]]:
 
 async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str) -> None:
     if entries:
-        await tx.execute(
+        tx.queue_write(
             "insert into saga_log"
             "       (saga_id, entry, step, direction, attempt, detail, answered_by, process)"
             " select saga_id, entry, step, direction, attempt, detail, answered_by, %s"
@@ -264,7 +268,7 @@ async def mark_undecided(tx: Tx, whys: Mapping[UUID, str | None], again_after: f
     if whys:
         await tx.sync()  # `save` may have written the same rows: not both in one flush
         saga_ids = list(whys)
-        await tx.execute(
+        tx.queue_write(
             "update saga_instance i"
             "   set undeployed = true, unjudgeable = k.why,"
             "       stuck_since = coalesce(i.stuck_since, now()),"
@@ -278,7 +282,7 @@ async def mark_undecided(tx: Tx, whys: Mapping[UUID, str | None], again_after: f
 async def park_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
     """Keep replies for a process that has their saga's definition (`order v2`) deployed."""
     if replies:
-        await tx.execute(
+        tx.queue_write(
             "insert into held_reply (saga_id, step, direction, definition, envelope)"
             " select * from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[])"
             " on conflict do nothing",

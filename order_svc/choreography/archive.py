@@ -52,8 +52,8 @@ def archiving(retention_seconds: float) -> Archive:
         )
         if rows:
             ids = [saga_id for saga_id, _ in rows]
-            await tx.execute(_ARCHIVE, (ids,))
-            await tx.execute(_DELETE, (ids,))
+            tx.queue_write(_ARCHIVE, (ids,))
+            tx.queue_write(_DELETE, (ids,))
         return [Ended(saga_id, began, PARTICIPANTS) for saga_id, began in rows]
 
     return archive

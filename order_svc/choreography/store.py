@@ -97,7 +97,7 @@ class ProgressStore(OrderStore):
         begun = [_begun(order_id, ORDER, "OrderAccepted", at) for order_id in state.placed]
         begun += [_begun(return_id, RETURN, "ReturnAccepted", at) for return_id in state.opened]
         if begun:
-            await tx.execute(
+            tx.queue_write(
                 _BEGIN,
                 (
                     self._policy.timeout_seconds,
@@ -115,8 +115,8 @@ class ProgressStore(OrderStore):
 
     async def lock(self, tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Kept], float]:
         """The progress of these orders and returns, and what time it is since."""
-        rows = tx.ask(_LOCK, [sorted(saga_ids)])
-        clock = tx.ask("select extract(epoch from clock_timestamp())::float8")
+        rows = tx.queue_query(_LOCK, [sorted(saga_ids)])
+        clock = tx.queue_query("select extract(epoch from clock_timestamp())::float8")
         await tx.sync()
         return {row[0]: _kept(row) for row in rows.rows}, clock.rows[0][0]
 
@@ -130,7 +130,7 @@ class ProgressStore(OrderStore):
         if not kept:
             return
         all_ = [k.progress for k in kept]
-        await tx.execute(
+        tx.queue_write(
             _SAVE,
             (
                 [p.saga_id for p in all_],

@@ -107,7 +107,7 @@ async def test_the_log_only_grows_also_for_who_owns_the_table(
         await actions.record(tx, [CALLED], "orchestrator-test")
     with pytest.raises(ConstraintViolated) as violated:
         async with db.transaction(None) as tx:
-            await tx.execute(rewrite)
+            tx.queue_write(rewrite)
     assert violated.value.constraint == "operator_action_only_grows"
     assert await written(db) == [CALLED]
 

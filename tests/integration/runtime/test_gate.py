@@ -18,7 +18,7 @@ from common.messages.contracts import (
     StockReleased,
 )
 from common.messages.errors import IllegalTransition, Poison
-from common.storage.db import Asked, Database, Params, Tx
+from common.storage.db import Database, Params, QueuedQuery, Tx
 from orchestrator import __main__ as root
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.instance import Instance
@@ -288,9 +288,9 @@ async def idle_span(
     and what it ever asked."""
     asked: Counter[str] = Counter()
     ever: dict[str, Params] = {}
-    original = Tx.ask
+    original = Tx.queue_query
 
-    def counting(self: Tx, sql: LiteralString, params: Params = ()) -> Asked:
+    def counting(self: Tx, sql: LiteralString, params: Params = ()) -> QueuedQuery:
         if "saga_instance" in sql and max(asked.values(), default=0) < ROUNDS:
             asked[sql] += 1
             ever[sql] = params
@@ -298,7 +298,7 @@ async def idle_span(
 
     made = settings(ROLE, **FAST)
     with monkeypatch.context() as patch:
-        patch.setattr(Tx, "ask", counting)
+        patch.setattr(Tx, "queue_query", counting)
         process = await wired(patch, root.worker, made)
         async with mail(made), running(process):
             await eventually(lambda: process.health.ready and len(ever) > 1)

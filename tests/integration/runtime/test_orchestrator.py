@@ -381,7 +381,7 @@ async def overdue_saga(made: Settings, admin: Rows) -> None:
     async with Database(made) as db:
         await give(service(db), start(1))
         async with db.transaction(None) as tx:
-            await tx.execute("delete from outbox")  # it was sent long ago
+            tx.queue_write("delete from outbox")  # it was sent long ago
     make_overdue(admin, "reserve_stock", ago="1 hour")
 
 

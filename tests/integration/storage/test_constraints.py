@@ -344,8 +344,8 @@ async def attempt(db: Database, plant: Plant) -> None:
     *before, last = plant.statements
     async with db.transaction(None) as tx:
         for statement in before:
-            await tx.execute(statement)
-        await tx.fetch("select 1")  # these are well
+            tx.queue_write(statement)
+            await tx.sync()  # these are well
         await tx.fetch(last + " returning 1")
         raise NobodyObjected
 

@@ -22,20 +22,21 @@ from common.kit.settings import Settings
 from common.messages.envelope import Direction, Key
 from common.messages.errors import Infrastructure, SagaproofError
 from common.storage import outbox
-from common.storage.db import Database, OutboxRow, Tx, connect_options, migrate
+from common.storage.db import Database, OutboxRow, Tx, connect_options, migrate, written_tables
 from common.storage.outbox import Outgoing
 from tests.integration.conftest import MakeSettings
 from tests.integration.waiting import Rows, end_sessions, eventually, lock_waits
 
 ROLE = "payment_svc"
 Act = Callable[[Tx], Awaitable[object]]
+DELETE_THING: LiteralString = "delete from thing where id = %s"
 TABLE = "create table thing (id int primary key, note text)"
 
 
 async def make_things(db: Database) -> None:
     async with db.transaction(None) as tx:
         await tx.fetch(TABLE)
-        await tx.execute("insert into thing (id) values (1), (2)")
+        tx.queue_write("insert into thing (id) values (1), (2)")
 
 
 # --- around the commit ---------------------------------------------------------------------
@@ -242,7 +243,7 @@ async def test_a_defective_statement_is_nobodys_fault_but_ours(settings: MakeSet
                 await tx.fetch("select from nowhere")
         with pytest.raises(psycopg.errors.UndefinedTable):
             async with db.transaction(None) as tx:
-                await tx.execute("delete from nowhere")  # heard of at the commit
+                tx.queue_write("delete from nowhere")  # heard of at the commit
 
 
 async def test_a_statement_that_cannot_even_be_sent_is_ours_too(settings: MakeSettings) -> None:
@@ -273,7 +274,7 @@ async def test_a_transaction_is_read_committed_and_all_or_nothing(
 
         async def insert_and_fail() -> None:
             async with db.transaction(None) as tx:
-                await tx.execute("insert into thing (id) values (3)")
+                tx.queue_write("insert into thing (id) values (3)")
                 await tx.fetch("select 1")
                 raise Change
 
@@ -291,7 +292,7 @@ async def test_rule_12_no_lock_is_taken_before_its_statement_is_waited_for(
         await make_things(db)
         async with db.transaction(None) as tx:
             await tx.fetch("select 1")
-            await tx.execute("update thing set note = 'mine' where id = 1")
+            tx.queue_write("update thing set note = 'mine' where id = 1")
             admin.execute("update payment_svc.thing set note = 'theirs' where id = 1")
         async with db.transaction(None) as tx:
             assert await tx.fetch("select note from thing where id = 1") == [("mine",)]
@@ -306,8 +307,10 @@ async def test_each_statement_of_a_round_trip_has_a_snapshot_of_its_own(
 
         async def wait_and_read() -> object:
             async with db.transaction(None) as tx:
-                tx.ask("insert into thing (id) values (3) on conflict do nothing returning id")
-                read = tx.ask("select note from thing where id = 3")
+                tx.queue_query(
+                    "insert into thing (id) values (3) on conflict do nothing returning id"
+                )
+                read = tx.queue_query("select note from thing where id = 3")
                 await tx.sync()
                 return read.rows
 
@@ -324,12 +327,42 @@ async def test_the_writes_of_a_transaction_leave_as_one_statement_in_their_order
     async with Database(settings(ROLE)) as db:
         await make_things(db)
         async with db.transaction(None) as tx:
-            await tx.execute("insert into thing select * from unnest(%b::int[])", ([3, 4],))
-            await tx.execute("update thing set note = %s where id = %s", ("changed", 1))
-            await tx.execute("delete from thing where id = %s", (2,))
+            tx.queue_write("insert into thing select * from unnest(%b::int[])", ([3, 4],))
+            other_rows = "1 is changed, 2 is deleted, 3 and 4 are new"
+            change, delete = "update thing set note = 'new' where id = %s", DELETE_THING
+            tx.queue_write(change, (1,), other_rows=other_rows)
+            tx.queue_write(delete, (2,), other_rows=other_rows)
         async with db.transaction(None) as tx:
             rows = await tx.fetch("select id, note from thing order by id")
-    assert rows == [(1, "changed"), (3, None), (4, None)]
+    assert rows == [(1, "new"), (3, None), (4, None)]
+
+
+async def test_a_second_write_to_a_table_is_refused_before_a_sync(settings: MakeSettings) -> None:
+    async with Database(settings(ROLE)) as db:
+        await make_things(db)
+        async with db.transaction(None) as tx:
+            tx.queue_write("insert into thing (id) values (3)")
+            with pytest.raises(ValueError, match="two writes to thing"):
+                tx.queue_write(DELETE_THING, (3,))
+            with pytest.raises(ValueError, match="two writes to thing"):
+                tx.queue_returning(DELETE_THING + " returning id", (3,))
+            await tx.sync()
+            tx.queue_write(DELETE_THING, (3,))
+        async with db.reading() as tx:
+            assert await tx.fetch("select id from thing order by id") == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "tables"),
+    [
+        ("insert into a (x) select x from b on conflict (x) do update set x = 1", {"a"}),
+        ("with c as (delete from a returning x) update b set x = c.x from c", {"a", "b"}),
+        ("delete from a where id in (select id from b for update skip locked)", {"a"}),
+        ("select x from a for update", set()),
+    ],
+)
+def test_the_tables_that_a_statement_writes_are_read_from_it(sql: str, tables: set[str]) -> None:
+    assert written_tables(sql) == tables
 
 
 # --- migrations ----------------------------------------------------------------------------

@@ -115,7 +115,7 @@ async def test_the_effect_row_is_a_second_line_of_defence(
         await open_account(db, "ada", 100)
         await handle(payment(db), charge(saga(1)))
         async with db.transaction(None) as tx:
-            await tx.execute("delete from inbox")
+            tx.queue_write("delete from inbox")
         with pytest.raises(ConstraintViolated) as violated:
             await handle(payment(db), charge(saga(1)))
         assert violated.value.constraint in ("transfer_pk", "effect_once", "one_charge_per_saga")

@@ -287,7 +287,7 @@ async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
         await put(db, PAYMENT, 1, 2, 3)
         _, without = await touched(db, [])
         async with db.transaction(None) as tx:
-            await tx.execute(
+            tx.queue_write(
                 "insert into outbox (destination, envelope)"
                 " select %s, repeat('x', 300) from generate_series(1, 100000)",
                 (INVENTORY,),
@@ -380,7 +380,7 @@ async def test_a_young_row_is_left_to_whoever_carries_it_and_an_old_one_to_nobod
         await put(process.db, ORDER, 1)
         assert await once(process.relay, channel) == 0
         async with process.db.transaction(None) as tx:
-            await tx.execute("update outbox set created_at = created_at - interval '2 seconds'")
+            tx.queue_write("update outbox set created_at = created_at - interval '2 seconds'")
         assert await once(process.relay, channel) == 1
         assert numbers(await post.envelopes(ORDER)) == [1]
         assert waiting(judge) == []
