@@ -1,8 +1,4 @@
-"""The faults: each is injected, and healed again.
-
-Owns: what each does to a stack, and how it says so in a sentence. Must not know: which orders
-are under way, nor what must become of them.
-"""
+"""Faults of processes, servers and connections: each is injected, and healed again."""
 
 from __future__ import annotations
 
@@ -31,13 +27,12 @@ AGAIN_SECONDS = 15.0  # for a process to be there again after it was killed
 
 @dataclass
 class Nemesis(ABC):
-    """One fault. `target` is whom it hits; what it touched it must be able to heal."""
+    """A fault of `target`, which it can heal."""
 
     target: str
 
     says: ClassVar[str]
     runtimes: ClassVar[frozenset[str]] = BOTH
-    proxied: ClassVar[bool] = False  # whether it needs the proxy on the way
 
     @property
     def name(self) -> str:
@@ -45,7 +40,7 @@ class Nemesis(ABC):
 
     @property
     def where(self) -> str:
-        """Whom it hits, so that it can be told from every other of its kind."""
+        """The target, told apart from every other of its kind."""
         return self.target
 
     @property
@@ -60,14 +55,14 @@ class Nemesis(ABC):
     @abstractmethod
     def inject(self, system: System) -> None: ...
 
-    @abstractmethod
     def heal(self, system: System) -> None:
-        """All is as it was before, and ready."""
+        """Restore everything and wait until it is ready; here for a process."""
+        system.processes.revive(self.target)
 
 
 @contextmanager
 def struck(system: System, *faults: Nemesis) -> Iterator[None]:
-    """Broken while the block goes on; healed also if that fails. Both are on record."""
+    """Break things while the block runs, and heal them also if it fails; both are recorded."""
     broken: list[Nemesis] = []
     try:
         for fault in faults:
@@ -81,58 +76,54 @@ def struck(system: System, *faults: Nemesis) -> Iterator[None]:
             system.processes.record(fault.name, fault.where, healed=True)
 
 
+def hold(seconds: float) -> None:
+    """Sleep for a fault's duration, which is part of the experiment."""
+    time.sleep(seconds)
+
+
 # --- processes and servers -----------------------------------------------------------------
 
 
 class Kill(Nemesis):
-    """A server's process too: Postgres ends as by an immediate shutdown, or worse."""
+    """SIGKILL, also of a server: Postgres ends as by an immediate shutdown, or worse."""
 
     says = "SIGKILL to {target}"
 
     def inject(self, system: System) -> None:
         system.runtime.kill(self.target)
 
-    def heal(self, system: System) -> None:
-        system.processes.revive(self.target)
-
 
 @dataclass
-class KillRepeatedly(Nemesis):
-    """A service's at most as often as an envelope is tried alone: more, and it is poison to us."""
+class KillRepeatedly(Kill):
+    """At most as often as a message is tried alone: killed more often, it counts as poison."""
 
     times: int = 3
     says = "SIGKILL to {target}, {times} times, each time as soon as it is ready again"
 
-    def inject(self, system: System) -> None:
-        system.runtime.kill(self.target)
-
     def heal(self, system: System) -> None:
         for _ in range(self.times - 1):
-            system.processes.revive(self.target)
+            super().heal(system)
             system.runtime.kill(self.target)
-        system.processes.revive(self.target)
+        super().heal(system)
 
 
 @dataclass
-class KillInRecovery(Nemesis):
-    """Again while it is starting, before it says that it is ready."""
+class KillInRecovery(Kill):
+    """Killed again while it is starting, before it is ready."""
 
     times: int = 2
     says = "SIGKILL to {target}, and {times} times more while it is starting"
-
-    def inject(self, system: System) -> None:
-        system.runtime.kill(self.target)
 
     def heal(self, system: System) -> None:
         for _ in range(self.times):
             system.runtime.start(self.target)
             until(lambda: system.processes.is_running(self.target), "it runs again", AGAIN_SECONDS)
             system.runtime.kill(self.target)
-        system.processes.revive(self.target)
+        super().heal(system)
 
 
 class Freeze(Nemesis):
-    """The zombie returns with its connections, its locks and what it had in hand."""
+    """A zombie, which returns with its connections, its locks and its unfinished work."""
 
     says = "SIGSTOP to {target} for longer than every timeout, then SIGCONT"
 
@@ -141,25 +132,24 @@ class Freeze(Nemesis):
 
     def heal(self, system: System) -> None:
         system.runtime.resume(self.target)
-        until(lambda: system.processes.is_ready(self.target), f"{self.target} is ready")
+        super().heal(system)
 
 
 class Unreachable(Nemesis):
-    """Told to stop, and away until it is healed."""
+    """SIGTERM, and away until it is healed."""
 
     says = "{target} is away for longer than all attempts"
 
     def inject(self, system: System) -> None:
         system.runtime.stop(self.target)
 
-    def heal(self, system: System) -> None:
-        system.processes.revive(self.target)
-
 
 @dataclass
 class FullStop(Nemesis):
-    """The power goes at the end of a shift: told to stop, so nothing is in hand. What is stored
-    stays. Whoever goes on as before was never gone, and nothing was proved."""
+    """The power goes at the end of a shift: all is shut down, and what is stored stays.
+
+    A process with the same pid as before was never gone, and proves nothing.
+    """
 
     target: str = "everything"
     says = "every process and both servers are stopped, and started again with what they stored"
@@ -181,11 +171,11 @@ class FullStop(Nemesis):
             system.processes.revive(process)
         after = _pids(system)
         if after.keys() != self._before.keys() or after.items() & self._before.items():
-            raise ExperimentError(f"not everybody was gone: {self._before}, then {after}")
+            raise ExperimentError(f"not every process was gone: {self._before}, then {after}")
 
     @property
     def _servers(self) -> list[str]:
-        """In the order that they start in."""
+        """The servers, in the order in which they start."""
         return [name for name in (PORT_MAPPER, *SERVERS) if name in self._before]
 
 
@@ -197,25 +187,29 @@ def _pids(system: System) -> dict[str, int]:
 
 
 class KillBackends(Nemesis):
-    """`target` is a role."""
+    """All Postgres connections of a role are closed; it may reconnect at once."""
 
     says = "every Postgres backend of {target} is terminated"
 
     def inject(self, system: System) -> None:
         with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
-            _terminate(server, self.target)
+            server.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s",
+                (self.target,),
+            )
 
     def heal(self, system: System) -> None:
-        pass
+        """There is nothing to restore."""
 
 
-class ExhaustPool(Nemesis):
-    """`target` is a role that may have no connection at all."""
+class ExhaustPool(KillBackends):
+    """A role may have no connection at all."""
 
     says = "{target} gets no connection to Postgres"
 
     def inject(self, system: System) -> None:
         self._limit(system, 0)
+        super().inject(system)
 
     def heal(self, system: System) -> None:
         self._limit(system, -1)
@@ -223,18 +217,10 @@ class ExhaustPool(Nemesis):
     def _limit(self, system: System, connections: int) -> None:
         with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
             server.execute(f"alter role {self.target} connection limit {connections}".encode())
-            if connections == 0:
-                _terminate(server, self.target)
-
-
-def _terminate(server: psycopg.Connection[tuple[object, ...]], role: str) -> None:
-    server.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", (role,)
-    )
 
 
 class CloseConnections(Nemesis):
-    """By the broker's management API. What it lists is up to a second old."""
+    """By the broker's management API, whose list is up to a second old."""
 
     says = "the broker closes the connections of all services"
 
@@ -254,15 +240,14 @@ class CloseConnections(Nemesis):
                 api.delete(f"/api/connections/{quote(name, safe='')}")
 
     def heal(self, system: System) -> None:
-        pass
+        """There is nothing to restore."""
 
 
 @dataclass
 class _Line(Nemesis):
-    """Of one process to one server, by the proxy."""
+    """The way of one process to one server, in the proxy."""
 
     server: str
-    proxied = True
     mode: ClassVar[Mode]
     delay_seconds: ClassVar[float] = 0.0
 
@@ -271,37 +256,33 @@ class _Line(Nemesis):
         return line_name(self.target, self.server)
 
     def inject(self, system: System) -> None:
-        self._turn(system, self.mode, self.delay_seconds)
+        self._turn(system, self.mode)
 
     def heal(self, system: System) -> None:
-        self._turn(system, Mode.PASS, 0.0)
-        until(lambda: system.processes.is_ready(self.target), f"{self.target} is ready")
+        self._turn(system, Mode.PASS)
+        super().heal(system)
 
-    def _turn(self, system: System, mode: Mode, delay_seconds: float) -> None:
+    def _turn(self, system: System, mode: Mode) -> None:
         if system.endpoints.proxy is None:
             raise ExperimentError(f"{self.name} needs a stack with a proxy")
-        ask(system.endpoints.proxy, turn={self.where: mode}, delay_seconds=delay_seconds)
+        ask(system.endpoints.proxy, turn={self.where: mode}, delay_seconds=self.delay_seconds)
 
 
-@dataclass
 class CutLine(_Line):
     says = "the network between {target} and {server} is cut"
     mode = Mode.CUT
 
 
-@dataclass
 class HalfOpen(_Line):
-    says = "connections of {target} to {server} stand and carry nothing"
+    says = "connections of {target} to {server} stay open and carry nothing"
     mode = Mode.HALF_OPEN
 
 
-@dataclass
 class Unconfirmed(_Line):
-    says = "what {target} tells {server} arrives, no answer comes back, then the connection is cut"
+    says = "what {target} sends {server} arrives, no answer comes back, then the connection is cut"
     mode = Mode.DEAF
 
 
-@dataclass
 class Slow(_Line):
     says = "every chunk between {target} and {server} is 0.1 s late"
     mode = Mode.SLOW
@@ -309,7 +290,7 @@ class Slow(_Line):
 
 
 class Disconnect(Nemesis):
-    """What a cable would do; only containers have one."""
+    """The pulled cable; only containers have one."""
 
     says = "the container of {target} is taken off its network"
     runtimes = frozenset((DOCKER,))
@@ -319,14 +300,9 @@ class Disconnect(Nemesis):
 
     def heal(self, system: System) -> None:
         self._docker(system).connect(self.target)
-        until(lambda: system.processes.is_ready(self.target), f"{self.target} is ready")
+        super().heal(system)
 
     def _docker(self, system: System) -> DockerRuntime:
         if not isinstance(system.runtime, DockerRuntime):
             raise ExperimentError(f"{self.name} is for containers")
         return system.runtime
-
-
-def hold(seconds: float) -> None:
-    """A fault's own duration is the experiment, not a waiting for anything."""
-    time.sleep(seconds)

@@ -1,7 +1,4 @@
-"""What no consumer can ever handle, of every kind.
-
-Owns: the deliveries, and the reason each must be set aside with. Must not know: queues' owners.
-"""
+"""Deliveries of every kind that no consumer can handle, by the reason of their dead letter."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ NOT_JSON = "not_json"
 
 
 def poisons(queue: str, saga_id: UUID) -> dict[str, bytes]:
-    """The reason it is set aside with, and the delivery; about a saga that there is."""
+    """Return deliveries about an existing saga, by the reason of their dead letter."""
     members = _members(queue, saga_id)
     return {
         NOT_JSON: b"tea, please",
@@ -28,7 +25,7 @@ def poisons(queue: str, saga_id: UUID) -> dict[str, bytes]:
 
 
 def assorted(queue: str, saga_id: UUID) -> list[tuple[str, bytes]]:
-    """All of those, and more of the same reasons: a version to come, a megabyte of junk."""
+    """Return all of those, and more for the same reasons: a future version, a megabyte of junk."""
     version = {**_members(queue, saga_id)["unknown_type"], "type": "ChargePayment", "version": 99}
     return [
         *poisons(queue, saga_id).items(),

@@ -1,7 +1,6 @@
-"""Faults of messages: what waits for a process is repeated, shuffled, held up, lost or poison.
+"""Faults of messages: what waits for a process is repeated, shuffled, delayed, lost or poison.
 
-Owns: draining a queue whose consumer is away and putting it back changed, ids kept. Must not
-know: what any message means.
+A queue is drained while its consumer is stopped, and put back changed, message ids kept.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from chaos.faults.nemesis import Nemesis
+from chaos.faults.nemesis import Nemesis, Unreachable
 from chaos.faults.poison import NOT_JSON, assorted
 from chaos.stack.system import System
 from chaos.waiting import until
@@ -24,29 +23,25 @@ FLOOD = 500
 
 
 @dataclass
-class Tampering(Nemesis):
-    """The consumer is away while its queue fills; before it returns, the queue is changed.
-    `target` is a process whose queue is `queue`."""
+class Tampering(Unreachable):
+    """The target is stopped while its queue (`queue`, or its own) fills; before it is started
+    again, the queue is changed."""
 
     seed: int
     queue: str = ""
-    moved: int = field(default=0, init=False)  # envelopes put back in another way
-
-    def inject(self, system: System) -> None:
-        system.runtime.stop(self.target)
+    moved: int = field(default=0, init=False)  # messages put back in another way
 
     def heal(self, system: System) -> None:
         queue = self.queue or system.broker.inputs(self.target)[0]
         taken = system.broker.take(queue)
         self.moved = len(taken)
         system.broker.send(queue, self.changed(taken))
-        system.processes.revive(self.target)
+        super().heal(system)
 
     @abstractmethod
     def changed(self, taken: Sequence[Envelope]) -> list[Envelope]: ...
 
 
-@dataclass
 class Duplicate(Tampering):
     says = "every message that waits for {target} comes three times"
 
@@ -54,7 +49,6 @@ class Duplicate(Tampering):
         return [envelope for envelope in taken for _ in range(3)]
 
 
-@dataclass
 class Reorder(Tampering):
     says = "the messages that wait for {target} come in another order"
 
@@ -62,7 +56,6 @@ class Reorder(Tampering):
         return random.Random(self.seed).sample(taken, len(taken))
 
 
-@dataclass
 class DelayPastUndo(Tampering):
     says = "every command that waits for {target} is delayed past its undo"
 
@@ -70,7 +63,6 @@ class DelayPastUndo(Tampering):
         return sorted(taken, key=lambda e: e.direction is not Direction.COMPENSATING)
 
 
-@dataclass
 class Lose(Tampering):
     says = "every command forward that waits for {target} is lost"
 
@@ -78,9 +70,8 @@ class Lose(Tampering):
         return [envelope for envelope in taken if envelope.direction is Direction.COMPENSATING]
 
 
-@dataclass
 class Poisoned(Tampering):
-    """Of a type that nobody knows."""
+    """Every command gets an unknown type."""
 
     says = "every command that waits for {target} is garbled"
 
@@ -95,7 +86,7 @@ class Poisoned(Tampering):
 
 @dataclass
 class Requeue(Nemesis):
-    """`target` names the processes, with commas; those of them that the stack has."""
+    """`target` names processes, separated by commas; those that the stack lacks are left out."""
 
     seed: int
     says = "all queues of {target} are drained and everything put back, shuffled, ids kept"
@@ -121,33 +112,33 @@ class Requeue(Nemesis):
 
 @dataclass
 class Poison(Nemesis):
-    """`target` is a queue. Healed once all of it is set aside."""
+    """`target` is a queue. It is healed once all poison is dead-lettered."""
 
     says = "poison of every kind on {target}, a megabyte of junk among it"
     _wanted: Counter[tuple[str, str]] = field(default_factory=Counter, init=False, repr=False)
 
     def inject(self, system: System) -> None:
         deliveries = self._deliveries()
-        dead = dead_letter_queue(self.target)
-        self._wanted = Counter((dead, reason) for reason, _ in deliveries) + system.dead_letters()
+        self._wanted = Counter(map(self._dead, deliveries)) + system.dead_letters()
         system.broker.send_raw(self.target, *(body for _, body in deliveries))
 
     def heal(self, system: System) -> None:
         until(
             lambda: system.dead_letters() >= self._wanted,
-            f"all poison on {self.target} is set aside",
+            f"all poison on {self.target} is dead-lettered",
         )
+
+    @property
+    def explained(self) -> frozenset[tuple[str, str]]:
+        return frozenset(map(self._dead, self._deliveries()))
+
+    def _dead(self, delivery: tuple[str, bytes]) -> tuple[str, str]:
+        return dead_letter_queue(self.target), delivery[0]
 
     def _deliveries(self) -> list[tuple[str, bytes]]:
         return assorted(self.target, uuid4())
 
-    @property
-    def explained(self) -> frozenset[tuple[str, str]]:
-        dead = dead_letter_queue(self.target)
-        return frozenset((dead, reason) for reason, _ in self._deliveries())
 
-
-@dataclass
 class PoisonFlood(Poison):
     says = f"{FLOOD} deliveries of junk on {{target}}"
 

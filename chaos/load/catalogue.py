@@ -1,8 +1,7 @@
-"""Brings products, stock, accounts (and orders) into being, by idempotent commands.
+"""Creates products, stock, accounts (and orders) by idempotent commands over the broker.
 
-Owns: which command each row of a catalogue becomes, and waiting for every reply. Must not
-know: how a service handles them. Loading the same catalogue again changes nothing: a
-row's saga id is made from the row, so its command is the same message.
+Loading the same catalogue again changes nothing: a row's saga id is made from the row, so its
+command is the same message.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from uuid import UUID, uuid5
+from uuid import uuid5
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -50,10 +49,9 @@ class Row(NamedTuple):
 
 
 def load_catalogue(amqp_url: str, catalogue: Catalogue, *, deadline_seconds: float) -> int:
-    """The number of rows, all of them answered. Raises CatalogueError."""
+    """Return the number of rows once all are answered. Raises CatalogueError."""
     deadline = time.monotonic() + deadline_seconds
-    now = datetime.now(UTC)
-    phases = (list(_rows(catalogue, now)), list(_deposits(catalogue, now)))
+    phases = (list(_rows(catalogue)), list(_deposits(catalogue)))
     with _connected(amqp_url) as channel:
         return sum(1 for rows in phases for _ in _answered(channel, rows, deadline))
 
@@ -61,20 +59,12 @@ def load_catalogue(amqp_url: str, catalogue: Catalogue, *, deadline_seconds: flo
 def place_by_command(
     amqp_url: str, asks: Sequence[Ask], *, deadline_seconds: float
 ) -> list[dict[str, Any]]:
-    """What the order service said to each. Raises CatalogueError."""
+    """Return the order service's answer to each. Raises CatalogueError."""
     deadline = time.monotonic() + deadline_seconds
     rows = [_order(ask) for ask in asks]
     with _connected(amqp_url) as channel:
-        said = {row.envelope.message_id: body for row, body in _answered(channel, rows, deadline)}
-    return [said[row.envelope.message_id] for row in rows]
-
-
-def _order(ask: Ask) -> Row:
-    order = PlaceOrder.model_validate({**ask.body, "idempotency_key": ask.key})
-    saga_id = saga_id_for(order.customer, order.idempotency_key)
-    key = Key(saga_id, "create_order", Direction.FORWARD)
-    envelope = Envelope.command(key, order, issued_at=datetime.now(UTC), reply_to=REPLIES)
-    return Row(commands_of("order"), envelope)
+        bodies = {row.envelope.message_id: body for row, body in _answered(channel, rows, deadline)}
+    return [bodies[row.envelope.message_id] for row in rows]
 
 
 @contextmanager
@@ -89,7 +79,7 @@ def _connected(amqp_url: str) -> Iterator[BlockingChannel]:
 def _answered(
     channel: BlockingChannel, rows: list[Row], deadline: float
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Each row once its command is done, with the answer; what stays unanswered is sent again."""
+    """Yield each row with the answer once its command is done; resend what is not answered."""
     waiting = {row.envelope.message_id: row for row in rows}
     while waiting:
         if time.monotonic() > deadline:
@@ -101,7 +91,7 @@ def _answered(
         for reply in _replies(channel, min(deadline, time.monotonic() + RESEND_SECONDS)):
             row = waiting.pop(reply.in_reply_to, None) if reply.in_reply_to else None
             if row is None:
-                continue  # an older loader's, or the second answer to a resend
+                continue  # to an older loader, or a second answer after a resend
             if reply.outcome is not Outcome.DONE:
                 asked, reason = row.envelope, reply.body.get("reason")
                 raise CatalogueError(f"{asked.type} {asked.body} is {reply.outcome}: {reason}")
@@ -111,7 +101,6 @@ def _answered(
 
 
 def _publish(channel: BlockingChannel, rows: Iterable[Row]) -> None:
-    """Persistent, mandatory and confirmed; packed like everything that travels here."""
     by_queue: dict[str, list[str]] = {}
     for row in rows:
         by_queue.setdefault(row.queue, []).append(row.envelope.encode())
@@ -123,7 +112,6 @@ def _publish(channel: BlockingChannel, rows: Iterable[Row]) -> None:
 
 
 def _replies(channel: BlockingChannel, until: float) -> Iterator[Envelope]:
-    """What comes in, until it is time to ask again."""
     try:
         for method, _, body in channel.consume(REPLIES, auto_ack=True, inactivity_timeout=0.1):
             if method is not None:
@@ -137,36 +125,38 @@ def _replies(channel: BlockingChannel, until: float) -> Iterator[Envelope]:
         channel.cancel()
 
 
-def _rows(catalogue: Catalogue, now: datetime) -> Iterator[Row]:
+def _rows(catalogue: Catalogue) -> Iterator[Row]:
     for p in catalogue.products:
         product = ListProduct(sku=p.sku, price=p.price, currency=p.currency)
-        yield _row("order", "list_product", (p.sku, p.price, p.currency), product, now)
+        yield _row("order", "list_product", (p.sku, p.price, p.currency), product)
     for s in catalogue.stock:
         stock = ReceiveStock(sku=s.sku, quantity=s.quantity)
-        yield _row("inventory", "receive_stock", (s.sku, s.delivery), stock, now)
+        yield _row("inventory", "receive_stock", (s.sku, s.delivery), stock)
     for a in catalogue.accounts:
         account = OpenAccount.model_validate(
             {"customer": a.customer, "currency": a.currency, "card": a.card}
         )
-        yield _row("payment", "open_account", (a.customer, a.currency, a.card), account, now)
+        yield _row("payment", "open_account", (a.customer, a.currency, a.card), account)
 
 
-def _deposits(catalogue: Catalogue, now: datetime) -> Iterator[Row]:
-    """They come later: a deposit wants its account to be there."""
+def _deposits(catalogue: Catalogue) -> Iterator[Row]:
+    """Yield what needs the accounts to be there."""
     for d in catalogue.deposits:
         deposit = Deposit(customer=d.customer, currency=d.currency, amount=d.amount)
-        yield _row("payment", "deposit", (d.customer, d.currency, d.reference), deposit, now)
+        yield _row("payment", "deposit", (d.customer, d.currency, d.reference), deposit)
 
 
-def _row(
-    participant: str, step: str, identity: tuple[str | int, ...], command: Command, now: datetime
-) -> Row:
-    saga_id = catalogue_id(step, *identity)
-    key = Key(saga_id, step, Direction.FORWARD)
-    envelope = Envelope.command(key, command, issued_at=now, reply_to=REPLIES)
+def _row(participant: str, step: str, row: tuple[str | int, ...], command: Command) -> Row:
+    saga_id = uuid5(ORDERS, "\x1f".join(("catalogue", step, *map(str, row))))
+    return _command(participant, Key(saga_id, step, Direction.FORWARD), command)
+
+
+def _order(ask: Ask) -> Row:
+    order = PlaceOrder.model_validate({**ask.body, "idempotency_key": ask.key})
+    saga_id = saga_id_for(order.customer, order.idempotency_key)
+    return _command("order", Key(saga_id, "create_order", Direction.FORWARD), order)
+
+
+def _command(participant: str, key: Key, command: Command) -> Row:
+    envelope = Envelope.command(key, command, issued_at=datetime.now(UTC), reply_to=REPLIES)
     return Row(commands_of(participant), envelope)
-
-
-def catalogue_id(step: str, *identity: str | int) -> UUID:
-    """The same row is the same saga, whoever loads it and how often."""
-    return uuid5(ORDERS, "\x1f".join(("catalogue", step, *map(str, identity))))

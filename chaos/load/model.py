@@ -1,17 +1,13 @@
-"""What a run must end with, foretold from its input alone. Pure.
+"""A run's end, foretold from its input alone. Pure.
 
-Owns: for each line of an orders file the answer the door must give and the ends its order
-may come to, and the bounds these put on every count. Exact where the order of arrival
-does not matter; a range where goods or money go to whoever comes first. Must not
-know: what really happened, nor how any service decides.
-
-Two rules of the business are assumed: a reservation takes all lines or none, and comes
-before the charge.
+For each line of an orders file: the answer the door must give and the ends its order may come to,
+and the bounds these put on every count. Exact where the order of arrival does not matter; a range
+where goods or money go to the first to come. Two rules of the business are assumed: a reservation
+takes all lines or none, and comes before the charge.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,7 +46,7 @@ class Bounds(NamedTuple):
 
 @dataclass
 class Foreseen:
-    """What the door must make of each line, and how each order may end."""
+    """The door's answer to each line, and how each order may end."""
 
     wrong: dict[int, str] = field(default_factory=dict)  # line to what is wrong with it
     repeats: dict[int, int] = field(default_factory=dict)  # line to the line it repeats
@@ -60,7 +56,7 @@ class Foreseen:
 
 
 def foresee(catalogue: Catalogue, asks: Iterable[Ask]) -> Foreseen:
-    """`asks` in the order in which lines with the same key are placed."""
+    """Foretell; `asks` in the order in which lines with the same key are placed."""
     foreseen = Foreseen()
     price_list = catalogue.price_list
     first: dict[CustomerKey, Ask] = {}
@@ -70,7 +66,7 @@ def foresee(catalogue: Catalogue, asks: Iterable[Ask]) -> Foreseen:
             foreseen.wrong[ask.number] = wrong
         elif known is None:
             first[ask.customer_key] = ask
-        elif _canonical(ask.body) == _canonical(known.body):
+        elif ask.body == known.body:
             foreseen.repeats[ask.number] = known.number
         else:
             foreseen.conflicts[ask.number] = known.number
@@ -80,7 +76,7 @@ def foresee(catalogue: Catalogue, asks: Iterable[Ask]) -> Foreseen:
 
 
 def what_is_wrong(body: Mapping[str, Any], price_list: Mapping[str, Product]) -> str | None:
-    """Why the door must refuse this, or None. Only the first thing, in words."""
+    """Return why the door must refuse this, or None."""
     if not isinstance(body.get("customer"), str) or not body["customer"]:
         return "no customer"
     lines = body.get("lines")
@@ -103,10 +99,6 @@ def what_is_wrong(body: Mapping[str, Any], price_list: Mapping[str, Product]) ->
     return None
 
 
-def _canonical(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True)
-
-
 @dataclass(frozen=True)
 class _Wish:
     """An order as the market sees it."""
@@ -124,7 +116,7 @@ class _Wish:
 
 
 class _Market:
-    """Who wants what there is."""
+    """The orders' competition for goods and money."""
 
     def __init__(self, catalogue: Catalogue, wishes: list[_Wish]) -> None:
         self.received = catalogue.received
@@ -134,7 +126,7 @@ class _Market:
         self.pieces_wanted: Counter[str] = Counter()
         self.money_wanted: Counter[tuple[str, str]] = Counter()
         for wish in wishes:
-            if not self._impossible(wish):  # it never holds anything, so it is in nobody's way
+            if not self._impossible(wish):  # it never holds anything
                 self.pieces_wanted.update(wish.pieces)
                 self.money_wanted[wish.account] += wish.total
 
@@ -149,13 +141,13 @@ class _Market:
         return ends, {end: Bounds(least[end], most[end]) for end in ENDS}
 
     def _impossible(self, wish: _Wish) -> frozenset[str]:
-        """How it ends if it can never be reserved, whoever comes first; else empty."""
+        """Return how it ends if it can never be reserved; else nothing."""
         ends = {OUT_OF_STOCK for s, n in wish.pieces.items() if n > self.received.get(s, n)}
         if wish.pieces.keys() - self.received.keys():
             ends.add(NOT_STOCKED)
             there = {s: n for s, n in wish.pieces.items() if s in self.received}
             if any(self.pieces_wanted[s] + n > self.received[s] for s, n in there.items()):
-                ends.add(OUT_OF_STOCK)  # which line is named is the inventory's affair
+                ends.add(OUT_OF_STOCK)  # the inventory may name either line
         return frozenset(ends)
 
     def _contended(self, wish: _Wish) -> frozenset[str]:
@@ -175,7 +167,7 @@ class _Market:
         return self.pieces_wanted[sku] > self.received.get(sku, 0)
 
     def _surely_out_of_stock(self, ends: Mapping[int, frozenset[str]]) -> int:
-        """Of the orders that nothing else can stop, some must find the shelf empty.
+        """Count the orders that must find the shelf empty, of those that nothing else can stop.
 
         Each counts for one scarce SKU only, the first of its lines, so none counts twice.
         """
@@ -195,7 +187,7 @@ class _Market:
 
 
 def _at_least_refused(claims: Mapping[Any, list[int]], there: Mapping[Any, int]) -> int:
-    """The fewest claims to refuse so that the others fit what is there: the largest first."""
+    """Return the fewest claims to refuse so that the others fit: the largest first."""
     refused = 0
     for what, sizes in claims.items():
         excess = sum(sizes) - there[what]

@@ -1,7 +1,6 @@
-"""What became of each line, set beside what was foretold. Pure.
+"""The outcome of each line, compared with what was foretold. Pure.
 
-Owns: the outcome table, and the deviations: single lines that went in a way their own
-content rules out. Must not know: servers, terminals.
+A deviation is a single line that went in a way its own content rules out.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ from chaos.load.workload import KEY_REUSED, Ask
 FIRST_RUN = 1
 PENDING = "still pending"
 
-Reaction: TypeAlias = Answered | Refused
-Reactions: TypeAlias = Mapping[tuple[int, int], Reaction]  # (run, line) to the door's last word
+Response: TypeAlias = Answered | Refused
+Responses: TypeAlias = Mapping[tuple[int, int], Response]  # (run, line) to the door's last answer
 
 
 @dataclass(frozen=True)
 class Count:
+    """A number, and the bounds it must be in."""
+
     what: str
     seen: int
     must_be: Bounds
@@ -37,119 +38,100 @@ class Count:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one placing of the file."""
+    """The result of placing the file once."""
 
     run: int
-    answers: tuple[Count, ...]  # what the door said
-    ends: tuple[Count, ...]  # what became of the orders
+    answers: tuple[Count, ...]  # of the door
+    ends: tuple[Count, ...]  # of the orders
     unanswered: tuple[int, ...]  # lines
     deviations: tuple[str, ...]
 
 
-def reactions_of(events: Iterable[Event]) -> dict[tuple[int, int], Reaction]:
+def reactions_of(events: Iterable[Event]) -> dict[tuple[int, int], Response]:
     return {(e.run, e.line): e for e in events if isinstance(e, Answered | Refused)}
 
 
 def outcome_of(
-    run: int, asks: list[Ask], foreseen: Foreseen, reactions: Reactions, snapshot: Snapshot
+    run: int, asks: list[Ask], foreseen: Foreseen, responses: Responses, snapshot: Snapshot
 ) -> Outcome:
-    """The first run makes orders; any later one of the same file only repeats them."""
-    heard = {ask.number: reactions.get((run, ask.number)) for ask in asks}
-    new = {line: e for line, e in heard.items() if line in foreseen.ends and run == FIRST_RUN}
-    again = foreseen.repeats if run == FIRST_RUN else {**foreseen.repeats, **_itself(foreseen)}
-    ended = _ends(snapshot)
+    """Compare one run; the first makes orders, any later one of the same file only repeats them."""
+    first = run == FIRST_RUN
+    by_line = {ask.number: responses.get((run, ask.number)) for ask in asks}
+    again = foreseen.repeats if first else {**foreseen.repeats, **{n: n for n in foreseen.ends}}
+    ended = {order.order_id: _end(order) for order in snapshot.orders}
     ends = {
-        line: ended.get(UUID(e.body["order_id"]), "not there")
-        for line, e in new.items()
-        if isinstance(e, Answered)
+        line: ended.get(UUID(answer.body["order_id"]), "not there")
+        for line, answer in by_line.items()
+        if first and line in foreseen.ends and isinstance(answer, Answered)
     }
+    refused = sum(isinstance(by_line[line], Refused) for line in foreseen.wrong)
+    conflicts = sum(a is not None and a.status == KEY_REUSED for a in by_line.values())
+    repeats = sum(isinstance(by_line[line], Answered) for line in again)
     return Outcome(
         run=run,
         answers=(
-            _exact("refused at the door", _said_no(heard, foreseen.wrong), len(foreseen.wrong)),
-            _exact("conflicts", _conflicts(heard), len(foreseen.conflicts)),
-            _exact("repeats", _said_yes(heard, again), len(again)),
-            _exact("new orders", len(ends), len(foreseen.ends) if run == FIRST_RUN else 0),
+            _exact("refused at the door", refused, len(foreseen.wrong)),
+            _exact("conflicts", conflicts, len(foreseen.conflicts)),
+            _exact("repeats", repeats, len(again)),
+            _exact("new orders", len(ends), len(foreseen.ends) if first else 0),
         ),
-        ends=tuple(_count_ends(ends.values(), foreseen.bounds)) if run == FIRST_RUN else (),
-        unanswered=tuple(line for line, reaction in heard.items() if reaction is None),
+        ends=tuple(_count_ends(ends.values(), foreseen.bounds)) if first else (),
+        unanswered=tuple(line for line, answer in by_line.items() if answer is None),
         deviations=(
-            *_unlike_foreseen(heard, foreseen),
-            *_other_answers(heard, again, reactions),
+            *_unlike_foreseen(by_line, foreseen),
+            *_other_answers(by_line, again, responses),
             *_other_ends(ends, foreseen.ends),
         ),
     )
 
 
 def what_changed(before: Snapshot, after: Snapshot) -> list[str]:
-    """Tables that differ, for a file that was placed twice."""
+    """Return the tables that differ, for a file that was placed twice."""
     names = ("orders", "stock", "reservations", "accounts", "transfers", "instances")
-    return [name for name in names if _as_set(before, name) != _as_set(after, name)]
+    return [name for name in names if _rows(before, name) != _rows(after, name)]
 
 
-def _as_set(snapshot: Snapshot, name: str) -> Counter[str]:
+def _rows(snapshot: Snapshot, name: str) -> Counter[str]:
     return Counter(map(repr, getattr(snapshot, name)))
-
-
-def _itself(foreseen: Foreseen) -> dict[int, int]:
-    return {line: line for line in foreseen.ends}
 
 
 def _exact(what: str, seen: int, must_be: int) -> Count:
     return Count(what, seen, Bounds(must_be, must_be))
 
 
-def _said_no(heard: Mapping[int, Reaction | None], lines: Iterable[int]) -> int:
-    return sum(isinstance(heard[line], Refused) for line in lines)
-
-
-def _said_yes(heard: Mapping[int, Reaction | None], lines: Iterable[int]) -> int:
-    return sum(isinstance(heard[line], Answered) for line in lines)
-
-
-def _conflicts(heard: Mapping[int, Reaction | None]) -> int:
-    return sum(e is not None and e.status == KEY_REUSED for e in heard.values())
-
-
 def _count_ends(ends: Iterable[str], bounds: Mapping[str, Bounds]) -> Iterator[Count]:
     counted = Counter(ends)
     for end in ENDS:
         yield Count(end, counted.pop(end, 0), bounds[end])
-    for end, seen in sorted(counted.items()):  # a step that gave up, say: none of these is meant
-        yield Count(end, seen, Bounds(0, 0))
-
-
-def _ends(snapshot: Snapshot) -> dict[UUID, str]:
-    return {order.order_id: _end(order) for order in snapshot.orders}
+    for end, seen in sorted(counted.items()):  # no such end was foretold: a step gave up, say
+        yield _exact(end, seen, 0)
 
 
 def _end(order: Order) -> str:
-    if order.status == "CONFIRMED":
-        return CONFIRMED
-    return order.reason or PENDING
+    return CONFIRMED if order.status == "CONFIRMED" else order.reason or PENDING
 
 
-def _unlike_foreseen(heard: Mapping[int, Reaction | None], foreseen: Foreseen) -> Iterator[str]:
-    """Yes where no was foreseen, or the other way round, or another no."""
-    for line, reaction in heard.items():
-        if reaction is None:
+def _unlike_foreseen(by_line: Mapping[int, Response | None], foreseen: Foreseen) -> Iterator[str]:
+    """Yield acceptances of what had to be refused, wrong refusals, and refusals of another kind."""
+    for line, answer in by_line.items():
+        if answer is None:
             continue
-        conflict = reaction.status == KEY_REUSED
-        if line in foreseen.wrong and (isinstance(reaction, Answered) or conflict):
-            yield f"line {line}: {foreseen.wrong[line]}, yet the door said {reaction.status}"
+        conflict = answer.status == KEY_REUSED
+        if line in foreseen.wrong and (isinstance(answer, Answered) or conflict):
+            yield f"line {line}: {foreseen.wrong[line]}, yet the door said {answer.status}"
         elif line in foreseen.conflicts and not conflict:
             first = foreseen.conflicts[line]
-            yield f"line {line}: contradicts line {first}, yet the door said {reaction.status}"
-        elif isinstance(reaction, Refused) and not conflict and line not in foreseen.wrong:
-            yield f"line {line}: nothing is wrong with it, yet the door said {reaction.body}"
+            yield f"line {line}: contradicts line {first}, yet the door said {answer.status}"
+        elif isinstance(answer, Refused) and not conflict and line not in foreseen.wrong:
+            yield f"line {line}: nothing is wrong with it, yet the door said {answer.body}"
 
 
 def _other_answers(
-    heard: Mapping[int, Reaction | None], again: Mapping[int, int], reactions: Reactions
+    by_line: Mapping[int, Response | None], again: Mapping[int, int], responses: Responses
 ) -> Iterator[str]:
-    """A repeat hears what the first one heard."""
+    """Yield repeats whose answer differs from the first."""
     for line, of in again.items():
-        first, now = reactions.get((FIRST_RUN, of)), heard[line]
+        first, now = responses.get((FIRST_RUN, of)), by_line[line]
         if first and now and (first.status, first.body) != (now.status, now.body):
             yield f"line {line}: repeats line {of}, was told {now.body} after {first.body}"
 

@@ -1,13 +1,9 @@
-"""Places orders through the door, many at once, and writes down what was asked and answered.
-
-Owns: bounded concurrency, and asking again until there is an answer, always with the same
-keys. Must not know: what an answer means for the verdict.
-"""
+"""Places orders at the door, many at once, and records requests and answers in the history."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -35,13 +31,13 @@ async def place_orders(
     *,
     run: int,
     deadline_seconds: float,
-    heard: Count,
+    heard: Count = lambda _: None,
 ) -> None:
-    """Every ask gets its answer, or the time is up: then the history shows which did not.
+    """Repeat every order until it is answered or the time is up; the history shows which were not.
 
-    `heard` is told how many have theirs by now. A request waits for those before it that
-    hold one of its keys, so that it is known which of two contents comes first. Everything
-    else overlaps.
+    `heard` is called with the number of answers so far. A request waits for those before it that
+    hold one of its keys, so that it is known which of two contents comes first. Everything else
+    overlaps.
     """
     answered = 0
 
@@ -75,20 +71,22 @@ async def _place(
     for ask in bulk:
         history.record(Asked(run=run, line=ask.number, key=ask.key, body=ask.body))
     waiting = list(bulk)
-    for pause in _pauses():
+    pause = FIRST_PAUSE_SECONDS
+    while True:
         answers = await _ask(client, waiting)
         again = [
-            a for a, told in zip(waiting, answers, strict=True) if not _note(history, run, a, told)
+            ask for ask, a in zip(waiting, answers, strict=True) if not _note(history, run, ask, a)
         ]
         more(len(waiting) - len(again))
         if not again:
             return
         waiting = again
         await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 async def _ask(client: httpx.AsyncClient, bulk: Sequence[Ask]) -> list[dict[str, Any] | str]:
-    """The door's result for each, or why there is none."""
+    """Return the door's result for each, or why there is none."""
     orders = [{**ask.body, "idempotency_key": ask.key} for ask in bulk]
     try:
         response = await client.post("/orders/bulk", json={"orders": orders})
@@ -101,7 +99,7 @@ async def _ask(client: httpx.AsyncClient, bulk: Sequence[Ask]) -> list[dict[str,
 
 
 def _note(history: History, run: int, ask: Ask, answer: dict[str, Any] | str) -> bool:
-    """Whether this is an answer; a request that broke off may or may not have been heard."""
+    """Record it, and return whether it is an answer; a broken request may have arrived or not."""
     line = ask.number
     if isinstance(answer, str):
         history.record(Unknown(run=run, line=line, why=answer))
@@ -114,10 +112,3 @@ def _note(history: History, run: int, ask: Ask, answer: dict[str, Any] | str) ->
     else:
         history.record(Unknown(run=run, line=line, why=str(answer["problem"])))
     return status < SERVER_ERROR
-
-
-def _pauses() -> Iterator[float]:
-    pause = FIRST_PAUSE_SECONDS
-    while True:
-        yield pause
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

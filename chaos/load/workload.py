@@ -1,17 +1,15 @@
-"""What is asked of the system: an orders file, a catalogue, and what follows from both. Pure.
-
-Owns: reading the two files, and the `Facts` that hold whatever the system made of them.
-Must not know: servers, clocks, dice; those who have them pass them in.
-"""
+"""An orders file, a catalogue, and the facts that follow from them and a history. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
+
+from pydantic import TypeAdapter
 
 from chaos.judge.case import Accepted, Facts, Line
 from chaos.judge.history import (
@@ -31,7 +29,7 @@ KEY_REUSED = 409  # this key stands for another order: it refuses the body, not 
 
 @dataclass(frozen=True)
 class Ask:
-    """A line of an orders file that can be sent; whether it is right is for the door to say."""
+    """A line of an orders file that can be sent; the door decides whether it is valid."""
 
     number: int
     key: str
@@ -44,7 +42,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that cannot be sent: no JSON object, or without a key to send it under."""
+    """A line that cannot be sent: not a JSON object, or without an idempotency key."""
 
     number: int
     why: str
@@ -90,6 +88,9 @@ class Catalogue:
     accounts: tuple[Account, ...] = ()
     deposits: tuple[Deposit, ...] = ()
 
+    def __add__(self, other: Catalogue) -> Catalogue:
+        return Catalogue(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
     @property
     def price_list(self) -> dict[str, Product]:
         return {p.sku: p for p in self.products}
@@ -104,7 +105,7 @@ class Catalogue:
 
     @property
     def deposited(self) -> dict[tuple[str, str], int]:
-        """(customer, currency) of every account to what was paid in."""
+        """(customer, currency) of every account to the money paid in."""
         money = {(a.customer, a.currency): 0 for a in self.accounts}
         for d in self.deposits:
             money[(d.customer, d.currency)] += d.amount
@@ -112,17 +113,11 @@ class Catalogue:
 
 
 def parse_catalogue(text: str) -> Catalogue:
-    document = json.loads(text)
-    return Catalogue(
-        products=tuple(Product(**row) for row in document["products"]),
-        stock=tuple(Arrival(**row) for row in document["stock"]),
-        accounts=tuple(Account(**row) for row in document["accounts"]),
-        deposits=tuple(Deposit(**row) for row in document["deposits"]),
-    )
+    return TypeAdapter(Catalogue).validate_json(text)
 
 
 def parse_orders(lines: Iterable[str]) -> Iterator[Ask | BadLine]:
-    """One order per line, numbered from 1. Blank lines are counted and skipped."""
+    """Read one order per line, numbered from 1. Blank lines are counted and skipped."""
     for number, text in enumerate(lines, 1):
         if text.strip():
             yield _parse_line(number, text)
@@ -142,18 +137,14 @@ def _parse_line(number: int, text: str) -> Ask | BadLine:
 
 
 def facts_of(
-    catalogue: Catalogue,
-    events: Iterable[Event],
-    explained: Iterable[tuple[str, str]] = (),
+    catalogue: Catalogue, events: Iterable[Event], explained: Iterable[tuple[str, str]] = ()
 ) -> Facts:
-    """What must hold after this history, whatever happened in between."""
+    """Collect what must hold after this history."""
     asked: dict[tuple[int, int], Asked] = {}
     accepted: dict[UUID, Accepted] = {}
-    yes: set[CustomerKey] = set()
-    no: set[CustomerKey] = set()
+    yes, no = set[CustomerKey](), set[CustomerKey]()
     healed = []
-    returns: set[UUID] = set()
-    returns_asked: set[tuple[UUID, str]] = set()
+    returns, returns_asked = set[UUID](), set[tuple[UUID, str]]()
     for event in events:
         match event:
             case Asked():
@@ -186,7 +177,7 @@ def facts_of(
 
 
 def _accepted(asked: Asked, answer: Mapping[str, Any]) -> Accepted:
-    """As it was asked; only the id and the total are the door's to say."""
+    """Take the order as it was asked; only its id and total come from the answer."""
     return Accepted(
         order_id=UUID(answer["order_id"]),
         customer=asked.body["customer"],

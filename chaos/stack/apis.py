@@ -57,7 +57,6 @@ class Door:
                 self._history,
                 run=run,
                 deadline_seconds=WITHIN_SECONDS,
-                heard=lambda _: None,
             )
         )
         answers: dict[int, Answered | Refused] = {

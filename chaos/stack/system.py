@@ -12,7 +12,7 @@ from chaos.judge.quiescence import Remaining, wait_for_quiescence, what_remains
 from chaos.judge.snapshot import whole_snapshot
 from chaos.judge.verdict import Finding, Tally, Verdict, judge, overall, tally
 from chaos.load.catalogue import load_catalogue
-from chaos.load.shop import Shop, both
+from chaos.load.shop import Shop
 from chaos.load.workload import Catalogue, facts_of
 from chaos.runtime import Endpoints, Plan
 from chaos.runtime.base import Runtime
@@ -89,7 +89,7 @@ class System:
 
     def expect(self, catalogue: Catalogue) -> None:
         """Count these goods and accounts, loaded by the experiment itself, in the verdict."""
-        self._catalogue = both(self._catalogue, catalogue)
+        self._catalogue = self._catalogue + catalogue
 
     def snapshot(self) -> Snapshot:
         return whole_snapshot(
