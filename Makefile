@@ -31,7 +31,7 @@ drill: setup ## what CI breaks: matrix cells, scenarios, guards out, containers 
 large: setup ## a hundred thousand of something (minutes)
 	@$(bin)/pytest tests/large
 
-model: setup ## every order of events, with the real decide() and fence (half a minute)
+model: setup ## every order of events, with the real decide() and fence (some seconds)
 	@$(bin)/python -m tests.model
 
 matrix: setup ## every process dies at every failpoint with every step in hand (25 minutes)

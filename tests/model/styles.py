@@ -1,14 +1,11 @@
-"""The two worlds, by style.
-
-Owns: which is which. Must not know: what is in them.
-"""
+"""The model of each style of saga."""
 
 from __future__ import annotations
 
-from tests.model import events, world
+from tests.model import choreographed, orchestrated
 from tests.model.explore import Explored, explore
 
 
 def explore_style(style: str) -> Explored:
-    """`orchestrated` or `choreographed`: everything there is, or up to the first violation."""
-    return explore(world) if style == "orchestrated" else explore(events)
+    """Explore the `orchestrated` or the `choreographed` model, up to the first violation."""
+    return explore(orchestrated) if style == "orchestrated" else explore(choreographed)
