@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
@@ -26,7 +26,7 @@ from orchestrator.engine.inputs import GateDecided, Input, ReplyArrived, TimedOu
 from orchestrator.engine.instance import State
 from orchestrator.sagas.order import ORDER_SAGA
 from orchestrator.sagas.returns import RETURN_SAGA
-from tests.support.explore import explore
+from tests.support.explore import Transition, explore
 
 GENERATED = "<!-- written by `python -m docs.generate`; edit that -->\n"
 
@@ -41,6 +41,7 @@ REFUSALS = {
 
 
 def order_saga() -> str:
+    transitions = tuple(explore(ORDER_SAGA, _POLICY))
     return "\n".join(
         [
             "# The order saga",
@@ -56,8 +57,8 @@ def order_saga() -> str:
             "",
             "## The return saga",
             "",
-            "A confirmed order goes back: `POST /orders/ID/returns`. Its money first, as that may",
-            "be refused; a new attempt is a new saga.",
+            "A confirmed order is returned by `POST /orders/ID/returns`. The refund comes first,",
+            "as it may be refused; a new attempt is a new saga.",
             "",
             *_step_table(RETURN_SAGA),
             "",
@@ -66,13 +67,13 @@ def order_saga() -> str:
             "Every transition that any input can cause, found by trying them all on `decide()`.",
             "",
             "```mermaid",
-            *_states(ORDER_SAGA),
+            *_states(ORDER_SAGA, transitions),
             "```",
             "",
             "## A step's status",
             "",
             "```mermaid",
-            *_statuses(ORDER_SAGA),
+            *_statuses(ORDER_SAGA, transitions),
             "```",
             "",
         ]
@@ -110,9 +111,9 @@ _POLICY = Policy(
 )
 
 
-def _states(definition: Definition) -> Iterator[str]:
+def _states(definition: Definition, transitions: Iterable[Transition]) -> Iterator[str]:
     edges: dict[tuple[str, str], set[str]] = {}
-    for transition in explore(definition, _POLICY):
+    for transition in transitions:
         before, after = transition.before.state, transition.after.state
         if before is not after:
             edges.setdefault((before, after), set()).add(
@@ -126,9 +127,9 @@ def _states(definition: Definition) -> Iterator[str]:
         yield f"  {end} --> [*]"
 
 
-def _statuses(definition: Definition) -> Iterator[str]:
+def _statuses(definition: Definition, transitions: Iterable[Transition]) -> Iterator[str]:
     edges: dict[tuple[str, str], set[Kind]] = {}
-    for transition in explore(definition, _POLICY):
+    for transition in transitions:
         for name, now in transition.after.steps.items():
             was = transition.before.steps.get(name)
             if was is not None and was.status is not now.status:
@@ -136,8 +137,8 @@ def _statuses(definition: Definition) -> Iterator[str]:
                 edges.setdefault((was.status, now.status), set()).add(kind)
     yield "stateDiagram-v2"
     yield "  [*] --> sent"
-    yield "  [*] --> open: a gate where nobody is asked"
-    yield "  [*] --> waiting: a gate where policy asks"
+    yield "  [*] --> open: a gate at which policy does not ask"
+    yield "  [*] --> waiting: a gate at which policy asks"
     for (source, target), kinds in sorted(edges.items()):
         alone = kinds & {Kind.PIVOT, Kind.GATE} if len(kinds) == 1 else ()
         yield f"  {source} --> {target}" + "".join(f": the {kind} only" for kind in alone)
@@ -169,20 +170,20 @@ def configuration() -> str:
             "# Configuration",
             "",
             GENERATED,
-            "Every process reads its settings from the environment when it starts, and ends with",
-            "the name of what is missing or wrong. Times are in seconds, as their names say.",
+            "Every process reads its settings from the environment when it starts. If one is",
+            "missing or wrong, it says which and does not start. Times are in seconds.",
             "",
-            "Those that hold secrets have no default. Each may also be a file:",
-            "`SAGAPROOF_POSTGRES_DSN_FILE` names one that holds the value.",
+            "Settings that hold secrets have no default. Each can be read from a file instead:",
+            "`SAGAPROOF_POSTGRES_DSN_FILE` names the file that holds the value.",
             "",
             "| variable | default | what it is |",
             "|---|---|---|",
             *(_setting(name, field) for name, field in Settings.model_fields.items()),
             "",
-            "The `saga` command reads where the two APIs are from `SAGAPROOF_DOOR_URL` and",
-            "`SAGAPROOF_OPERATOR_URL` (or its options `--door` and `--operator`), and what opens",
-            "them from `SAGAPROOF_DOOR_KEY` and `SAGAPROOF_OPERATOR_TOKEN` (or `saga --door-key`,",
-            "`saga --token`, before the command).",
+            "The `saga` command reads the URLs of the two APIs from `SAGAPROOF_DOOR_URL` and",
+            "`SAGAPROOF_OPERATOR_URL` (or its options `--door` and `--operator`), and their",
+            "credentials from `SAGAPROOF_DOOR_KEY` and `SAGAPROOF_OPERATOR_TOKEN` (or",
+            "`saga --door-key` and `saga --token`, before the command).",
             "",
         ]
     )
@@ -191,7 +192,7 @@ def configuration() -> str:
 def _setting(name: str, field: FieldInfo) -> str:
     default = "*required*" if field.is_required() else f"`{field.default}`".replace("``", "")
     if name in SECRETS and not field.is_required():
-        default = "*required there*"
+        default = "*required by its API*"
     return f"| `SAGAPROOF_{name.upper()}` | {default} | {field.description} |"
 
 
