@@ -1,7 +1,7 @@
-"""`python -m orchestrator [worker]` decides; `python -m orchestrator operator` serves operators.
-`python -m orchestrator check module:NAME` looks whether definitions contradict themselves.
+"""The composition root of the orchestrator's processes.
 
-The composition root of both.
+`python -m orchestrator [worker]` decides sagas, `python -m orchestrator operator` serves operators,
+and `python -m orchestrator check module:NAME` checks a definition and describes it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ async def worker(settings: Settings) -> None:
 
 
 def entrance(settings: Settings) -> Entrance:
-    from common.http.app import Entrance  # only here: a worker needs no web framework
+    from common.http.app import Entrance  # not at the top: a worker needs no web framework
 
     return Entrance.of(settings, "operator_tokens", OPERATORS)
 

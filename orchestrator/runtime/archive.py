@@ -1,8 +1,8 @@
 """Archiving: which sagas may be forgotten, and the SQL that moves them out.
 
 A saga may go once nothing of it can arrive any more that would have to be acted on (rule 18). Its
-participants are then told to forget it; how often and how many at a time is
-common/participant/retention.py's.
+participants then receive a Forget; common/participant/retention.py sends it, and says how often
+and how many at a time.
 """
 
 from __future__ import annotations

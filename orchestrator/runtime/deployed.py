@@ -72,7 +72,7 @@ class DeployedDefinitions:
         return (instance.definition, instance.version) in self._definitions
 
     def definition_of(self, instance: Instance) -> Definition:
-        """Raises VersionNotDeployed."""
+        """Return the version this instance began with. Raises VersionNotDeployed."""
         definition = self._definitions.get((instance.definition, instance.version))
         if definition is None:
             raise VersionNotDeployed(instance)

@@ -40,7 +40,7 @@ class Received:
 
 
 def parse(envelope: Envelope, newest: Mapping[str, Definition]) -> Received:
-    """Raises Poison for what is neither a reply nor a start or cancel of a deployed saga."""
+    """Parse a reply, or a start or cancel of a deployed saga. Raises Poison for anything else."""
     if envelope.outcome is not None:
         reason = envelope.body.get("reason")
         reply = ReplyArrived(

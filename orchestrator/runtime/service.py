@@ -96,7 +96,7 @@ class Service:
     # --- what the queues bring ---
 
     def parse(self, envelope: Envelope) -> Received:
-        """Raises Poison for what is neither a reply nor a start or cancel of a deployed saga."""
+        """Parse a reply, or a start or cancel of a deployed saga; raise Poison otherwise."""
         return parse(envelope, self.deployed.newest)
 
     async def handle(self, received: Sequence[Received]) -> bool:
@@ -181,7 +181,7 @@ class Service:
             return {one: batch.reconcile(one, actor, reason) for one in saga_ids}
 
     async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
-        """Raises IllegalTransition past the pivot or after the end."""
+        """Undo a saga. Raises IllegalTransition past the pivot or after the end."""
         action = Action(actor, "compensate", reason, saga_id)
         return await self._act(action, saga_id, lambda _: CompensateAsked(actor, reason))
 
@@ -203,12 +203,12 @@ class Service:
         return await self._act(action, saga_id, decided, watch=True)
 
     async def retry(self, saga_id: UUID, actor: str, reason: str) -> Instance:
-        """Raises IllegalTransition if nothing is awaited."""
+        """Send what is awaited again, now. Raises IllegalTransition if that is nothing."""
         action = Action(actor, "retry", reason, saga_id)
         return await self._act(action, saga_id, lambda _: RetryAsked(actor, reason))
 
     async def resolve(self, saga_id: UUID, step: str, actor: str, reason: str) -> Instance:
-        """Raises IllegalTransition for a step that cannot be resolved by hand."""
+        """Settle a step by hand. Raises IllegalTransition for a step where that is wrong."""
         action = Action(actor, "resolve", reason, saga_id, step)
         return await self._act(action, saga_id, lambda _: Resolved(step, actor, reason))
 

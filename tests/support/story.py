@@ -136,7 +136,7 @@ class Story:
     def silent(
         self, step: str, direction: Direction = FORWARD, *, times: int = 1, past_sla: bool = False
     ) -> Self:
-        """The deadline of its latest attempt passes."""
+        """Let the deadline of its latest attempt pass."""
         for _ in range(times):
             progress = self.instance.steps[step]
             attempt = progress.attempt if direction is FORWARD else progress.undo_attempt
@@ -199,14 +199,14 @@ class Story:
         return self
 
     def expect_ignored(self, event: Input) -> Self:
-        """It is recorded and changes nothing (section 6, rule 3)."""
+        """Expect the input to be logged and to change nothing (rule 3)."""
         before = self.instance
         self.when(event).expect_nothing().expect_logged("ignored")
         assert self.instance == before
         return self
 
     def expect_illegal(self, event: Input, match: str) -> Self:
-        """It raises and changes nothing."""
+        """Expect the input to raise and to change nothing."""
         before, statuses = self.instance, dict(self.instance.steps)
         with pytest.raises(IllegalTransition, match=match):
             self.when(event)

@@ -1,5 +1,4 @@
-"""Dead letters against a real Postgres and a real broker: whatever was set aside is kept once, and
-its saga told (section 6, rule 8)."""
+"""The intake of dead letters with real servers: each is stored once and decided (rule 8)."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ class Deceased:
         self._judge = judge
 
     async def bury(self, queue: str, body: bytes, reason: str = "poison", **headers: Any) -> None:
-        """As a consumer sets it aside."""
+        """Publish it as a consumer dead-letters it."""
         about = {
             "x-sagaproof-reason": reason,
             "x-sagaproof-detail": "so it is",
@@ -87,7 +86,7 @@ class Deceased:
 
 
 def of(number: int, step: str, direction: Direction = FORWARD) -> bytes:
-    """A command of the orchestrator's, as a dead letter."""
+    """Return the body of a dead letter that holds a command of the orchestrator."""
     key = Key(saga(number), step, direction)
     asked = Envelope.command(key, Fence(), issued_at=NOON, reply_to=ORCHESTRATOR_REPLIES)
     return pack([asked.encode()])
@@ -108,7 +107,7 @@ async def eventually_kept(deceased: Deceased, count: int) -> None:
     await eventually(lambda: len(deceased.letters()) == count, f"{count} letters are kept")
 
 
-# --- the saga is told ----------------------------------------------------------------------
+# --- the saga decides ----------------------------------------------------------------------
 
 
 async def test_a_dead_command_turns_its_saga_at_once(deceased: Deceased, judge: Rows) -> None:
@@ -123,7 +122,7 @@ async def test_a_dead_command_turns_its_saga_at_once(deceased: Deceased, judge: 
     ]
 
 
-async def test_a_dead_pivot_is_fenced_and_a_dead_undo_makes_its_saga_stuck(
+async def test_a_dead_pivot_is_fenced_and_a_dead_undo_is_stuck(
     deceased: Deceased, judge: Rows
 ) -> None:
     await give_each(
@@ -151,7 +150,7 @@ async def test_a_dead_reply_makes_its_saga_stuck_and_condemns_nothing(
     assert deceased.letters("reply", "step") == [(True, "reserve_stock")]
 
 
-async def test_a_dead_start_makes_a_stuck_instance_which_a_later_start_begins(
+async def test_a_later_start_begins_what_a_dead_start_left_stuck(
     deceased: Deceased, judge: Rows
 ) -> None:
     await deceased.bury(ORCHESTRATOR_COMMANDS, pack([start(1).encode()]), "exhausted")
@@ -164,9 +163,7 @@ async def test_a_dead_start_makes_a_stuck_instance_which_a_later_start_begins(
     assert judge.execute(stuck.encode()).fetchall() == [(None,)]
 
 
-async def test_a_saga_that_could_not_begin_can_be_compensated_and_never_begins_then(
-    deceased: Deceased, judge: Rows
-) -> None:
+async def test_a_compensated_dead_start_never_begins(deceased: Deceased, judge: Rows) -> None:
     await deceased.bury(ORCHESTRATOR_COMMANDS, pack([start(1).encode()]), "exhausted")
     await eventually_kept(deceased, 1)
     await deceased.service.compensate(saga(1), "ops", "lost")
@@ -190,7 +187,7 @@ async def test_a_letter_about_no_saga_or_no_step_is_only_kept(
     assert state(judge, 7) == ()
 
 
-# --- whatever it is ------------------------------------------------------------------------
+# --- whatever its body ---------------------------------------------------------------------
 
 WIRE: dict[str, Any] = json.loads(of(1, "reserve_stock"))[0]
 
@@ -233,10 +230,10 @@ async def test_of_a_larger_one_the_first_mebibyte_is_kept(deceased: Deceased) ->
     ]
 
 
-async def test_what_the_broker_sets_aside_by_itself_is_taken_in_one_by_one(
+async def test_a_delivery_the_broker_moved_is_taken_in_one_by_one(
     deceased: Deceased, judge: Rows
 ) -> None:
-    """With its own headers, and as many messages as the delivery held."""
+    """The broker adds its own headers, and the delivery may hold several messages."""
     await give_each(deceased.service, start(1), start(2))
     both = [of(n, "reserve_stock")[1:-1].decode() for n in (1, 2)]
     death = [{"count": 1, "reason": "delivery_limit", "queue": INVENTORY, "exchange": ""}]
@@ -251,9 +248,7 @@ async def test_what_the_broker_sets_aside_by_itself_is_taken_in_one_by_one(
 # --- once ----------------------------------------------------------------------------------
 
 
-async def test_the_same_letter_again_counts_up_and_another_reason_is_another(
-    deceased: Deceased, judge: Rows
-) -> None:
+async def test_the_same_dead_letter_again_counts_up(deceased: Deceased, judge: Rows) -> None:
     await give_each(deceased.service, start(1))
     for attempt in (1, 2, 3):
         (wire,) = json.loads(of(1, "reserve_stock"))
@@ -273,7 +268,7 @@ async def test_the_same_letter_again_counts_up_and_another_reason_is_another(
 
 
 class Died(BaseException):
-    """The process is gone here."""
+    """A crash of the process at a failpoint."""
 
 
 @pytest.mark.parametrize(
@@ -309,7 +304,7 @@ async def test_death_at_any_point_loses_no_letter_and_counts_none_twice(
 
 
 async def take_in(made: Settings, db: Database, told: Service, count: int) -> None:
-    """By a process of its own, once as many are there."""
+    """Take them in, once as many are there, as a process of its own does."""
     broker = Broker(made)
     try:
         channel = await broker.channel()
@@ -336,7 +331,7 @@ async def test_two_orchestrators_take_in_what_comes_once(
     assert {state(judge, n)[0] for n in sagas} == {"COMPENSATING"}
 
 
-async def test_a_letter_whose_saga_cannot_be_told_is_kept_and_spoils_nobody(
+async def test_a_dead_letter_that_cannot_be_decided_is_kept_alone(
     deceased: Deceased, admin: Rows, judge: Rows
 ) -> None:
     await give_each(deceased.service, start(1), start(2))

@@ -1,5 +1,4 @@
-"""Redriving and discarding dead letters against a real Postgres: whoever asks, and however often, a
-letter leaves once (design.md, section 9)."""
+"""Redriving and discarding against a real Postgres: a dead letter leaves once."""
 
 from __future__ import annotations
 
@@ -53,13 +52,13 @@ pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
 
 def charge(number: int, **more: Any) -> Envelope:
-    """As the orchestrator asks for it."""
+    """Return a ChargePayment as the orchestrator sends it."""
     body = ChargePayment(customer="ada", total=10, currency="EUR")
     return command(body, saga(number), **{"reply_to": REPLIES, **more})
 
 
 class Office:
-    """Dead letters, and a desk for them."""
+    """An intake, a redriver and the operator API over one schema."""
 
     def __init__(self, db: Database, judge: Rows) -> None:
         self.db = db
@@ -76,7 +75,7 @@ class Office:
         self._intake = Intake(PAYMENT, self.service, _nothing, Health(), asyncio.Event())
 
     async def bury(self, queue: str, *bodies: bytes, reason: str = "poison") -> list[UUID]:
-        """Taken in as they would be from the broker; their ids."""
+        """Take these in as if from the broker; return their ids."""
         headers = {"x-sagaproof-reason": reason, "x-sagaproof-letter": str(uuid4())}
         letters = [one for body in bodies for one in dead_letters_of(queue, body, headers)]
         await self._intake._keep(letters)
@@ -123,7 +122,7 @@ async def office(settings: MakeSettings, judge: Rows) -> AsyncIterator[Office]:
 
 
 async def asked_to_charge(office: Office, *numbers: int) -> None:
-    """Sagas whose charge was sent."""
+    """Start sagas and bring them to where their charge was sent."""
     for n in numbers:
         await give_each(office.service, start(n), reply(n, "reserve_stock", RESERVED))
 
@@ -132,7 +131,7 @@ async def asked_to_charge(office: Office, *numbers: int) -> None:
 
 
 async def test_what_a_person_has_seen_to_is_not_done_after_all(office: Office, judge: Rows) -> None:
-    """No undo went out that would have left a tombstone, and none ever will."""
+    """No undo was sent that would have left a tombstone, and none will be."""
     await asked_to_charge(office, 1)
     (letter,) = await office.bury_envelopes(PAYMENT, charge(1))
     refund = Envelope.model_validate_json(office.outbox(PAYMENT)[-1])
@@ -147,7 +146,7 @@ async def test_what_a_person_has_seen_to_is_not_done_after_all(office: Office, j
     assert await office.settle(Disposal.DISCARD, letter) == [Settlement(letter, Result.DONE)]
 
 
-async def test_a_redriven_letter_is_the_same_message_to_where_it_came_from(office: Office) -> None:
+async def test_a_redriven_message_keeps_its_id_and_its_queue(office: Office) -> None:
     await asked_to_charge(office, 1)
     before = office.outbox(PAYMENT)
     wire = {**json.loads(charge(1).encode()), "of a later version": [1.5]}
@@ -195,7 +194,7 @@ async def test_what_fails_halfway_leaves_nothing_and_can_be_done_again(
 async def test_redriven_again_and_again_it_charges_once(
     office: Office, settings: MakeSettings, judge: Rows
 ) -> None:
-    """Also what was done before it was set aside, as when a participant dies after its commit."""
+    """So is a command that was done before it was dead-lettered, by a crash after the commit."""
     await asked_to_charge(office, 1)
     async with Database(settings("payment_svc")) as theirs:
         await open_account(theirs, "ada", 1000)
@@ -218,7 +217,7 @@ async def test_what_dies_again_is_open_again(office: Office) -> None:
     assert [o.result for o in await office.settle(Disposal.REDRIVE, ident)] == [Result.DONE]
 
 
-async def test_taking_in_and_redriving_the_same_letters_at_once_do_not_lock_each_other(
+async def test_intake_and_redrive_at_once_do_not_deadlock(
     office: Office,
 ) -> None:
     numbers = range(1, 21)
@@ -238,7 +237,7 @@ async def test_taking_in_and_redriving_the_same_letters_at_once_do_not_lock_each
 
 
 async def test_what_could_run_twice_unrecognised_is_not_redriven(office: Office) -> None:
-    """Its saga is not known, or no more: an inbox row of it may be forgotten."""
+    """Its saga is unknown or archived, so its inbox row may be forgotten."""
     answer = reply(8, "charge_payment", RESERVED)
     ids = [
         *await office.bury_envelopes(PAYMENT, charge(7)),
@@ -326,7 +325,7 @@ async def test_a_redrive_is_in_the_timeline_with_who_and_why(office: Office, jud
 
 
 async def test_a_thousand_are_grouped_tried_and_redriven_in_bulk(office: Office) -> None:
-    """As `make large` does with a hundred thousand, at full size."""
+    """`make large` does the same with a hundred thousand."""
     numbers = range(1, 501)
     for first in range(1, 501, 100):
         batch = range(first, first + 100)
@@ -369,7 +368,7 @@ async def give_each_batch(office: Office, numbers: range) -> None:
 
 
 async def in_bulk(office: Office, deed: str, **body: Any) -> dict[str, int]:
-    """One request after another, as the command does."""
+    """Send one request after another, as the CLI does."""
     counted = {"done": 0, "already": 0, "refused": 0}
     after = None
     while True:
@@ -381,7 +380,7 @@ async def in_bulk(office: Office, deed: str, **body: Any) -> dict[str, int]:
 
 
 async def test_no_question_about_letters_reads_the_whole_table(office: Office, admin: Rows) -> None:
-    """Of 20,000 of which every tenth is open; in each order, from the middle on."""
+    """Every tenth of 20,000 is open; pages are read in each order, from the middle on."""
     admin.execute("""
         insert into orchestrator.dead_letter
                (letter_id, queue, reason, reply, body, size, readable, headers, set_aside, count,

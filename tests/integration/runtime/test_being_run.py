@@ -1,4 +1,4 @@
-"""What a process says of itself to those who run it: /live, /ready, /metrics, and its end."""
+"""A process as its operators see it: /live, /ready, /metrics, and its shutdown."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Running:
             return False
 
     async def metrics(self) -> dict[str, float]:
-        """By name and labels, as they are written."""
+        """Return the metrics by name and labels, as they are written."""
         lines = (await self.health.get("/metrics")).text.splitlines()
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in pairs}
@@ -124,7 +124,7 @@ async def test_ready_says_which_server_is_gone_and_live_that_it_lives(
 
 
 def _closed(management: Management) -> bool:
-    """The management API lists a connection some seconds after it was made."""
+    """Close the connections; the management API lists one some seconds after it was made."""
     return management.close_connections() > 0
 
 

@@ -1,5 +1,4 @@
-"""What a person does to sagas that stand still, for real causes; among replicas and replies that do
-not wait for them."""
+"""Interventions in stuck sagas, whose causes are real, beside running replicas and replies."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ REJECTED = reply(1, "create_order", OrderRejected(), COMPENSATING)
 
 
 async def acted(db: Database) -> list[Action]:
-    """Oldest first."""
+    """Return the audit log, oldest first."""
     async with db.transaction(None) as tx:
         return [r.action for r in await actions.page(tx, ActionsWanted(), None, 1000)][::-1]
 
@@ -63,13 +62,13 @@ async def stuck(db: Database, overdue_by: float = 60) -> list[Stuck]:
 
 
 async def dead_letter(db: Database, step: str, direction: Direction) -> None:
-    """It could not be handled, and somebody discarded it."""
+    """Discard a dead letter of this step."""
     deciding = service(db)
     async with deciding.batch(Commit.INTAKE, [saga(1)]) as batch:
         batch.decide(saga(1), DeadLettered(step, direction, "no such account", discarded_by="ada"))
 
 
-async def test_what_is_awaited_goes_out_again_at_once_and_gets_a_new_deadline(
+async def test_retry_sends_what_is_awaited_with_a_new_deadline(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     await give(service(db), start(1))
@@ -85,7 +84,7 @@ async def test_what_is_awaited_goes_out_again_at_once_and_gets_a_new_deadline(
     assert 3000 < float(str(left[0][0])) < 3601
 
 
-async def test_a_discarded_undo_stands_still_until_a_person_has_seen_to_it(
+async def test_a_discarded_undo_is_stuck_until_a_person_resolves_it(
     db: Database, judge: Rows
 ) -> None:
     await give_each(service(db), *DECLINED)
@@ -96,7 +95,7 @@ async def test_a_discarded_undo_stands_still_until_a_person_has_seen_to_it(
     assert one.trouble.entry.entry == "discarded"
     await service(db).resolve(saga(1), "reserve_stock", "ada", "put back on the shelf")
     assert commands(judge)[-1:] == ["create_order<1"]
-    await give_each(service(db), RELEASED, REJECTED)  # it was done after all: noted, ignored
+    await give_each(service(db), RELEASED, REJECTED)  # it was done after all: logged, ignored
     assert state(judge) == ("COMPENSATED", "card_declined")
     assert await stuck(db) == []
     assert await acted(db) == [
@@ -118,11 +117,10 @@ async def test_a_step_after_the_pivot_is_resolved_and_the_pivot_never(
     assert [action.outcome for action in await acted(db)] == ["refused", "refused", "done"]
 
 
-async def test_a_service_that_was_down_for_an_hour_is_reconciled_by_policy(
+async def test_after_an_outage_sagas_are_reconciled_by_policy(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
-    """One with attempts left is asked again, one without is undone, one that is stuck is asked
-    now; what moved on meanwhile is left alone."""
+    """Resend where attempts are left, undo where not, retry the stuck, leave the rest alone."""
     deciding = service(db, IMPATIENT)
     await give_each(deciding, *(start(n) for n in (1, 2, 3, 4, 5)))
     await give_each(deciding, *(reply(n, "reserve_stock", RESERVED) for n in (1, 2, 3, 4)))
@@ -146,11 +144,13 @@ async def test_a_service_that_was_down_for_an_hour_is_reconciled_by_policy(
     ]  # fmt: skip
 
 
-async def test_reconciling_races_with_replies_and_replicas_and_takes_one_step(
+async def test_reconciling_at_once_with_replies_decides_once(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
-    """In opposite orders: a deadlock would raise Infrastructure. A reply that comes first leaves
-    nothing to do; one that comes later finds what it answers still awaited."""
+    """The batches lock in opposite orders: a deadlock would raise Infrastructure.
+
+    A reply that comes first leaves nothing to do; one that comes later is still awaited.
+    """
     numbers = list(range(1, 41))
     await give(service(db), *(start(n) for n in numbers))
     for number in numbers:

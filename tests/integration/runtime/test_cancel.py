@@ -56,9 +56,7 @@ def cancel(number: int = 1) -> Envelope:
 TO_THE_PIVOT = [start(1), reply(1, "reserve_stock", RESERVED), reply(1, "charge_payment", CHARGED)]
 
 
-async def test_a_saga_under_way_is_undone_once_however_often_it_is_asked(
-    db: Database, judge: Rows
-) -> None:
+async def test_repeated_cancels_undo_a_running_saga_once(db: Database, judge: Rows) -> None:
     await give_each(service(db), start(1), cancel(), cancel())
     await give(service(db), cancel(), cancel())
     assert commands(judge) == ["reserve_stock>1", "reserve_stock<1"]
@@ -73,7 +71,7 @@ async def test_a_saga_under_way_is_undone_once_however_often_it_is_asked(
 
 
 async def test_one_that_has_not_begun_begins_to_be_undone(db: Database, judge: Rows) -> None:
-    """The order must end, and its start may still come: it finds the saga begun."""
+    """The order must end; a start that arrives later finds the saga begun."""
     await give_each(service(db), cancel(), start(1), start(1, attempt=2), cancel())
     assert instances(judge) == 1
     assert commands(judge) == ["reserve_stock>1", "reserve_stock<1"]
@@ -81,9 +79,7 @@ async def test_one_that_has_not_begun_begins_to_be_undone(db: Database, judge: R
     assert state(judge) == ("COMPENSATING", "cancelled")
 
 
-async def test_a_start_and_a_cancel_at_once_make_one_saga_that_is_undone(
-    db: Database, judge: Rows
-) -> None:
+async def test_a_start_and_a_cancel_at_once_make_one_undone_saga(db: Database, judge: Rows) -> None:
     for number in range(1, 21):
         both = [give(service(db), start(number)), give(service(db), cancel(number))]
         await asyncio.gather(*(both if number % 2 else reversed(both)))
@@ -99,9 +95,7 @@ async def test_at_the_pivot_it_is_fenced_and_the_fence_decides(db: Database, jud
     assert state(judge) == ("COMPENSATING", "cancelled")
 
 
-async def test_past_the_pivot_it_is_refused_and_noted_and_changes_nothing(
-    db: Database, judge: Rows
-) -> None:
+async def test_a_cancel_past_the_pivot_is_refused_and_logged(db: Database, judge: Rows) -> None:
     await give_each(
         service(db),
         *TO_THE_PIVOT,
@@ -127,7 +121,7 @@ async def test_a_cancel_that_races_the_pivot_has_one_outcome(db: Database, judge
         dispatched = reply(number, "dispatch_stock", StockDispatched())
         both = [give(service(db), dispatched), give(service(db), cancel(number))]
         await asyncio.gather(*(both if number % 2 else reversed(both)))
-        # Whichever was first, the goods have left: the fence, if one went out, will say so too.
+        # Whichever was first, the goods have left, and a fence, if one was sent, will say so too.
         assert state(judge, number) == ("RUNNING", None)
         assert commands(judge, number)[-1] == "confirm_order>1"
         assert "turned" not in logged(judge, number)
@@ -141,7 +135,7 @@ async def test_one_that_is_parked_is_undone(db: Database, judge: Rows) -> None:
     assert state(judge) == ("COMPENSATING", "cancelled")
 
 
-async def test_the_order_service_asks_again_as_often_as_it_is_asked_with_one_message(
+async def test_repeated_cancel_requests_send_the_same_message(
     settings: MakeSettings, judge: Rows
 ) -> None:
     order_id = saga_id_for("ann", "key-1")
@@ -160,7 +154,7 @@ async def test_the_order_service_asks_again_as_often_as_it_is_asked_with_one_mes
         await handle(orders, command(listed, saga(8), step="list_product", reply_to=None))
         await handle(orders, command(placed, order_id, reply_to=None))
         told = [await handle(orders, wanted_no_more) for _ in range(2)]
-        assert told == [[CancelNoted()], [CancelNoted()]]  # whoever waits at the door is answered
+        assert told == [[CancelNoted()], [CancelNoted()]]  # every waiting client is answered
     asked = sent(judge, "order_svc")
     # The broker may have lost the first, when it was replaced or its queues were purged.
     assert [envelope.type for envelope in asked] == ["StartSaga", "CancelSaga", "CancelSaga"]

@@ -1,4 +1,4 @@
-"""The gate against a real Postgres: who is parked, what it costs, and that one decides."""
+"""The gate against a real Postgres: which sagas are parked, and that one decision counts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def why(judge: Rows) -> list[object]:
     return [detail for (detail,) in rows]
 
 
-# --- whom policy asks ----------------------------------------------------------------------
+# --- when policy asks  ----------------------------------------------------------------------
 
 
 async def test_by_default_nobody_is_asked(db: Database, judge: Rows) -> None:
@@ -183,7 +183,7 @@ async def test_compensation_asked_while_it_is_parked_undoes_it(db: Database, jud
         await approve(gated)
 
 
-# --- one decides ---------------------------------------------------------------------------
+# --- one decision --------------------------------------------------------------------------
 
 
 async def test_of_those_who_decide_at_once_one_wins(db: Database, judge: Rows) -> None:
@@ -245,11 +245,11 @@ async def test_what_is_parked_does_not_count_against_the_running_limit(db: Datab
 
 
 MANY = 10_000
-ROUNDS = 10  # of the reconciler
+LOOPS = 10  # of the reconciler
 
 
 def park_many(admin: Rows) -> None:
-    """Rows as the engine writes them, all at once."""
+    """Insert many parked instances, as the engine writes them."""
     admin.execute(
         """
         insert into orchestrator.saga_instance
@@ -265,8 +265,10 @@ def park_many(admin: Rows) -> None:
 async def test_what_is_parked_costs_no_work(
     settings: MakeSettings, admin: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An idle orchestrator asks the same with ten thousand parked and without, and none of what it
-    asks, from its start on, looks at them."""
+    """An idle orchestrator runs the same queries with ten thousand parked sagas as with none.
+
+    None of them reads the parked ones, from its start on.
+    """
     quiet, _ = await idle_span(settings, monkeypatch)
     park_many(admin)
     busy, ever = await idle_span(settings, monkeypatch)
@@ -284,14 +286,16 @@ async def test_what_is_parked_costs_no_work(
 async def idle_span(
     settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, int], dict[str, Params]]:
-    """What a whole orchestrator asks about instances in some rounds of its reconciler, how often;
-    and what it ever asked."""
+    """Count the queries about instances in some loops of an orchestrator's reconciler.
+
+    Returns the counts, and every query it ever ran with its parameters.
+    """
     asked: Counter[str] = Counter()
     ever: dict[str, Params] = {}
     original = Tx.queue_query
 
     def counting(self: Tx, sql: LiteralString, params: Params = ()) -> QueuedQuery:
-        if "saga_instance" in sql and max(asked.values(), default=0) < ROUNDS:
+        if "saga_instance" in sql and max(asked.values(), default=0) < LOOPS:
             asked[sql] += 1
             ever[sql] = params
         return original(self, sql, params)
@@ -303,7 +307,7 @@ async def idle_span(
         async with mail(made), running(process):
             await eventually(lambda: process.health.ready and len(ever) > 1)
             asked.clear()
-            await eventually(lambda: max(asked.values(), default=0) == ROUNDS)
+            await eventually(lambda: max(asked.values(), default=0) == LOOPS)
     return dict(asked), ever
 
 

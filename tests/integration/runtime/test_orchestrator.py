@@ -1,5 +1,4 @@
-"""The orchestrator against a real Postgres: starting, racing, deadlines, ends (section 6, rules 2,
-3 and 6 to 9)."""
+"""The orchestrator against a real Postgres: starts, races, deadlines, ends (rules 2, 3, 6 to 9)."""
 
 from __future__ import annotations
 
@@ -111,7 +110,7 @@ async def test_rule_8_only_a_start_sent_again_is_answered_saga_started(
     assert len(rows) == 2
 
 
-async def test_rule_8_a_start_whose_first_sending_was_lost_is_answered_too(
+async def test_rule_8_a_resent_start_is_answered_if_the_first_was_lost(
     db: Database, judge: Rows
 ) -> None:
     await give(service(db), start(1, attempt=2, reply_to="order.commands"))
@@ -146,7 +145,7 @@ async def test_what_can_never_succeed_is_poison_and_changes_nothing(
     assert len(sent(judge, ROLE)) == 1
 
 
-# --- the way forward and back, as it lies in the tables ------------------------------------
+# --- the way forward and back, in the tables -----------------------------------------------
 
 
 async def test_an_order_that_nobody_refuses_is_completed(db: Database, judge: Rows) -> None:
@@ -184,9 +183,7 @@ async def test_a_whole_way_may_come_in_one_batch(db: Database, judge: Rows) -> N
     assert instances(judge) == 1
 
 
-async def test_rule_3_a_reply_to_what_is_not_awaited_is_recorded_and_changes_nothing(
-    db: Database, judge: Rows
-) -> None:
+async def test_rule_3_a_reply_that_is_not_awaited_is_only_logged(db: Database, judge: Rows) -> None:
     await give_each(service(db), start(1), *[reply(1, "reserve_stock", RESERVED)] * 3)
     assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
     assert logged(judge)[-2:] == ["ignored", "ignored"]
@@ -222,7 +219,7 @@ async def test_rule_7_replicas_that_race_on_an_instance_take_one_step(
 async def test_rule_7_a_reply_waits_for_whoever_holds_the_instance(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
-    """Two contradictory replies at once: the second is judged by what the first made of it."""
+    """Of two contradictory replies the second is decided on what the first led to."""
     await give(service(db), start(1))
     with admin.transaction():
         admin.execute("lock table orchestrator.saga_log in share mode")
@@ -251,7 +248,7 @@ async def test_a_silent_step_is_asked_again_with_the_same_message(
     assert logged(judge) == ["started", "sent", "timed_out", "sent"]
 
 
-async def test_rule_5_exhausted_attempts_turn_the_saga_and_the_silent_step_is_undone(
+async def test_rule_5_a_step_out_of_attempts_is_undone(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     await give_each(service(db), *TO_THE_PIVOT[:2])
@@ -262,14 +259,14 @@ async def test_rule_5_exhausted_attempts_turn_the_saga_and_the_silent_step_is_un
     assert commands(judge)[1:] == ["charge_payment>1", "charge_payment>2", "charge_payment<1"]
 
 
-async def test_rule_1_a_silent_pivot_is_fenced_and_nothing_is_undone_until_it_answers(
+async def test_rule_1_a_silent_pivot_is_fenced_before_any_undo(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     await give_each(service(db), *TO_THE_PIVOT)
     for _ in range(PATIENT.attempts):
         make_overdue(admin, "dispatch_stock")
         await service(db).time_out([saga(1)])
-    for _ in range(3):  # however long the fence is silent
+    for _ in range(3):  # however often the fence times out
         make_overdue(admin, "dispatch_stock")
         await service(db).time_out([saga(1)])
     assert commands(judge)[2:] == [
@@ -303,7 +300,7 @@ async def test_rule_1_a_fence_that_came_too_late_sends_the_saga_forward(
     assert state(judge) == ("RUNNING", None)
 
 
-async def test_an_undo_past_its_sla_is_stuck_and_resent_and_an_answer_frees_it(
+async def test_an_undo_past_its_sla_is_stuck_until_answered(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     impatient = replace(PATIENT, stuck_after_seconds=0)
@@ -319,7 +316,7 @@ async def test_an_undo_past_its_sla_is_stuck_and_resent_and_an_answer_frees_it(
     assert judge.execute(stuck).fetchall() == [(False,)]
 
 
-async def test_rule_6_a_reply_committed_while_the_reconciler_waited_for_the_row_is_no_timeout(
+async def test_rule_6_a_reply_committed_before_the_lock_is_no_timeout(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     await give(service(db), start(1))
@@ -327,22 +324,22 @@ async def test_rule_6_a_reply_committed_while_the_reconciler_waited_for_the_row_
     reconciler = Reconciler(
         db, service(db), lambda: True, settings(ROLE), Health(), asyncio.Event()
     )
-    with admin.transaction():  # nobody gets past the saga log for now
+    with admin.transaction():  # blocks every write to the saga log
         admin.execute("lock table orchestrator.saga_log in share mode")
         answered = asyncio.create_task(give(service(db), reply(1, "reserve_stock", RESERVED)))
         await eventually(lambda: lock_waits(admin, ROLE) == 1)
         judging = asyncio.create_task(reconciler.run_once())
         await eventually(lambda: lock_waits(admin, ROLE) == 2)
-    assert await judging == 1  # it was overdue when it was looked for
+    assert await judging == 1  # it was overdue when it was found
     await answered
     assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
     assert "timed_out" not in logged(judge)
 
 
-async def test_rule_6_a_deadline_is_judged_by_the_databases_clock_once_the_row_is_held(
+async def test_rule_6_deadlines_go_by_the_databases_clock_once_locked(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
-    """It passes while we wait for the row: the clock is read after, not before."""
+    """The deadline passes while the lock is awaited: the clock is read after it, not before."""
     await give(service(db), start(1))
     make_overdue(admin, "reserve_stock", ago="-0.3 seconds")
     with admin.transaction():
@@ -373,11 +370,11 @@ async def test_replicas_may_reconcile_the_same_instances(
         assert commands(judge, number) == ["reserve_stock>1", "reserve_stock>2"]
 
 
-# --- when deadlines may be judged (rule 6) -------------------------------------------------
+# --- when deadlines may be decided (rule 6) ------------------------------------------------
 
 
 async def overdue_saga(made: Settings, admin: Rows) -> None:
-    """A saga that waits for its reservation, with a deadline that passed in an outage."""
+    """Leave a saga that awaits its reservation with a deadline that passed in an outage."""
     async with Database(made) as db:
         await give(service(db), start(1))
         async with db.transaction(None) as tx:
@@ -385,7 +382,7 @@ async def overdue_saga(made: Settings, admin: Rows) -> None:
     make_overdue(admin, "reserve_stock", ago="1 hour")
 
 
-async def test_rule_6_a_reply_that_waited_out_an_outage_is_read_before_deadlines_are_judged(
+async def test_rule_6_replies_of_an_outage_are_read_before_deadlines(
     settings: MakeSettings, judge: Rows, admin: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -401,7 +398,7 @@ async def test_rule_6_a_reply_that_waited_out_an_outage_is_read_before_deadlines
     assert "timed_out" not in logged(judge)
 
 
-async def test_rule_6_no_deadline_is_judged_while_the_broker_is_out_of_reach(
+async def test_rule_6_no_deadline_is_decided_without_the_broker(
     settings: MakeSettings, judge: Rows, admin: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -418,10 +415,10 @@ async def test_rule_6_no_deadline_is_judged_while_the_broker_is_out_of_reach(
             await eventually(lambda: "timed_out" in logged(judge))
 
 
-async def test_rule_6_no_deadline_is_judged_while_our_own_commands_are_not_out(
+async def test_rule_6_no_deadline_is_decided_with_a_full_outbox(
     settings: MakeSettings, judge: Rows, admin: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What we never sent cannot have been answered."""
+    """A command that was never sent cannot have been answered."""
     made = settings(ROLE, **FAST)
     await overdue_saga(made, admin)
     async with mail(made):
@@ -438,7 +435,7 @@ async def test_rule_6_no_deadline_is_judged_while_our_own_commands_are_not_out(
 
 
 def counting_reconciler(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """What every reconciler made from now on hears when it asks whether it may judge."""
+    """Record what `may_decide` returns to every reconciler made from now on."""
     asked: list[bool] = []
     init = Reconciler.__init__
 
@@ -497,7 +494,7 @@ async def test_a_stuck_saga_does_not_keep_others_at_the_gate(
 # --- through the queues --------------------------------------------------------------------
 
 
-async def test_a_reply_for_an_unknown_saga_is_dead_lettered_and_spoils_nobody(
+async def test_a_reply_for_an_unknown_saga_is_dead_lettered_alone(
     settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = settings(ROLE, **FAST)

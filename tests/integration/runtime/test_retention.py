@@ -1,5 +1,4 @@
-"""What ended long ago moves out, and what is as old and comes again does not act (section 6, rules
-9 and 18)."""
+"""Archiving of ended sagas, after which a command as old as theirs does not act (rules 9, 18)."""
 
 from __future__ import annotations
 
@@ -89,7 +88,7 @@ def retention(db: Database, settings: MakeSettings, **overrides: object) -> Rete
 
 
 def refused(number: int) -> tuple[Envelope, ...]:
-    """From its start to its end: COMPENSATED."""
+    """Return the messages of a saga from its start to COMPENSATED."""
     return (
         start(number),
         reply(number, "reserve_stock", SHORT),
@@ -113,7 +112,7 @@ def archived(judge: Rows) -> set[object]:
 
 
 def forgets(judge: Rows) -> dict[str, Forget]:
-    """By queue; the last one sent there."""
+    """Return the last message sent to each queue."""
     rows = judge.execute("select destination, envelope from orchestrator.outbox order by id")
     found = {str(queue): Envelope.model_validate_json(str(text)) for queue, text in rows}
     return {
@@ -123,10 +122,10 @@ def forgets(judge: Rows) -> dict[str, Forget]:
     }
 
 
-# --- what moves out ------------------------------------------------------------------------
+# --- what is archived ---------------------------------------------------------------------
 
 
-async def test_what_has_ended_moves_out_with_its_log_and_participants_are_told(
+async def test_an_ended_saga_is_archived_and_participants_forget_it(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
     await give_each(service(db), *refused(1), *confirmed(2))
@@ -167,7 +166,7 @@ async def test_what_ended_lately_stays(db: Database, settings: MakeSettings, jud
     assert state(judge) == ("COMPENSATED", "out_of_stock")
 
 
-async def test_it_goes_in_batches_oldest_first_and_two_never_take_the_same(
+async def test_replicas_archive_the_oldest_first_and_none_twice(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
     for number in range(1, 11):
@@ -185,17 +184,17 @@ async def test_it_goes_in_batches_oldest_first_and_two_never_take_the_same(
     assert len(ids) == 3 * 10  # each to three participants, once
 
 
-async def test_rule_18_what_is_forgotten_never_passes_the_oldest_unsettled_command(
+async def test_rule_18_forgetting_stops_at_an_unsettled_command(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
-    """Its participant may not have seen it yet: as old as that, a command must still be run."""
+    """The participant may not have received it yet, so a command that old must still be run."""
     await give_each(service(db), start(1), *refused(2))
     assert await retention(db, settings).run_once() == 0
     await give_each(service(db), *refused(1)[1:], *refused(3))
     assert await retention(db, settings).run_once() == 3
 
 
-async def test_rule_18_a_command_that_is_not_committed_yet_is_not_passed_either(
+async def test_rule_18_forgetting_stops_at_uncommitted_commands(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings(ROLE)) as elsewhere, elsewhere.transaction(None) as tx:
@@ -205,7 +204,7 @@ async def test_rule_18_a_command_that_is_not_committed_yet_is_not_passed_either(
     assert await retention(db, settings).run_once() == 1
 
 
-async def test_parked_and_stuck_sagas_stay_and_a_parked_one_holds_up_nobody(
+async def test_parked_and_stuck_sagas_stay_and_do_not_block_others(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
     gate = service(db, thresholds={"EUR": 1})
@@ -217,7 +216,7 @@ async def test_parked_and_stuck_sagas_stay_and_a_parked_one_holds_up_nobody(
 
 
 def set_aside(admin: Rows, envelope: Envelope) -> None:
-    """As the intake keeps it."""
+    """Insert a dead letter as the intake stores it."""
     admin.execute(
         "insert into orchestrator.dead_letter (letter_id, queue, reason, saga_id, reply, body,"
         " size, readable, headers, set_aside, count)"
@@ -227,7 +226,7 @@ def set_aside(admin: Rows, envelope: Envelope) -> None:
     )
 
 
-async def test_rule_18_a_dead_letter_that_is_open_is_not_passed_and_keeps_its_saga(
+async def test_rule_18_forgetting_stops_at_an_open_dead_letter(
     db: Database, settings: MakeSettings, admin: Rows, judge: Rows
 ) -> None:
     await give_each(service(db), *refused(1), *refused(2))
@@ -236,7 +235,7 @@ async def test_rule_18_a_dead_letter_that_is_open_is_not_passed_and_keeps_its_sa
     assert archived(judge) == {saga(2)}
 
     await give_each(service(db), *refused(3))
-    set_aside(admin, charge(saga(99)))  # nobody's saga, issued at noon: it may be redriven yet
+    set_aside(admin, charge(saga(99)))  # of no known saga, issued at noon: it may still be redriven
     assert await retention(db, settings).run_once() == 0
     admin.execute(
         "update orchestrator.dead_letter set state = 'discarded', settled_at = now(),"
@@ -245,7 +244,7 @@ async def test_rule_18_a_dead_letter_that_is_open_is_not_passed_and_keeps_its_sa
     assert await retention(db, settings).run_once() == 2
 
 
-async def test_a_saga_of_a_definition_not_deployed_here_waits_for_whoever_knows_it(
+async def test_a_saga_of_an_undeployed_definition_is_not_archived(
     db: Database, settings: MakeSettings, admin: Rows, judge: Rows
 ) -> None:
     await give_each(service(db), *refused(1), *refused(2))
@@ -257,7 +256,7 @@ async def test_a_saga_of_a_definition_not_deployed_here_waits_for_whoever_knows_
 
 
 def ended(admin: Rows, number: int, definition: str, version: int, count: int) -> None:
-    """So many that ended an hour ago and were started one second after the other."""
+    """Insert instances that ended an hour ago and were started one second after the other."""
     admin.execute(
         "insert into orchestrator.saga_instance"
         "       (saga_id, definition, version, state, data, steps, started_at, ended_at)"
@@ -268,7 +267,7 @@ def ended(admin: Rows, number: int, definition: str, version: int, count: int) -
     )
 
 
-async def test_what_nobody_here_knows_is_never_read_and_what_is_taken_is_the_oldest_of_all(
+async def test_archiving_reads_only_deployed_definitions_oldest_first(
     db: Database, admin: Rows
 ) -> None:
     ended(admin, 1000, "order", 9, 5000)
@@ -284,7 +283,7 @@ async def test_what_nobody_here_knows_is_never_read_and_what_is_taken_is_the_old
     assert read <= 50
 
 
-async def test_what_stays_since_nobody_knows_it_is_counted_so_far_and_the_rest_is_not_read(
+async def test_undeployed_ended_sagas_are_counted_to_a_limit(
     db: Database, admin: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "COUNTED", 7)
@@ -301,7 +300,7 @@ async def test_what_stays_since_nobody_knows_it_is_counted_so_far_and_the_rest_i
 
 
 async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, admin: Rows) -> None:
-    """One of 5,001 is open, then it is on its way for an hour: it holds up what began after it."""
+    """One of 5,001 is open, then redriven for an hour: what began after it is not archived."""
     admin.execute("""
         insert into orchestrator.dead_letter
                (letter_id, queue, reason, reply, body, size, readable, headers, set_aside, count,
@@ -329,7 +328,7 @@ async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, ad
 # --- what comes after ----------------------------------------------------------------------
 
 
-async def test_rule_9_a_start_is_a_repeat_also_after_the_saga_was_archived(
+async def test_rule_9_a_start_of_an_archived_saga_is_a_duplicate(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
     await give_each(service(db), *refused(1))
@@ -340,10 +339,10 @@ async def test_rule_9_a_start_is_a_repeat_also_after_the_saga_was_archived(
     assert [e.type for e in sent(judge, ROLE)[count:]] == ["SagaStarted"]
 
 
-async def test_rule_9_a_dead_start_begins_nothing_once_the_saga_was_archived(
+async def test_rule_9_a_dead_start_of_an_archived_saga_begins_nothing(
     db: Database, settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
-    """Also of a saga that a dead start began, and that so has no start in the inbox."""
+    """The saga began with a dead start, so the inbox has no row of a start."""
     await give_each(service(db), *refused(1))
     admin.execute("delete from orchestrator.inbox")
     await retention(db, settings).run_once()
@@ -356,7 +355,7 @@ async def test_rule_9_a_dead_start_begins_nothing_once_the_saga_was_archived(
     assert judge.execute("select from orchestrator.inbox").rowcount == 0
 
 
-async def test_an_answer_after_the_archive_is_dropped_and_of_a_stranger_is_poison(
+async def test_a_reply_to_an_archived_saga_is_dropped(
     db: Database, settings: MakeSettings, judge: Rows
 ) -> None:
     await give_each(service(db), *refused(1))
@@ -377,7 +376,7 @@ def late(envelope: Envelope) -> Envelope:
     return envelope.model_copy(update={"first_issued_at": LATER})
 
 
-async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run(
+async def test_rule_18_a_command_as_old_as_the_forgotten_is_dead(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("payment_svc")) as db:
@@ -390,9 +389,9 @@ async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run
         for old in (charge(saga(1)), refund(saga(1)), charge(saga(3)), charge(saga(4)), nowhere):
             with pytest.raises(Poison, match="evidence_gone"):
                 await handle(payment(db), old)
-        # What is remembered is answered as ever; what was issued later acts.
+        # A command with an inbox row is answered as ever; one issued later acts.
         await handle(payment(db), charge(saga(2)), late(charge(saga(5))))
-        # An older one does not take back what was forgotten.
+        # An older Forget does not lower the bound.
         await consume(payment(db), forget(9, until=NOON - timedelta(days=9)))
         with pytest.raises(Poison, match="evidence_gone"):
             await handle(payment(db), charge(saga(4)))
@@ -403,10 +402,10 @@ async def test_rule_18_what_is_as_old_as_what_was_forgotten_is_set_aside_not_run
     assert {step for (step,) in rows} == {"charge_payment", "open_account", "deposit"}
 
 
-async def test_rule_18_without_what_was_forgotten_a_refused_reservation_would_be_held(
+async def test_rule_18_without_forgotten_a_late_reservation_would_act(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """No row of the domain remembers a refusal: there is no second line of defence."""
+    """No domain row records a refusal, so there is no second line of defence."""
     async with Database(settings("inventory_svc")) as db:
         await receive_stock(db, tea=1)
         await handle(inventory(db), reserve(saga(1), ("tea", 2)))
@@ -425,8 +424,7 @@ async def receive_stock_later(db: Database) -> None:
 async def test_rule_18_a_repeat_that_waited_for_the_forgetting_sees_it(
     settings: MakeSettings, judge: Rows, admin: Rows, servers: Any, database: str
 ) -> None:
-    """It claims a row that is just being removed: the claim waits, and then what was forgotten is
-    read, not before."""
+    """Its claim waits for the row that is being removed, and only then is `forgotten` read."""
     async with Database(settings("payment_svc")) as db:
         await open_account(db, "ada", 100)
         await handle(payment(db), charge(saga(1)))
@@ -493,7 +491,7 @@ async def test_a_key_is_remembered_for_ever_by_the_order(
 async def test_a_return_is_remembered_for_ever_by_itself(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """Also one that was closed, whose order may be given back again under another key."""
+    """So is a closed return, whose order may be returned again under another key."""
     async with Database(settings("order_svc")) as db:
         orders = order_service(db)
         await handle(orders, tea(), place(2))

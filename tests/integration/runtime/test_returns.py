@@ -54,7 +54,7 @@ def orders(db: Database) -> Participant[OrderBook]:
 
 
 async def buy(db: Database, key: str) -> UUID:
-    """An order, confirmed."""
+    """Place an order and confirm it."""
     order_id = saga_id_for("ann", key)
     placed = PlaceOrder(
         customer="ann", idempotency_key=key, currency="EUR", lines=(Line(sku="tea", quantity=2),)
@@ -136,10 +136,10 @@ async def test_a_return_whose_saga_nobody_knows_is_asked_for_again(
     assert [e.saga_id for e in starts] == [order_id, return_id]
 
 
-async def test_who_asks_again_waits_no_shorter_than_before_the_first_time(
+async def test_a_new_return_attempt_waits_as_long_as_the_first(
     settings: MakeSettings, admin: Rows
 ) -> None:
-    """For an order as for a return: what comes on top doubles, and is a minute at most."""
+    """The resend delay doubles up to a minute, for an order as for a return."""
     async with Database(settings("order_svc")) as db:
         return_id, opened = opening(await buy(db, "order"), "one")
         await handle(orders(db), command(opened, return_id, step="open_return"))
@@ -161,10 +161,10 @@ async def test_who_asks_again_waits_no_shorter_than_before_the_first_time(
             assert all(5 <= wait <= 5 + most for (wait,) in waits), waits
 
 
-async def test_rule_19_two_sagas_that_refund_one_charge_at_once_refund_it_once(
+async def test_rule_19_two_returns_at_once_refund_a_charge_once(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """Even if nothing had kept them apart before: whoever holds the account looks again."""
+    """The check under the account's lock suffices by itself."""
     made = settings("payment_svc")
     async with Database(made) as db_1, Database(made) as db_2:
         await open_account(db_1, "ada", 1000)

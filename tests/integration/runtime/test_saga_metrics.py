@@ -1,4 +1,4 @@
-"""What an orchestrator counts of its sagas, and what it sees of those alive."""
+"""Metrics of sagas: counters of what happened, gauges of the living instances."""
 
 from __future__ import annotations
 

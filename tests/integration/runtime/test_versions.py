@@ -1,5 +1,8 @@
-"""Versions of a definition side by side: an instance finishes under the one it began with, whoever
-of the replicas knows it; and if nobody does, it stands still with a reason, and is not lost."""
+"""Versions of a definition side by side: an instance finishes under the one it began with.
+
+Any replica that has the version deployed goes on with it; while none does, it is stuck, with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def new(db: Database) -> Service:
 
 
 def needy(db: Database) -> Service:
-    """A release that asks for more than sagas which are under way began with."""
+    """Return a definition whose commands require more than the running sagas began with."""
     steps = tuple(
         replace(step, command=ReserveByCarrier, undo=ReleaseByCarrier)
         if step.name == "reserve_stock" else step
@@ -111,9 +114,7 @@ async def unjudgeable(db: Database) -> dict[Any, Any]:
     return {one.instance.saga_id: one.row.undecidable for one in await stuck(db)}
 
 
-async def test_each_begins_under_the_newest_that_its_replica_knows_and_finishes_under_it(
-    db: Database, judge: Rows
-) -> None:
+async def test_a_saga_finishes_under_the_version_it_began_with(db: Database, judge: Rows) -> None:
     await give(old(db), start(1))
     await give(new(db), start(2))
     assert versions(judge) == {saga(1): 1, saga(2): 2}
@@ -133,15 +134,13 @@ async def test_each_begins_under_the_newest_that_its_replica_knows_and_finishes_
     assert steps == [(1, False), (2, True)]
 
 
-async def test_a_reply_that_comes_to_an_older_replica_is_kept_for_a_newer_one(
-    db: Database, judge: Rows
-) -> None:
+async def test_an_older_replica_parks_a_reply_for_a_newer_one(db: Database, judge: Rows) -> None:
     await give_each(new(db), start(1), start(2))
     answers = [reply(n, "reserve_stock", RESERVED) for n in (1, 2)]
     await give(old(db), *answers, start(3))
     await give(old(db), answers[0])  # and a repeat of it
     assert logged(judge) == ["started", "sent", "held", "held"]
-    assert commands(judge, 3) == ["reserve_stock>1"]  # its neighbours are not held up
+    assert commands(judge, 3) == ["reserve_stock>1"]  # other sagas go on
     assert await old(db).release(100) == 0
     assert await new(db).release(100) == 2
     assert await new(db).release(100) == 0
@@ -150,7 +149,7 @@ async def test_a_reply_that_comes_to_an_older_replica_is_kept_for_a_newer_one(
 
 
 @pytest.mark.parametrize("point", [Point.RECONCILER_BEFORE_COMMIT, Point.RECONCILER_AFTER_COMMIT])
-async def test_whoever_dies_releasing_a_reply_leaves_it_or_has_taken_the_step(
+async def test_a_crash_while_releasing_a_reply_loses_nothing(
     db: Database, judge: Rows, tmp_path: Path, point: Point
 ) -> None:
     await give(new(db), start(1))
@@ -186,7 +185,7 @@ async def test_replicas_that_release_the_same_replies_take_one_step(
         assert commands(judge, number) == ["reserve_stock>1", "charge_payment>1"]
 
 
-async def test_a_held_reply_that_makes_no_sense_is_a_dead_letter_after_all(
+async def test_a_parked_reply_that_is_impossible_is_dead_lettered(
     db: Database, judge: Rows
 ) -> None:
     await give_each(new(db), start(1), start(2))
@@ -202,9 +201,7 @@ async def test_a_held_reply_that_makes_no_sense_is_a_dead_letter_after_all(
     assert dead == [("orchestrator.replies.dead",)]
 
 
-async def test_a_cancel_that_comes_to_an_older_replica_is_kept_and_sent_on_by_a_newer_one(
-    db: Database, judge: Rows
-) -> None:
+async def test_an_older_replica_parks_a_cancel_for_a_newer_one(db: Database, judge: Rows) -> None:
     await give(new(db), start(1))
     for _ in range(2):
         await give(old(db), cancel(1))
@@ -217,7 +214,7 @@ async def test_a_cancel_that_comes_to_an_older_replica_is_kept_and_sent_on_by_a_
     assert state(judge) == ("COMPENSATING", "cancelled")
 
 
-async def test_a_held_reply_of_a_saga_that_was_archived_is_awaited_by_nobody(
+async def test_a_parked_reply_of_an_archived_saga_is_dropped(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     rejected = reply(1, "create_order", OrderRejected(), COMPENSATING)
@@ -242,14 +239,14 @@ async def test_a_deadline_is_left_to_a_replica_that_knows_the_version(
     assert commands(judge) == ["reserve_stock>1", "reserve_stock>2"]
 
 
-async def test_a_saga_whose_version_nobody_knows_is_stuck_with_a_reason_and_goes_on_once_deployed(
+async def test_a_saga_of_an_undeployed_version_is_stuck_until_deployed(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     await give_each(new(db), start(1))
     make_overdue(admin, "reserve_stock", ago="2 minutes")
     before = reconciler(db, old(db), settings)
     assert await before.run_once() == 1
-    assert await before.run_once() == 0  # looked at again later, and in nobody's way
+    assert await before.run_once() == 0  # tried again later
     assert await undeployed(db) == [True]
     assert logged(judge) == ["started", "sent", "undeployed"]
     async with db.transaction(None) as tx:
@@ -289,7 +286,7 @@ async def test_without_a_reply_it_is_asked_for_again_once_deployed(
     assert await undeployed(db) == []
 
 
-async def test_a_saga_that_no_command_can_be_made_for_is_stuck_with_a_reason_until_one_can(
+async def test_a_saga_whose_command_cannot_be_made_is_stuck(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     await give(new(db), start(1), start(2))
@@ -307,8 +304,8 @@ async def test_a_saga_that_no_command_can_be_made_for_is_stuck_with_a_reason_unt
         " (carrier: Field required)"
     )
     assert await unjudgeable(db) == {saga(1): why}
-    assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]  # it holds up nobody
-    assert await lacking.run_once() == 0  # looked at again later
+    assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]  # other sagas go on
+    assert await lacking.run_once() == 0  # tried again later
     make_overdue(admin, "reserve_stock")
     assert await lacking.run_once() == 1
     assert logged(judge) == ["started", "sent", "unjudgeable"]  # said once
@@ -328,7 +325,7 @@ async def test_a_saga_that_no_command_can_be_made_for_is_stuck_with_a_reason_unt
     assert await stuck(db) == []
 
 
-async def test_a_saga_that_judging_stumbles_over_is_stuck_with_the_error_and_holds_up_nobody(
+async def test_a_saga_whose_decision_raises_is_stuck_alone(
     db: Database,
     judge: Rows,
     admin: Rows,
@@ -353,7 +350,7 @@ async def test_a_saga_that_judging_stumbles_over_is_stuck_with_the_error_and_hol
 async def test_what_else_it_waits_for_is_asked_for_and_the_mark_stays(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
-    """Two undos are out; one of them this release can make, and the other not."""
+    """Two undos were sent; this release can make one of them again, and the other not."""
     await give_each(
         new(db),
         start(1),

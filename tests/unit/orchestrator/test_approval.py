@@ -1,4 +1,4 @@
-"""When policy asks for a person: thresholds, the watch list, and the definition's own word."""
+"""When a person must approve: thresholds, the watch list, and the definition's own gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""decide(): the rules told as stories, then every input to every reachable instance."""
+"""decide(): the rules as stories, then every input to every reachable instance."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def test_nothing_but_a_start_makes_an_instance() -> None:
         ("dispatch_stock", ["charge_payment", "reserve_stock"]),
     ],
 )
-def test_a_refusal_turns_the_saga_and_undoes_what_was_done_in_reverse(
-    refuser: str, back: list[str]
-) -> None:
+def test_a_refusal_undoes_what_was_done_in_reverse(refuser: str, back: list[str]) -> None:
     story = given(ORDER_SAGA).awaiting(refuser).refused(refuser, "no")
     for step in back:
         story.expect(undo(step)).expect_state(State.COMPENSATING, reason="no").undone(step)
@@ -88,7 +86,7 @@ def test_the_reason_names_the_step_when_a_refusal_gives_none() -> None:
     story.expect_state(State.COMPENSATING, reason="charge_payment_refused")
 
 
-def test_compensation_waits_for_an_undo_until_it_answers_or_its_first_deadline_passes() -> None:
+def test_an_undo_holds_up_the_next_until_its_first_deadline() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
@@ -101,14 +99,14 @@ def test_compensation_waits_for_an_undo_until_it_answers_or_its_first_deadline_p
     )
 
 
-def test_reject_order_goes_last_when_every_other_undo_is_confirmed() -> None:
+def test_reject_order_waits_for_every_other_undo() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
         .refused("dispatch_stock", "no")
         .silent("charge_payment", COMPENSATING)
         .undone("reserve_stock")
-        .expect_nothing()  # the refund is not confirmed: the customer is not told yet
+        .expect_nothing()  # the refund is not confirmed: the customer is not informed yet
         .silent("charge_payment", COMPENSATING)
         .expect(undo("charge_payment", attempt=3))
         .undone("charge_payment")
@@ -116,7 +114,7 @@ def test_reject_order_goes_last_when_every_other_undo_is_confirmed() -> None:
     )
 
 
-def test_an_undo_is_resent_without_end_and_stuck_past_its_sla_until_it_answers() -> None:
+def test_an_undo_is_resent_without_end_and_stuck_past_its_sla() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
@@ -129,13 +127,13 @@ def test_an_undo_is_resent_without_end_and_stuck_past_its_sla_until_it_answers()
         .expect_state(State.COMPENSATING, stuck=True)
         .expect_logged("timed_out", "stuck", "sent")
         .silent("reserve_stock", COMPENSATING, past_sla=True)
-        .expect_logged("timed_out", "sent")  # said once
+        .expect_logged("timed_out", "sent")  # logged once
         .undone("reserve_stock")
         .expect_state(State.COMPENSATING, stuck=False)
     )
 
 
-def test_a_retriable_step_is_resent_without_end_and_stuck_past_its_sla_until_it_answers() -> None:
+def test_a_retriable_step_is_resent_and_stuck_past_its_sla() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("confirm_order")
@@ -155,10 +153,10 @@ def test_an_undo_cannot_be_refused(outcome: Outcome) -> None:
     story.expect_illegal(event, "undo of reserve_stock cannot be refused")
 
 
-# --- silence: unknown, never failed --------------------------------------------------------
+# --- a timeout: unknown, never failed ------------------------------------------------------
 
 
-def test_attempts_are_capped_and_then_the_unknown_step_is_undone_first() -> None:
+def test_a_step_out_of_attempts_is_undone_first() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
@@ -269,7 +267,7 @@ def test_a_gate_that_was_approved_is_settled_on_the_way_back() -> None:
     story.expect_state(State.COMPENSATED).expect_status(approve_order=Status.OPEN)
 
 
-# --- what a person may do by hand ----------------------------------------------------------
+# --- what a person may do ------------------------------------------------------------------
 
 
 def test_a_retry_is_the_same_message_and_uses_up_no_attempt() -> None:
@@ -286,7 +284,7 @@ def test_a_retry_is_the_same_message_and_uses_up_no_attempt() -> None:
     )
 
 
-def test_a_retry_of_a_silent_pivot_under_its_fence_repeats_the_fence_alone() -> None:
+def test_a_retry_of_a_fenced_pivot_repeats_only_the_fence() -> None:
     story = given(ORDER_SAGA).awaiting("dispatch_stock").silent("dispatch_stock", times=2)
     story.asked_to_retry().expect(fence("dispatch_stock"))
 
@@ -297,7 +295,7 @@ def test_what_awaits_nothing_is_not_retried() -> None:
     given(ORDER_SAGA).parked("approve_order").expect_illegal(asked, "approve or reject it")
 
 
-def test_an_undo_that_no_machine_can_do_is_resolved_and_the_way_back_goes_on() -> None:
+def test_compensation_goes_on_after_an_undo_is_resolved() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
@@ -318,12 +316,12 @@ def test_an_undo_that_no_machine_can_do_is_resolved_and_the_way_back_goes_on() -
     )
 
 
-def test_a_step_after_the_pivot_is_resolved_and_the_saga_completed() -> None:
+def test_resolving_a_step_after_the_pivot_completes_the_saga() -> None:
     story = given(ORDER_SAGA).awaiting("confirm_order").resolved("confirm_order")
     story.expect_nothing().expect_state(State.COMPLETED).expect_logged("resolved", "completed")
 
 
-def test_nobody_resolves_the_pivot_its_fence_or_what_may_still_be_refused() -> None:
+def test_pivot_fence_and_refusable_steps_cannot_be_resolved() -> None:
     pivot = Resolved("dispatch_stock", "ops", "looks shipped")
     (
         given(ORDER_SAGA)
@@ -338,7 +336,7 @@ def test_nobody_resolves_the_pivot_its_fence_or_what_may_still_be_refused() -> N
     given(ORDER_SAGA).awaiting("charge_payment").expect_illegal(charge, "compensate the saga")
 
 
-# --- the rules of section 6 ----------------------------------------------------------------
+# --- rules of the protocol -----------------------------------------------------------------
 
 
 def test_rule_01_no_undo_while_the_pivot_is_unknown() -> None:
@@ -362,7 +360,7 @@ def test_rule_01_no_undo_while_the_pivot_is_unknown() -> None:
     )
 
 
-def test_rule_01_compensate_while_the_pivot_is_awaited_sends_the_fence_and_no_undo() -> None:
+def test_rule_01_compensate_with_the_pivot_awaited_only_fences() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
@@ -400,7 +398,7 @@ def test_rule_01_a_pivot_under_its_fence_may_still_say_no_itself(outcome: Outcom
     )
 
 
-def test_rule_01_the_pivot_is_not_asked_again_once_its_fence_was_sent() -> None:
+def test_rule_01_the_pivot_is_not_resent_once_it_is_fenced() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
@@ -427,7 +425,7 @@ def test_past_the_pivot_nobody_compensates() -> None:
     given(ORDER_SAGA).completed().expect_illegal(asked, "only goes forward")
 
 
-def test_before_the_pivot_compensate_undoes_the_awaited_step_first() -> None:
+def test_compensate_before_the_pivot_undoes_the_awaited_first() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
@@ -445,7 +443,7 @@ def test_compensate_after_the_end_is_refused() -> None:
     story.undone("create_order").expect_illegal(CompensateAsked("ops", "x"), "ended as COMPENSATED")
 
 
-def test_rule_03_a_reply_to_what_is_not_awaited_is_ignored_and_recorded() -> None:
+def test_rule_03_a_reply_that_is_not_awaited_is_only_logged() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
@@ -468,7 +466,7 @@ def test_rule_08_a_dead_forward_command_is_unknown_and_undone() -> None:
     )
 
 
-def test_rule_08_a_dead_reply_condemns_nothing_it_is_asked_for_again() -> None:
+def test_rule_08_a_dead_reply_is_stuck_and_resent() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
@@ -516,7 +514,7 @@ def test_rule_08_what_else_is_dead_is_stuck_and_still_resent(
     story.silent(dead, direction).expect(again)
 
 
-def test_rule_08_a_dead_start_makes_a_stuck_instance_that_awaits_nothing() -> None:
+def test_rule_08_a_dead_start_makes_a_stuck_instance() -> None:
     story = given(ORDER_SAGA).start_dead().expect_nothing().expect_state(State.RUNNING, stuck=True)
     assert story.instance.timed_legs() == {}
     story.start_dead().expect_nothing().expect_state(State.RUNNING, stuck=True)
@@ -557,7 +555,7 @@ def test_rule_08_a_dead_start_of_a_saga_that_began_is_only_noted() -> None:
     assert story.instance == before
 
 
-def test_a_discarded_undo_or_retriable_leaves_it_stuck_with_that_reason() -> None:
+def test_a_discarded_undo_or_retriable_step_is_stuck() -> None:
     story = given(ORDER_SAGA).awaiting("confirm_order").dead("confirm_order")
     story.when(DeadLettered("confirm_order", FORWARD, "gone for good", discarded_by="ann"))
     story.expect_nothing().expect_state(State.RUNNING, stuck=True)
@@ -611,7 +609,7 @@ JITTERS = (0.0, 0.25, 0.999)
 
 
 @pytest.mark.parametrize("jitter", JITTERS)
-def test_patience_of_a_capped_step_grows_from_the_timeout_to_the_backoff_cap(
+def test_a_capped_steps_deadline_grows_to_the_backoff_cap(
     jitter: float,
 ) -> None:
     waits = [POLICY.patience(n, capped=True, jitter=jitter) for n in range(1, 2000)]
@@ -623,7 +621,7 @@ def test_patience_of_a_capped_step_grows_from_the_timeout_to_the_backoff_cap(
 
 
 @pytest.mark.parametrize("jitter", JITTERS)
-def test_patience_of_what_is_resent_without_end_stays_under_the_resend_cap(jitter: float) -> None:
+def test_an_uncapped_steps_deadline_stays_under_the_resend_cap(jitter: float) -> None:
     waits = [POLICY.patience(n, capped=False, jitter=jitter) for n in range(1, 2000)]
     assert waits[0] == POLICY.timeout_seconds
     assert waits == sorted(waits)
@@ -723,7 +721,7 @@ DEAD: dict[tuple[Kind, Status, Direction], tuple[Status, bool]] = {
 
 
 def became(t: Transition, step: str) -> Status | str | None:
-    """What the step is now; or that the input was illegal, or ignored."""
+    """Return the status of the step after the input, or that it was illegal or ignored."""
     if t.decision is None:
         return ILLEGAL
     if t.decision.log[0].entry == "ignored":
@@ -735,7 +733,7 @@ def became(t: Transition, step: str) -> Status | str | None:
 def expect_table(
     definition: Definition, table_row: type[ReplyArrived] | type[TimedOut] | type[DeadLettered]
 ) -> Iterator[tuple[Transition, Kind, Status]]:
-    """The transitions of one kind of input; those about what was never sent must be illegal."""
+    """Yield the transitions of one kind of input; check that those of unsent steps are illegal."""
     for t in transitions(definition):
         if isinstance(t.event, table_row):
             status = status_of(t.before, t.event.step)
@@ -809,7 +807,7 @@ def test_every_compensate_asked_does_what_its_state_allows(definition: Definitio
 
 
 @every_definition
-def test_every_decision_of_a_person_counts_only_at_the_gate_that_waits(
+def test_every_gate_decision_counts_only_where_the_saga_waits(
     definition: Definition,
 ) -> None:
     for t in transitions(definition):
@@ -837,7 +835,7 @@ def test_every_retry_sends_what_is_awaited_and_changes_nothing(definition: Defin
 
 
 @every_definition
-def test_every_resolve_settles_what_is_asked_without_end_but_never_the_pivot(
+def test_every_resolve_settles_uncapped_legs_never_the_pivot(
     definition: Definition,
 ) -> None:
     for t in transitions(definition):
@@ -915,7 +913,7 @@ def test_rule_02_an_end_means_every_sent_step_is_settled(definition: Definition)
 
 
 @every_definition
-def test_rule_02_what_is_sent_is_marked_and_what_is_marked_is_sent(definition: Definition) -> None:
+def test_rule_02_what_is_sent_is_marked_and_the_reverse(definition: Definition) -> None:
     for t in taken(definition):
         assert t.decision is not None
         if isinstance(t.event, RetryAsked):
@@ -938,7 +936,7 @@ def test_rule_02_what_is_sent_is_marked_and_what_is_marked_is_sent(definition: D
 
 
 @every_definition
-def test_every_first_undo_finds_the_later_steps_settled_or_overdue(definition: Definition) -> None:
+def test_every_first_undo_finds_later_steps_settled_or_overdue(definition: Definition) -> None:
     names = [step.name for step in definition.steps]
     for t in taken(definition):
         assert t.decision is not None

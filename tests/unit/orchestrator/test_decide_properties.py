@@ -1,7 +1,7 @@
 """decide() among honest participants, on a network that loses, repeats, delays and reorders.
 
-The participants are a dict for an inbox and the real Fence; what happens, and in which order,
-is drawn. Whatever it is, once the network is fair the saga ends, and its participants agree.
+A participant is a dict for an inbox and the real Fence. What happens, and in which order, is drawn;
+once the network is fair, every saga ends and its participants agree.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STEPS = ORDER_SAGA.by_name
 PIVOT = next(step.name for step in ORDER_SAGA.steps if step.kind is Kind.PIVOT)
 GATE = next(step.name for step in ORDER_SAGA.steps if step.kind is Kind.GATE)
 CAN_REFUSE = ("reserve_stock", "charge_payment", "dispatch_stock")
-ROUNDS = 20  # a fair network needs far fewer
+LOOPS = 20  # a fair network needs far fewer
 
 
 class Command(NamedTuple):
@@ -52,7 +52,7 @@ class Reply(NamedTuple):
 
 
 class Participant:
-    """Honest: acts iff the fence says First, and gives the stored reply to every repeat."""
+    """A participant that acts iff the fence says First, and repeats its stored reply."""
 
     def __init__(self, refuses: frozenset[str], effects: Counter[str]) -> None:
         self._refuses = refuses
@@ -119,7 +119,7 @@ class World:
         self.network += messages
         self.ever += messages
 
-    # --- what can happen; `n` says to which message or deadline ---
+    # --- what can happen; `n` picks the message or deadline ---
 
     def deliver(self, n: int) -> None:
         if self.network:
@@ -130,7 +130,7 @@ class World:
                 self._input(ReplyArrived(message.key.step, message.key.direction, message.outcome))
 
     def deliver_together(self, n: int) -> None:
-        """All commands under way to one participant in one batch, the newest or oldest first."""
+        """Deliver all commands to one participant in one batch, newest or oldest first."""
         commands = [m for m in self.network if isinstance(m, Command)]
         if commands:
             owner = self._owner(commands[n % len(commands)])
@@ -174,7 +174,7 @@ class World:
         self._if_legal(RetryAsked("ops", "now"), legal=bool(self.instance.awaited()))
 
     def resolve(self, n: int) -> None:
-        """A person has the participant do it, hears of it, and says so; the reply is lost."""
+        """Have the participant act, lose its reply, and resolve the step by hand."""
         legs = [
             (name, direction)
             for name, direction in sorted(self.instance.awaited())
@@ -205,10 +205,10 @@ class World:
     def _owner(self, command: Command) -> Participant:
         return self._participants[STEPS[command.key.step].participant]
 
-    # --- how it must go on ---
+    # --- how it must end ---
 
     def check(self) -> None:
-        """At every moment, as its participants stand."""
+        """Check what must hold of the participants at every moment."""
         assert set(self.effects.values()) <= {0, 1}, "an effect twice, or undone twice"
         if self.effects[PIVOT]:
             before = [step.name for step in ORDER_SAGA.steps if step.kind is Kind.COMPENSATABLE]
@@ -218,8 +218,8 @@ class World:
             assert not self.effects.total(), "the customer was told before it was true"
 
     def become_fair(self) -> None:
-        """Nothing is lost any more; who is silent is asked again."""
-        for _ in range(ROUNDS):
+        """Deliver everything from here on, and let deadlines pass, until the saga ends."""
+        for _ in range(LOOPS):
             while self.network:
                 self.deliver(0)
                 self.check()
@@ -230,14 +230,14 @@ class World:
         pytest.fail(f"has not ended: {self.instance}")
 
     def come_as_far_as(self, step: str) -> None:
-        """Undisturbed until `step` was sent, or an end."""
+        """Go on undisturbed until `step` was sent, or the saga ended."""
         while step not in self.instance.steps and (self.network or self.instance.waiting_at()):
             if self.instance.waiting_at():
                 self.decide_gate(1)
             self.deliver(0)
 
     def deliver_all_again(self) -> None:
-        """Late, dead, lost or handled before: all that was ever under way, in both directions."""
+        """Deliver again all that was ever under way, in both orders."""
         for messages in (list(self.ever), self.ever[::-1]):
             self.network += messages
             while self.network:
@@ -275,7 +275,7 @@ LIKELY += ["decide at the gate"] * 2
         st.tuples(st.sampled_from(LIKELY), st.integers(0, 7)), min_size=5, max_size=40
     ),
 )
-def test_whatever_happens_the_saga_ends_and_its_participants_agree(
+def test_every_saga_ends_and_its_participants_agree(
     far: str, refuses: frozenset[str], policy_asks: bool, happenings: list[tuple[str, int]]
 ) -> None:
     world = World(refuses, policy_asks)

@@ -127,7 +127,7 @@ def test_a_contradiction_is_told_with_its_remedy(steps: tuple[Step, ...], advice
 
 
 class Parcel(BaseModel):
-    """What a saga of parcels begins with."""
+    """The data of a saga of parcels."""
 
     lines: Lines
     note: str = "may be left out"
@@ -188,7 +188,9 @@ def test_names_and_commands_that_cannot_be_are_told_with_a_remedy(
 
 def test_what_a_saga_begins_with_is_what_its_commands_ask_for() -> None:
     Definition("t", 1, (FIRST, SECOND, PIVOT), data=Parcel)
-    Definition("t", 1, (DOOR, replace(FIRST, command=ChargePayment)))  # nothing is known of it
+    Definition(
+        "t", 1, (DOOR, replace(FIRST, command=ChargePayment))
+    )  # no model of its data to check
 
 
 def started(message: StartSaga | CancelSaga) -> Envelope:
@@ -196,8 +198,8 @@ def started(message: StartSaga | CancelSaga) -> Envelope:
     return Envelope.command(key, message, issued_at=datetime.now(UTC), reply_to=None)
 
 
-def test_a_start_of_what_no_command_can_be_made_of_later_is_refused_at_once() -> None:
-    """Of a definition that does not say what it begins with, too."""
+def test_a_start_lacking_a_commands_field_is_poison() -> None:
+    """So it is for a definition without a model of its data."""
     noted = Definition("noted", 1, (DOOR, FIRST, replace(SECOND, undo=Unnote), PIVOT))
     whole: dict[str, object] = {"lines": [{"sku": "tea", "quantity": 1}], "note": "fragile"}
     parse(started(StartSaga(definition="noted", data=whole)), {"noted": noted})
@@ -218,7 +220,7 @@ def test_a_start_of_what_no_command_can_be_made_of_later_is_refused_at_once() ->
             assert why in str(poison.value)
 
 
-def test_the_order_service_begins_it_with_what_the_definition_says() -> None:
+def test_the_order_service_starts_with_the_definitions_data() -> None:
     lines = (PricedLine("tea", 2, 150),)
     order = PlacedOrder(UUID(int=1), "ann", "EUR", lines, 300, datetime.now(UTC))
     envelope = start_saga(order).envelope
@@ -299,7 +301,7 @@ def test_a_mistake_in_the_setting_is_told_with_its_remedy(setting: str, advice: 
     assert advice in str(error.value)
 
 
-def test_a_process_ends_with_that_sentence_before_it_touches_anything() -> None:
+def test_a_process_exits_with_that_sentence_first_of_all() -> None:
     nowhere = {"SAGAPROOF_POSTGRES_DSN": "postgresql://nowhere", "SAGAPROOF_AMQP_URL": "amqp://x"}
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator"],

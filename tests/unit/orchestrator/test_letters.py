@@ -1,4 +1,4 @@
-"""What a dead letter says, whatever it is made of."""
+"""Parsing dead letters, whatever their bodies hold."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_any_field_of_an_envelope_may_be_anything(value: object) -> None:
         assert dead_letters_of("payment.commands", packed(**{field: value}), DEAD)
 
 
-def test_a_resend_is_the_same_letter_and_what_differs_otherwise_is_another() -> None:
+def test_a_resent_message_is_the_same_dead_letter() -> None:
     body = packed()
     same = {
         letter(packed(attempt=n, first_issued_at=WIRE["first_issued_at"])).letter_id for n in (1, 9)
@@ -82,9 +82,7 @@ def test_a_resend_is_the_same_letter_and_what_differs_otherwise_is_another() -> 
         (packed(saga_id=1), None),
     ],
 )
-def test_whose_message_it_was_is_believed_if_its_id_does_not_contradict(
-    body: bytes, key: Key | None
-) -> None:
+def test_a_key_is_read_unless_the_message_id_contradicts_it(body: bytes, key: Key | None) -> None:
     assert letter(body).key == key
 
 
