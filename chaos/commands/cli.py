@@ -45,7 +45,7 @@ stdout = Console()
 
 
 class Chaos(typer.Typer):
-    """One line and the remedy instead of a traceback; SIGTERM and SIGHUP clean up like Ctrl-C."""
+    """An app that prints a line instead of a traceback, and cleans up after SIGTERM and SIGHUP."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -66,7 +66,7 @@ app = Chaos(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Start the order saga with its servers, break it, and see whether it still agrees."
+    help="Start the order saga with its servers, break it, and check that every invariant holds."
     " A stack is Postgres, RabbitMQ and the service processes, on free ports of 127.0.0.1;"
     " several can live side by side (--name).",
 )
@@ -171,34 +171,20 @@ def logs(
         typer.echo(line)
 
 
-@app.command()
-def kill(process: Process, runtime: Kind = None, name: Name = None) -> None:
-    """SIGKILL a process. It is restarted, with backoff."""
-    choose(runtime, name).kill(process)
+def _signal_command(verb: str, says: str) -> None:
+    @app.command(verb, help=says)
+    def command(process: Process, runtime: Kind = None, name: Name = None) -> None:
+        getattr(choose(runtime, name), verb)(process)
 
 
-@app.command()
-def pause(process: Process, runtime: Kind = None, name: Name = None) -> None:
-    """SIGSTOP a process: it keeps its connections and locks, and does nothing."""
-    choose(runtime, name).pause(process)
-
-
-@app.command()
-def resume(process: Process, runtime: Kind = None, name: Name = None) -> None:
-    """SIGCONT a paused process."""
-    choose(runtime, name).resume(process)
-
-
-@app.command()
-def stop(process: Process, runtime: Kind = None, name: Name = None) -> None:
-    """SIGTERM a process. It stays down until `chaos start`."""
-    choose(runtime, name).stop(process)
-
-
-@app.command()
-def start(process: Process, runtime: Kind = None, name: Name = None) -> None:
-    """Start a stopped process, or one that waits to be restarted."""
-    choose(runtime, name).start(process)
+for _verb, _says in {
+    "kill": "SIGKILL a process. It is restarted, with backoff.",
+    "pause": "SIGSTOP a process: it keeps its connections and locks, and does nothing.",
+    "resume": "SIGCONT a paused process.",
+    "stop": "SIGTERM a process. It stays down until `chaos start`.",
+    "start": "Start a stopped process, or one that waits to be restarted.",
+}.items():
+    _signal_command(_verb, _says)
 
 
 @app.command()
@@ -247,17 +233,12 @@ def rabbitmqctl(
         raise StackError(str(error)) from error
 
 
-app.command("demo")(demo)
-app.command("list")(list_scenarios)
-app.command("run")(run)
-app.command("storm")(storm)
-app.command("report")(report)
-app.command("matrix")(matrix)
-app.command("guards")(guards)
-app.command("evidence")(evidence)
-app.command("bench")(bench)
-app.command("compare")(compare)
-app.command("isolation")(isolation)
+app.command(rich_help_panel="Experiments")(demo)
+app.command("list", rich_help_panel="Experiments")(list_scenarios)
+for _experiment in (run, storm, report, matrix, guards, evidence):
+    app.command(rich_help_panel="Experiments")(_experiment)
+for _measurement in (bench, compare, isolation):
+    app.command(rich_help_panel="Measurements")(_measurement)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -9,49 +9,36 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import signal
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from chaos.console.options import Json, Kind, StyleOption
 from chaos.console.report import Report, WrongLine, as_json, show
 from chaos.console.stage import Stage
-from chaos.judge.case import Case, Snapshot
-from chaos.judge.history import Answered, Fault, History, Refused
-from chaos.judge.quiescence import Remaining, wait_for_quiescence
-from chaos.judge.snapshot import whole_snapshot
-from chaos.judge.verdict import Verdict, judge, tally
-from chaos.load.catalogue import CatalogueError, load_catalogue
+from chaos.judge.history import Fault
+from chaos.judge.verdict import Verdict
+from chaos.load.catalogue import CatalogueError
 from chaos.load.model import Foreseen, foresee
-from chaos.load.outcome import outcome_of, reactions_of, what_changed
+from chaos.load.outcome import Responses, outcome_of, reactions_of, what_changed
 from chaos.load.placer import BULK, place_orders
-from chaos.load.workload import (
-    Ask,
-    BadLine,
-    Catalogue,
-    facts_of,
-    parse_catalogue,
-    parse_orders,
-)
-from chaos.runtime import SERVERS, Endpoints, Plan, StackError, choose
+from chaos.load.workload import Ask, BadLine, Catalogue, parse_catalogue, parse_orders
+from chaos.runtime import SERVERS, Plan, StackError, choose
 from chaos.runtime.base import Runtime
+from chaos.stack.system import System
+from chaos.waiting import ExperimentError, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VICTIMS = {"orchestrated": ("payment", "orchestrator"), "choreographed": ("payment", "order")}
 KILL_BETWEEN = (0.15, 0.75)  # of the lines that have their answer: the middle of the flow
 
-CATALOGUE_SECONDS = 60.0
 PLACE_SECONDS = 180.0
-REVIVE_SECONDS = 60.0
 QUIESCENCE_SECONDS = 120.0
-POLL_SECONDS = 0.1
 
 
 def demo(
@@ -62,7 +49,7 @@ def demo(
     kill: Annotated[
         list[str] | None,
         typer.Option(
-            help="Whom to kill with SIGKILL in mid-flow; may be repeated. "
+            help="A process to kill with SIGKILL in mid-flow; may be repeated. "
             "By default payment and the orchestrator; choreographed, payment and order."
         ),
     ] = None,
@@ -88,8 +75,7 @@ def demo(
     if unknown := set(victims) - {*plan.processes, *SERVERS}:
         known = ", ".join((*plan.processes, *SERVERS))
         raise typer.BadParameter(f"{unknown.pop()} is no process: choose from {known}")
-    stage = Stage(Console(stderr=json_, highlight=False))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it is cleaned up then, too
+    stage = Stage.on(stderr=json_)
     lines = (EXAMPLES / "orders.jsonl").read_text("utf-8").splitlines()[:orders]
     script = Script(
         catalogue=parse_catalogue((EXAMPLES / "catalogue.json").read_text("utf-8")),
@@ -101,7 +87,7 @@ def demo(
     )
     try:
         report = _on_a_stack(stage, script, choose(runtime, name), keep=keep)
-    except (StackError, CatalogueError) as error:
+    except (StackError, CatalogueError, ExperimentError) as error:
         stage.say(f"cannot go on: {error}")
         raise typer.Exit(2) from error
     show(report, stage.console)
@@ -112,7 +98,7 @@ def demo(
 
 @dataclass(frozen=True)
 class Script:
-    """What is to be played."""
+    """The orders to place, and the processes to kill meanwhile."""
 
     catalogue: Catalogue
     lines: tuple[Ask | BadLine, ...]
@@ -127,17 +113,18 @@ class Script:
 
 
 def _on_a_stack(stage: Stage, script: Script, runtime: Runtime, *, keep: bool) -> Report:
-    victims = " and ".join(script.victims) or "nobody"
+    victims = " and ".join(script.victims) or "no process"
     stage.say(f"{len(script.lines)} lines of orders; SIGKILL to {victims} on the way")
     with stage.phase("stack up"):
         endpoints = runtime.up(script.plan, tethered=not keep, progress=stage.say)
     stage.say(f"the stack is up; its door: {endpoints.door_url}/docs")
     keep_logs = True
     try:
-        report = _play(stage, script, runtime, endpoints)
+        with closing(System(script.plan, runtime, endpoints)) as system:
+            report = _play(stage, script, system)
         keep_logs = report.verdict is not Verdict.PASS
         return report
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         stage.say("interrupted")
         keep_logs = False
         raise
@@ -152,152 +139,86 @@ def _on_a_stack(stage: Stage, script: Script, runtime: Runtime, *, keep: bool) -
                 runtime.down(keep_logs=keep_logs)
 
 
-def _play(stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints) -> Report:
-    rows = _load(stage, script.catalogue, endpoints)
-    stage.say(f"catalogue in: {rows} products, deliveries, accounts, deposits")
-    foreseen = foresee(script.catalogue, script.asks)
-    snapshots: list[Snapshot] = []
-    standing: list[str] = []
-    with closing(History(endpoints.log_dir / "history.jsonl")) as history:
-        for run in range(1, script.runs + 1):
-            asyncio.run(_place(stage, script, runtime, endpoints, history, run))
-            last = _rest(stage, script, runtime, endpoints, len(foreseen.ends))
-            standing += last.lines()
-            snapshots.append(
-                whole_snapshot(
-                    endpoints.judge_dsn,
-                    endpoints.amqp_url,
-                    runtime.rabbitmqctl,
-                    script.plan.style,
-                )
-            )
+def _play(stage: Stage, script: Script, system: System) -> Report:
+    with stage.phase("catalogue"):
+        system.load(script.catalogue)
+    stage.say("products, deliveries, accounts and deposits of the catalogue are in")
+    foreseen, snapshots = foresee(script.catalogue, script.asks), []
+    for run in range(1, script.runs + 1):
+        _place(stage, script, system, run)
+        stage.say("waiting for rest: nothing pending, all outboxes and queues empty")
+        with stage.phase("coming to rest"):
+            system.rest(QUIESCENCE_SECONDS)
+        snapshots.append(system.snapshot())
     stage.say("judging a snapshot of all four schemas")
-    case = Case(
-        snapshot=snapshots[-1],
-        facts=facts_of(script.catalogue, history.events),
-        quiescent=not standing,
-    )
-    findings = judge(case)
-    reactions = reactions_of(history.events)
+    judgement = system.judgement()
+    responses = reactions_of(system.history.events)
     return Report(
         seed=script.seed,
         began=stage.began,
         lines=len(script.lines),
         unsendable=len(script.lines) - len(script.asks),
-        wrong_lines=tuple(_wrong_lines(script, foreseen, history)),
+        wrong_lines=tuple(_wrong_lines(script, foreseen, responses)),
         outcomes=tuple(
-            outcome_of(run, script.asks, foreseen, reactions, snapshot)
+            outcome_of(run, script.asks, foreseen, responses, snapshot)
             for run, snapshot in enumerate(snapshots, 1)
         ),
         changed=tuple(what_changed(snapshots[0], snapshots[-1])),
-        faults=tuple(event for event in history.events if isinstance(event, Fault)),
-        standing=tuple(standing),
-        findings=tuple(findings),
-        tally=tally(case, findings),
+        faults=tuple(event for event in system.history.events if isinstance(event, Fault)),
+        standing=tuple(judgement.remaining.lines()),
+        findings=judgement.findings,
+        tally=judgement.tally,
         seconds=stage.seconds,
     )
 
 
-def _load(stage: Stage, catalogue: Catalogue, endpoints: Endpoints) -> int:
-    with stage.phase("catalogue"):
-        return load_catalogue(endpoints.amqp_url, catalogue, deadline_seconds=CATALOGUE_SECONDS)
-
-
-async def _place(
-    stage: Stage,
-    script: Script,
-    runtime: Runtime,
-    endpoints: Endpoints,
-    history: History,
-    run: int,
-) -> None:
-    """The file goes in; in the first run the victims are killed on the way."""
-    asks = script.asks
-    again = " again" if run > 1 else ""
+def _place(stage: Stage, script: Script, system: System, run: int) -> None:
+    """Place the file; in the first run the victims are killed on the way."""
+    asks, again, done = script.asks, " again" if run > 1 else "", 0
     stage.say(f"placing {len(asks)} orders{again}, {BULK} to a request")
-    moments = _moments(script, len(asks)) if run == 1 else {}
-    reached = {victim: asyncio.Event() for victim in moments}
-    with stage.phase(f"orders{again}"), stage.bar("answered", len(asks)) as show_done:
-
-        def heard(done: int) -> None:
-            show_done(done, "")
-            for victim, moment in moments.items():
-                if done >= moment:
-                    reached[victim].set()
-
-        async def place() -> None:
-            await place_orders(
-                endpoints,
-                asks,
-                history,
-                run=run,
-                deadline_seconds=PLACE_SECONDS,
-                heard=heard,
-            )
-            heard(len(asks))  # nobody waits for a moment that does not come
-
-        kills = (_kill(stage, runtime, victim, reached[victim], history) for victim in moments)
-        await asyncio.gather(place(), *kills)
-
-
-def _moments(script: Script, lines: int) -> dict[str, int]:
-    """How many lines have their answer when each victim is killed."""
     dice = random.Random(script.seed)
-    return {victim: round(dice.uniform(*KILL_BETWEEN) * lines) for victim in script.victims}
+    moments = {victim: round(dice.uniform(*KILL_BETWEEN) * len(asks)) for victim in script.victims}
+    with (
+        stage.phase(f"orders{again}"),
+        stage.bar("answered", len(asks)) as show_done,
+        ThreadPoolExecutor(len(moments) + 1) as pool,
+    ):
+
+        def heard(answered: int) -> None:
+            nonlocal done
+            done = answered
+            show_done(done, "")
+
+        def kill(victim: str) -> None:
+            until(lambda: done >= moments[victim], f"it is time for {victim}", PLACE_SECONDS)
+            system.processes.kill(victim)
+            stage.say(f"SIGKILL to {victim}")
+            until(lambda: system.processes.is_ready(victim), f"{victim} is ready again")
+            system.processes.record("SIGKILL", victim, healed=True)
+            stage.say(f"{victim} is back and ready")
+
+        kills = [pool.submit(kill, victim) for victim in moments] if run == 1 else []
+        try:
+            asyncio.run(
+                place_orders(
+                    system.endpoints, asks, system.history,
+                    run=run, deadline_seconds=PLACE_SECONDS, heard=heard,
+                )
+            )  # fmt: skip
+        finally:
+            done = len(asks)  # a moment that did not come is not waited for
+        for each in kills:
+            each.result()
 
 
-async def _kill(
-    stage: Stage, runtime: Runtime, victim: str, reached: asyncio.Event, history: History
-) -> None:
-    """SIGKILL, and wait until the runtime has it back and it says it is ready."""
-    await reached.wait()
-    await asyncio.to_thread(runtime.kill, victim)
-    history.record(Fault(what="SIGKILL", target=victim, healed=False))
-    stage.say(f"SIGKILL to {victim}")
-    deadline = time.monotonic() + REVIVE_SECONDS
-    while not await asyncio.to_thread(_is_ready, runtime, victim):
-        if time.monotonic() > deadline:
-            stage.say(f"{victim} does not come back")
-            return
-        await asyncio.sleep(POLL_SECONDS)
-    history.record(Fault(what="SIGKILL", target=victim, healed=True))
-    stage.say(f"{victim} is back and ready")
-
-
-def _is_ready(runtime: Runtime, process: str) -> bool:
-    return any(status.ready for status in runtime.status() if status.name == process)
-
-
-def _rest(
-    stage: Stage, script: Script, runtime: Runtime, endpoints: Endpoints, orders: int
-) -> Remaining:
-    """Wait until nothing moves any more."""
-    stage.say("waiting for rest: nothing pending, all outboxes and queues empty")
-    with stage.phase("coming to rest"), stage.bar("settled", orders) as show_settled:
-        remaining = wait_for_quiescence(
-            endpoints.judge_dsn,
-            runtime.rabbitmqctl,
-            deadline_seconds=QUIESCENCE_SECONDS,
-            style=script.plan.style,
-            seen=lambda s: show_settled(orders - s.pending_orders, "; ".join(s.lines()[:2])),
-        )
-    if remaining:
-        stage.say(f"it has not come to rest in {QUIESCENCE_SECONDS:.0f} s")
-    return remaining
-
-
-def _wrong_lines(script: Script, foreseen: Foreseen, history: History) -> Iterator[WrongLine]:
-    """By number; those that could not be sent and those the door refused."""
-    reactions = reactions_of(history.events)
+def _wrong_lines(script: Script, foreseen: Foreseen, responses: Responses) -> Iterator[WrongLine]:
+    """Find, by number, the lines that could not be sent and those the door refused."""
     for line in script.lines:
         if isinstance(line, BadLine):
             yield WrongLine(line.number, line.why, "cannot be sent")
         elif line.number in foreseen.wrong:
-            reaction = reactions.get((1, line.number))
-            yield WrongLine(line.number, foreseen.wrong[line.number], _words(reaction))
-
-
-def _words(reaction: Answered | Refused | None) -> str:
-    if reaction is None:
-        return "no answer"
-    return f"the door, {reaction.status}: {reaction.body.get('field') or reaction.body['error']}"
+            answer, response = "no answer", responses.get((1, line.number))
+            if response is not None:
+                refused = response.body.get("field") or response.body["error"]
+                answer = f"the door, {response.status}: {refused}"
+            yield WrongLine(line.number, foreseen.wrong[line.number], answer)

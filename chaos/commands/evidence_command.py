@@ -25,7 +25,7 @@ from chaos.console.results import BUILD, keep, provenance
 from chaos.console.stage import Stage
 from chaos.guards.table import GUARDS
 from chaos.judge.verdict import Verdict, overall
-from chaos.matrix.cells import impossible, possible
+from chaos.matrix.cells import possible
 from chaos.pages import evidence_pages as pages
 from chaos.pages import evidence_sagas
 from chaos.pages.render import Row, render
@@ -79,7 +79,7 @@ def _saga(stage: Stage, _: int, says: str, make: Callable[[str], dict[str, Any]]
 def _matrix(stage: Stage, seed: int) -> dict[str, Any]:
     chosen = matrix_command.choose_cells(possible(), REPEATED, random.Random(seed), seed)
     result = matrix_command.play(stage, chosen, STACK)
-    return {**_all(result["passed"] == result["run"]), **result, "impossible": impossible()}
+    return {**_all(result["passed"] == result["run"]), **result}
 
 
 def _model(stage: Stage, _: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import chain
@@ -19,7 +18,7 @@ import typer
 from chaos.console.options import Json, List, Name, Seed
 from chaos.console.results import BUILD, keep, provenance
 from chaos.console.stage import Stage
-from chaos.matrix.cells import Cell, combinations, covering, possible
+from chaos.matrix.cells import Cell, combinations, covering, possible, reasons
 from chaos.matrix.matrix import Run, matrix_on, sample
 from chaos.runtime import choose
 from common.kit.failpoints import Action
@@ -68,7 +67,7 @@ def matrix(
     if not cells:
         raise typer.BadParameter(f"no cell is called {only}: see chaos matrix --list")
     if list_:
-        whole = {"cells": [str(cell) for cell in cells], "unreachable": _reasons()}
+        whole = {"cells": [str(cell) for cell in cells], "unreachable": reasons()}
         print(json.dumps(whole, indent=1) if json_ else "\n".join(whole["cells"]))
         return
     stage = Stage.on(stderr=json_)
@@ -121,7 +120,7 @@ def play(stage: Stage, chosen: Chosen, name: str) -> dict[str, Any]:
         "repeated": sum(run.times > 1 for run in killed),
         "frozen": len(runs) - len(killed),
         "seconds": round(time.monotonic() - began, 1),
-        "unreachable": _reasons(),
+        "unreachable": reasons(),
         "cells": _rows(runs),
     }
 
@@ -140,8 +139,3 @@ def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
-
-
-def _reasons() -> dict[str, int]:
-    """Count why combinations cannot be."""
-    return dict(Counter(c.impossible for c in combinations() if c.impossible).most_common())

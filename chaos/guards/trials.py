@@ -15,20 +15,11 @@ from chaos.faults.tampering import DelayPastUndo, Duplicate, Poisoned
 from chaos.judge.queues import count_queues
 from chaos.load.shop import PLENTY
 from chaos.runtime import Plan
+from chaos.scenarios import situations
 from chaos.scenarios.messages import CHARGE_DEAD
 from chaos.scenarios.returns import confirmed
 from chaos.scenarios.scene import GIVEN_UP, PROFILES, Scene
-from chaos.scenarios.situations import (
-    CHARGE_TIMED_OUT,
-    CHARGE_WAITS,
-    CONFIRMATION_WAITS,
-    FENCE_WAITS,
-    REFUSAL_WAITS,
-    REJECTION_WAITS,
-    STOCK_RELEASED,
-    Situation,
-    reach,
-)
+from chaos.scenarios.situations import Situation, reach
 from chaos.stack.armory import Armory
 from chaos.stack.database import CONFIRMED, RETURNED, End, rejected
 from chaos.waiting import ExperimentError, until
@@ -89,7 +80,7 @@ def _tripled_replies(scene: Scene, _: Armory) -> None:
     """Stop the orchestrator while charges wait, and triple what it finds when it returns."""
     fault = Duplicate("orchestrator", scene.seed, queue="orchestrator.replies")
     with ExitStack() as away:
-        with reach(scene, CHARGE_WAITS, Freeze("payment")):
+        with reach(scene, situations.CHARGE_WAITS, Freeze("payment")):
             away.enter_context(scene.struck(fault))
         _until_charged(scene)
         _until_sent(scene, "payment_svc")
@@ -98,7 +89,7 @@ def _tripled_replies(scene: Scene, _: Armory) -> None:
 def _lost_confirmations(scene: Scene, _: Armory) -> None:
     """Stop the orchestrator before orders are confirmed, and lose what it would be told."""
     system = scene.system
-    with reach(scene, CONFIRMATION_WAITS) as orders:
+    with reach(scene, situations.CONFIRMATION_WAITS) as orders:
         system.processes.stop("orchestrator")
     until(
         lambda: (
@@ -137,7 +128,7 @@ def _killed_while_giving_up(scene: Scene, armory: Armory) -> None:
     _until_through(scene, "payment.commands")
     _until_sent(scene, "payment_svc")
     system.processes.start("orchestrator")
-    scene.expect(orders, CONFIRMED, CHARGE_TIMED_OUT)
+    scene.expect(orders, CONFIRMED, situations.CHARGE_TIMED_OUT)
 
 
 def _killed_with_a_charge(scene: Scene, armory: Armory) -> None:
@@ -152,7 +143,7 @@ def _killed_with_a_charge(scene: Scene, armory: Armory) -> None:
 def _dispatch_past_release(scene: Scene, _: Armory) -> None:
     """Deliver the pivot after its fence, while the goods of other orders are reserved."""
     system, asks = scene.system, scene.good()
-    with reach(scene, FENCE_WAITS, asks=asks[::2]) as orders:
+    with reach(scene, situations.FENCE_WAITS, asks=asks[::2]) as orders:
         waiting = system.broker.take("inventory.commands")
         system.broker.send(
             "inventory.commands", [c for c in waiting if c.direction is COMPENSATING]
@@ -162,7 +153,7 @@ def _dispatch_past_release(scene: Scene, _: Armory) -> None:
     late = {c.saga_id: c for c in waiting if c.step == "dispatch_stock" and c.direction is FORWARD}
     if not late:
         raise ExperimentError("no dispatch was asked for")
-    with reach(scene, CHARGE_WAITS, Freeze("payment"), asks=asks[1::2]) as others:
+    with reach(scene, situations.CHARGE_WAITS, Freeze("payment"), asks=asks[1::2]) as others:
         scene.expect(others, CONFIRMED, *GIVEN_UP)
         system.broker.send("inventory.commands", late.values())
         _until_through(scene, "inventory.commands")
@@ -197,7 +188,7 @@ def _returns_race(scene: Scene, _: Armory) -> None:
 
 def _return_meets_order(scene: Scene, _: Armory) -> None:
     """Give orders back that will be refused, before they are."""
-    with reach(scene, REFUSAL_WAITS, Freeze("payment")) as orders:
+    with reach(scene, situations.REFUSAL_WAITS, Freeze("payment")) as orders:
         scene.system.door.give_back(orders, "one")
 
 
@@ -236,7 +227,8 @@ TRIALS = {
     for trial in (
         Trial(
             "tripled-charges", "every charge comes three times",
-            _simply(CHARGE_WAITS, lambda seed: Duplicate("payment", seed), sent="orchestrator"),
+            _simply(situations.CHARGE_WAITS, lambda seed: Duplicate("payment", seed),
+                    sent="orchestrator"),
             PATIENT, 2,
         ),
         Trial(
@@ -246,18 +238,19 @@ TRIALS = {
         Trial(
             "charges-past-their-undo",
             "charges are given up; payment receives the undo first, and then the charge",
-            _simply(STOCK_RELEASED, lambda seed: DelayPastUndo("payment", seed), *GIVEN_UP),
+            _simply(situations.STOCK_RELEASED, lambda seed: DelayPastUndo("payment", seed),
+                    *GIVEN_UP),
             IMPATIENT, 4,
         ),
         Trial(
             "charges-found-late",
             "charges are given up; payment returns and finds first them, then their undo",
-            _simply(STOCK_RELEASED, lambda _: None, *GIVEN_UP), IMPATIENT, 4,
+            _simply(situations.STOCK_RELEASED, lambda _: None, *GIVEN_UP), IMPATIENT, 4,
         ),
         Trial(
             "unheard-rejections",
             "all is undone but the order, which is away for longer than its first deadline",
-            _simply(REJECTION_WAITS, away_seconds=AWAY_SECONDS), IMPATIENT, 4,
+            _simply(situations.REJECTION_WAITS, away_seconds=AWAY_SECONDS), IMPATIENT, 4,
         ),
         Trial(
             "lost-confirmations", "orders are confirmed, and the replies that say so are lost",
@@ -281,7 +274,7 @@ TRIALS = {
         ),
         Trial(
             "garbled-charges", "every charge is garbled on its way, and nothing is resent",
-            _simply(CHARGE_WAITS, lambda seed: Poisoned("payment", seed), CHARGE_DEAD,
+            _simply(situations.CHARGE_WAITS, lambda seed: Poisoned("payment", seed), CHARGE_DEAD,
                     sent="orchestrator"),
             NO_RESEND, 2,
         ),

@@ -33,24 +33,9 @@ from chaos.matrix.cells import (
     Cell,
     Leg,
 )
+from chaos.scenarios import situations
 from chaos.scenarios.scene import Scene
-from chaos.scenarios.situations import (
-    CHARGE_GIVEN_UP,
-    CHARGE_WAITS,
-    CONFIRMATION_WAITS,
-    DECLINED,
-    DISPATCH_WAITS,
-    FENCE_WAITS,
-    PLACED,
-    REJECTION_WAITS,
-    RELEASE_WAITS,
-    RESERVATION_WAITS,
-    START_WAITS,
-    Situation,
-    none,
-    reach,
-    until_forgotten,
-)
+from chaos.scenarios.situations import Situation, reach, until_forgotten
 from chaos.stack.apis import BECAUSE
 from chaos.stack.broker import nonsense
 from chaos.stack.system import System
@@ -62,21 +47,21 @@ UNKNOWN = "unknown_type"  # why a nonsense is dead-lettered
 
 # The leg's command, or its reply, passes once what was away returns.
 PASSING: dict[Leg, Situation] = {
-    **dict.fromkeys((START, CREATE, RESERVE, CHARGE, DISPATCH, CONFIRM), PLACED),
-    **dict.fromkeys((RELEASE, REJECT), DECLINED),
-    REFUND: CHARGE_GIVEN_UP,
-    FENCE: FENCE_WAITS,
+    **dict.fromkeys((START, CREATE, RESERVE, CHARGE, DISPATCH, CONFIRM), situations.PLACED),
+    **dict.fromkeys((RELEASE, REJECT), situations.DECLINED),
+    REFUND: situations.CHARGE_GIVEN_UP,
+    FENCE: situations.FENCE_WAITS,
 }
 # The leg's deadline passes while it is away.
 OVERDUE: dict[Leg, Situation] = {
-    RESERVE: RESERVATION_WAITS,
-    CHARGE: CHARGE_WAITS,
-    DISPATCH: DISPATCH_WAITS,
-    CONFIRM: CONFIRMATION_WAITS,
-    RELEASE: RELEASE_WAITS,
-    REFUND: CHARGE_WAITS,
-    FENCE: FENCE_WAITS,
-    REJECT: REJECTION_WAITS,
+    RESERVE: situations.RESERVATION_WAITS,
+    CHARGE: situations.CHARGE_WAITS,
+    DISPATCH: situations.DISPATCH_WAITS,
+    CONFIRM: situations.CONFIRMATION_WAITS,
+    RELEASE: situations.RELEASE_WAITS,
+    REFUND: situations.CHARGE_WAITS,
+    FENCE: situations.FENCE_WAITS,
+    REJECT: situations.REJECTION_WAITS,
 }
 
 Fired = Callable[[], object]
@@ -110,8 +95,8 @@ def travel(scene: Scene, cell: Cell, asks: Sequence[Ask], fired: Fired) -> None:
         system.broker.send(_queue(cell), [nonsense(Key(order, *cell.leg)) for order in orders])
         fired()
     elif cell.kind in ("starter", "reconciler"):
-        situation = START_WAITS if cell.kind == "starter" else OVERDUE[cell.leg]
-        with reach(scene, situation, asks=asks, enough=none):
+        situation = situations.START_WAITS if cell.kind == "starter" else OVERDUE[cell.leg]
+        with reach(scene, situation, asks=asks, enough=situations.none):
             fired()
     elif cell.leg == FORGET:
         orders = system.door.place(asks)
@@ -161,14 +146,14 @@ def _queue(cell: Cell) -> str:
 
 
 def _retried(scene: Scene, asks: Sequence[Ask], fired: Fired) -> None:
-    with reach(scene, RESERVATION_WAITS, asks=asks) as orders:
+    with reach(scene, situations.RESERVATION_WAITS, asks=asks) as orders:
         _ask(scene.system, fired, f"/sagas/{orders[0]}/retry", BECAUSE)
 
 
 def _reconciled(scene: Scene, asks: Sequence[Ask], fired: Fired) -> None:
     """Stop the orchestrator, so that a person is the only one to notice the deadline."""
     system = scene.system
-    with reach(scene, RESERVATION_WAITS, asks=asks) as orders:
+    with reach(scene, situations.RESERVATION_WAITS, asks=asks) as orders:
         system.processes.stop("orchestrator")
         overdue = "select from orchestrator.saga_instance where next_deadline < now()"
         until(lambda: len(system.db.rows(overdue)) >= len(orders), "all are overdue")

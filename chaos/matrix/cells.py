@@ -6,6 +6,7 @@ be the reason. Must not know: how a process is brought there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -158,39 +159,10 @@ def possible() -> list[Cell]:
     return [cell for cell in combinations() if cell.impossible is None]
 
 
-def impossible() -> list[dict[str, object]]:
-    """Return the combinations that cannot be, and why.
-
-    Failpoints of a process for which the same holds of the same steps are one row.
-    """
-    legs: dict[tuple[str, str, Point], list[str]] = {}
-    for cell in combinations():
-        if cell.impossible is not None:
-            legs.setdefault((cell.impossible, cell.process, cell.point), []).append(str(cell.leg))
-    points: dict[tuple[str, str, tuple[str, ...]], list[Point]] = {}
-    for (reason, process, point), names in legs.items():
-        points.setdefault((reason, process, tuple(names)), []).append(point)
-    return [
-        {
-            "reason": reason,
-            "process": process,
-            "points": _points_in_short(found),
-            "legs": "all" if len(names) == len(LEGS) else ", ".join(names),
-            "combinations": len(found) * len(names),
-        }
-        for (reason, process, names), found in sorted(points.items())
-    ]
-
-
-def _points_in_short(points: Sequence[Point]) -> str:
-    """Write batch.* for all points of a kind."""
-    kinds: dict[str, list[Point]] = {}
-    for point in points:
-        kinds.setdefault(point.partition(".")[0], []).append(point)
-    whole = {kind: [p for p in Point if p.startswith(f"{kind}.")] for kind in kinds}
-    return ", ".join(
-        f"{kind}.*" if found == whole[kind] else ", ".join(found) for kind, found in kinds.items()
-    )
+def reasons() -> dict[str, int]:
+    """Count why combinations cannot be."""
+    why = (cell.impossible for cell in combinations())
+    return dict(Counter(filter(None, why)).most_common())
 
 
 def covering(cells: Sequence[Cell], dice: Dice) -> list[Cell]:

@@ -21,7 +21,6 @@ from chaos.judge.case import Snapshot
 from chaos.judge.verdict import Verdict, overall
 from chaos.load.catalogue import CatalogueError
 from chaos.runtime import StackError, Style, choose
-from chaos.runtime.base import Runtime
 from chaos.scenarios.scene import PROFILES, Scenario, Scene, in_words, plan_of
 from chaos.stack.database import End
 from chaos.stack.system import System
@@ -64,35 +63,6 @@ class Result:
         return {**asdict(self), "began": self.began.isoformat()}
 
 
-class Session:
-    """One stack of a profile."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        profile: str,
-        directory: Path,
-        say: Say,
-        style: Style = "orchestrated",
-    ) -> None:
-        say(f"bringing a stack up: {profile}, {runtime.name}")
-        plan = replace(plan_of(profile), style=style)
-        self.profile = profile
-        self.directory = directory
-        self._runtime = runtime
-        self.system = System(plan, runtime, runtime.up(plan, tethered=True))
-
-    def close(self) -> None:
-        """Take the stack down; its logs, history and tables go to the run folder."""
-        try:
-            _write_snapshot(self.directory, self.system.snapshot())
-        except Exception as error:  # noqa: BLE001 - a stack that is beyond asking still goes down
-            self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / "snapshot.error").write_text(repr(error))
-        self.system.close()
-        self._runtime.save_logs_and_down(self.directory / "logs")
-
-
 class Runner:
     """Scenarios played on stacks of one runtime; `folder` takes what a reader may want to see."""
 
@@ -113,8 +83,10 @@ class Runner:
         self._orders = orders
         self._say = say
         self._name = name
-        self._style = style
-        self._session: Session | None = None
+        self._style: Style = style
+        self._system: System | None = None
+        self._profile = ""
+        self._directory = folder
         self._stacks = 0
         self._played = 0
 
@@ -127,10 +99,10 @@ class Runner:
             self.close()
 
     def play(self, scenario: Scenario) -> Result:
-        session = self._on(scenario.profile)
+        system, began = self._stack(scenario.profile), time.monotonic()
         self._played += 1
         scene = Scene(
-            session.system,
+            system,
             f"{scenario.name}-{self._played}",
             zlib.crc32(f"{self._seed} {scenario.name}".encode()),
             min(scenario.orders or self._orders, self._orders),
@@ -141,12 +113,11 @@ class Runner:
             scenario.says,
             self._kind,
             scenario.profile,
-            session.directory.name,
+            self._directory.name,
             scenario.fault,
             scenario.expects,
             scene.began_at,
         )
-        began = time.monotonic()
         _conclude(scene, result, scenario)
         result.fault = scene.drawn or scenario.fault
         result.seconds = round(time.monotonic() - began, 1)
@@ -156,19 +127,29 @@ class Runner:
         return result
 
     def close(self) -> None:
-        if self._session is not None:
-            session, self._session = self._session, None
-            session.close()
+        """Take the stack down; its logs, history and tables go to the run folder."""
+        if self._system is None:
+            return
+        system, self._system = self._system, None
+        try:
+            _write_snapshot(self._directory, system.snapshot())
+        except Exception as error:  # noqa: BLE001 - a stack that does not answer still goes down
+            (self._directory / "snapshot.error").write_text(repr(error))
+        system.close()
+        system.runtime.save_logs_and_down(self._directory / "logs")
 
-    def _on(self, profile: str) -> Session:
-        if self._session is None or self._session.profile != profile:
+    def _stack(self, profile: str) -> System:
+        if self._system is None or self._profile != profile:
             self.close()
             self._stacks += 1
-            directory = self._folder / f"stack-{self._stacks}-{Path(profile).stem}"
-            directory.mkdir(parents=True)
+            self._profile = profile
+            self._directory = self._folder / f"stack-{self._stacks}-{Path(profile).stem}"
+            self._directory.mkdir(parents=True)
             runtime = choose(self._kind, self._name)
-            self._session = Session(runtime, profile, directory, self._say, self._style)
-        return self._session
+            self._say(f"bringing a stack up: {profile}, {runtime.name}")
+            plan = replace(plan_of(profile), style=self._style)
+            self._system = System(plan, runtime, runtime.up(plan, tethered=True))
+        return self._system
 
 
 def _conclude(scene: Scene, result: Result, scenario: Scenario) -> None:
@@ -279,7 +260,6 @@ def _write_snapshot(directory: Path, snapshot: Snapshot) -> None:
     """Write the four schemas as the judge saw them."""
     rows = asdict(snapshot)
     rows["ledger"] = [[*key, amount] for key, amount in snapshot.ledger.items()]
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "snapshot.json").write_text(json.dumps(rows, default=str))
 
 

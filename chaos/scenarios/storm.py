@@ -18,33 +18,8 @@ from uuid import UUID
 
 import psycopg
 
-from chaos.faults.nemesis import (
-    CloseConnections,
-    CutLine,
-    Disconnect,
-    ExhaustPool,
-    Freeze,
-    HalfOpen,
-    Kill,
-    KillBackends,
-    KillInRecovery,
-    KillRepeatedly,
-    Nemesis,
-    Slow,
-    Unconfirmed,
-    Unreachable,
-    hold,
-)
-from chaos.faults.tampering import (
-    DelayPastUndo,
-    Duplicate,
-    Lose,
-    Poison,
-    Poisoned,
-    PoisonFlood,
-    Reorder,
-    Requeue,
-)
+from chaos.faults import nemesis, tampering
+from chaos.faults.nemesis import Nemesis, hold
 from chaos.load.shop import Shop
 from chaos.runtime import Style
 from chaos.scenarios.scene import (
@@ -78,28 +53,28 @@ def _participant(dice: random.Random) -> str:
 
 
 FAULTS: Sequence[Draw] = (
-    lambda d: Kill(d.choice((*SERVICES, "door"))),
-    lambda d: KillRepeatedly(d.choice(SERVICES)),
-    lambda d: KillInRecovery(d.choice(SERVICES)),
-    lambda d: Freeze(d.choice(SERVICES)),
-    lambda d: Unreachable(d.choice(SERVICES)),
-    lambda d: Kill(d.choice(SERVERS)),
-    lambda d: KillBackends(d.choice(ROLES)),
-    lambda d: ExhaustPool(d.choice(ROLES)),
-    lambda _: CloseConnections("all"),
-    lambda d: CutLine(d.choice(SERVICES), d.choice(SERVERS)),
-    lambda d: HalfOpen(d.choice(SERVICES), d.choice(SERVERS)),
-    lambda d: Unconfirmed(d.choice(SERVICES), "rabbitmq"),
-    lambda d: Slow(d.choice(SERVICES), d.choice(SERVERS)),
-    lambda d: Duplicate(_participant(d), d.randrange(1000)),
-    lambda d: Reorder(_participant(d), d.randrange(1000)),
-    lambda d: DelayPastUndo(_participant(d), d.randrange(1000)),
-    lambda d: Lose(_participant(d), d.randrange(1000)),
-    lambda d: Poisoned(_participant(d), d.randrange(1000)),
-    lambda d: Requeue("order,inventory,payment,orchestrator", d.randrange(1000)),
-    lambda d: Poison(f"{_participant(d)}.commands"),
-    lambda d: PoisonFlood(f"{_participant(d)}.commands"),
-    lambda d: Disconnect(d.choice(("payment", "inventory", "order"))),
+    lambda d: nemesis.Kill(d.choice((*SERVICES, "door"))),
+    lambda d: nemesis.KillRepeatedly(d.choice(SERVICES)),
+    lambda d: nemesis.KillInRecovery(d.choice(SERVICES)),
+    lambda d: nemesis.Freeze(d.choice(SERVICES)),
+    lambda d: nemesis.Unreachable(d.choice(SERVICES)),
+    lambda d: nemesis.Kill(d.choice(SERVERS)),
+    lambda d: nemesis.KillBackends(d.choice(ROLES)),
+    lambda d: nemesis.ExhaustPool(d.choice(ROLES)),
+    lambda _: nemesis.CloseConnections("all"),
+    lambda d: nemesis.CutLine(d.choice(SERVICES), d.choice(SERVERS)),
+    lambda d: nemesis.HalfOpen(d.choice(SERVICES), d.choice(SERVERS)),
+    lambda d: nemesis.Unconfirmed(d.choice(SERVICES), "rabbitmq"),
+    lambda d: nemesis.Slow(d.choice(SERVICES), d.choice(SERVERS)),
+    lambda d: tampering.Duplicate(_participant(d), d.randrange(1000)),
+    lambda d: tampering.Reorder(_participant(d), d.randrange(1000)),
+    lambda d: tampering.DelayPastUndo(_participant(d), d.randrange(1000)),
+    lambda d: tampering.Lose(_participant(d), d.randrange(1000)),
+    lambda d: tampering.Poisoned(_participant(d), d.randrange(1000)),
+    lambda d: tampering.Requeue("order,inventory,payment,orchestrator", d.randrange(1000)),
+    lambda d: tampering.Poison(f"{_participant(d)}.commands"),
+    lambda d: tampering.PoisonFlood(f"{_participant(d)}.commands"),
+    lambda d: nemesis.Disconnect(d.choice(("payment", "inventory", "order"))),
 )
 
 

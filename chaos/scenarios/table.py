@@ -8,21 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from chaos.faults.nemesis import (
-    CloseConnections,
-    CutLine,
-    Disconnect,
-    ExhaustPool,
-    Freeze,
-    HalfOpen,
-    Kill,
-    KillBackends,
-    KillInRecovery,
-    KillRepeatedly,
-    Nemesis,
-    Slow,
-    Unconfirmed,
-)
+from chaos.faults import nemesis
+from chaos.faults.nemesis import Kill, Nemesis
 from chaos.faults.tampering import Poison, PoisonFlood
 from chaos.runtime import Style
 from chaos.scenarios.forgetting import FORGETTING
@@ -97,13 +84,13 @@ def _flows() -> Iterator[Scenario]:
         yield _mixed(
             f"kill-{process}-repeatedly",
             f"{process} dies three times, each time when it is barely back.",
-            KillRepeatedly(process),
+            nemesis.KillRepeatedly(process),
         )
     for process in ("orchestrator", "inventory"):
         yield _mixed(
             f"kill-{process}-in-recovery",
             f"{process} dies, and dies again while it recovers.",
-            KillInRecovery(process),
+            nemesis.KillInRecovery(process),
         )
     yield _mixed("kill-everybody", "All services die at once.", *map(Kill, SERVICES))
     yield _mixed("postgres-restart", "Postgres is killed, and recovers.", Kill("postgres"))
@@ -111,17 +98,17 @@ def _flows() -> Iterator[Scenario]:
     yield _mixed(
         "backends-killed",
         "The database drops payment and the orchestrator in mid-transaction.",
-        KillBackends("payment_svc"), KillBackends("orchestrator"),
+        nemesis.KillBackends("payment_svc"), nemesis.KillBackends("orchestrator"),
     )  # fmt: skip
     yield _mixed(
         "pool-exhausted",
         "Payment gets no connection to its database for some seconds.",
-        ExhaustPool("payment_svc"), seconds=AWAY_SECONDS,
+        nemesis.ExhaustPool("payment_svc"), seconds=AWAY_SECONDS,
     )  # fmt: skip
     yield _mixed(
         "connections-closed",
         "The broker closes every connection of the services.",
-        CloseConnections("all"),
+        nemesis.CloseConnections("all"),
     )
     yield from MESSAGES
     yield _mixed(
@@ -147,29 +134,29 @@ def _lines() -> Iterator[Scenario]:
         yield line(
             f"cut-{process}-{server}",
             f"No way from {process} to {server} for some seconds.",
-            CutLine(process, server),
+            nemesis.CutLine(process, server),
         )
     for process, server in (("inventory", "rabbitmq"), ("orchestrator", "postgres")):
         yield line(
             f"half-open-{process}-{server}",
             f"Connections of {process} to {server} are dead, and neither end is told.",
-            HalfOpen(process, server), seconds=ZOMBIE_SECONDS,
+            nemesis.HalfOpen(process, server), seconds=ZOMBIE_SECONDS,
         )  # fmt: skip
     yield line(
         "slow-network",
         "Everything payment sends and receives is late.",
-        Slow("payment", "postgres"), Slow("payment", "rabbitmq"),
+        nemesis.Slow("payment", "postgres"), nemesis.Slow("payment", "rabbitmq"),
     )  # fmt: skip
     for process in ("orchestrator", "payment"):
         yield line(
             f"unconfirmed-{process}",
             f"{process} publishes, its confirm is lost, then its connection.",
-            Unconfirmed(process, "rabbitmq"),
+            nemesis.Unconfirmed(process, "rabbitmq"),
         )
     yield _impatient(
         "off-the-network",
         "Payment's container is taken off its network, and put back.",
-        Disconnect("payment"), seconds=ZOMBIE_SECONDS,
+        nemesis.Disconnect("payment"), seconds=ZOMBIE_SECONDS,
     )  # fmt: skip
 
 
@@ -177,7 +164,7 @@ _ZOMBIES = (
     _impatient(
         f"zombie-{process}",
         f"{process} is frozen for longer than every timeout, then goes on with what it had.",
-        Freeze(process), seconds=ZOMBIE_SECONDS,
+        nemesis.Freeze(process), seconds=ZOMBIE_SECONDS,
     )
     for process in ("orchestrator", "payment", "inventory")
 )  # fmt: skip

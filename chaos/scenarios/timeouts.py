@@ -11,18 +11,9 @@ from uuid import UUID
 
 from chaos.faults.nemesis import Nemesis, Unreachable
 from chaos.faults.tampering import DelayPastUndo, Lose
+from chaos.scenarios import situations
 from chaos.scenarios.scene import PROFILES, Scenario, Scene, scenario
-from chaos.scenarios.situations import (
-    CHARGE_TIMED_OUT,
-    CONFIRMATION_WAITS,
-    FENCE_WAITS,
-    FENCED,
-    RESERVATION_GIVEN_UP,
-    RESERVE_TIMED_OUT,
-    STOCK_RELEASED,
-    fencing,
-    reach,
-)
+from chaos.scenarios.situations import CHARGE_TIMED_OUT, FENCED, RESERVE_TIMED_OUT, fencing, reach
 from chaos.stack.database import CONFIRMED, End
 from chaos.waiting import ExperimentError, until
 
@@ -38,7 +29,7 @@ def _must_be(found: object, wanted: object, what: str) -> None:
 
 def _charge_given_up(scene: Scene, fault: Nemesis) -> list[UUID]:
     """The unconfirmed undo holds up the customer's answer, and nothing else."""
-    with reach(scene, STOCK_RELEASED, fault) as orders:
+    with reach(scene, situations.STOCK_RELEASED, fault) as orders:
         pending = scene.system.db.rows(
             "select distinct status from order_svc.customer_order where order_id = any(%s)", orders
         )
@@ -85,7 +76,7 @@ def _charge_after_its_undo(scene: Scene) -> None:
 
 def _inventory_unreachable(scene: Scene) -> None:
     """Inventory finds the reservation first when it returns, and releases it."""
-    with reach(scene, RESERVATION_GIVEN_UP) as orders:
+    with reach(scene, situations.RESERVATION_GIVEN_UP) as orders:
         pass
     scene.system.db.ends(orders)
     _asked_as_often_as_allowed(scene, orders, "reserve_stock")
@@ -98,7 +89,7 @@ def _inventory_unreachable(scene: Scene) -> None:
 
 def _order_unreachable(scene: Scene) -> None:
     """Past the pivot there is only forward: confirm_order is resent until it is answered."""
-    with reach(scene, CONFIRMATION_WAITS) as orders:
+    with reach(scene, situations.CONFIRMATION_WAITS) as orders:
         until(
             lambda: (
                 scene.system.db.rows(
@@ -120,7 +111,7 @@ def _silent_pivot(
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[UUID]:
     """Until the fence is answered nothing is undone (rule 1)."""
-    with reach(scene, FENCE_WAITS, fault) as orders:
+    with reach(scene, situations.FENCE_WAITS, fault) as orders:
         steps = dict(zip(orders, scene.system.db.steps(orders), strict=True))
         fenced = [order for order in orders if fencing(steps[order])]
         for order in fenced:

@@ -65,18 +65,18 @@ class System:
         self.runtime = runtime
         self.endpoints = endpoints
         self.style = plan.style
-        self._history = History(endpoints.log_dir / "history.jsonl")
-        self.door = Door(endpoints, self._history)
+        self.history = History(endpoints.log_dir / "history.jsonl")
+        self.door = Door(endpoints, self.history)
         self.operator = Operator(endpoints)
         self.broker = Broker(endpoints.amqp_url, plan.style)
         self.db = Database(endpoints, plan.style)
-        self.processes = Processes(plan, runtime, endpoints, self._history)
+        self.processes = Processes(plan, runtime, endpoints, self.history)
         self._catalogue = Catalogue()
         self._remaining = Remaining(problem="not counted yet")
         self._explained: set[tuple[str, str]] = set()  # dead letters meant so far
 
     def close(self) -> None:
-        self._history.close()
+        self.history.close()
 
     def stock_up(self, shop: Shop) -> Shop:
         """Load the shop's catalogue and return the shop."""
@@ -139,7 +139,7 @@ class System:
     def _case(self, *, quiescent: bool) -> Case:
         return Case(
             snapshot=self.snapshot(),
-            facts=facts_of(self._catalogue, self._history.events, self._explained),
+            facts=facts_of(self._catalogue, self.history.events, self._explained),
             quiescent=quiescent,
         )
 

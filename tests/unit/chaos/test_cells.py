@@ -21,6 +21,7 @@ from chaos.matrix.cells import (
     combinations,
     covering,
     possible,
+    reasons,
 )
 from chaos.matrix.matrix import PLANS, by_stack
 from common.kit.failpoints import Point
@@ -40,6 +41,7 @@ def test_every_combination_is_there_once() -> None:
     legs = len(OWNER) * 2 + len((FORGET, *DEEDS))
     assert len(cells) == len(set(cells)) == len(PROCESSES) * len(Point) * legs == 2592
     assert len(possible()) == 353
+    assert sum(reasons().values()) == len(cells) - 353
 
 
 @pytest.mark.parametrize("point", Point, ids=str)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from chaos.commands.evidence_command import FOLDER, PARTS
-from chaos.matrix.cells import combinations, impossible
 from chaos.pages import evidence_pages as pages
 from chaos.pages.render import render
 from chaos.scenarios.table import SCENARIOS
@@ -85,10 +84,3 @@ def test_every_scenario_of_a_group_is_there() -> None:
     named = [name for group in pages.GROUPS.values() for name in group]
     assert set(named) <= set(SCENARIOS)
     assert len(named) == len(set(named))
-
-
-def test_every_impossible_combination_is_counted_with_its_reason() -> None:
-    rows = impossible()
-    counted = sum(int(str(row["combinations"])) for row in rows)
-    assert counted == sum(cell.impossible is not None for cell in combinations())
-    assert all(row["reason"] for row in rows)
