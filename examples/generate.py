@@ -109,7 +109,7 @@ def plain_orders(rng: random.Random) -> list[Row]:
 
 
 def wholesale_orders(rng: random.Random) -> list[Row]:
-    """Never to be had, whatever else is ordered, before, after or at the same time."""
+    """Return orders for more than was ever received: refused whatever else is ordered."""
     eur = [n for n in range(1, CUSTOMERS + 1) if customer_currency(n) == "EUR" and n not in CERTAIN]
     ranks = [rank for rank in sorted(SCARCE) if sku_currency(rank) == "EUR"]
     return [
@@ -119,7 +119,7 @@ def wholesale_orders(rng: random.Random) -> list[Row]:
 
 
 def shared_keys(rng: random.Random, orders: list[Row]) -> list[Row]:
-    """A key is remembered per customer: the same key from another one is another order."""
+    """Return orders that share a key with another customer's: keys are remembered per customer."""
     originals = rng.sample(orders, SHARED_KEYS)
     others = [n for n in range(1, CUSTOMERS + 1) if n not in CERTAIN]
     shared = []
@@ -134,7 +134,7 @@ def shared_keys(rng: random.Random, orders: list[Row]) -> list[Row]:
 
 
 def later_copies(rng: random.Random, orders: list[Row]) -> list[tuple[int, Row]]:
-    """Repeats and conflicts, each with the position it is inserted after."""
+    """Return repeats and conflicts, each with the position it is inserted after."""
     chosen = rng.sample(range(len(orders)), REPEATS + CONFLICTS)
     copies = []
     for n, position in enumerate(chosen):
@@ -149,7 +149,10 @@ def later_copies(rng: random.Random, orders: list[Row]) -> list[tuple[int, Row]]
 
 
 def wrong_lines(rng: random.Random, shelf: Shelf) -> list[str]:
-    """What a real file has too. The first five cannot even be sent; the door refuses the rest."""
+    """Return mistakes as real files have them.
+
+    The first five cannot be sent; the door refuses the others.
+    """
     good = order("bad-00", 1, [{"sku": sku(shelf.pick(rng)), "quantity": 1}])
     one = good["lines"][0]
     changes: list[Row] = [
@@ -185,7 +188,7 @@ def wrong_lines(rng: random.Random, shelf: Shelf) -> list[str]:
 
 
 def order_file(rng: random.Random) -> tuple[list[Row], list[str]]:
-    """(the orders in their own right, the lines of the file)."""
+    """Return the orders without copies and mistakes, and the lines of the file."""
     orders = plain_orders(rng)
     for extra in wholesale_orders(rng) + shared_keys(rng, orders):
         orders.insert(rng.randrange(len(orders) // 4, len(orders)), extra)
@@ -202,13 +205,13 @@ def order_file(rng: random.Random) -> tuple[list[Row], list[str]]:
 
 
 def catalogue(rng: random.Random, orders: Iterable[Row], seed: int) -> Row:
-    """Prices, then what must be there for this demand: plenty, but for the named exceptions."""
+    """Return prices, stock and accounts: enough for these orders, but for the named exceptions."""
     prices = {sku(rank): rng.randrange(99, 9_999) for rank in range(1, SKUS + 1)}
     pieces: Counter[str] = Counter()
     money: Counter[str] = Counter()
     for row in orders:
         if row["idempotency_key"].startswith("w-"):
-            continue  # nobody stocks up for an order that cannot be met
+            continue  # stock and money do not provide for orders that cannot be met
         for line in row["lines"]:
             pieces[line["sku"]] += line["quantity"]
             money[row["customer"]] += line["quantity"] * prices[line["sku"]]
@@ -252,7 +255,7 @@ def received(rng: random.Random, rank: int, asked: int) -> int:
 
 
 def deposited(number: int, asked: int) -> list[int]:
-    """What a customer paid in. Every tenth did so in two parts."""
+    """Return what a customer paid in: one amount, or two for every tenth customer."""
     if number in WITHOUT_DEPOSIT:
         return []
     share = 4 if number in DRY else 13
@@ -261,7 +264,7 @@ def deposited(number: int, asked: int) -> list[int]:
 
 
 def as_json(document: Row) -> str:
-    """One row per line, so that a change shows as one line of a diff."""
+    """Write one row per line, so that a change shows as one line of a diff."""
     parts = []
     for name, value in document.items():
         if isinstance(value, list):
