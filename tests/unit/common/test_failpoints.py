@@ -42,6 +42,7 @@ Function = ast.AsyncFunctionDef | ast.FunctionDef
 
 # Where a publish or an ack stands without a failpoint, and why.
 WITHOUT = {
+    "common/process/send.py send": "a client's own command: it retries under the same key",
     "common/transport/query.py ask": "a question: nothing follows from it; it has a deadline",
     "common/transport/query.py ask_everybody": "a question as well",
     "common/transport/query.py run": "an answer, which has no effect",
@@ -110,10 +111,11 @@ def bare(function: Function) -> Iterator[str]:
 
 
 def commits(nodes: Iterable[ast.AST]) -> Iterator[Commit]:
-    """Yield what is passed to transaction() there."""
-    for call in calls(nodes, "transaction"):
-        if isinstance(commit := call.args[0], ast.Attribute):
-            yield Commit[commit.attr]
+    """Yield what is passed to transaction() there, or to the orchestrator's batch()."""
+    for call in calls(nodes, "transaction", "batch"):
+        for argument in call.args[:1]:
+            if isinstance(argument, ast.Attribute) and argument.attr in Commit.__members__:
+                yield Commit[argument.attr]
 
 
 @pytest.mark.parametrize("point", Point, ids=str)
