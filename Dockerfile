@@ -12,7 +12,7 @@ RUN python -m venv --without-pip /venv \
  && pip --python /venv/bin/python install --no-cache-dir --root-user-action=ignore \
       -c constraints.txt -r requirements.txt
 COPY . ./
-# Whoever runs it may not write here, and a process that was killed should be back at once.
+# Compiled now: the user may not write here, and a killed process should be back at once.
 RUN rm pyproject.toml *.txt && chmod -R a+rX . && python -m compileall -q .
 
 FROM python:3.13-slim

@@ -40,7 +40,7 @@ class Nemesis(ABC):
 
     @property
     def where(self) -> str:
-        """The target, told apart from every other of its kind."""
+        """What distinguishes it from every other fault of its kind."""
         return self.target
 
     @property

@@ -24,8 +24,7 @@ FLOOD = 500
 
 @dataclass
 class Tampering(Unreachable):
-    """The target is stopped while its queue (`queue`, or its own) fills; before it is started
-    again, the queue is changed."""
+    """The target is stopped; before it starts again, `queue` (or its own) is changed."""
 
     seed: int
     queue: str = ""

@@ -3,8 +3,8 @@
 At rest means: no order PENDING, no instance alive, every outbox empty, and then nothing
 ready or unacked in any queue, dead letters among them; and all of that a second time, because a
 message can slip from a queue to an outbox between two looks. A saga parked at a gate is at rest,
-with its order PENDING, until a person decides or its deadline passes; but not before its order
-was told that the saga began, since the order service repeats StartSaga until then.
+with its order PENDING, until a person decides or its deadline passes; but not before SagaStarted
+has arrived, since the order service repeats StartSaga until then.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _tables(judge_dsn: str, style: str) -> Remaining:
             f"""
             select saga_id, state, steps from {SAGAS[style]}
             where ended_at is null and (state <> 'WAITING' or next_deadline <= now())
-            order by started_at"""  # noqa: S608 - likewise
+            order by started_at"""  # noqa: S608 - one of two names of ours
         ).fetchall()
     return Remaining(
         pending_orders=pending,

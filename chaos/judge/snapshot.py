@@ -57,8 +57,10 @@ EVER: dict[str, LiteralString] = {  # with the archived ones
 def whole_snapshot(
     dsn: str, amqp_url: str, rabbitmqctl: RabbitmqCtl, style: str = "orchestrated"
 ) -> Snapshot:
-    """Read everything the invariants check. Without an orchestrator no process takes dead letters
-    in, so they are read from their queues."""
+    """Read everything the invariants check.
+
+    Without an orchestrator no process takes dead letters in: they are read from their queues.
+    """
     snapshot = take_snapshot(dsn, style)
     if style == "orchestrated":
         return snapshot

@@ -133,7 +133,7 @@ def _other_answers(
     for line, of in again.items():
         first, now = responses.get((FIRST_RUN, of)), by_line[line]
         if first and now and (first.status, first.body) != (now.status, now.body):
-            yield f"line {line}: repeats line {of}, was told {now.body} after {first.body}"
+            yield f"line {line}: repeats line {of}, answered {now.body} after {first.body}"
 
 
 def _other_ends(ends: Mapping[int, str], possible: Mapping[int, frozenset[str]]) -> Iterator[str]:

@@ -29,7 +29,7 @@ class Mode(StrEnum):
     CUT = "cut"  # open connections are reset, and so are new ones
     HALF_OPEN = "half_open"  # connections stay open and carry nothing
     DEAF = "deaf"  # what the process sends arrives; what the server sends is lost
-    LATE = "late"  # likewise, but the server's bytes are held until the mode changes
+    LATE = "late"  # what the server sends is held back until the mode changes
     SLOW = "slow"  # each chunk is delayed
 
 
@@ -103,6 +103,8 @@ class Line:
     ) -> None:
         server, onward = await asyncio.open_connection(self.spec.to_host, self.spec.to_port)
         connection.ends.append(onward)
+        if self.mode is Mode.CUT:  # meanwhile
+            raise ConnectionResetError
         pumps = [
             asyncio.create_task(self._pump(connection, reader, onward, from_server=False)),
             asyncio.create_task(self._pump(connection, server, writer, from_server=True)),

@@ -29,8 +29,7 @@ _SOCKET_PATH_LIMIT = 100  # the kernel's is 108, and Postgres appends its port
 
 
 def base_directory() -> Path:
-    """Return where this user's stacks live. Servers that drop root may be unable to enter a
-    checkout or a home."""
+    """Return where this user's stacks live: not in a home, which servers' users may not enter."""
     asked = os.environ.get("SAGAPROOF_STATE_DIR")
     return Path(asked).resolve() if asked else Path(f"/var/tmp/sagaproof-{os.getuid()}")  # noqa: S108
 

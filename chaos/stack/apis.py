@@ -99,8 +99,10 @@ class Door:
         return [UUID(body["order_id"]) for body in answers]
 
     def give_back(self, orders: Sequence[UUID], *keys: str) -> list[UUID | None]:
-        """Return each order once per key, all at once, repeating until there is an answer: the
-        return's id, or None for a refusal."""
+        """Return each order once per key, all at once, repeating until there is an answer.
+
+        The result is each return's id, or None for a refusal.
+        """
         wanted = [(order, key) for order in orders for key in keys]
         with ThreadPoolExecutor(RETURNS_AT_ONCE) as pool:
             return list(pool.map(self._give_back, *zip(*wanted, strict=True)))

@@ -1,7 +1,4 @@
-"""Arming failpoints from outside: a directory with a file for each process that is to act.
-
-Owns: the directory. Must not know: what any point means.
-"""
+"""Arming failpoints from outside: a directory with a file for each process that is to act."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from common.kit.failpoints import ARMINGS, Arming
 
 
 class Armory:
-    """Of one experiment; `settings` tells a stack's processes of it."""
+    """The armed failpoints of one stack, whose processes find them by `settings`."""
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="sagaproof-failpoints-"))
@@ -23,14 +20,14 @@ class Armory:
         return {"failpoint_dir": str(self._directory)}
 
     def arm(self, process: str, *planned: Arming) -> None:
-        """From here on the process acts on them, one after another."""
+        """Let a process act on the failpoints, one after another."""
         file = self._directory / process
         whole = file.with_suffix(".new")
         whole.write_bytes(ARMINGS.dump_json(list(planned)))
         whole.replace(file)
 
     def has_acted(self, process: str) -> bool:
-        """On all that it was armed with."""
+        """Return whether a process has acted on all it was armed with."""
         return not (self._directory / process).exists()
 
     def disarm(self) -> None:

@@ -58,7 +58,7 @@ def ledger_is_balanced(case: Case) -> Checked:
 
 
 def accounts_match_the_ledger(case: Case) -> Checked:
-    """An account's balance is the sum of its entries and not negative; deposits are as paid in."""
+    """Each balance is the sum of its entries and not negative; deposits are as paid in."""
     paid_in: Counter[tuple[str, str]] = Counter()
     for group in case.deposits.values():
         for deposit in group:

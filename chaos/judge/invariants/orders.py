@@ -90,7 +90,7 @@ def rejected_says_why(case: Case) -> Checked:
 
 
 def totals_are_exact(case: Case) -> Checked:
-    """An order's prices are the price list's, and its total is the sum of price x quantity."""
+    """Prices are the price list's, and an order's total is the sum of price x quantity."""
     bad = []
     for order in case.snapshot.orders:
         listed = tuple(case.facts.prices.get(line.sku) for line in order.lines)
@@ -104,7 +104,7 @@ def totals_are_exact(case: Case) -> Checked:
 
 
 def accepted_stands_as_asked(case: Case) -> Checked:
-    """Every order the door accepted is there, with the customer, lines and total it was told."""
+    """Every order the door accepted is there, with the customer, lines and total of the answer."""
     bad = []
     for order_id, asked in case.facts.accepted.items():
         found = case.orders.get(order_id, [])

@@ -17,7 +17,7 @@ from chaos.runtime.ports import HOST
 from chaos.runtime.stack import CHECKOUT
 
 PASSWORD = "throw-away"  # noqa: S105  of every account in compose.yaml, as that says
-DOOR_KEY, OPERATOR_TOKEN = f"{PASSWORD}-door-key", f"{PASSWORD}-operator-token"  # likewise
+DOOR_KEY, OPERATOR_TOKEN = f"{PASSWORD}-door-key", f"{PASSWORD}-operator-token"  # and its API keys
 POSTGRES_PORT, AMQP_PORT, MANAGEMENT_PORT = 5432, 5672, 15672  # inside the containers
 API_PORT, HEALTH_PORT = 8080, 8081
 PROXY, PROXY_PORT = "proxy", 7000  # its lines listen on the ports above

@@ -62,7 +62,7 @@ exec 3<&0
 """
 
 # Kills all but process 1, which then ends too: what Docker puts there (`init: true`) ends with its
-# child. `docker kill` would not do: Docker does not restart what it was told to end.
+# child. `docker kill` would not do: Docker does not restart what it was asked to end.
 KILL_SCRIPT = "kill -9 -1"
 
 
@@ -287,7 +287,7 @@ class DockerRuntime(Runtime):
 
 
 # The owner of a tethered stack is written on its network, the first part that is made and the last
-# that goes, so that what a crash of both owner and tether left can be told from what is in use.
+# that goes, so that what a crash of both owner and tether left differs from what is in use.
 
 
 def _owner() -> str:

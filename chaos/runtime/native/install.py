@@ -128,8 +128,10 @@ def _install(progress: Progress) -> None:
 
 @contextmanager
 def no_service_starts(packages: Sequence[str]) -> Iterator[None]:
-    """Keep packages from starting their services, by policy-rc.d. A file that is there already is
-    its owner's: if it would let them start, we do not install."""
+    """Keep packages from starting their services, by policy-rc.d.
+
+    A file that is there already is its owner's: if it lets services start, we do not install.
+    """
     if POLICY.exists():
         for service in packages:
             answer = subprocess.run([POLICY, service, "start"], capture_output=True)

@@ -88,8 +88,7 @@ def postgres_spec(
 
 
 def initdb_command(stack: Stack, programs: Programs) -> tuple[str, ...]:
-    """Return what runs before Postgres, as the same user. It need not sync: a power cut while a
-    stack is brought up loses nothing."""
+    """Return what runs before Postgres. It need not sync: a power cut meanwhile loses nothing."""
     home = stack.postgres
     return (
         str(programs.postgres / "initdb"),
@@ -193,8 +192,11 @@ def _make_home(home: Path, account: Account | None, files: Mapping[str, str]) ->
 
 
 def _make_lean(program: Path, scripts: Path) -> None:
-    """Link RabbitMQ's own tree without the plugins that are not enabled: a node looks for each of
-    its modules in every plugin's directory. It starts in five seconds, not eight."""
+    """Link RabbitMQ's own tree without the plugins that are not enabled.
+
+    A node looks for each of its modules in every plugin's directory: it starts in five seconds,
+    not eight.
+    """
     real = (scripts / "rabbitmq-server").resolve().parents[1]
     for directory in (program, program / "plugins"):
         directory.mkdir()

@@ -157,8 +157,7 @@ class Supervisor:
             self._stopping.set()
 
     async def _stop_everything(self) -> None:
-        """Stop the services first, so that they can finish their work. The servers' data is thrown
-        away: they need not tidy it."""
+        """Stop the services first, so that they can finish; the servers' data is thrown away."""
         servers = ("rabbitmq", "epmd", "postgres")
         services = [p for name, p in self._processes.items() if name not in servers]
         await asyncio.gather(*(process.stop() for process in services))

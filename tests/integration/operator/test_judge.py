@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 Sql = psycopg.Connection[tuple[object, ...]]
 
-GOOD, BAD, NOBODYS, BACK, RETURN = (UUID(int=n) for n in range(1, 6))
+GOOD, BAD, UNKNOWN, BACK, RETURN = (UUID(int=n) for n in range(1, 6))
 LINES = '[{"sku": "tea", "quantity": 2, "price": 300}]'
 PIECES = '[{"sku": "tea", "quantity": 2}]'
 
@@ -137,10 +137,10 @@ PLANTED = {
           ended_at = null, next_deadline = 'infinity',
           steps = '{{"approve_order": {{"status": "waiting"}}}}' where saga_id = '{GOOD}'""",
     "every saga has its order": f"""
-        update orchestrator.saga_instance set saga_id = '{NOBODYS}' where saga_id = '{BAD}'""",
+        update orchestrator.saga_instance set saga_id = '{UNKNOWN}' where saga_id = '{BAD}'""",
     "nothing is duplicated": COPY_ORDER,
     "nothing is unexpected": f"""
-        update payment_svc.transfer set saga_id = '{NOBODYS}' where saga_id = '{GOOD}'""",
+        update payment_svc.transfer set saga_id = '{UNKNOWN}' where saga_id = '{GOOD}'""",
     "inboxes hold no claim": f"""
         insert into payment_svc.inbox (saga_id, step, direction)
           values ('{GOOD}', 'charge_payment', 'forward')""",
@@ -159,7 +159,7 @@ PLANTED = {
 
 @pytest.fixture
 def verdict_on(servers: Servers, database: str) -> Callable[[str], Verdict]:
-    """The verdict of one invariant on the database as it is now."""
+    """Judge one invariant on the database as it is now."""
     dsn = servers.dsn(database, JUDGE, PASSWORD)
 
     def look(name: str) -> Verdict:
@@ -195,7 +195,7 @@ def test_the_judge_cannot_write(servers: Servers, database: str) -> None:
         connection.execute("delete from order_svc.customer_order")
 
 
-def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> None:
+def test_what_is_not_at_rest_is_named(servers: Servers, database: str, admin: Sql) -> None:
     plant(admin, CLEAN)
     dsn = servers.dsn(database, JUDGE, PASSWORD)
 
@@ -237,7 +237,7 @@ def test_what_stands_is_named(servers: Servers, database: str, admin: Sql) -> No
         "update orchestrator.saga_instance set next_deadline = 'infinity'"
         f" where saga_id = '{GOOD}'",
     )
-    # Its order does not know that its saga began, and will ask for it again.
+    # SagaStarted has not arrived: the order service will repeat StartSaga.
     assert what_remains(dsn, queues).lines() == ["1 orders PENDING"]
     plant(admin, f"update order_svc.customer_order set saga_known = true where order_id = '{GOOD}'")
     parked = what_remains(dsn, queues)  # is at rest: only the queues are left

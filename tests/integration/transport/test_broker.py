@@ -285,11 +285,11 @@ async def test_a_connection_that_comes_too_late_is_closed_again(settings: MakeSe
     async with Proxy(made.amqp_url) as proxy:
         proxy.silence()
         opening = asyncio.create_task(Broker(by(made, amqp=proxy)).channel())
-        await eventually(lambda: proxy._writers, "it is being opened")
+        await eventually(lambda: proxy.connections, "it is being opened")
         opening.cancel()
         await asyncio.wait([opening])
         proxy.mend()
-        await eventually(lambda: not proxy._writers, "what nobody waits for is closed", within=5)
+        await eventually(lambda: not proxy.connections, "what nobody waits for is closed", within=5)
 
 
 async def test_while_the_broker_blocks_publishers_no_channel_is_used_up(

@@ -170,12 +170,12 @@ Plant = Callable[[Case], Case]
 
 
 def see(**changes: object) -> Plant:
-    """The snapshot with other rows."""
+    """Replace the rows of tables."""
     return lambda case: replace(case, snapshot=replace(case.snapshot, **changes))  # type: ignore[arg-type]
 
 
 def one(kind: str, position: int, **changes: object) -> Plant:
-    """The snapshot with one row changed."""
+    """Change one row of a table."""
 
     def plant(case: Case) -> Case:
         rows = list(getattr(case.snapshot, kind))
@@ -232,7 +232,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("nothing is lost", "a return without end", one("returns", 1, status="OPEN")),
     (
         "nothing is unexpected",
-        "a return nobody asked for",
+        "a return without request",
         more("returns", Return(an_id("x"), an_id("good"), "x", "CLOSED", "no")),
     ),
     (
@@ -356,7 +356,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ),
     (
         "accounts match the ledger",
-        "entries of nobody",
+        "entries without an account",
         see(ledger={**SNAPSHOT.ledger, ("bob", "EUR"): 0}),
     ),
     ("stock is conserved", "a piece vanished", one("stock", 0, on_hand=5)),
@@ -368,7 +368,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("stock is conserved", "received too much", one("stock", 0, received=20, on_hand=16)),
     ("stock is conserved", "a SKU without stock row", fewer("stock", 1)),
     ("stock is conserved", "oversold", one("stock", 0, on_hand=-1, held=9)),
-    ("stock matches reservations", "held by nobody", one("stock", 0, held=3, on_hand=5)),
+    ("stock matches reservations", "held without reservation", one("stock", 0, held=3, on_hand=5)),
     ("stock matches reservations", "held, not booked", more("reservations", HELD)),
     (
         "stock matches reservations",
@@ -434,7 +434,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
         "a reservation without order",
         more("reservations", replace(HELD, saga_id=an_id("phantom"))),
     ),
-    ("nothing is unexpected", "an order nobody asked for", more("orders", PHANTOM)),
+    ("nothing is unexpected", "an order without request", more("orders", PHANTOM)),
     (
         "nothing is unexpected",
         "a refused order was written",
@@ -552,7 +552,7 @@ def test_examples_are_bounded_and_the_count_is_not() -> None:
     assert (found.offences, len(found.examples)) == (99, 5)
 
 
-def test_the_tally_counts_lost_duplicated_unexpected_and_recovered() -> None:
+def test_the_tally_counts_offences_and_recovered_orders() -> None:
     clean = tally(CLEAN, judge(CLEAN))
     assert clean[:3] == (0, 0, 0)
     assert clean.recovered == 5  # all in flight when the fault healed
@@ -560,6 +560,6 @@ def test_the_tally_counts_lost_duplicated_unexpected_and_recovered() -> None:
     assert tally(case, judge(case)).lost == 1
 
 
-def test_the_tally_does_not_know_what_was_not_judged() -> None:
+def test_the_tally_has_no_number_for_what_was_not_judged() -> None:
     case = replace(CLEAN, quiescent=False)
     assert tally(case, judge(case)).lost is None

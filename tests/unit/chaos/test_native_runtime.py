@@ -51,7 +51,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
-    """A process of ours, with a child."""
+    """Start a process that has a child."""
     with subprocess.Popen(
         ["/bin/sh", "-c", PARENT_AND_CHILD], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -68,7 +68,7 @@ def child_of(parent: subprocess.Popen[str]) -> Started:
 # What a stack is to be
 
 
-def test_one_process_of_each_service_unless_told_otherwise() -> None:
+def test_one_process_of_each_service_by_default() -> None:
     assert list(Plan().processes) == [
         "orchestrator", "order", "door", "operator", "payment", "inventory",
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def test_a_plan_for_what_does_not_exist_is_refused(wrong: dict[str, dict[str, ob
         Plan(**wrong)  # type: ignore[arg-type]
 
 
-def test_services_of_somebody_elses_have_processes_and_roles_like_ours() -> None:
+def test_added_services_have_processes_and_roles_like_ours() -> None:
     plan = Plan(services={"car": Service("trip car", "hire")}, replicas={"car": 2, "door": 0})
     assert list(plan.processes)[-2:] == ["car", "car-2"]
     assert plan.roles == (*bootstrap.SERVICES, "hire")
@@ -110,7 +110,7 @@ def test_services_of_somebody_elses_have_processes_and_roles_like_ours() -> None
     assert "create schema hire authorization hire" in statements
 
 
-def test_a_plan_comes_from_a_file_or_with_what_is_wrong_in_it(tmp_path: Path) -> None:
+def test_a_plan_file_is_read_or_its_mistake_is_named(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     with pytest.raises(StackError, match=r"No such file .*plan\.json"):
         read_plan_file(file)
@@ -243,7 +243,7 @@ def test_a_stack_has_one_holder(state: Path) -> None:
 
 
 def test_the_lock_of_a_removed_stack_is_worth_nothing(state: Path) -> None:
-    """One who waited for the holder must not get hold of what that has taken away."""
+    """A process that waited for the holder must not take a lock the holder has removed."""
     stack = Stack("s")
     stack.create()
     lock = stack.take()
@@ -332,7 +332,7 @@ def test_the_sweep_lets_postgres_give_back_its_shared_memory(tmp_path: Path) -> 
         assert postgres.wait() == 7
 
 
-def test_the_sweep_spares_a_stranger_with_a_reused_pid(
+def test_the_sweep_spares_another_process_with_a_reused_pid(
     tmp_path: Path, parent: subprocess.Popen[str]
 ) -> None:
     (tmp_path / "started").write_text(f"payment {parent.pid} another-boot:123\n")

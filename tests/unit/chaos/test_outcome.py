@@ -93,7 +93,7 @@ def test_the_same_file_again_is_nothing_but_repeats() -> None:
 
 
 def replaced(*events: Event) -> list[Event]:
-    """The later word counts."""
+    """Add later answers, which count."""
     return [*ANSWERS, *events]
 
 
@@ -102,14 +102,14 @@ def test_each_deviation_is_named() -> None:
         "line 3: quantity 0, yet the door said 202": replaced(yes(3, 3)),
         "line 5: contradicts line 1, yet the door said 202": replaced(yes(5, 1)),
         "line 1: nothing is wrong with it": replaced(no(1, 422)),
-        "line 4: repeats line 1, was told": replaced(yes(4, 9)),
+        "line 4: repeats line 1, answered": replaced(yes(4, 9)),
         "line 4: nothing is wrong with it": replaced(no(4, 422)),
     }
     for says, events in planted.items():
         assert any(d.startswith(says) for d in outcome(events).deviations), says
 
 
-def test_a_repeat_that_hears_another_total_is_a_deviation() -> None:
+def test_a_repeat_with_another_total_is_a_deviation() -> None:
     assert outcome(replaced(yes(4, 1, total=301))).deviations != ()
 
 
@@ -132,7 +132,7 @@ def test_a_line_without_answer_is_named() -> None:
     assert outcome(ANSWERS[:1] + ANSWERS[2:]).unanswered == (2,)
 
 
-def test_what_changed_names_the_tables_and_ignores_the_order_of_rows() -> None:
+def test_what_changed_names_tables_and_ignores_the_order_of_rows() -> None:
     turned = replace(SNAPSHOT, orders=SNAPSHOT.orders[::-1])
     assert what_changed(SNAPSHOT, turned) == []
     assert what_changed(SNAPSHOT, replace(turned, stock=(Stock("tea", 1, 0, 0, 1),))) == ["stock"]
@@ -177,7 +177,7 @@ def test_a_pass_needs_invariants_and_outcomes_both() -> None:
     assert replace(REPORT, changed=("stock",)).verdict is Verdict.FAIL
 
 
-def test_what_did_not_come_to_rest_or_was_not_answered_is_unknown() -> None:
+def test_without_rest_or_without_an_answer_it_is_unknown() -> None:
     assert replace(REPORT, standing=("1 orders PENDING",)).verdict is Verdict.UNKNOWN
     unanswered = outcome(ANSWERS[:1] + ANSWERS[2:])
     assert replace(REPORT, outcomes=(unanswered,)).verdict is Verdict.UNKNOWN

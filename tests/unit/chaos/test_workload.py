@@ -183,16 +183,16 @@ def test_more_than_was_ever_received_is_out_of_stock() -> None:
     assert ends(body(rare=4)) == [{"out_of_stock"}]
 
 
-def test_an_impossible_order_is_in_nobodys_way() -> None:
+def test_an_impossible_order_takes_nothing_from_others() -> None:
     assert ends(body(rare=4), body(rare=3)) == [{"out_of_stock"}, {"confirmed"}]
 
 
-def test_contended_stock_goes_to_whoever_comes_first() -> None:
+def test_contended_stock_goes_to_the_first_to_come() -> None:
     either = {"confirmed", "out_of_stock"}
     assert ends(body(rare=2), body(rare=2)) == [either, either]
 
 
-def test_not_stocked_and_scarce_in_one_order_may_be_refused_for_either() -> None:
+def test_not_stocked_and_scarce_may_be_refused_for_either() -> None:
     scarce = body(rare=2)
     assert ends(body(gone=1, rare=1), scarce, scarce)[0] == {"not_stocked", "out_of_stock"}
 
@@ -205,7 +205,7 @@ def test_accounts_say_no_after_the_stock_did() -> None:
     assert ends(body("bob", rare=2), body(rare=2))[0] == {"card_declined", "out_of_stock"}
 
 
-def test_money_that_runs_dry_goes_to_whoever_comes_first() -> None:
+def test_money_that_runs_out_goes_to_the_first_to_come() -> None:
     either = {"confirmed", "insufficient_funds"}
     assert ends(body("cid", tea=2), body("cid", tea=2)) == [either, either]
     assert ends(body("cid", tea=4)) == [{"insufficient_funds"}]
@@ -316,8 +316,8 @@ def test_a_conflict_refuses_the_body_and_not_the_key() -> None:
     assert facts.unknown == {("ann", "k")}
 
 
-def test_a_history_is_whole_whoever_writes_at_once(tmp_path: Path) -> None:
-    """Python's text files are not: one mixes up what threads write together."""
+def test_a_history_is_whole_when_threads_write_at_once(tmp_path: Path) -> None:
+    """A text file of Python's alone mixes up what threads write at once."""
     path = tmp_path / "history.jsonl"
     with closing(History(path)) as history, ThreadPoolExecutor(4) as pool:
 

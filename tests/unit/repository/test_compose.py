@@ -61,7 +61,7 @@ def test_every_process_is_a_service_and_nothing_else_is_started() -> None:
     }
 
 
-def test_what_is_published_is_bound_to_the_loopback_address_on_unusual_ports() -> None:
+def test_ports_are_published_on_loopback_with_unusual_numbers() -> None:
     published = {
         name: [
             re.fullmatch(r"127\.0\.0\.1:\$\{SAGAPROOF_HOST_PORT_\w+:-(\d+)\}:\d+", port)
@@ -84,7 +84,7 @@ def test_a_process_has_time_to_finish_and_comes_back(name: str) -> None:
     assert service["depends_on"] == {name: {"condition": "service_healthy"} for name in SERVERS}
 
 
-def test_every_process_has_its_own_role_and_a_password_that_says_what_it_is() -> None:
+def test_every_process_has_its_role_and_a_throw_away_password() -> None:
     dsns = {
         name: service["environment"]["SAGAPROOF_POSTGRES_DSN"]
         for name, service in PROCESSES.items()
@@ -100,7 +100,7 @@ def test_every_process_has_its_own_role_and_a_password_that_says_what_it_is() ->
     assert re.findall("PASS.*: (.*)", (ROOT / "compose.yaml").read_text()) == [PASSWORD] * 2
 
 
-def test_what_opens_its_apis_says_what_it_is_and_chaos_knows_it() -> None:
+def test_api_keys_are_throw_away_and_the_ones_chaos_uses() -> None:
     given = {
         name: PROCESSES[api]["environment"][variable].split()
         for name, api, variable in (
@@ -129,14 +129,14 @@ def test_the_roles_are_those_of_the_bootstrap() -> None:
     assert (ROOT / "deploy" / "roles.sql").read_text() == roles_sql()
 
 
-def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -> None:
+def test_a_plan_becomes_processes_with_their_own_settings() -> None:
     plan = Plan(
         replicas={"payment": 2, "door": 2, "inventory": 0},
         settings={"step_timeout_seconds": "0.5"},
         entry={"payment": "tests.broken worker"},
     )
     base, ports = copy.deepcopy(BASE), Ports.free(plan)
-    model = model_of(base, plan, ports, "somebody")
+    model = model_of(base, plan, ports, "the-owner")
     assert base == BASE
     services = model["services"]
     assert set(services) == {*SERVERS, *plan.processes}
@@ -149,7 +149,7 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
         "SAGAPROOF_STYLE": "orchestrated",
         "SAGAPROOF_STEP_TIMEOUT_SECONDS": "0.5",
     }
-    assert model["networks"]["default"]["labels"] == {TETHER_LABEL: "somebody"}
+    assert model["networks"]["default"]["labels"] == {TETHER_LABEL: "the-owner"}
 
     endpoints = endpoints_of(ports, secrets_of(plan), Path("logs"))
     assert set(endpoints.http_urls) == set(plan.processes)
@@ -162,14 +162,14 @@ def test_a_plan_becomes_processes_with_names_settings_and_ports_of_their_own() -
     assert endpoints.door_url.endswith(services["door"]["ports"][0]["published"])
 
 
-def test_a_saga_of_somebody_elses_is_found_by_every_process_that_reads_it() -> None:
+def test_an_added_definition_is_found_by_its_readers() -> None:
     services = default_model(Plan(settings={"definitions": "trip.saga:TRIP"}))["services"]
     for name in ("orchestrator", "operator"):
         assert services[name]["working_dir"] == services[name]["volumes"][0]["target"]
     assert "working_dir" not in default_model(Plan())["services"]["orchestrator"]
 
 
-def test_a_stack_that_is_to_stay_names_nobody_who_holds_it() -> None:
+def test_an_untethered_stack_has_no_owner() -> None:
     assert default_model(Plan())["networks"]["default"]["labels"] == {}
 
 
@@ -199,7 +199,7 @@ def test_a_proxied_plan_leads_every_process_by_a_line_of_its_own() -> None:
     assert endpoints.proxy == ("127.0.0.1", int(proxy["ports"][0]["published"]))
 
 
-def test_a_service_of_somebody_elses_is_like_one_of_ours_in_a_role_of_its_own() -> None:
+def test_an_added_service_has_a_role_of_its_own() -> None:
     base = copy.deepcopy(BASE)
     there = "postgresql://payment_svc:pw@postgres:5432/sagaproof"
     base["services"]["payment"]["environment"]["SAGAPROOF_POSTGRES_DSN"] = there

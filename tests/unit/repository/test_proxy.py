@@ -42,12 +42,12 @@ class Way:
         return False
 
 
-def _echo(listener: socket.socket, heard: list[bytes]) -> None:
+def _echo(listener: socket.socket, received: list[bytes]) -> None:
     def serve(there: socket.socket) -> None:
         with there:
             try:
                 while data := there.recv(1000):
-                    heard.append(data)
+                    received.append(data)
                     there.sendall(data)
             except OSError:
                 return
@@ -61,15 +61,15 @@ def _echo(listener: socket.socket, heard: list[bytes]) -> None:
 
 
 @pytest.fixture
-def heard() -> list[bytes]:
+def received() -> list[bytes]:
     return []
 
 
 @pytest.fixture
-def way(heard: list[bytes]) -> Iterator[Way]:
+def way(received: list[bytes]) -> Iterator[Way]:
     control, port, echo_port = free_ports(3)
     listener = socket.create_server((HOST, echo_port))
-    threading.Thread(target=_echo, args=(listener, heard), daemon=True).start()
+    threading.Thread(target=_echo, args=(listener, received), daemon=True).start()
     spec = LineSpec(NAME, HOST, port, HOST, echo_port)
     command = [sys.executable, "-m", *command_line((HOST, control), [spec])]
     with subprocess.Popen(command) as process:
@@ -95,7 +95,7 @@ def is_reset(there: socket.socket) -> bool:
 
 
 def refuses_a_call(way: Way) -> bool:
-    """The reset may arrive before connect() has returned, which then raises."""
+    """Expect a reset, which may arrive before connect() has returned."""
     try:
         with way.call() as late:
             return is_reset(late)
@@ -107,10 +107,10 @@ def test_it_passes_both_ways_and_counts(way: Way) -> None:
     with way.call() as there:
         assert echoes(there)
         assert ask(way.control)[NAME] == {"mode": "pass", "connections": 1}
-    until(lambda: ask(way.control)[NAME]["connections"] == 0, "it hangs up too", 5)
+    until(lambda: ask(way.control)[NAME]["connections"] == 0, "the proxy closes it too", 5)
 
 
-def test_cut_resets_what_is_open_and_whoever_comes(way: Way) -> None:
+def test_cut_resets_open_and_new_connections(way: Way) -> None:
     with way.call() as there:
         assert echoes(there)
         way.turn(Mode.CUT)
@@ -121,25 +121,23 @@ def test_cut_resets_what_is_open_and_whoever_comes(way: Way) -> None:
         assert echoes(again)
 
 
-def test_half_open_keeps_the_connection_and_swallows_everything(
-    way: Way, heard: list[bytes]
-) -> None:
+def test_half_open_keeps_connections_and_loses_everything(way: Way, received: list[bytes]) -> None:
     with way.call() as there:
         assert echoes(there)
         way.turn(Mode.HALF_OPEN)
         there.sendall(b"lost")
         assert way.is_silent(there)
-        assert heard == [b"tea"]
+        assert received == [b"tea"]
         way.turn(Mode.PASS)
-        assert is_reset(there), "bytes are missing: it must not go on as if nothing had been"
+        assert is_reset(there), "bytes are missing: it must not go on"
 
 
-def test_deaf_lets_the_process_speak_and_not_hear(way: Way, heard: list[bytes]) -> None:
+def test_deaf_loses_only_what_the_server_sends(way: Way, received: list[bytes]) -> None:
     with way.call() as there:
         way.turn(Mode.DEAF)
         there.sendall(b"publish")
         assert way.is_silent(there)
-        assert heard == [b"publish"]
+        assert received == [b"publish"]
 
 
 def test_slow_is_late_and_whole(way: Way) -> None:
@@ -150,6 +148,6 @@ def test_slow_is_late_and_whole(way: Way) -> None:
         assert time.monotonic() - began >= 0.2  # there and back
 
 
-def test_what_it_does_not_know_it_says(way: Way) -> None:
-    with pytest.raises(ValueError, match="nobody"):
-        ask(way.control, turn={"nobody>postgres": "cut"})
+def test_an_unknown_line_is_an_error(way: Way) -> None:
+    with pytest.raises(ValueError, match="no_such"):
+        ask(way.control, turn={"no_such>postgres": "cut"})
