@@ -99,6 +99,10 @@ class Runtime(ABC):
             shutil.copytree(self._stack.logs, directory, dirs_exist_ok=True)
         self.down()
 
+    def _saved_log(self, process: str) -> Iterator[str]:
+        with self._stack.log(process).open(errors="replace") as lines:
+            yield from (line.rstrip("\n") for line in lines)
+
     def _prepare(self, plan: Plan) -> None:
         self._stack.clear(keep_logs=False)
         self._stack.logs.mkdir(mode=0o700)

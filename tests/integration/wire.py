@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from chaos.runtime.ports import HOST
 from chaos.runtime.proxy import Line, LineSpec, Mode
 from common.kit.settings import Settings
+from tests.integration.waiting import eventually
 
 
 class Proxy:
@@ -43,6 +44,7 @@ class Proxy:
         self.cut()
         self._server.close()
         await self._server.wait_closed()
+        await eventually(lambda: not self.connections, "every connection has ended")
 
     def cut(self) -> None:
         """Reset every connection, and each new one, until mended."""

@@ -133,12 +133,9 @@ class DockerRuntime(Runtime):
         ]
 
     def logs(self, process: str) -> Iterator[str]:
-        kept = self._stack.log(process)  # by `down`
-        if not kept.exists():
-            yield from log_of(self._container(process))
-            return
-        with kept.open(errors="replace") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+        if self._stack.log(process).exists():  # kept by `down`
+            return self._saved_log(process)
+        return log_of(self._container(process))
 
     def start(self, process: str) -> None:
         container = self._container(process)

@@ -89,8 +89,7 @@ class NativeRuntime(Runtime):
         if path not in (known := sorted(self._stack.logs.glob("*.log"))):
             there = ", ".join(log.stem for log in known) or "none"
             raise StackError(f"no log of {process!r} in stack {self.name}; there are: {there}")
-        with path.open(errors="replace") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+        yield from self._saved_log(process)
 
     def start(self, process: str) -> None:
         self._ask("start", process=process)
