@@ -62,7 +62,7 @@ _FAILED = {
 
 @dataclass(frozen=True)
 class Conflicts:
-    """What befell the inventory's batches, by Postgres's log."""
+    """Conflicts of the inventory's batches, by Postgres's log."""
 
     waited: int
     """Batches that met a locked row, and waited for it."""
@@ -73,7 +73,7 @@ class Conflicts:
 
 @dataclass(frozen=True)
 class Round:
-    """One skew, once."""
+    """One round of one skew."""
 
     measured: Measured
     conflicts: Conflicts
@@ -82,7 +82,7 @@ class Round:
 
 
 def conflicts(lines: Iterable[str]) -> Conflicts:
-    """A batch is a transaction. It may have to wait for several rows, one after another."""
+    """Count conflicts in Postgres's log. A batch, a transaction, may wait for several rows."""
     met: set[str] = set()
     waits: list[tuple[str, float]] = []
     failed = dict.fromkeys(_FAILED, 0)
@@ -144,7 +144,7 @@ def _round(
 
 
 def _counted(runtime: Runtime, endpoints: Endpoints) -> tuple[int, int, int]:
-    """Lines logged, batches that locked stock, deadlocks: so far."""
+    """Count lines logged, batches that locked stock, and deadlocks, so far."""
     with psycopg.connect(endpoints.superuser_dsn) as db:
         ((batches,),) = db.execute(_BATCHES, (ROLE,)).fetchall()
         ((deadlocks,),) = db.execute(_DEADLOCKS).fetchall()
@@ -152,7 +152,7 @@ def _counted(runtime: Runtime, endpoints: Endpoints) -> tuple[int, int, int]:
 
 
 def figures(skew: float, rounds: Iterable[Round]) -> dict[str, Any]:
-    """Of all rounds together; p99 of each as well, which says how far they scatter."""
+    """Sum up all rounds; give the p99 of each as well, which says how far they scatter."""
     played = list(rounds)
     batches = sum(r.batches for r in played)
     waited = sum(r.conflicts.waited for r in played)

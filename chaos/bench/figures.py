@@ -16,7 +16,7 @@ P50_TARGET = 1.3  # at most so many times DBOS's latency with one in flight
 
 @dataclass(frozen=True)
 class Measured:
-    """One stretch: how many sagas ended in how many seconds, and how long each took, in seconds."""
+    """A measurement: sagas ended in so many seconds, and how long each took, in seconds."""
 
     sagas: int
     seconds: float
@@ -39,7 +39,7 @@ class Measured:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that `percent` of all do not exceed."""
+    """Return the smallest value that `percent` of all do not exceed."""
     if not values:
         raise ValueError("no values, no percentile")
     ordered = sorted(values)
@@ -66,7 +66,7 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Pair:
-    """One order at a time: ours, and theirs right after it, so that both met the same weather."""
+    """One order at a time: ours, and theirs right after it, under the same conditions."""
 
     ours: Measured
     theirs: Measured

@@ -1,4 +1,4 @@
-"""What a stretch of work costs: CPU seconds by process tree, commits, messages.
+"""The cost of a stretch of work: CPU seconds by process tree, commits, messages.
 
 Owns: reading counters of the kernel, Postgres and the broker, and their differences. Must not
 know: what the work is.
@@ -42,7 +42,7 @@ class Cost:
 
 
 def cost(before: Reading, after: Reading, sagas: int, own_commits: int = 0) -> Cost:
-    """`own_commits` are the load generator's."""
+    """Divide what was spent between two readings; `own_commits` are the load generator's."""
     return Cost(
         cpu_ms={
             name: round((seconds - before.cpu[name]) * 1000 / sagas, 3)
@@ -55,7 +55,7 @@ def cost(before: Reading, after: Reading, sagas: int, own_commits: int = 0) -> C
 
 
 def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
-    """Of each named process and all below it, those that have ended among them."""
+    """Sum up each named process and all below it, also those that have ended."""
     below = _children()
     return {name: _tree_seconds(pid, below) for name, pid in roots.items()}
 
@@ -69,7 +69,7 @@ def commits(superuser_dsn: str, database: str) -> int:
 
 
 def envelopes(superuser_dsn: str, style: str = "orchestrated") -> int:
-    """Rows that ever stood in an outbox: each is one envelope."""
+    """Count the rows ever written to an outbox: each is one envelope."""
     query = " + ".join(
         f"coalesce(pg_sequence_last_value('{schema}.outbox_id_seq'), 0)"
         for schema in (SCHEMAS if style == "orchestrated" else SCHEMAS[1:])
@@ -80,14 +80,14 @@ def envelopes(superuser_dsn: str, style: str = "orchestrated") -> int:
 
 
 def deliveries(management_url: str) -> int:
-    """Messages ever published, as the broker counts them."""
+    """Count the messages ever published, as the broker counts them."""
     answer = httpx.get(f"{management_url}/api/overview", trust_env=False).raise_for_status()
     return int(answer.json()["message_stats"].get("publish", 0))
 
 
 def settle() -> None:
     """Wait until the servers have published their counters."""
-    time.sleep(STATISTICS_SECONDS)  # nothing tells when they have
+    time.sleep(STATISTICS_SECONDS)  # there is no event to wait for
 
 
 def _children() -> dict[int, list[int]]:
@@ -105,8 +105,10 @@ def _tree_seconds(pid: int, below: Mapping[int, list[int]]) -> float:
 
 
 def _stat(pid: int) -> list[str]:
-    """From the state on, man 5 proc: [1] is the parent, [11:15] user and system time of it and of
-    its children that have ended."""
+    """Return the fields of man 5 proc, from the state on.
+
+    [1] is the parent, [11:15] user and system time of it and of its children that have ended.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -29,8 +29,8 @@ from common.messages.contracts import Line, PlaceOrder
 from common.messages.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
 from common.messages.topology import commands_of
 
-# How often it is looked for ends, by sagas in flight: a look must cost little beside the work.
-# Never before that share of the shortest time that any has taken so far.
+# How often ended sagas are looked for, by sagas in flight: a look must cost little beside the work.
+# One alone is never looked for before that share of the shortest time so far.
 LOOK_SECONDS = {1: 0.001, 20: 0.004}
 LOOK_SELDOM_SECONDS = 0.05
 NOT_BEFORE = 0.8
@@ -48,7 +48,7 @@ class NotConfirmedError(Exception):
 
 @dataclass
 class Loop:
-    """One closed loop. `ended` holds (when, latency) of every saga seen to end, in seconds."""
+    """A closed loop. `ended` holds (when, latency) of every saga seen to end, in seconds."""
 
     channel: BlockingChannel
     db: psycopg.Connection[tuple[object, ...]]
@@ -60,7 +60,7 @@ class Loop:
     style: str = "orchestrated"
 
     def launch(self, count: int) -> None:
-        """So many more orders, packed as the relay would."""
+        """Publish so many more orders, packed as the relay would."""
         commands = [_command(order) for order in islice(self.orders, count)]
         for first in range(0, len(commands), MAX_PACKED):
             envelopes = commands[first : first + MAX_PACKED]
@@ -74,7 +74,7 @@ class Loop:
             )
 
     def look(self) -> int:
-        """How many have ended since the last look."""
+        """Return how many have ended since the last look."""
         query = _ENDED.format(sagas=SAGAS[self.style])
         rows = self.db.execute(query, [list(self.flying)]).fetchall()
         self.looks += 1
@@ -115,7 +115,7 @@ def measure(
     seconds: float,
     style: str = "orchestrated",
 ) -> Measured:
-    """Over `seconds`, after a warm-up. `processes` are whose CPU time is read: name to pid."""
+    """Measure for `seconds`, after a warm-up. The CPU time of `processes`, name to pid, is read."""
     with _loop(endpoints, orders, in_flight, style) as loop:
         loop.launch(in_flight)
         loop.run(seconds * WARM_UP)

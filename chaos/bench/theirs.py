@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from urllib.parse import urlsplit
@@ -51,7 +51,7 @@ create table transfer (
 
 
 def create(superuser_dsn: str) -> str:
-    """A fresh database with everything in stock; its DSN."""
+    """Create a fresh database with everything in stock; return its DSN."""
     with psycopg.connect(superuser_dsn, autocommit=True) as db:
         db.execute(f"drop database if exists {DATABASE} with (force)".encode())
         db.execute(f"create database {DATABASE}".encode())
@@ -85,35 +85,26 @@ def measure(
         for process in running:
             if _line(process) != "ready\n":
                 raise StackError(f"a DBOS process ended with status {process.wait()}")
-        roots = {"postgres": postgres_pid, **{f"dbos-{p.pid}": p.pid for p in running}}
+
+        def read() -> meter.Reading:
+            cpu = meter.cpu_seconds({"postgres": postgres_pid})
+            python = meter.cpu_seconds({str(p.pid): p.pid for p in running})
+            cpu["python"] = sum(python.values())
+            return meter.Reading(cpu, meter.commits(superuser_dsn, DATABASE), 0, 0)
+
         meter.settle()
-        cpu, commits = meter.cpu_seconds(roots), meter.commits(superuser_dsn, DATABASE)
+        before = read()
         for process in running:
             assert process.stdin is not None  # noqa: S101 - for the type checker
             process.stdin.write("go\n")
             process.stdin.flush()
         found = [json.loads(_line(process)) for process in running]
-        after = meter.cpu_seconds(roots)
         meter.settle()
-        commits = meter.commits(superuser_dsn, DATABASE) - commits
+        after = read()
     sagas = sum(one["sagas"] for one in found)
-    spent = _cost(cpu, after, commits, sagas)
     latencies = [latency for one in found for latency in one["latencies"]]
+    spent = meter.cost(before, after, sagas)
     return Measured(sagas, max(one["seconds"] for one in found), latencies, asdict(spent))
-
-
-def _cost(
-    before: Mapping[str, float], after: Mapping[str, float], commits: int, sagas: int
-) -> meter.Cost:
-    spent = {name: after[name] - before[name] for name in before}
-    postgres = spent.pop("postgres")
-    cpu = {"postgres": postgres, "python": sum(spent.values())}
-    return meter.Cost(
-        cpu_ms={name: round(s * 1000 / sagas, 3) for name, s in cpu.items()},
-        commits=round(commits / sagas, 3),
-        envelopes=0,
-        deliveries=0,
-    )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""The orders that are measured: 1 to 3 lines of 500 SKUs, or one that some want more than others;
-200 customers, all of them good. Pure.
+"""The orders that are measured, all of which can be served. Pure.
+
+They have 1 to 3 lines of 500 SKUs, or one line of SKUs in unequal demand, and 200 customers.
 
 Owns: their shape and their seed. Must not know: who carries them.
 """
@@ -34,7 +35,7 @@ class Order:
 
 
 def orders(seed: int, prefix: str) -> Iterator[Order]:
-    """Without end; SKUs are drawn evenly, so that rows are contended by chance only."""
+    """Draw orders without end, SKUs evenly, so that rows are contended by chance only."""
     dice = random.Random(f"{seed} {prefix}")
     number = 0
     while True:
@@ -45,14 +46,16 @@ def orders(seed: int, prefix: str) -> Iterator[Order]:
 
 
 def shares(skew: float, skus: int) -> list[float]:
-    """How much of the demand each SKU has, by Zipf's law: rank to the power of -skew. 0 is even,
-    infinity one SKU alone."""
+    """Return each SKU's share of the demand by Zipf's law: rank to the power of -skew.
+
+    0 is even, infinity is one SKU alone.
+    """
     weights = [float(rank) ** -skew for rank in range(1, skus + 1)]
     return [weight / sum(weights) for weight in weights]
 
 
 def skewed(seed: int, prefix: str, skew: float, skus: int) -> Iterator[Order]:
-    """Without end; one line each, so that nothing but the demand differs from skew to skew."""
+    """Draw orders without end, of one line each, so that only the demand differs by skew."""
     dice, bounds = random.Random(f"{seed} {prefix}"), list(accumulate(shares(skew, skus)))
     number = 0
     while True:
@@ -63,7 +66,7 @@ def skewed(seed: int, prefix: str, skew: float, skus: int) -> Iterator[Order]:
 
 
 def catalogue(count: int = SKUS) -> Catalogue:
-    """Goods and money enough for everything."""
+    """Stock enough goods and money for everything."""
     skus = [_sku(n) for n in range(count)]
     customers = [_customer(n) for n in range(CUSTOMERS)]
     return Catalogue(

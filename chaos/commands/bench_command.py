@@ -79,7 +79,7 @@ def bench(
     finally:
         runtime.down()
     keep(result, RESULT, as_json=json_)
-    stage.console.print(pages.figures(result))
+    stage.show(pages.figures(result))
     if not only_ours:
         PAGE.write_text(pages.performance(result))
         stage.say(f"ratios to DBOS: {result['ratios']}; see {PAGE}")

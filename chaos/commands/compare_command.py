@@ -59,7 +59,7 @@ def compare(
             result[style] = _measured(stage, system, seconds, seed)
     keep(result, RESULT, as_json=json_)
     PAGE.write_text(pages.choreography(result))
-    stage.console.print(pages.styles(result))
+    stage.show(pages.styles(result))
 
 
 def _measured(stage: Stage, system: System, seconds: float, seed: int) -> dict[str, Any]:

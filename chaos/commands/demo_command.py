@@ -19,7 +19,6 @@ from typing import Annotated
 import typer
 
 from chaos.console.options import Json, Kind, StyleOption
-from chaos.console.report import Report, WrongLine, as_json, show
 from chaos.console.stage import Stage
 from chaos.judge.history import Fault
 from chaos.judge.verdict import Verdict
@@ -28,6 +27,7 @@ from chaos.load.model import Foreseen, foresee
 from chaos.load.outcome import Responses, outcome_of, reactions_of, what_changed
 from chaos.load.placer import BULK, place_orders
 from chaos.load.workload import Ask, BadLine, Catalogue, parse_catalogue, parse_orders
+from chaos.pages.demo_report import Report, WrongLine, as_json, show
 from chaos.runtime import SERVERS, Plan, StackError, choose
 from chaos.runtime.base import Runtime
 from chaos.stack.system import System

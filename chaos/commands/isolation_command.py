@@ -53,5 +53,5 @@ def isolation(
     }
     keep(result, RESULT, as_json=json_)
     PAGE.write_text(pages.isolation(result))
-    stage.console.print(pages.contention(result["contention"]))
+    stage.show(pages.contention(result["contention"]))
     raise typer.Exit(0 if result["verdict"] == Verdict.PASS else 1)

@@ -17,9 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from chaos.console.options import Json, Kind, Name, Seed, StyleOption
-from chaos.console.report import COLOURS
 from chaos.console.results import keep, provenance
-from chaos.console.stage import Stage, list_names
+from chaos.console.stage import COLOURS, Stage, list_names
 from chaos.judge.verdict import Verdict, overall
 from chaos.pages.run_page import RESULT, write_report
 from chaos.runtime import StackError, Style, choose

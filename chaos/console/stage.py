@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from chaos.judge.verdict import Verdict
+
+COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "bold yellow"}
 
 
 @dataclass
@@ -32,7 +37,10 @@ class Stage:
 
     def say(self, what: str) -> None:
         at = (datetime.now(UTC) - self.began).total_seconds()
-        self.console.print(f"[dim]{at:6.1f} s[/]  {escape(what)}")
+        self.console.print(f"[dim]{at:6.1f} s[/]  {escape(what)}", soft_wrap=True)
+
+    def show(self, markdown: str) -> None:
+        self.console.print(Markdown(markdown))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -110,9 +110,9 @@ def travel(scene: Scene, cell: Cell, asks: Sequence[Ask], fired: Fired) -> None:
 
 
 def _passed(scene: Scene, cell: Cell, asks: Sequence[Ask], fired: Fired) -> None:
-    """The orchestrator's relay acts on the command, everything else on what comes of it.
+    """Let the leg pass: before what is away returns if a relay sends its command, else after.
 
-    A relay stands still with the first order's command in hand, so the others do not get as far.
+    A relay is stopped with the first order's command in hand, so the others do not get as far.
     """
     situation = PASSING[cell.leg]
     fault = _BackAtOnce(situation.away) if cell.process == situation.away else None

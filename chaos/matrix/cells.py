@@ -200,7 +200,7 @@ def _operator(point: Point, leg: Leg) -> str | None:
 
 
 def _forgotten(kind: str, process: str) -> str | None:
-    """The orchestrator archives sagas and sends Forget to participants, which do not answer."""
+    """Say why not. The orchestrator sends Forget to participants, which do not answer."""
     if process == "door":
         return _NO_DELIVERIES
     if kind == "intake":

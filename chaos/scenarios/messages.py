@@ -46,7 +46,7 @@ def _refused_at_the_door(scene: Scene) -> None:
 def _tampered(
     name: str, says: str, situation: Situation, make: Callable[[int], Tampering], end: End
 ) -> Scenario:
-    """The commands of a step wait for their participant, and are changed before it returns."""
+    """Change the commands of a step while they wait for their participant."""
 
     def play(scene: Scene) -> None:
         fault = make(scene.seed)

@@ -68,7 +68,7 @@ def expire(system: System, orders: Sequence[UUID]) -> None:
 
 
 def _contested(scene: Scene) -> None:
-    """Several people decide about one order at once; a customer cancels what is approved."""
+    """Let several people decide about one order at once, and customers cancel approved ones."""
     system = scene.system
     with reach(scene, PARKED) as orders:
         contested, unwanted = orders[:EACH], orders[EACH:]
@@ -86,7 +86,7 @@ def _contested(scene: Scene) -> None:
 
 
 def _changed_their_mind(scene: Scene) -> None:
-    """Customers cancel before the goods leave, while they may be leaving, and too late."""
+    """Let customers cancel before the goods leave, while they may be leaving, and too late."""
     system, asks = scene.system, scene.good()
     early, racing, late = asks[:EACH], asks[EACH:-EACH], asks[-EACH:]
     with ThreadPoolExecutor(EACH) as customers:

@@ -28,7 +28,7 @@ def _must_be(found: object, wanted: object, what: str) -> None:
 
 
 def _charge_given_up(scene: Scene, fault: Nemesis) -> list[UUID]:
-    """The unconfirmed undo holds up the customer's answer, and nothing else."""
+    """Require that the unconfirmed undo holds up the customer's answer, and nothing else."""
     with reach(scene, situations.STOCK_RELEASED, fault) as orders:
         pending = scene.system.db.rows(
             "select distinct status from order_svc.customer_order where order_id = any(%s)", orders
@@ -134,7 +134,7 @@ def _pivot_lost(scene: Scene) -> None:
 
 
 def _failing_refund(scene: Scene) -> None:
-    """A row that payment needs is locked: each try fails until the lock is released."""
+    """Lock a row that payment needs: each try fails until the lock is released."""
     system = scene.system
     with system.db.session("payment_svc") as session:
         fenced = _silent_pivot(

@@ -1,5 +1,4 @@
-"""Isolation: conflicts are read off Postgres's log, demand is drawn by its skew, the page quotes
-what was measured."""
+"""Isolation: conflicts in Postgres's log, demand by its skew, and the page."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from uuid import UUID, uuid5
 
 from rich.console import Console
 
-from chaos.console.report import Report, WrongLine, as_json, show
 from chaos.judge.case import Order, Snapshot, Stock
 from chaos.judge.history import Answered, Event, Fault, Refused
 from chaos.judge.verdict import Finding, Tally, Verdict
 from chaos.load.model import Bounds, Foreseen
 from chaos.load.outcome import Outcome, outcome_of, reactions_of, what_changed
 from chaos.load.workload import Ask
+from chaos.pages.demo_report import Report, WrongLine, as_json, show
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ASKS = [Ask(line, f"k-{line}", {"customer": "ann"}) for line in (1, 2, 3, 4, 5)]
