@@ -23,7 +23,7 @@ test: setup ## the whole suite
 	@$(bin)/pytest
 
 quick: setup ## unit tests and the model, on two cores (under a minute)
-	@$(bin)/pytest -q -n 2 tests/unit examples tests/model
+	@$(bin)/pytest -q -n 2 --dist loadfile tests/unit examples tests/model
 
 drill: setup ## what CI breaks: matrix cells, scenarios, guards out, containers (10 minutes)
 	@$(bin)/pytest tests/drills

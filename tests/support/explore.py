@@ -1,7 +1,7 @@
-"""Every instance a definition can get into, and every input it could be given there.
+"""Every instance a definition can reach under decide(), and every input it could be given there.
 
-Owns: breadth-first exploration of decide(). Undo and retriable steps are asked without end;
-their attempts are told apart up to DEEPEST, past which nothing new can happen.
+Undo and retriable steps are attempted without end; attempts are told apart up to DEEPEST, past
+which nothing new can happen.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 
 from common.kit.patience import Policy
@@ -18,7 +19,6 @@ from orchestrator.engine.decide import Decision, decide
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.inputs import (
     NO_APPROVALS,
-    Approvals,
     CompensateAsked,
     DeadLettered,
     GateDecided,
@@ -50,7 +50,7 @@ class Transition:
 
 
 def inputs(definition: Definition, instance: Instance) -> Iterator[Input]:
-    """Whatever anybody could come up with, whether it makes sense or not."""
+    """Yield every input there is for this definition, whether it makes sense here or not."""
     yield Started(SAGA, DATA)
     yield CompensateAsked("ops", "asked")
     yield RetryAsked("ops", "asked")
@@ -70,40 +70,34 @@ def inputs(definition: Definition, instance: Instance) -> Iterator[Input]:
             yield TimedOut(step, direction, attempt, past_sla)
 
 
-def explore(definition: Definition, policy: Policy) -> Iterator[Transition]:
-    """Every reachable instance with every input, from Started on."""
-    first = Transition(
-        Instance(SAGA, definition.name, definition.version, DATA),
-        Started(SAGA, DATA),
-        decide(definition, policy, None, Started(SAGA, DATA)),
-    )
-    waiting, seen = deque([first.after]), {_fingerprint(first.after)}
-    everywhere = {step.name: "policy asks" for step in definition.steps if step.kind is Kind.GATE}
+@cache
+def explore(definition: Definition, policy: Policy) -> tuple[Transition, ...]:
+    """Give every input to every reachable instance, breadth first from Started on."""
+    first = decide(definition, policy, None, Started(SAGA, DATA)).instance
+    waiting, seen = deque([first]), {_fingerprint(first)}
+    transitions: list[Transition] = []
+    gates = {step.name: "policy asks" for step in definition.steps if step.kind is Kind.GATE}
+    approvals = (NO_APPROVALS, gates) if gates else (NO_APPROVALS,)
     while waiting:
         instance = waiting.popleft()
-        for event, asked in product(inputs(definition, instance), _asked(everywhere)):
-            copy = replace(instance, steps=dict(instance.steps))
+        copy = replace(instance, steps=dict(instance.steps))
+        for event, asked in product(inputs(definition, instance), approvals):
             decision: Decision | None
             try:
                 decision = decide(definition, policy, instance, event, asked)
             except IllegalTransition:
                 decision = None
             assert instance == copy, f"decide() changed the instance it was given: {event}"
-            transition = Transition(instance, event, decision)
-            yield transition
-            if _fingerprint(transition.after) not in seen:
-                seen.add(_fingerprint(transition.after))
+            transitions.append(transition := Transition(instance, event, decision))
+            if decision is not None and (found := _fingerprint(transition.after)) not in seen:
+                seen.add(found)
                 assert len(seen) < MOST, f"there is no end to it: {transition}"
                 waiting.append(transition.after)
-
-
-def _asked(everywhere: Approvals) -> tuple[Approvals, ...]:
-    """Nobody is asked, or somebody at every gate."""
-    return (NO_APPROVALS, everywhere) if everywhere else (NO_APPROVALS,)
+    return tuple(transitions)
 
 
 def _fingerprint(instance: Instance) -> object:
-    """What still matters of it: attempts only while an answer is awaited, no words of reasons."""
+    """Return what can still matter: attempts only while an answer is awaited, no texts."""
     steps = {
         name: (
             p.status,
