@@ -210,6 +210,11 @@ class Tx:
         ]
 
 
+def columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Turn rows, of which there is at least one, into the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
 def joined(writes: Sequence[Write]) -> Write:
     """Join several writes into one statement."""
     *before, (last, _) = writes

@@ -116,7 +116,7 @@ class Intake:
                 (letter, times[letter.letter_id])
                 for letter in {letter.letter_id: letter for letter in new}.values()
             ]
-            await store.keep(batch.tx, counted)
+            store.keep(batch.tx, counted)
         for letter, count in counted:
             about = letter.about
             logger.warning(

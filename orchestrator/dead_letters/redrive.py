@@ -91,7 +91,7 @@ class Redriver:
             if not dry_run:
                 for letter, one in zip(letters, settled, strict=True):
                     _carry_out(batch, disposal, letter, about[letter.letter_id], one, actor, why)
-                await store.settle(batch.tx, sorted(done), disposal.state, actor, why)
+                store.settle(batch.tx, sorted(done), disposal.state, actor, why)
         if not dry_run:
             logger.info(f"dead_letters.{disposal.state}", letters=len(done), actor=actor, why=why)
         missing = sorted(set(letter_ids) - about.keys())

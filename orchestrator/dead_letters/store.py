@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from common.messages.envelope import Direction
-from common.storage.db import Tx
+from common.storage.db import Tx, columns
 from orchestrator.dead_letters.letter import About, DeadLetter
 
 OPEN = "open"
@@ -48,33 +48,17 @@ async def last_occasions(tx: Tx, letter_ids: Sequence[UUID]) -> dict[UUID, str]:
     return dict(rows)
 
 
-async def keep(tx: Tx, counted: Sequence[tuple[DeadLetter, int]]) -> None:
+def keep(tx: Tx, counted: Sequence[tuple[DeadLetter, int]]) -> None:
     """Store dead letters, each with how often it came; one already stored is open again."""
     if not counted:
         return
-    rows = [letter for letter, _ in counted]
-    about = [letter.about for letter in rows]
-    tx.queue_write(
-        _KEEP,
-        [
-            [r.letter_id for r in rows],
-            [r.queue for r in rows],
-            [r.reason for r in rows],
-            [r.detail for r in rows],
-            [a.saga_id for a in about],
-            [a.step for a in about],
-            [a.direction and a.direction.value for a in about],
-            [a.reply for a in about],
-            [a.message_id for a in about],
-            [a.type for a in about],
-            [r.body for r in rows],
-            [r.size for r in rows],
-            [r.readable for r in rows],
-            [json.dumps(r.headers) for r in rows],
-            [r.occasion for r in rows],
-            [count for _, count in counted],
-        ],
-    )
+    rows = [
+        (d.letter_id, d.queue, d.reason, d.detail, about.saga_id, about.step,
+         about.direction and about.direction.value, about.reply, about.message_id, about.type,
+         d.body, d.size, d.readable, json.dumps(d.headers), d.occasion, count)
+        for d, about, count in ((d, d.about, count) for d, count in counted)
+    ]  # fmt: skip
+    tx.queue_write(_KEEP, columns(rows))
 
 
 @dataclass(frozen=True)
@@ -258,7 +242,7 @@ async def lock(tx: Tx, letter_ids: Sequence[UUID]) -> list[LockedDeadLetter]:
     return [LockedDeadLetter(**row._asdict()) for row in rows]
 
 
-async def settle(tx: Tx, letter_ids: Sequence[UUID], state: str, by: str, why: str) -> None:
+def settle(tx: Tx, letter_ids: Sequence[UUID], state: str, by: str, why: str) -> None:
     """Mark these as redriven or discarded by this person."""
     if letter_ids:
         tx.queue_write(

@@ -42,7 +42,7 @@ async def add(tx: Tx, customer: str, actor: str, reason: str, process: str) -> W
         " returning customer, actor, reason, added_at",
         (customer, actor, reason),
     )
-    await record(tx, [Action(actor, "watch", reason, about=customer)], process)
+    record(tx, [Action(actor, "watch", reason, about=customer)], process)
     return Watched(*rows[0])
 
 
@@ -52,5 +52,5 @@ async def remove(tx: Tx, customer: str, actor: str, reason: str, process: str) -
         "delete from watched_customer where customer = %s returning customer", (customer,)
     )
     action = Action(actor, "unwatch", reason, about=customer)
-    await record(tx, [action if rows else action.refused("not on the watch list")], process)
+    record(tx, [action if rows else action.refused("not on the watch list")], process)
     return bool(rows)

@@ -7,11 +7,11 @@ where the saga's timeline shows it too. Must not know: what any action does, HTT
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from common.storage.db import Tx
+from common.storage.db import Tx, columns
 
 DONE, REFUSED = "done", "refused"
 
@@ -57,7 +57,7 @@ class ActionsWanted:
     outcome: str | None = None
 
 
-async def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
+def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
     if actions:
         tx.queue_write(
             "insert into operator_action"
@@ -67,16 +67,7 @@ async def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
             "               %b::text[]) with ordinality"
             "     as k (actor, action, reason, saga_id, about, outcome, detail, n)"
             " order by n",
-            (
-                process,
-                [a.actor for a in actions],
-                [a.action for a in actions],
-                [a.reason for a in actions],
-                [a.saga_id for a in actions],
-                [a.about for a in actions],
-                [a.outcome for a in actions],
-                [a.detail for a in actions],
-            ),
+            [process, *columns(map(astuple, actions))],
         )
 
 
@@ -92,23 +83,10 @@ async def page(tx: Tx, wanted: ActionsWanted, before: int | None, limit: int) ->
         "   and (%(outcome)s::text is null or outcome = %(outcome)s)"
         "   and (%(before)s::bigint is null or id < %(before)s)"
         " order by id desc limit %(limit)s",
-        {
-            "saga_id": wanted.saga_id,
-            "actor": wanted.actor,
-            "action": wanted.action,
-            "outcome": wanted.outcome,
-            "before": before,
-            "limit": limit,
-        },
+        {**asdict(wanted), "before": before, "limit": limit},
     )
+    fields = [row._asdict() for row in rows]
     return [
-        Recorded(
-            row.id,
-            row.at,
-            Action(
-                row.actor, row.action, row.reason, row.saga_id, row.about, row.outcome, row.detail
-            ),
-            row.process,
-        )
-        for row in rows
+        Recorded(row.pop("id"), row.pop("at"), process=row.pop("process"), action=Action(**row))
+        for row in fields
     ]

@@ -95,12 +95,12 @@ class Batch:
         tx = self.tx
         if self._fence is not None:
             await inbox.keep(tx, self._fence)
-        await store.save(tx, list(self._changed.values()))
-        await store.write_log(tx, self.log, self._deployed.process)
-        await store.park_replies(tx, self._parked_replies)
+        store.save(tx, list(self._changed.values()))
+        store.write_log(tx, self.log, self._deployed.process)
+        store.park_replies(tx, self._parked_replies)
         again_after = self._deployed.policy.resend_cap_seconds
         await store.mark_undecided(tx, self._undecided, again_after)
-        await actions.record(tx, self._actions, self._deployed.process)
+        actions.record(tx, self._actions, self._deployed.process)
         await outbox.append(tx, self.outgoing)
 
     # --- what the queues bring ---

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from common.kit.patience import Policy
 from common.messages.envelope import Direction, Envelope
-from common.storage.db import Tx
+from common.storage.db import Tx, columns
 from orchestrator.engine.decide import Entry, Send
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.instance import Instance, Progress, State, Status
@@ -185,62 +185,43 @@ update saga_instance i
  where i.saga_id = k.saga_id and i.saga_id = any(%b::uuid[])"""
 
 
-async def save(tx: Tx, rows: Sequence[InstanceRow]) -> None:
+def save(tx: Tx, rows: Sequence[InstanceRow]) -> None:
     """Write new and changed instances, one statement each."""
-    new = [row for row in rows if row.is_new]
-    known = [row for row in rows if not row.is_new]
-    if new:
-        first = [
-            [row.instance.definition for row in new],
-            [row.instance.version for row in new],
-            [json.dumps(row.instance.data) for row in new],
-        ]
-        tx.queue_write(_INSERT, _columns(new) + first)
-    if known:
-        tx.queue_write(
-            _UPDATE,
-            [*_columns(known), [row.instance.saga_id for row in known]],
-            other_rows="what is inserted had no row yet",
-        )
+    if new := [row for row in rows if row.is_new]:
+        first = [(i.definition, i.version, json.dumps(i.data)) for i in (r.instance for r in new)]
+        tx.queue_write(_INSERT, _columns(new) + columns(first))
+    if known := [row for row in rows if not row.is_new]:
+        changed = _columns(known)
+        why = "what is inserted had no row yet"
+        tx.queue_write(_UPDATE, [*changed, changed[0]], other_rows=why)
 
 
 def _columns(rows: Sequence[InstanceRow]) -> list[list[Any]]:
-    instances = [row.instance for row in rows]
-    return [
-        [i.saga_id for i in instances],
-        [i.state.value for i in instances],
-        [i.state.ended for i in instances],
-        [_steps(row) for row in rows],
-        [i.reason for i in instances],
-        [i.compensate_asked for i in instances],
-        [i.pivot_passed for i in instances],
-        [i.stuck for i in instances],
-        [row.next_deadline() for row in rows],
-    ]
+    return columns(
+        (i.saga_id, i.state.value, i.state.ended, _steps(row), i.reason,
+         i.compensate_asked, i.pivot_passed, i.stuck, row.next_deadline())
+        for row, i in ((row, row.instance) for row in rows)
+    )  # fmt: skip
 
 
-async def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str) -> None:
-    if entries:
-        tx.queue_write(
-            "insert into saga_log"
-            "       (saga_id, entry, step, direction, attempt, detail, answered_by, process)"
-            " select saga_id, entry, step, direction, attempt, detail, answered_by, %s"
-            "   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::int[], %b::text[],"
-            "               %b::text[])"
-            "   with ordinality"
-            "     as k (saga_id, entry, step, direction, attempt, detail, answered_by, n)"
-            " order by n",
-            (
-                process,
-                [saga_id for saga_id, _ in entries],
-                [e.entry for _, e in entries],
-                [e.step for _, e in entries],
-                [e.direction and e.direction.value for _, e in entries],
-                [e.attempt for _, e in entries],
-                [e.detail for _, e in entries],
-                [e.answered_by for _, e in entries],
-            ),
-        )
+def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str) -> None:
+    if not entries:
+        return
+    lines = [
+        (saga_id, e.entry, e.step, e.direction and e.direction.value,
+         e.attempt, e.detail, e.answered_by)
+        for saga_id, e in entries
+    ]  # fmt: skip
+    tx.queue_write(
+        "insert into saga_log"
+        "       (saga_id, entry, step, direction, attempt, detail, answered_by, process)"
+        " select saga_id, entry, step, direction, attempt, detail, answered_by, %s"
+        "   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::int[], %b::text[],"
+        "               %b::text[]) with ordinality"
+        "     as k (saga_id, entry, step, direction, attempt, detail, answered_by, n)"
+        " order by n",
+        [process, *columns(lines)],
+    )
 
 
 async def overdue(tx: Tx, limit: int, known: Sequence[str], undeployed_after: float) -> list[UUID]:
@@ -279,19 +260,16 @@ async def mark_undecided(tx: Tx, whys: Mapping[UUID, str | None], again_after: f
         )
 
 
-async def park_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
+def park_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
     """Keep replies for a process that has their saga's definition (`order v2`) deployed."""
     if replies:
         tx.queue_write(
             "insert into held_reply (saga_id, step, direction, definition, envelope)"
             " select * from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[])"
             " on conflict do nothing",
-            (
-                [envelope.saga_id for _, envelope in replies],
-                [envelope.step for _, envelope in replies],
-                [envelope.direction.value for _, envelope in replies],
-                [definition for definition, _ in replies],
-                [envelope.encode() for _, envelope in replies],
+            columns(
+                (e.saga_id, e.step, e.direction.value, definition, e.encode())
+                for definition, e in replies
             ),
         )
 

@@ -104,7 +104,7 @@ async def test_the_log_only_grows_also_for_who_owns_the_table(
     db: Database, rewrite: LiteralString
 ) -> None:
     async with db.transaction(None) as tx:
-        await actions.record(tx, [CALLED], "orchestrator-test")
+        actions.record(tx, [CALLED], "orchestrator-test")
     with pytest.raises(ConstraintViolated) as violated:
         async with db.transaction(None) as tx:
             tx.queue_write(rewrite)
@@ -120,7 +120,7 @@ async def test_actions_are_found_newest_first_and_in_pages(db: Database) -> None
         CALLED.refused("too late"),
     ]
     async with db.transaction(None) as tx:
-        await actions.record(tx, done, "orchestrator-test")
+        actions.record(tx, done, "orchestrator-test")
     assert await written(db) == done[::-1]
     assert await written(db, ActionsWanted(saga_id=saga(1))) == [done[3], done[0]]
     assert await written(db, ActionsWanted(actor="bob", action="retry")) == [done[1]]
