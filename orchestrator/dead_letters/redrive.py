@@ -23,7 +23,7 @@ from orchestrator.dead_letters.letter import About
 from orchestrator.dead_letters.store import OPEN, LockedDeadLetter
 from orchestrator.engine.inputs import DeadLettered
 from orchestrator.engine.instance import Status
-from orchestrator.runtime.actions import Action
+from orchestrator.runtime.actions import OperatorAction
 from orchestrator.runtime.batch import Batch
 from orchestrator.runtime.service import Service
 
@@ -144,7 +144,7 @@ def _carry_out(
 ) -> None:
     """Redrive or discard, as was decided, and record the action or its refusal."""
     saga_id = about.saga_id if about.saga_id in batch.rows else None
-    action = Action(actor, disposal, why, saga_id, f"dead letter {letter.letter_id}")
+    action = OperatorAction(actor, disposal, why, saga_id, f"dead letter {letter.letter_id}")
     if settled.result is Result.REFUSED and settled.why:
         batch.record(action.refused(settled.why))
     elif settled.result is Result.DONE and disposal is Disposal.REDRIVE:

@@ -68,7 +68,7 @@ from orchestrator.operator.schemas import (
 )
 from orchestrator.operator.timeline import tell
 from orchestrator.operator.watch_list import Watched
-from orchestrator.runtime.actions import ActionsWanted, Recorded
+from orchestrator.runtime.actions import ActionFilter, RecordedAction
 from orchestrator.runtime.census import Seen
 
 GRACE_SECONDS = 300.0
@@ -106,7 +106,7 @@ class Sources:
     ids_between: Callable[[UUID, UUID, int], Awaitable[list[UUID]]]
     page: Callable[[Wanted, Seen | None, int], Awaitable[list[Seen]]]
     timeline: Callable[[UUID, int, int], Awaitable[list[Logged]]]
-    actions: Callable[[ActionsWanted, int | None, int], Awaitable[list[Recorded]]]
+    actions: Callable[[ActionFilter, int | None, int], Awaitable[list[RecordedAction]]]
     stock: Callable[[StockQuery], Awaitable[StockPage]]
     accounts: Callable[[AccountsQuery], Awaitable[AccountsPage]]
     house: Callable[[], Awaitable[House]]
@@ -194,7 +194,7 @@ def _actions(app: FastAPI, sources: Sources) -> None:
     ) -> Actions:
         """What operators did and what they were refused, newest first."""
         saga_id = None if saga is None else (await _named(sources, saga)).instance.saga_id
-        wanted = ActionsWanted(saga_id, actor, action, outcome)
+        wanted = ActionFilter(saga_id, actor, action, outcome)
         found = await sources.actions(wanted, after, limit)
         return Actions(
             actions=[ActionRow.of(recorded) for recorded in found],

@@ -37,7 +37,7 @@ from orchestrator.operator.interventions import Hands
 from orchestrator.operator.queries import Logged, Parked, Standing, Stuck, StuckWanted, Wanted
 from orchestrator.operator.watch_list import Watched
 from orchestrator.runtime import actions, census
-from orchestrator.runtime.actions import ActionsWanted, Recorded
+from orchestrator.runtime.actions import ActionFilter, RecordedAction
 from orchestrator.runtime.census import Seen
 from orchestrator.runtime.loading import participants_of
 from orchestrator.runtime.service import Service
@@ -68,7 +68,7 @@ def sources(
         async with db.reading() as tx:
             return await queries.timeline(tx, saga_id, after, limit)
 
-    async def acts(wanted: ActionsWanted, before: int | None, limit: int) -> list[Recorded]:
+    async def acts(wanted: ActionFilter, before: int | None, limit: int) -> list[RecordedAction]:
         async with db.reading() as tx:
             return await actions.page(tx, wanted, before, limit)
 

@@ -15,7 +15,7 @@ from orchestrator.operator.audit import REMEDIES
 from orchestrator.operator.auditor import AuditedPage
 from orchestrator.operator.doctor import House, diagnose
 from orchestrator.operator.schemas import NEXT
-from orchestrator.runtime.actions import Recorded
+from orchestrator.runtime.actions import RecordedAction
 
 
 class WatchedRow(BaseModel):
@@ -47,7 +47,7 @@ class ActionRow(BaseModel):
     detail: str | None = Field(description="why it was refused; what came of it")
 
     @classmethod
-    def of(cls, recorded: Recorded) -> ActionRow:
+    def of(cls, recorded: RecordedAction) -> ActionRow:
         action = recorded.action
         return cls(
             id=recorded.id,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from common.storage.db import Tx
-from orchestrator.runtime.actions import Action, record
+from orchestrator.runtime.actions import OperatorAction, record
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ async def add(tx: Tx, customer: str, actor: str, reason: str, process: str) -> W
         " returning customer, actor, reason, added_at",
         (customer, actor, reason),
     )
-    record(tx, [Action(actor, "watch", reason, about=customer)], process)
+    record(tx, [OperatorAction(actor, "watch", reason, about=customer)], process)
     return Watched(*rows[0])
 
 
@@ -51,6 +51,6 @@ async def remove(tx: Tx, customer: str, actor: str, reason: str, process: str) -
     rows = await tx.fetch(
         "delete from watched_customer where customer = %s returning customer", (customer,)
     )
-    action = Action(actor, "unwatch", reason, about=customer)
+    action = OperatorAction(actor, "unwatch", reason, about=customer)
     record(tx, [action if rows else action.refused("not on the watch list")], process)
     return bool(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from common.storage.db import Tx, columns
@@ -17,7 +18,7 @@ DONE, REFUSED = "done", "refused"
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class OperatorAction:
     """An action of a person, carried out or refused."""
 
     actor: str
@@ -28,7 +29,7 @@ class Action:
     outcome: str = DONE
     detail: str | None = None  # why it was refused; what came of it
 
-    def refused(self, why: str) -> Action:
+    def refused(self, why: str) -> OperatorAction:
         return replace(self, outcome=REFUSED, detail=why)
 
     def __str__(self) -> str:
@@ -38,17 +39,17 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedAction:
     """An action as stored in the audit log."""
 
     id: int
     at: datetime
-    action: Action
+    action: OperatorAction
     process: str
 
 
 @dataclass(frozen=True, slots=True)
-class ActionsWanted:
+class ActionFilter:
     """A filter of actions; None matches all."""
 
     saga_id: UUID | None = None
@@ -57,7 +58,7 @@ class ActionsWanted:
     outcome: str | None = None
 
 
-def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
+def record(tx: Tx, actions: Sequence[OperatorAction], process: str) -> None:
     if actions:
         tx.queue_write(
             "insert into operator_action"
@@ -71,7 +72,9 @@ def record(tx: Tx, actions: Sequence[Action], process: str) -> None:
         )
 
 
-async def page(tx: Tx, wanted: ActionsWanted, before: int | None, limit: int) -> list[Recorded]:
+async def page(
+    tx: Tx, wanted: ActionFilter, before: int | None, limit: int
+) -> list[RecordedAction]:
     """Return a page of actions, newest first; `before` is the last id of the page before."""
     await tx.plan_by_values()
     rows = await tx.fetch(
@@ -85,8 +88,8 @@ async def page(tx: Tx, wanted: ActionsWanted, before: int | None, limit: int) ->
         " order by id desc limit %(limit)s",
         {**asdict(wanted), "before": before, "limit": limit},
     )
-    fields = [row._asdict() for row in rows]
-    return [
-        Recorded(row.pop("id"), row.pop("at"), process=row.pop("process"), action=Action(**row))
-        for row in fields
-    ]
+    return [_recorded(**row._asdict()) for row in rows]
+
+
+def _recorded(id: int, at: datetime, process: str, **fields: Any) -> RecordedAction:
+    return RecordedAction(id, at, OperatorAction(**fields), process)

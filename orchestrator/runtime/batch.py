@@ -34,7 +34,7 @@ from orchestrator.engine.inputs import (
     TimedOut,
 )
 from orchestrator.runtime import actions, store
-from orchestrator.runtime.actions import Action
+from orchestrator.runtime.actions import OperatorAction
 from orchestrator.runtime.deployed import DeployedDefinitions
 from orchestrator.runtime.messages import Received, parse
 from orchestrator.runtime.store import InstanceRow
@@ -70,7 +70,7 @@ class Batch:
         self._now = now
         self._fence = fence
         self._changed: dict[UUID, InstanceRow] = {}
-        self._actions: list[Action] = []
+        self._actions: list[OperatorAction] = []
         self._parked_replies: list[tuple[str, Envelope]] = []
         self._undecided: dict[UUID, str | None] = {}  # why; None: its version is not deployed
 
@@ -261,7 +261,7 @@ class Batch:
         row = self.rows.get(saga_id)
         if row is None or row.instance.state.ended:
             return MOVED_ON
-        action = Action(actor, "reconcile", reason, saga_id)
+        action = OperatorAction(actor, "reconcile", reason, saga_id)
         try:
             self._deployed.definition_of(row.instance)
             if self.decide_deadlines(saga_id):
@@ -277,7 +277,7 @@ class Batch:
         self.record(replace(action, detail=RETRIED), logged=True)
         return RETRIED
 
-    def record(self, action: Action, *, logged: bool = False) -> None:
+    def record(self, action: OperatorAction, *, logged: bool = False) -> None:
         """Record what a person did, or was refused: also in the saga log, unless `logged` there."""
         self._actions.append(action)
         if action.saga_id is not None and not logged:

@@ -25,7 +25,7 @@ from orchestrator.engine.definition import Definition
 from orchestrator.engine.inputs import CompensateAsked, GateDecided, Input, Resolved, RetryAsked
 from orchestrator.engine.instance import Instance, Status
 from orchestrator.runtime import census, metrics, store
-from orchestrator.runtime.actions import Action
+from orchestrator.runtime.actions import OperatorAction
 from orchestrator.runtime.batch import Batch
 from orchestrator.runtime.deployed import DeployedDefinitions
 from orchestrator.runtime.messages import Received, parse
@@ -182,7 +182,7 @@ class Service:
 
     async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
         """Undo a saga. Raises IllegalTransition past the pivot or after the end."""
-        action = Action(actor, "compensate", reason, saga_id)
+        action = OperatorAction(actor, "compensate", reason, saga_id)
         return await self._act(action, saga_id, lambda _: CompensateAsked(actor, reason))
 
     async def decide_gate(
@@ -199,22 +199,22 @@ class Service:
                 raise IllegalTransition("it waits at no gate")
             return GateDecided(step, approved, actor, reason)
 
-        action = Action(actor, "approve" if approved else "reject", reason, saga_id, gate)
+        action = OperatorAction(actor, "approve" if approved else "reject", reason, saga_id, gate)
         return await self._act(action, saga_id, decided, watch=True)
 
     async def retry(self, saga_id: UUID, actor: str, reason: str) -> Instance:
         """Send what is awaited again, now. Raises IllegalTransition if that is nothing."""
-        action = Action(actor, "retry", reason, saga_id)
+        action = OperatorAction(actor, "retry", reason, saga_id)
         return await self._act(action, saga_id, lambda _: RetryAsked(actor, reason))
 
     async def resolve(self, saga_id: UUID, step: str, actor: str, reason: str) -> Instance:
         """Settle a step by hand. Raises IllegalTransition for a step where that is wrong."""
-        action = Action(actor, "resolve", reason, saga_id, step)
+        action = OperatorAction(actor, "resolve", reason, saga_id, step)
         return await self._act(action, saga_id, lambda _: Resolved(step, actor, reason))
 
     async def _act(
         self,
-        action: Action,
+        action: OperatorAction,
         saga_id: UUID,
         event_for: Callable[[Instance], Input],
         *,

@@ -51,7 +51,7 @@ from orchestrator.operator.doctor import House, deployed
 from orchestrator.operator.interventions import Hands
 from orchestrator.operator.queries import Logged, Parked, Stuck, StuckWanted, Wanted
 from orchestrator.operator.watch_list import Watched
-from orchestrator.runtime.actions import ActionsWanted, Recorded
+from orchestrator.runtime.actions import ActionFilter, RecordedAction
 from orchestrator.runtime.census import Seen
 from orchestrator.runtime.store import InstanceRow
 from orchestrator.sagas.order import ORDER_SAGA
@@ -85,8 +85,8 @@ class Sagas:
     accounts: list[AccountRow] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)  # as asked for
     letters: Letters = field(default_factory=Letters)
-    actions: list[Recorded] = field(default_factory=list)  # oldest first
-    actions_wanted: list[ActionsWanted] = field(default_factory=list)
+    actions: list[RecordedAction] = field(default_factory=list)  # oldest first
+    actions_wanted: list[ActionFilter] = field(default_factory=list)
     stuck_wanted: list[StuckWanted] = field(default_factory=list)
     unread: str | None = None
     asked: Approvals = field(default_factory=dict)  # at which gates a person is asked, and why
@@ -217,8 +217,8 @@ class Sagas:
         return [logged for logged in self._log[saga_id] if logged.id > after][:limit]
 
     async def _actions(
-        self, wanted: ActionsWanted, before: int | None, limit: int
-    ) -> list[Recorded]:
+        self, wanted: ActionFilter, before: int | None, limit: int
+    ) -> list[RecordedAction]:
         self.actions_wanted.append(wanted)
         return [a for a in self.actions[::-1] if before is None or a.id < before][:limit]
 

@@ -11,7 +11,7 @@ from common.messages.contracts import StockDispatched
 from common.messages.errors import ConstraintViolated, IllegalTransition, Infrastructure
 from common.storage.db import Database
 from orchestrator.runtime import actions
-from orchestrator.runtime.actions import Action, ActionsWanted
+from orchestrator.runtime.actions import ActionFilter, OperatorAction
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     ROLE,
@@ -27,12 +27,12 @@ from tests.integration.orchestrating import (
 )
 from tests.integration.waiting import Rows, eventually, lock_waits
 
-CALLED = Action("ada", "compensate", "customer called", saga(1))
+CALLED = OperatorAction("ada", "compensate", "customer called", saga(1))
 
 
-async def written(db: Database, wanted: ActionsWanted | None = None) -> list[Action]:
+async def written(db: Database, wanted: ActionFilter | None = None) -> list[OperatorAction]:
     async with db.transaction(None) as tx:
-        found = await actions.page(tx, wanted or ActionsWanted(), None, 100)
+        found = await actions.page(tx, wanted or ActionFilter(), None, 100)
     assert all(recorded.process == "orchestrator-test" for recorded in found)
     return [recorded.action for recorded in found]
 
@@ -71,7 +71,9 @@ async def test_who_lets_a_saga_through_its_gate_is_recorded_and_who_comes_late_i
     with pytest.raises(IllegalTransition):
         await service(db).decide_gate(saga(1), approved=True, actor="ada", reason="known to us")
     (tried,) = await written(db)
-    assert tried == Action("ada", "approve", "known to us", saga(1)).refused("it waits at no gate")
+    assert tried == OperatorAction("ada", "approve", "known to us", saga(1)).refused(
+        "it waits at no gate"
+    )
 
 
 async def test_neither_is_there_without_the_other(db: Database, judge: Rows, admin: Rows) -> None:
@@ -115,17 +117,19 @@ async def test_the_log_only_grows_also_for_who_owns_the_table(
 async def test_actions_are_found_newest_first_and_in_pages(db: Database) -> None:
     done = [
         CALLED,
-        Action("bob", "retry", "payment is back", saga(2)),
-        Action("bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven"),
+        OperatorAction("bob", "retry", "payment is back", saga(2)),
+        OperatorAction(
+            "bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven"
+        ),
         CALLED.refused("too late"),
     ]
     async with db.transaction(None) as tx:
         actions.record(tx, done, "orchestrator-test")
     assert await written(db) == done[::-1]
-    assert await written(db, ActionsWanted(saga_id=saga(1))) == [done[3], done[0]]
-    assert await written(db, ActionsWanted(actor="bob", action="retry")) == [done[1]]
-    assert await written(db, ActionsWanted(outcome="refused")) == [done[3]]
+    assert await written(db, ActionFilter(saga_id=saga(1))) == [done[3], done[0]]
+    assert await written(db, ActionFilter(actor="bob", action="retry")) == [done[1]]
+    assert await written(db, ActionFilter(outcome="refused")) == [done[3]]
     async with db.transaction(None) as tx:
-        first = await actions.page(tx, ActionsWanted(), None, 3)
-        rest = await actions.page(tx, ActionsWanted(), first[-1].id, 3)
+        first = await actions.page(tx, ActionFilter(), None, 3)
+        rest = await actions.page(tx, ActionFilter(), first[-1].id, 3)
     assert [recorded.action for recorded in (*first, *rest)] == done[::-1]

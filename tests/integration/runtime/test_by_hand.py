@@ -23,7 +23,7 @@ from orchestrator.engine.inputs import DeadLettered
 from orchestrator.operator import queries
 from orchestrator.operator.queries import Stuck, StuckWanted
 from orchestrator.runtime import actions
-from orchestrator.runtime.actions import Action, ActionsWanted
+from orchestrator.runtime.actions import ActionFilter, OperatorAction
 from orchestrator.runtime.batch import MOVED_ON, RETRIED, TIMED_OUT
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
@@ -49,10 +49,10 @@ RELEASED = reply(1, "reserve_stock", StockReleased(), COMPENSATING)
 REJECTED = reply(1, "create_order", OrderRejected(), COMPENSATING)
 
 
-async def acted(db: Database) -> list[Action]:
+async def acted(db: Database) -> list[OperatorAction]:
     """Return the audit log, oldest first."""
     async with db.transaction(None) as tx:
-        return [r.action for r in await actions.page(tx, ActionsWanted(), None, 1000)][::-1]
+        return [r.action for r in await actions.page(tx, ActionFilter(), None, 1000)][::-1]
 
 
 async def stuck(db: Database, overdue_by: float = 60) -> list[Stuck]:
@@ -76,7 +76,7 @@ async def test_retry_sends_what_is_awaited_with_a_new_deadline(
     await service(db).retry(saga(1), "ada", "inventory is back")
     assert commands(judge) == ["reserve_stock>1", "reserve_stock>1"]
     assert logged(judge)[2:] == ["retry_asked", "sent"]
-    assert await acted(db) == [Action("ada", "retry", "inventory is back", saga(1))]
+    assert await acted(db) == [OperatorAction("ada", "retry", "inventory is back", saga(1))]
     left = judge.execute(
         "select (steps -> 'reserve_stock' ->> 'deadline')::float8"
         " - extract(epoch from clock_timestamp())::float8 from orchestrator.saga_instance"
@@ -99,7 +99,7 @@ async def test_a_discarded_undo_is_stuck_until_a_person_resolves_it(
     assert state(judge) == ("COMPENSATED", "card_declined")
     assert await stuck(db) == []
     assert await acted(db) == [
-        Action("ada", "resolve", "put back on the shelf", saga(1), "reserve_stock")
+        OperatorAction("ada", "resolve", "put back on the shelf", saga(1), "reserve_stock")
     ]
 
 

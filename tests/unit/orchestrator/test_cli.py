@@ -27,7 +27,7 @@ from orchestrator.operator.audit import Finding as Drifted
 from orchestrator.operator.auditor import AuditedPage
 from orchestrator.operator.doctor import Finding
 from orchestrator.operator.queries import StuckWanted
-from orchestrator.runtime.actions import Action, ActionsWanted, Recorded
+from orchestrator.runtime.actions import ActionFilter, OperatorAction, RecordedAction
 from tests.support.apis import NOON, TOKENS, InMemory, Sagas, Shop
 from tests.support.letters import envelope
 
@@ -592,10 +592,12 @@ def test_reconcile_takes_up_what_stands_still_or_says_what_it_would(
 def test_actions_say_who_did_what_and_what_came_of_it(saga: Saga, house: Sagas) -> None:
     house.begin(ONE)
     assert saga("actions").out == "no such action\n"
-    called = Action("ada", "compensate", "customer called", ONE)
-    freed = Action("bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven")
+    called = OperatorAction("ada", "compensate", "customer called", ONE)
+    freed = OperatorAction(
+        "bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven"
+    )
     house.actions = [
-        Recorded(number, NOON, action, "operator")
+        RecordedAction(number, NOON, action, "operator")
         for number, action in enumerate((called, called.refused("too late"), freed), start=1)
     ]
     _, *rows = (row.split(maxsplit=4) for row in saga("actions").out.splitlines())
@@ -618,7 +620,7 @@ def test_actions_say_who_did_what_and_what_came_of_it(saga: Saga, house: Sagas) 
 def test_actions_are_asked_for_by_saga_actor_action_and_outcome(saga: Saga, house: Sagas) -> None:
     house.begin(ONE)
     saga("actions", "aaaa", "--actor", "ada", "--action", "retry", "--outcome", "refused")
-    assert house.actions_wanted == [ActionsWanted(ONE, "ada", "retry", "refused")]
+    assert house.actions_wanted == [ActionFilter(ONE, "ada", "retry", "refused")]
     assert saga("actions", "bbbb").code == 1
 
 

@@ -11,7 +11,7 @@ from orchestrator.engine.decide import Entry, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD
 from orchestrator.engine.inputs import Input, ReplyArrived, Started
 from orchestrator.operator.timeline import tell, words
-from orchestrator.runtime.actions import Action
+from orchestrator.runtime.actions import OperatorAction
 from orchestrator.sagas.order import ORDER_SAGA
 from tests.support.explore import explore
 from tests.support.story import DATA, POLICY, SAGA, given
@@ -33,7 +33,7 @@ def test_every_entry_that_decide_can_write_is_told_in_words() -> None:
 
 
 def test_what_a_person_did_or_was_refused_is_quoted() -> None:
-    done = Action("ada", "resolve", "refunded by hand", SAGA, about="charge_payment")
+    done = OperatorAction("ada", "resolve", "refunded by hand", SAGA, about="charge_payment")
     assert told(Entry("action_done", detail=str(done))) == (
         "by hand: ada: resolve charge_payment (refunded by hand)"
     )
