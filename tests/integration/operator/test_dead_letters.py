@@ -138,7 +138,7 @@ async def test_a_dead_pivot_is_fenced_and_a_dead_undo_is_stuck(
     assert logged(judge, 2)[-2:] == ["dead_lettered", "stuck"]
 
 
-async def test_a_dead_reply_makes_its_saga_stuck_and_condemns_nothing(
+async def test_a_dead_reply_makes_its_saga_stuck_and_undoes_nothing(
     deceased: Deceased, judge: Rows
 ) -> None:
     await give_each(deceased.service, start(1))
@@ -173,7 +173,7 @@ async def test_a_compensated_dead_start_never_begins(deceased: Deceased, judge: 
     assert commands(judge) == ["create_order<1", "saga_started>1"]
 
 
-async def test_a_letter_about_no_saga_or_no_step_is_only_kept(
+async def test_a_dead_letter_about_no_saga_or_step_is_only_stored(
     deceased: Deceased, judge: Rows
 ) -> None:
     await give_each(deceased.service, start(1))
@@ -274,7 +274,7 @@ class Died(BaseException):
 @pytest.mark.parametrize(
     "point", [p for p in Point if p.startswith("intake.")], ids=lambda p: str(p)
 )
-async def test_death_at_any_point_loses_no_letter_and_counts_none_twice(
+async def test_a_crash_anywhere_loses_or_doubles_no_dead_letter(
     settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch, point: Point
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -315,7 +315,7 @@ async def take_in(made: Settings, db: Database, told: Service, count: int) -> No
         await broker.close()
 
 
-async def test_two_orchestrators_take_in_what_comes_once(
+async def test_two_orchestrators_take_each_dead_letter_in_once(
     settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch, deceased: Deceased
 ) -> None:
     other = await wired(monkeypatch, root.worker, settings(ROLE, **FAST, process="other"))

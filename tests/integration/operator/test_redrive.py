@@ -130,7 +130,7 @@ async def asked_to_charge(office: Office, *numbers: int) -> None:
 # --- once ----------------------------------------------------------------------------------
 
 
-async def test_what_a_person_has_seen_to_is_not_done_after_all(office: Office, judge: Rows) -> None:
+async def test_a_command_of_a_resolved_step_is_not_redriven(office: Office, judge: Rows) -> None:
     """No undo was sent that would have left a tombstone, and none will be."""
     await asked_to_charge(office, 1)
     (letter,) = await office.bury_envelopes(PAYMENT, charge(1))
@@ -171,7 +171,7 @@ async def test_clicked_twice_or_by_two_people_it_leaves_once(office: Office) -> 
     assert len(office.outbox(PAYMENT)) == before + 1
 
 
-async def test_what_fails_halfway_leaves_nothing_and_can_be_done_again(
+async def test_a_failed_redrive_changes_nothing_and_can_be_repeated(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asked_to_charge(office, 1)
@@ -208,7 +208,7 @@ async def test_redriven_again_and_again_it_charges_once(
     assert office.states() == [("redriven", 3)]
 
 
-async def test_what_dies_again_is_open_again(office: Office) -> None:
+async def test_a_redriven_message_that_dies_again_is_open_again(office: Office) -> None:
     await asked_to_charge(office, 1)
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
     await office.settle(Disposal.REDRIVE, ident)
@@ -236,7 +236,7 @@ async def test_intake_and_redrive_at_once_do_not_deadlock(
 # --- refused -------------------------------------------------------------------------------
 
 
-async def test_what_could_run_twice_unrecognised_is_not_redriven(office: Office) -> None:
+async def test_a_message_of_an_unknown_saga_is_not_redriven(office: Office) -> None:
     """Its saga is unknown or archived, so its inbox row may be forgotten."""
     answer = reply(8, "charge_payment", RESERVED)
     ids = [
@@ -251,7 +251,7 @@ async def test_what_could_run_twice_unrecognised_is_not_redriven(office: Office)
     assert office.actions() == [refusal, refusal]
 
 
-async def test_what_others_sent_is_theirs_and_may_be_redriven(office: Office) -> None:
+async def test_a_message_from_another_sender_may_be_redriven(office: Office) -> None:
     account = command(OpenAccount(customer="ada", currency="EUR"), saga(9), reply_to="loader")
     ids = [
         *await office.bury_envelopes(PAYMENT, account),
@@ -262,7 +262,7 @@ async def test_what_others_sent_is_theirs_and_may_be_redriven(office: Office) ->
     assert logged_of(office, 5)[-2:] == ["started", "sent"]
 
 
-async def test_what_is_no_envelope_can_only_be_discarded(office: Office) -> None:
+async def test_a_dead_letter_without_envelope_can_only_be_discarded(office: Office) -> None:
     large = json.dumps([{**json.loads(charge(1).encode()), "body": {"x": "y" * 1_100_000}}])
     ids = await office.bury(PAYMENT, b"tea, please", large.encode())
     outcomes = await office.settle(Disposal.REDRIVE, *ids, missing := uuid4())
@@ -310,7 +310,9 @@ async def test_a_discarded_forward_command_was_taken_for_unknown_before(
     assert logged_of(office, 1)[-1] == "discarded"
 
 
-async def test_a_redrive_is_in_the_timeline_with_who_and_why(office: Office, judge: Rows) -> None:
+async def test_a_redrive_is_in_the_timeline_with_actor_and_reason(
+    office: Office, judge: Rows
+) -> None:
     await asked_to_charge(office, 1)
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
     await office.post("redrive", letters=[str(ident)], why="payment is back")
@@ -379,7 +381,7 @@ async def in_bulk(office: Office, deed: str, **body: Any) -> dict[str, int]:
             return counted
 
 
-async def test_no_question_about_letters_reads_the_whole_table(office: Office, admin: Rows) -> None:
+async def test_no_dead_letter_query_reads_the_whole_table(office: Office, admin: Rows) -> None:
     """Every tenth of 20,000 is open; pages are read in each order, from the middle on."""
     admin.execute("""
         insert into orchestrator.dead_letter

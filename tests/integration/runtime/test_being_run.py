@@ -151,7 +151,7 @@ async def test_a_relay_that_is_behind_is_not_ready(
         await eventually(running.ready, "nothing waits any more")
 
 
-async def test_what_was_done_is_counted_and_logged_with_its_message(
+async def test_handled_commands_are_counted_and_logged_with_ids(
     settings: MakeSettings, tmp_path: Path
 ) -> None:
     made = settings(ROLE)
@@ -188,7 +188,7 @@ async def test_what_was_done_is_counted_and_logged_with_its_message(
             assert (line["saga_id"], line["step"]) == (str(saga(1)), "reserve_stock")
 
 
-async def test_told_to_stop_it_leaves_in_time_whatever_holds_it_up(
+async def test_shutdown_ends_in_time_whatever_it_waits_for(
     settings: MakeSettings, admin: Rows, servers: Servers, database: str, tmp_path: Path
 ) -> None:
     made = settings(ROLE)

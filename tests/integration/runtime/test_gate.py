@@ -81,7 +81,7 @@ def why(judge: Rows) -> list[object]:
 # --- when policy asks  ----------------------------------------------------------------------
 
 
-async def test_by_default_nobody_is_asked(db: Database, judge: Rows) -> None:
+async def test_by_default_no_approval_is_needed(db: Database, judge: Rows) -> None:
     await park(service(db), 1)
     assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
     assert state(judge) == ("RUNNING", None)
@@ -186,7 +186,7 @@ async def test_compensation_asked_while_it_is_parked_undoes_it(db: Database, jud
 # --- one decision --------------------------------------------------------------------------
 
 
-async def test_of_those_who_decide_at_once_one_wins(db: Database, judge: Rows) -> None:
+async def test_of_several_gate_decisions_at_once_one_counts(db: Database, judge: Rows) -> None:
     gated = service(db, thresholds=LOW)
     for number in range(1, 11):
         await park(gated, number)
@@ -219,7 +219,7 @@ async def test_an_expiry_and_an_approval_at_once_have_one_outcome(
         )
 
 
-async def test_nobody_decides_where_nothing_waits(db: Database, judge: Rows) -> None:
+async def test_a_gate_decision_where_nothing_waits_is_illegal(db: Database, judge: Rows) -> None:
     gated = service(db, thresholds=LOW)
     await park(service(db), 1)
     with pytest.raises(IllegalTransition, match="waits at no gate"):

@@ -123,9 +123,7 @@ def started_backwards(number: int) -> Envelope:
     return start(number).model_copy(update=changes)
 
 
-async def test_what_can_never_succeed_is_poison_and_changes_nothing(
-    db: Database, judge: Rows
-) -> None:
+async def test_impossible_messages_are_poison_and_change_nothing(db: Database, judge: Rows) -> None:
     await give(service(db), start(7))
     before = judge.execute("select * from orchestrator.saga_instance").fetchall()
     for envelope, reason in (
@@ -148,7 +146,7 @@ async def test_what_can_never_succeed_is_poison_and_changes_nothing(
 # --- the way forward and back, in the tables -----------------------------------------------
 
 
-async def test_an_order_that_nobody_refuses_is_completed(db: Database, judge: Rows) -> None:
+async def test_an_order_without_refusals_is_completed(db: Database, judge: Rows) -> None:
     await give_each(
         service(db),
         *TO_THE_PIVOT,
@@ -216,7 +214,7 @@ async def test_rule_7_replicas_that_race_on_an_instance_take_one_step(
         assert logged(judge, number).count("ignored") == 4
 
 
-async def test_rule_7_a_reply_waits_for_whoever_holds_the_instance(
+async def test_rule_7_a_reply_waits_for_the_instances_lock(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     """Of two contradictory replies the second is decided on what the first led to."""
@@ -235,7 +233,7 @@ async def test_rule_7_a_reply_waits_for_whoever_holds_the_instance(
 # --- deadlines (rule 6) --------------------------------------------------------------------
 
 
-async def test_a_silent_step_is_asked_again_with_the_same_message(
+async def test_a_step_that_times_out_is_resent_as_the_same_message(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     await give(service(db), start(1))

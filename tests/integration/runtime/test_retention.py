@@ -160,7 +160,9 @@ async def test_an_ended_saga_is_archived_and_participants_forget_it(
     assert await retention(db, settings).run_once() == 0
 
 
-async def test_what_ended_lately_stays(db: Database, settings: MakeSettings, judge: Rows) -> None:
+async def test_a_saga_that_ended_recently_is_not_archived(
+    db: Database, settings: MakeSettings, judge: Rows
+) -> None:
     await give_each(service(db), *refused(1))
     assert await retention(db, settings, retention_seconds=60).run_once() == 0
     assert state(judge) == ("COMPENSATED", "out_of_stock")
@@ -299,7 +301,7 @@ async def test_undeployed_ended_sagas_are_counted_to_a_limit(
     assert read <= 30
 
 
-async def test_letters_that_were_redriven_long_ago_are_not_read(db: Database, admin: Rows) -> None:
+async def test_dead_letters_redriven_long_ago_are_not_read(db: Database, admin: Rows) -> None:
     """One of 5,001 is open, then redriven for an hour: what began after it is not archived."""
     admin.execute("""
         insert into orchestrator.dead_letter

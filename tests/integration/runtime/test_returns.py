@@ -94,7 +94,9 @@ async def test_rule_19_of_two_returns_that_race_one_locks_the_order(
             assert rows == [("RETURN_PENDING", winner)]
 
 
-async def test_who_asks_again_hears_the_same_return(settings: MakeSettings, judge: Rows) -> None:
+async def test_a_repeated_return_request_gets_the_same_return(
+    settings: MakeSettings, judge: Rows
+) -> None:
     async with Database(settings("order_svc")) as db:
         return_id, asked = opening(await buy(db, "order"), "one")
         again = command(asked, return_id, step="open_return")
@@ -122,7 +124,7 @@ async def test_a_return_is_undone_and_another_finishes(settings: MakeSettings, j
     assert found == [("RETURNED", "CLOSED", "nothing_to_refund"), ("RETURNED", "FINISHED", None)]
 
 
-async def test_a_return_whose_saga_nobody_knows_is_asked_for_again(
+async def test_a_return_without_a_saga_is_started_again(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("order_svc")) as db:

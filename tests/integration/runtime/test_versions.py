@@ -347,7 +347,7 @@ async def test_a_saga_whose_decision_raises_is_stuck_alone(
     assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]
 
 
-async def test_what_else_it_waits_for_is_asked_for_and_the_mark_stays(
+async def test_other_legs_of_an_undecidable_saga_are_resent(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     """Two undos were sent; this release can make one of them again, and the other not."""

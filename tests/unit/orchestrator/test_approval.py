@@ -33,7 +33,7 @@ def instance(data: Mapping[str, Any] = DATA, **steps: Progress) -> Instance:
         ({"EUR": 700}, "chargebacks", "total 700 EUR reaches 700"),
     ],
 )
-def test_who_is_asked_and_why(
+def test_approvals_required_and_why(
     thresholds: dict[str, int], watched: str | None, why: str | None
 ) -> None:
     asked = ApprovalPolicy(thresholds).required(ORDER_SAGA, instance(), watched)
@@ -45,7 +45,7 @@ def test_data_without_a_total_reach_no_threshold(data: dict[str, Any]) -> None:
     assert ApprovalPolicy({"EUR": 0}).required(ORDER_SAGA, instance(data), None) == {}
 
 
-def test_a_gate_that_lies_behind_asks_nobody() -> None:
+def test_a_gate_already_passed_requires_no_approval() -> None:
     behind = instance(approve_order=Progress(Status.OPEN, attempt=0))
     assert ApprovalPolicy({"EUR": 0}).required(ORDER_SAGA, behind, "chargebacks") == {}
 
@@ -61,6 +61,6 @@ def test_a_definition_may_ask_for_itself() -> None:
     assert ApprovalPolicy().required(asking, instance(), None) == {GATE: "ada asked for it"}
 
 
-def test_only_what_comes_before_a_gate_looks_at_the_watch_list() -> None:
+def test_only_steps_before_a_gate_read_the_watch_list() -> None:
     assert before_a_gate(ORDER_SAGA) == {"reserve_stock"}
     assert before_a_gate(ORDER_SAGA_V1) == frozenset()

@@ -191,7 +191,7 @@ def test_rule_06_the_deadline_of_an_older_attempt_is_ignored() -> None:
 # --- the gate ------------------------------------------------------------------------------
 
 
-def test_nobody_is_asked_at_a_gate_unless_policy_does() -> None:
+def test_a_gate_is_open_unless_policy_wants_approval() -> None:
     story = given(ORDER_SAGA).awaiting("reserve_stock").done("reserve_stock")
     story.expect(ask("charge_payment")).expect_status(approve_order=Status.OPEN)
     story.expect_state(State.RUNNING).expect_logged("done", "sent")
@@ -252,7 +252,7 @@ def test_no_message_opens_a_gate() -> None:
     assert story.instance == before
 
 
-def test_whoever_decides_at_another_gate_than_waits_is_told() -> None:
+def test_a_decision_at_a_gate_that_does_not_wait_is_illegal() -> None:
     story = given(GATES).parked("boss").policy_asks(owner="so it does by now")
     story.expect_illegal(GateDecided("owner", True, "ops", "x"), "owner was never sent")
     story.approved("boss").expect_state(State.WAITING).expect_status(owner=Status.WAITING)
@@ -288,7 +288,7 @@ def test_a_retry_of_a_fenced_pivot_repeats_only_the_fence() -> None:
     story.asked_to_retry().expect(fence("dispatch_stock"))
 
 
-def test_what_awaits_nothing_is_not_retried() -> None:
+def test_a_saga_that_awaits_nothing_is_not_retried() -> None:
     asked = RetryAsked("ops", "now")
     given(ORDER_SAGA).completed().expect_illegal(asked, "ended as COMPLETED")
     given(ORDER_SAGA).parked("approve_order").expect_illegal(asked, "approve or reject it")
@@ -418,7 +418,7 @@ def test_a_retriable_step_cannot_be_refused(outcome: Outcome) -> None:
     story.expect_illegal(ReplyArrived("confirm_order", FORWARD, outcome), "cannot be refused")
 
 
-def test_past_the_pivot_nobody_compensates() -> None:
+def test_compensate_past_the_pivot_is_illegal() -> None:
     asked = CompensateAsked("ops", "too late")
     given(ORDER_SAGA).awaiting("confirm_order").expect_illegal(asked, "only goes forward")
     given(ORDER_SAGA).completed().expect_illegal(asked, "only goes forward")
@@ -498,7 +498,7 @@ def test_rule_08_a_dead_pivot_is_fenced() -> None:
     ],
     ids=["undo", "fence", "retriable"],
 )
-def test_rule_08_what_else_is_dead_is_stuck_and_still_resent(
+def test_rule_08_any_other_dead_leg_is_stuck_and_still_resent(
     awaiting: str, dead: str, direction: Direction
 ) -> None:
     story = given(ORDER_SAGA).awaiting(awaiting)
@@ -562,7 +562,7 @@ def test_a_discarded_undo_or_retriable_step_is_stuck() -> None:
     assert story.decision.log[-1].detail == "ann: gone for good"
 
 
-def test_rule_08_a_dead_letter_nobody_waits_for_changes_nothing() -> None:
+def test_rule_08_a_dead_letter_not_awaited_changes_nothing() -> None:
     story = given(ORDER_SAGA).awaiting("charge_payment")
     before = story.instance
     story.dead("reserve_stock").expect_nothing().expect_logged("dead_lettered")
@@ -596,7 +596,7 @@ def test_the_reason_of_the_data_is_not_that_of_turning_back() -> None:
 
 
 @pytest.mark.parametrize("send", [ask("create_order"), undo("confirm_order")])
-def test_what_has_no_command_cannot_be_sent(send: object) -> None:
+def test_a_step_without_a_command_cannot_be_sent(send: object) -> None:
     story = given(ORDER_SAGA).started()
     with pytest.raises(IllegalTransition, match="nothing to send"):
         command_for(ORDER_SAGA, story.instance, send)  # type: ignore[arg-type]
@@ -851,7 +851,7 @@ def test_every_resolve_settles_uncapped_legs_never_the_pivot(
 
 
 @every_definition
-def test_what_is_parked_sends_nothing_and_waits_for_no_answer(definition: Definition) -> None:
+def test_a_parked_saga_sends_nothing_and_awaits_no_reply(definition: Definition) -> None:
     for t in taken(definition):
         gates = {n for n, p in t.after.steps.items() if p.status is Status.WAITING}
         assert (t.after.state is State.WAITING) == bool(gates), t
@@ -967,7 +967,7 @@ def test_every_forward_command_finds_all_before_it_done(definition: Definition) 
 
 
 @every_definition
-def test_what_lives_always_has_a_deadline(definition: Definition) -> None:
+def test_every_living_saga_has_a_deadline(definition: Definition) -> None:
     for instance in reachable(definition):
         assert bool(instance.timed_legs()) is not instance.state.ended, instance
         if gate := instance.waiting_at():
@@ -977,7 +977,7 @@ def test_what_lives_always_has_a_deadline(definition: Definition) -> None:
 
 
 @every_definition
-def test_what_has_ended_changes_no_more(definition: Definition) -> None:
+def test_an_ended_saga_does_not_change(definition: Definition) -> None:
     for t in taken(definition):
         if t.before.state.ended:
             assert t.decision is not None

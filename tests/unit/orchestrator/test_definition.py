@@ -120,7 +120,7 @@ def test_a_definition_without_contradictions_knows_its_steps() -> None:
         ),
     ],
 )
-def test_a_contradiction_is_told_with_its_remedy(steps: tuple[Step, ...], advice: str) -> None:
+def test_a_contradiction_is_reported_with_its_remedy(steps: tuple[Step, ...], advice: str) -> None:
     with pytest.raises(DefinitionError) as error:
         Definition("t", 1, steps)
     assert str(error.value) == advice
@@ -178,7 +178,7 @@ Namesake = type("Named", (Command,), {})
         ),
     ],
 )
-def test_names_and_commands_that_cannot_be_are_told_with_a_remedy(
+def test_a_bad_name_or_command_is_reported_with_its_remedy(
     steps: tuple[Step, ...], advice: str
 ) -> None:
     with pytest.raises(DefinitionError) as error:
@@ -186,7 +186,7 @@ def test_names_and_commands_that_cannot_be_are_told_with_a_remedy(
     assert advice in str(error.value)
 
 
-def test_what_a_saga_begins_with_is_what_its_commands_ask_for() -> None:
+def test_a_definitions_data_has_what_its_commands_require() -> None:
     Definition("t", 1, (FIRST, SECOND, PIVOT), data=Parcel)
     Definition(
         "t", 1, (DOOR, replace(FIRST, command=ChargePayment))
@@ -247,7 +247,7 @@ def test_every_participant_of_the_order_saga_has_a_queue() -> None:
     assert {commands_of(step.participant) for step in ORDER_SAGA.steps} < names
 
 
-def test_what_began_before_there_was_a_gate_can_finish() -> None:
+def test_a_saga_begun_before_the_gate_can_finish() -> None:
     assert DEFINITIONS == (ORDER_SAGA_V1, ORDER_SAGA)
     assert [d.version for d in DEFINITIONS] == [1, 2]
     assert [step.name for step in ORDER_SAGA_V1.steps] == [
@@ -294,7 +294,7 @@ def test_queues_follow_from_the_definitions() -> None:
         (f"{HERE}:OTHER,{HERE}:AGAIN", "other version 1 is defined twice; a change of its steps"),
     ],
 )
-def test_a_mistake_in_the_setting_is_told_with_its_remedy(setting: str, advice: str) -> None:
+def test_a_mistake_in_the_setting_is_reported_with_its_remedy(setting: str, advice: str) -> None:
     with pytest.raises(DefinitionError) as error:
         load(setting)
     assert str(error.value).startswith("SAGAPROOF_DEFINITIONS")

@@ -36,7 +36,7 @@ def letter(
 
 
 @given(st.binary(max_size=200), st.dictionaries(st.text(), st.text() | st.binary() | st.integers()))
-def test_whatever_comes_is_a_letter_that_postgres_can_keep(
+def test_every_body_becomes_a_dead_letter_postgres_can_store(
     body: bytes, headers: dict[str, Any]
 ) -> None:
     for one in dead_letters_of("payment.commands", body, headers):
@@ -96,7 +96,7 @@ def test_the_brokers_own_dead_letters_have_their_reason_too() -> None:
     assert json.loads(first.body)[0]["message_id"] == WIRE["message_id"]
 
 
-def test_what_is_cut_cannot_be_redriven() -> None:
+def test_a_truncated_dead_letter_cannot_be_redriven() -> None:
     large = letter(packed(body={"x": "y" * BODY_KEPT}))
     assert (large.readable, len(large.body)) == (False, BODY_KEPT)
     assert large.key == KEY
@@ -111,6 +111,6 @@ def test_what_is_cut_cannot_be_redriven() -> None:
         ("orchestrator.commands", "MakeTea", False),
     ],
 )
-def test_what_was_to_start_a_saga_is_known(queue: str, kind: str, starts: bool) -> None:
+def test_a_dead_start_is_recognised(queue: str, kind: str, starts: bool) -> None:
     found = letter(packed(type=kind, body={"definition": "order", "data": {"a": 1}}), queue=queue)
     assert found.start == (StartSaga(definition="order", data={"a": 1}) if starts else None)
