@@ -1,11 +1,9 @@
-"""The SQL of forgetting without an orchestrator: which progress may go, and moving it out.
+"""The SQL that archives the progress of sagas that ended long ago.
 
-All that is said of a saga says when the saga began (`common/participant/`), by this database's
-clock. So no saga may go that did not begin before the oldest that is under way, of which something
-may still come that nobody has handled; nor one that did not begin before the oldest transaction, in
-which another may begin that nobody can see yet (section 6, rule 18).
-
-Owns: the table progress_archive, and those conditions. Must not know: when, how many.
+Every message of a saga carries the time at which the saga began, by this database's clock (ADR 26).
+So a saga may be archived only if it began before the oldest saga under way, which may still have
+messages that are not handled, and before the oldest open transaction, which may begin a saga that
+is not visible yet (rule 18).
 """
 
 from __future__ import annotations
@@ -17,10 +15,10 @@ from uuid import UUID
 from common.participant.retention import Archive, Ended, oldest_transaction
 from common.storage.db import Tx
 
-PARTICIPANTS = ("order", "inventory", "payment")  # of an order as of a return
+PARTICIPANTS = ("order", "inventory", "payment")  # of orders and of returns
 
 # Oldest first, by the index on what has ended, and no further than what can have ended long ago.
-# Nobody waits for us, and we for nobody.
+# SKIP LOCKED, so that this neither waits for another transaction nor makes one wait for long.
 _ENDED = """
 select saga_id, started_at from saga_progress
  where ended_at < now() - make_interval(secs => %(seconds)s)
@@ -60,11 +58,13 @@ def archiving(retention_seconds: float) -> Archive:
 
 
 async def archived(tx: Tx, saga_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of them are there. After whoever moves them has been waited for, in a statement of its
-    own: see ProgressStore.lock."""
+    """Return which of these sagas are archived.
+
+    Call it in a statement after ProgressStore.lock, which waits for a transaction that archives.
+    """
     return {row[0] for row in await tx.fetch(_ARCHIVED, (list(saga_ids),))}
 
 
 async def view(tx: Tx, saga_id: UUID) -> list[tuple[Any, ...]]:
-    """As ProgressStore reads it, of one that is still there."""
+    """Read an archived saga's progress in the columns of ProgressStore."""
     return await tx.fetch(_VIEW, (saga_id,))

@@ -17,7 +17,7 @@ from common.process.process import Process
 from order_svc.choreography import reactions
 from order_svc.choreography.archive import archiving
 from order_svc.choreography.deadlines import Deadlines
-from order_svc.choreography.listener import Listener
+from order_svc.choreography.listener import ProgressListener
 from order_svc.choreography.store import ProgressStore
 from order_svc.domain import OrderBook
 
@@ -36,8 +36,8 @@ class Choreographed:
         queue = events_of("order")
         for check in (queue, "deadlines"):
             process.health.set(check, "not started")
-        listener = Listener(process.db, self.store, participant)
-        types = [event.__name__ for event in reactions.HEARD]
+        listener = ProgressListener(process.db, self.store, participant)
+        types = [event.__name__ for event in reactions.CONSUMED]
         events = process.consumer(queue, listener.parse, listener.handle, events=types)
         deadlines = Deadlines(
             process.db, self.store, lambda: process.relay.flushed and events.drained,

@@ -1,6 +1,6 @@
-"""A batch of events: what they tell of orders and returns, and the commands they lead to.
+"""The consumer's handler of events: record each, and act on the commands they lead to.
 
-Owns: that it is one transaction. Must not know: what an event means, nor any statement of SQL.
+One transaction for a batch: progress, the commands' effects and the messages commit together.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from common.participant.reactions import parse_event
 from common.storage.db import Database, Tx
 from common.storage.fence import EVIDENCE_GONE
 from order_svc.choreography.archive import archived
-from order_svc.choreography.reactions import hear
+from order_svc.choreography.reactions import record_event
 from order_svc.choreography.store import ProgressStore
 
 
-class Listener:
-    """Any number may run: a row lock per saga keeps them apart."""
+class ProgressListener:
+    """Handles batches of events. Any number may run, since each locks the progress it changes."""
 
     def __init__(
         self,
@@ -35,33 +35,35 @@ class Listener:
         self._participant = participant
 
     def parse(self, event: Envelope) -> Envelope:
-        """Raises Poison for what is no event."""
+        """Return the event as it is, or raise Poison for what is no event."""
         parse_event(event)
         return event
 
     async def handle(self, batch: Sequence[Envelope]) -> bool:
-        """Raises and changes nothing. Each is heard."""
+        """Handle a batch; an error rolls all of it back. Every event counts as handled."""
         async with self._db.transaction(Commit.BATCH) as tx:
             tx.keys = [event.key for event in batch]
-            held, now = await self._store.lock(tx, list({event.saga_id for event in batch}))
-            strangers = [event.saga_id for event in batch if event.saga_id not in held]
-            if strangers:
-                raise await self._poison(tx, strangers)
+            locked, now = await self._store.lock(tx, list({event.saga_id for event in batch}))
+            unknown = [event.saga_id for event in batch if event.saga_id not in locked]
+            if unknown:
+                raise await self._poison(tx, unknown)
             commands = []
             for event in batch:
-                kept = held[event.saga_id]
-                news, command = hear(kept.progress, event, now)
-                kept.news = kept.news or news
+                saga = locked[event.saga_id]
+                new, command = record_event(saga.progress, event, now)
+                saga.new_event = saga.new_event or new
                 if command is not None:
                     commands.append(self._participant.parse(command))
             if commands:
                 await self._participant.take_part(tx, commands)
-            await self._store.keep(tx, [kept for kept in held.values() if kept.news])
+            await self._store.save_progress(
+                tx, [saga for saga in locked.values() if saga.new_event]
+            )
         return True
 
-    async def _poison(self, tx: Tx, strangers: Sequence[UUID]) -> Poison:
-        """One that is forgotten is told apart from one that never was."""
-        first = strangers[0]
-        if first in await archived(tx, strangers):
+    async def _poison(self, tx: Tx, unknown: Sequence[UUID]) -> Poison:
+        """Make the error for a saga without progress: archived long ago, or never begun."""
+        first = unknown[0]
+        if first in await archived(tx, unknown):
             return Poison(EVIDENCE_GONE, f"{first} ended long ago, and is forgotten")
         return Poison("unknown_saga", f"no order and no return {first}")

@@ -1,12 +1,8 @@
-"""What the order service has heard of an order or a return, where no orchestrator keeps a saga log.
-Pure.
+"""The progress of an order or a return, as its events tell it: there is no saga log. Pure.
 
-Progress is the set of events heard, each once, and nothing else: where the saga stands follows
-from it. So events may come in any order and as often as they like, and the same ones always make
-the same picture. It is also what the order service's deadline is judged by.
-
-Owns: the steps of both sagas as the customer may see them, and what silence leads to. Must not
-know: SQL, the broker, the clock; what an event leads to elsewhere.
+Progress is the set of events received, each once. The state of the saga follows from that set, so
+events may come in any order and any number of times, and the same events always give the same
+state. Deadlines are decided by it too (ADR 20).
 """
 
 from __future__ import annotations
@@ -45,18 +41,18 @@ FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 Leg = tuple[str, Direction]
 
 
-class Step(NamedTuple):
+class OutlineStep(NamedTuple):
     name: str
     kind: str
     events: tuple[type[Reply], ...]
 
 
 @dataclass(frozen=True)
-class Story:
-    """What is told of one kind of saga, step by step."""
+class Outline:
+    """The steps of one kind of saga, each with the events that can report its outcome."""
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[OutlineStep, ...]
 
     @cached_property
     def pivot(self) -> int:
@@ -76,96 +72,106 @@ class Story:
 
 
 # fmt: off
-ORDER = Story("order", (
-    Step("create_order", "compensatable", (OrderAccepted, OrderRejected)),
-    Step("reserve_stock", "compensatable", (StockReserved, OutOfStock, NotStocked, StockReleased)),
-    Step("charge_payment", "compensatable",
-         (PaymentCharged, CardDeclined, InsufficientFunds, UnknownAccount, PaymentRefunded)),
-    Step("dispatch_stock", "pivot", (StockDispatched, ReservationNotHeld, PivotDone, Fenced)),
-    Step("confirm_order", "retriable", (OrderConfirmed,)),
+ORDER = Outline("order", (
+    OutlineStep("create_order", "compensatable", (OrderAccepted, OrderRejected)),
+    OutlineStep("reserve_stock", "compensatable",
+                (StockReserved, OutOfStock, NotStocked, StockReleased)),
+    OutlineStep("charge_payment", "compensatable",
+                (PaymentCharged, CardDeclined, InsufficientFunds, UnknownAccount, PaymentRefunded)),
+    OutlineStep("dispatch_stock", "pivot",
+                (StockDispatched, ReservationNotHeld, PivotDone, Fenced)),
+    OutlineStep("confirm_order", "retriable", (OrderConfirmed,)),
 ))
-RETURN = Story("return", (
-    Step("open_return", "compensatable", (ReturnAccepted, ReturnClosed)),
-    Step("refund_order", "pivot", (OrderRefunded, NothingToRefund, PivotDone, Fenced)),
-    Step("restock", "retriable", (Restocked,)),
-    Step("finish_return", "retriable", (ReturnFinished,)),
+RETURN = Outline("return", (
+    OutlineStep("open_return", "compensatable", (ReturnAccepted, ReturnClosed)),
+    OutlineStep("refund_order", "pivot", (OrderRefunded, NothingToRefund, PivotDone, Fenced)),
+    OutlineStep("restock", "retriable", (Restocked,)),
+    OutlineStep("finish_return", "retriable", (ReturnFinished,)),
 ))
 # fmt: on
-STORIES = {story.name: story for story in (ORDER, RETURN)}
+OUTLINES = {outline.name: outline for outline in (ORDER, RETURN)}
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """One event, as it is remembered."""
+class RecordedEvent:
+    """One event of a saga's progress."""
 
     type: str
     outcome: Outcome
     reason: str | None  # of a refusal; of an undo, what it was done for
     process: str | None
-    at: float  # when it was heard: seconds of the epoch
+    at: float  # when it was received: seconds since the epoch
 
 
 @dataclass(slots=True)
-class Progress:
-    """Of one order, or of one return."""
+class SagaProgress:
+    """The progress of one order or one return."""
 
     saga_id: UUID
-    story: Story
-    heard: dict[Leg, Heard] = field(default_factory=dict)
-    asked: str | None = None
-    """Why the order service has asked the pivot's owner to cancel: silence, or the customer."""
+    outline: Outline
+    events: dict[Leg, RecordedEvent] = field(default_factory=dict)
+    cancel_asked: str | None = None
+    """Why the order service asked the pivot's owner to cancel: a timeout, or the customer."""
     attempt: int = 1
     stuck: bool = False
 
-    def hear(self, event: Envelope, at: float) -> bool:
-        """Whether it is news."""
+    def record(self, event: Envelope, at: float) -> bool:
+        """Record an event; return whether it was new."""
         leg = (event.step, event.direction)
-        if leg in self.heard or event.outcome is None:
+        if leg in self.events or event.outcome is None:
             return False
-        said = event.body if event.outcome is Outcome.REFUSED else event.about or {}
-        self.heard[leg] = Heard(event.type, event.outcome, said.get("reason"), event.process, at)
+        source = event.body if event.outcome is Outcome.REFUSED else event.about or {}
+        self.events[leg] = RecordedEvent(
+            event.type, event.outcome, source.get("reason"), event.process, at
+        )
         self.attempt, self.stuck = 1, False
         return True
 
-    # --- what follows from what was heard: an event tells of all that must have come before it ---
+    # --- what follows from the events: each implies all that must have come before it ---
 
     @property
     def pivot_passed(self) -> bool:
-        """The goods have left, or the money is back: the pivot said so, or its fence, or who waits
-        for one of them."""
-        pivot, *behind = self.story.steps[self.story.pivot :]
-        said = {self._outcome(pivot.name, way) for way in (FORWARD, COMPENSATING)}
-        return Outcome.DONE in said or any((step.name, FORWARD) in self.heard for step in behind)
+        """Whether the goods have left, or the money is back.
+
+        The pivot says so, or its fence (PivotDone), or any step that comes after the pivot.
+        """
+        pivot, *behind = self.outline.steps[self.outline.pivot :]
+        outcomes = {self._outcome(pivot.name, direction) for direction in (FORWARD, COMPENSATING)}
+        return Outcome.DONE in outcomes or any((s.name, FORWARD) in self.events for s in behind)
 
     @property
     def fenced(self) -> bool:
-        """The pivot will never be. Only then is anything undone, or refused as too late."""
-        pivot = self.story.steps[self.story.pivot].name
+        """Whether the pivot will never happen. Only then is a step undone or fenced."""
+        pivot = self.outline.steps[self.outline.pivot].name
         return any(
-            h.outcome is Outcome.FENCED or (direction is COMPENSATING and step != pivot)
-            for (step, direction), h in self.heard.items()
+            event.outcome is Outcome.FENCED or (direction is COMPENSATING and step != pivot)
+            for (step, direction), event in self.events.items()
         )
 
     @property
     def reason(self) -> str | None:
-        """Why it is to be cancelled; None if it is not, or if that came too late."""
+        """Why the saga is to be undone; None if it is not, or if it is too late for that."""
         if self.pivot_passed:
             return None
-        given = [h.reason for (_, way), h in self.heard.items() if way is COMPENSATING and h.reason]
-        refused = [h.reason for h in self.heard.values() if h.outcome is Outcome.REFUSED]
-        return next(iter([*given, *refused]), self.asked)
+        undone = [
+            event.reason
+            for (_, direction), event in self.events.items()
+            if direction is COMPENSATING and event.reason
+        ]
+        refused = [e.reason for e in self.events.values() if e.outcome is Outcome.REFUSED]
+        return next(iter([*undone, *refused]), self.cancel_asked)
 
     @property
     def all_undone(self) -> bool:
-        """The others have confirmed that nothing of theirs is left, nor will ever be."""
-        return all((step, COMPENSATING) in self.heard for step in self.story.undone_by_others)
+        """Whether the other services have confirmed every undo."""
+        return all((step, COMPENSATING) in self.events for step in self.outline.undone_by_others)
 
     @property
     def state(self) -> str:
-        """In the words for an instance."""
-        if (self.story.last, FORWARD) in self.heard:
+        """The state in the words of an orchestrated instance."""
+        if (self.outline.last, FORWARD) in self.events:
             return "COMPLETED"
-        if (self.story.first, COMPENSATING) in self.heard:
+        if (self.outline.first, COMPENSATING) in self.events:
             return "COMPENSATED"
         return "COMPENSATING" if self.fenced else "RUNNING"
 
@@ -176,36 +182,38 @@ class Progress:
     @property
     def awaited(self) -> int:
         """The number of the step whose outcome comes next."""
-        steps = self.story.steps
-        told = [n for n, step in enumerate(steps) if (step.name, FORWARD) in self.heard]
-        reached = [self.story.pivot] if self.pivot_passed else []
-        return min(max([*told, *reached]) + 1, len(steps) - 1)
+        steps = self.outline.steps
+        settled = [n for n, step in enumerate(steps) if (step.name, FORWARD) in self.events]
+        passed = [self.outline.pivot] if self.pivot_passed else []
+        return min(max([*settled, *passed]) + 1, len(steps) - 1)
 
     @property
     def capped(self) -> bool:
-        """Whether it may still be given up: only before anybody asked to cancel, or the pivot."""
+        """Whether a timeout may still give up: not once a cancel was asked, nor past the pivot."""
         return self.reason is None and not self.pivot_passed and not self.fenced
 
     def cancel(self, reason: str) -> None:
-        """The pivot's owner is asked, until it answers; unless it was asked or has answered."""
+        """Note that the pivot's owner is asked to cancel, unless it was asked or has answered."""
         if self.capped:
-            self.asked, self.attempt = reason, 1
+            self.cancel_asked, self.attempt = reason, 1
 
-    def silence(self, attempts: int, *, past_sla: bool) -> str | None:
-        """Past its deadline: the reason to ask the pivot's owner to cancel for; None if the first
-        event is to be told again, which brings each that followed from it again."""
+    def time_out(self, attempts: int, *, past_sla: bool) -> str | None:
+        """Note that a deadline passed; return why to ask the pivot's owner to cancel.
+
+        None means to publish the first event again, which repeats every event that followed it.
+        """
         if self.capped and self.attempt >= attempts:
-            self.cancel(f"{self.story.steps[self.awaited].name}_timed_out")
+            self.cancel(f"{self.outline.steps[self.awaited].name}_timed_out")
         else:
             self.attempt += 1
             self.stuck = self.stuck or (past_sla and not self.capped)
         return self.reason
 
-    # --- how it is shown ---
+    # --- the status of each step ---
 
     def statuses(self) -> dict[str, str]:
-        """Of every step that was asked for, as far as this can be known here."""
-        steps = enumerate(self.story.steps)
+        """Return the status of every step that has begun, as far as the events tell."""
+        steps = enumerate(self.outline.steps)
         found = {step.name: self._status(number, step) for number, step in steps}
         return {name: status for name, status in found.items() if status is not None}
 
@@ -218,7 +226,7 @@ class Progress:
         return 1 if status in ("undone", "fenced") else 0
 
     def views(self) -> tuple[StepView, ...]:
-        """As the orchestrated style shows them too."""
+        """Return the steps in the shape of the orchestrated style."""
         known = self.statuses()
         return tuple(
             StepView(
@@ -229,16 +237,16 @@ class Progress:
                 undo_attempts=self.undo_attempts(known.get(step.name)),
                 compensated=known.get(step.name) == "undone",
             )
-            for step in self.story.steps
+            for step in self.outline.steps
         )
 
-    def _status(self, number: int, step: Step) -> str | None:
+    def _status(self, number: int, step: OutlineStep) -> str | None:
         forward = self._outcome(step.name, FORWARD)
         if self.fenced:
             return self._backward(number, step, forward)
         if self.pivot_passed and number < self.awaited:
             return "done"
-        if number == self.story.pivot and self.reason is not None:
+        if number == self.outline.pivot and self.reason is not None:
             return "fencing"
         if forward is not None:
             return forward.value
@@ -246,13 +254,13 @@ class Progress:
             return "done" if number < self.awaited else None
         return "sent" if self.reason is None else "unknown"
 
-    def _backward(self, number: int, step: Step, forward: Outcome | None) -> str | None:
-        if number >= self.story.pivot:
-            return "fenced" if number == self.story.pivot else None
-        if (step.name, COMPENSATING) in self.heard or self.ended:
+    def _backward(self, number: int, step: OutlineStep, forward: Outcome | None) -> str | None:
+        if number >= self.outline.pivot:
+            return "fenced" if number == self.outline.pivot else None
+        if (step.name, COMPENSATING) in self.events or self.ended:
             return "refused" if forward is Outcome.REFUSED else "undone"
         return "undoing" if number > 0 or self.all_undone else "done"
 
     def _outcome(self, step: str, direction: Direction) -> Outcome | None:
-        heard = self.heard.get((step, direction))
-        return heard.outcome if heard else None
+        event = self.events.get((step, direction))
+        return event.outcome if event else None

@@ -1,12 +1,9 @@
-"""The order service without an orchestrator: which event leads to which command. Pure.
+"""The choreographed style of the order service: which event leads to which command. Pure.
 
-It owns the deadline. Whatever is silent for too long, the first event is told again, and with it,
-from service to service, each that followed; in the end the pivot's owner is asked to cancel, as it
-is at once for a customer who wants the order no more.
-The customer is told last, once the others have confirmed that nothing of theirs is left.
-
-Owns: the table REACTIONS, the events that are this service's own, and what PlaceOrder and
-OpenReturn lead to in this style. Must not know: SQL, the broker, who hears its events.
+The order service owns the deadline. After a timeout it publishes the first event again, which every
+service answers with its own stored event, so that a lost one is replaced. After the last attempt,
+and at once when a customer cancels, it asks the pivot's owner to cancel. It rejects the order last,
+once the other services have confirmed their undos.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ from common.participant.participant import Answered, Handler, Work
 from common.participant.reactions import Reaction, Reactions, parse_event, react
 from common.storage.outbox import Outgoing
 from order_svc import handlers
-from order_svc.choreography.progress import STORIES, Progress
+from order_svc.choreography.progress import OUTLINES, SagaProgress
 from order_svc.domain import (
     CANCELLED,
     CREATE_ORDER,
@@ -52,33 +49,35 @@ REJECT = Reaction(CREATE_ORDER, RejectOrder)
 
 REACTIONS: Reactions = {
     StockDispatched: Reaction("confirm_order", ConfirmOrder),
-    # Asked to cancel too late.
+    # CancelAsked came too late.
     PivotDone: Reaction("confirm_order", ConfirmOrder, of="dispatch_stock"),
-    StockReleased: REJECT,  # once all of these have been heard
+    StockReleased: REJECT,  # once both of these have come
     PaymentRefunded: REJECT,
     Restocked: Reaction("finish_return", FinishReturn),
     Fenced: Reaction(OPEN_RETURN, CloseReturn, of="refund_order"),
 }
-# All that is told of a saga but what we begin it with: the customer may ask where it stands.
-_BEGIN = (OrderAccepted, ReturnAccepted)
-HEARD = tuple(
+_FIRST = (OrderAccepted, ReturnAccepted)  # published here, so not consumed here
+# Every other event of both sagas, since customers may ask for the progress of theirs.
+CONSUMED = tuple(
     dict.fromkeys(
         event
-        for story in STORIES.values()
-        for step in story.steps
+        for outline in OUTLINES.values()
+        for step in outline.steps
         for event in step.events
-        if event not in _BEGIN
+        if event not in _FIRST
     )
 )
 
 
-def hear(progress: Progress, event: Envelope, at: float) -> tuple[bool, Envelope | None]:
-    """Whether it is news, and the command it leads to."""
-    news = progress.hear(event, at)
+def record_event(
+    progress: SagaProgress, event: Envelope, at: float
+) -> tuple[bool, Envelope | None]:
+    """Record an event; return whether it was new, and the command it leads to."""
+    new = progress.record(event, at)
     command = react(REACTIONS, event)
     if REACTIONS.get(type(parse_event(event))) is REJECT and not progress.all_undone:
         command = None
-    return news, command
+    return new, command
 
 
 def first_key(what: PlacedOrder | OpenedReturn) -> Key:
@@ -87,22 +86,22 @@ def first_key(what: PlacedOrder | OpenedReturn) -> Key:
     return Key(what.return_id, OPEN_RETURN, Direction.FORWARD)
 
 
-def begun(what: PlacedOrder | OpenedReturn) -> Outgoing:
-    """The event that all others follow from; the same however often it is told."""
+def first_event(what: PlacedOrder | OpenedReturn) -> Outgoing:
+    """Make the event that all others follow from, the same each time."""
     if isinstance(what, PlacedOrder):
-        return _told(what, first_key(what), handlers.order_accepted(what))
-    return _told(what, first_key(what), handlers.return_accepted(what))
+        return _event(what, first_key(what), handlers.order_accepted(what))
+    return _event(what, first_key(what), handlers.return_accepted(what))
 
 
-def cancel_asked(what: PlacedOrder | OpenedReturn, reason: str) -> Outgoing:
-    """To the pivot's owner, until it is answered."""
+def cancel_asked_event(what: PlacedOrder | OpenedReturn, reason: str) -> Outgoing:
+    """Make the event that asks the pivot's owner to cancel."""
     step = "cancel_order" if isinstance(what, PlacedOrder) else "cancel_return"
     key = first_key(what)._replace(step=step)
     about = {"order_id": str(what.order_id), "reason": reason}
-    return _told(what, key, CancelAsked(reason=reason), about)
+    return _event(what, key, CancelAsked(reason=reason), about)
 
 
-def _told(
+def _event(
     what: PlacedOrder | OpenedReturn, key: Key, body: Reply, about: dict[str, Any] | None = None
 ) -> Outgoing:
     at = what.placed_at if isinstance(what, PlacedOrder) else what.opened_at
@@ -111,16 +110,16 @@ def _told(
 
 
 def cancel_order(book: OrderBook, work: Work) -> Answered:
-    """The pivot's owner is asked at once; whoever asks again is asked for no second time."""
+    """Ask the pivot's owner to cancel, once: its inbox row answers every repeat."""
     order = book.cancel(work.saga_id)
     if isinstance(order, OrderIsOver | OrderUnknown):
         return Answered(order, keep=False)
-    return Answered(CancelNoted(), also=(cancel_asked(order, CANCELLED),))
+    return Answered(CancelNoted(), also=(cancel_asked_event(order, CANCELLED),))
 
 
 HANDLERS: dict[type[Command], Handler] = {
     **handlers.HANDLERS,
-    PlaceOrder: handlers.placing(begun),
-    OpenReturn: handlers.opening(begun),
+    PlaceOrder: handlers.placing(first_event),
+    OpenReturn: handlers.opening(first_event),
     CancelOrder: cancel_order,
 }

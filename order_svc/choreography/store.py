@@ -1,8 +1,7 @@
-"""The SQL of progress: what was heard of each order and each return, and when it is overdue.
+"""The SQL of progress: the events of each order and each return, and its deadline.
 
-Owns: the table saga_progress, whose rows are locked in the order of ids before anything else of a
-transaction, and deadlines, which only this database's clock judges. Must not know: what an event
-means.
+Rows of saga_progress are locked in the order of their ids, before any other row of a transaction.
+Deadlines are compared with this database's clock only.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,7 +20,15 @@ from common.messages.envelope import Direction, Outcome
 from common.participant.participant import Work
 from common.storage.db import Tx
 from order_svc.choreography import archive
-from order_svc.choreography.progress import FORWARD, ORDER, RETURN, STORIES, Heard, Progress, Story
+from order_svc.choreography.progress import (
+    FORWARD,
+    ORDER,
+    OUTLINES,
+    RETURN,
+    Outline,
+    RecordedEvent,
+    SagaProgress,
+)
 from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder, PricedLine
 from order_svc.store import OrderStore
 
@@ -50,7 +57,7 @@ update saga_progress p
           patience)
  where p.saga_id = k.saga_id and p.saga_id = any(%b::uuid[])"""
 
-# One asker takes each. What they are about is joined afterwards: the limit is on what is overdue.
+# Each is taken by one process. The orders are joined afterwards: the limit is on what is overdue.
 _OVERDUE = """
 with overdue as (
   select saga_id, definition, heard, asked, attempt, stuck_since is not null as stuck,
@@ -70,25 +77,25 @@ select saga_id, definition, heard, asked, attempt, stuck_since is not null, 0.0,
 
 
 @dataclass(slots=True)
-class Kept:
-    """A row that we hold."""
+class LockedProgress:
+    """A locked row: its progress, and the seconds since its last event."""
 
-    progress: Progress
-    silent_seconds: float
-    news: bool = False
+    progress: SagaProgress
+    idle_seconds: float
+    new_event: bool = False
 
 
 class ProgressStore(OrderStore):
-    """The order service's SQL in the choreographed style: progress begins with what it is of."""
+    """The order service's SQL in the choreographed style, where an order begins its progress."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self._policy = policy
 
     async def load(self, tx: Tx, batch: Sequence[Work]) -> OrderBook:
-        unwanted = [work.saga_id for work in batch if isinstance(work.command, CancelOrder)]
-        if unwanted:  # their orders are locked after it, as by who hears an event
-            await self.lock(tx, unwanted)
+        cancelled = [work.saga_id for work in batch if isinstance(work.command, CancelOrder)]
+        if cancelled:  # progress before orders: the listener locks in that order
+            await self.lock(tx, cancelled)
         return await super().load(tx, batch)
 
     async def save(self, tx: Tx, state: OrderBook) -> None:
@@ -102,68 +109,73 @@ class ProgressStore(OrderStore):
                 (
                     self._policy.timeout_seconds,
                     [p.saga_id for p in begun],
-                    [p.story.name for p in begun],
-                    [_heard(p) for p in begun],
+                    [p.outline.name for p in begun],
+                    [_events(p) for p in begun],
                     [_steps(p) for p in begun],
                 ),
             )
         if state.cancelled:
-            held, _ = await self.lock(tx, list(state.cancelled))
-            for kept in held.values():
-                kept.progress.cancel(CANCELLED)
-            await self.keep(tx, list(held.values()))
+            locked, _ = await self.lock(tx, list(state.cancelled))
+            for one in locked.values():
+                one.progress.cancel(CANCELLED)
+            await self.save_progress(tx, list(locked.values()))
 
-    async def lock(self, tx: Tx, saga_ids: Sequence[UUID]) -> tuple[dict[UUID, Kept], float]:
-        """The progress of these orders and returns, and what time it is since."""
+    async def lock(
+        self, tx: Tx, saga_ids: Sequence[UUID]
+    ) -> tuple[dict[UUID, LockedProgress], float]:
+        """Lock the progress of these sagas; return it, and the time once it was locked."""
         rows = tx.queue_query(_LOCK, [sorted(saga_ids)])
         clock = tx.queue_query("select extract(epoch from clock_timestamp())::float8")
         await tx.sync()
-        return {row[0]: _kept(row) for row in rows.rows}, clock.rows[0][0]
+        return {row[0]: _locked(row) for row in rows.rows}, clock.rows[0][0]
 
-    async def overdue(self, tx: Tx, limit: int) -> list[tuple[Kept, PlacedOrder | OpenedReturn]]:
-        """Those that were silent past their deadline, with what they are about; locked."""
-        held = [(_kept(row[:7]), row[7:]) for row in await tx.fetch(_OVERDUE, (limit,))]
-        return [(kept, _what(kept.progress, *about)) for kept, about in held]
+    async def overdue(
+        self, tx: Tx, limit: int
+    ) -> list[tuple[LockedProgress, PlacedOrder | OpenedReturn]]:
+        """Lock sagas whose deadline has passed; return each with its order or return."""
+        rows = await tx.fetch(_OVERDUE, (limit,))
+        locked = [(_locked(row[:7]), row[7:]) for row in rows]
+        return [(one, _subject(one.progress, *columns)) for one, columns in locked]
 
-    async def keep(self, tx: Tx, kept: Sequence[Kept]) -> None:
-        """What has changed, each with its next deadline."""
-        if not kept:
+    async def save_progress(self, tx: Tx, locked: Sequence[LockedProgress]) -> None:
+        """Save locked progress, each with its next deadline."""
+        if not locked:
             return
-        all_ = [k.progress for k in kept]
+        all_ = [one.progress for one in locked]
         tx.queue_write(
             _SAVE,
             (
                 [p.saga_id for p in all_],
                 [p.state for p in all_],
-                [_heard(p) for p in all_],
+                [_events(p) for p in all_],
                 [_steps(p) for p in all_],
                 [p.reason for p in all_],
-                [p.asked for p in all_],
+                [p.cancel_asked for p in all_],
                 [p.pivot_passed for p in all_],
                 [p.attempt for p in all_],
                 [p.stuck for p in all_],
                 [p.ended for p in all_],
-                [k.news for k in kept],
+                [one.new_event for one in locked],
                 [self._patience(p) for p in all_],
                 [p.saga_id for p in all_],
             ),
         )
 
-    def _patience(self, progress: Progress) -> float:
-        dice = random.random()  # noqa: S311 - spreads what is asked again, no secret
+    def _patience(self, progress: SagaProgress) -> float:
+        dice = random.random()  # noqa: S311 - spreads retries, no secret
         return self._policy.patience(progress.attempt, capped=progress.capped, jitter=dice)
 
     async def view(self, tx: Tx, saga_id: UUID) -> SagaView:
-        """In the shape that the orchestrator answers in."""
+        """Return a saga's progress in the shape of the orchestrator's answer."""
         rows = await tx.fetch(_VIEW, (saga_id,)) or await archive.view(tx, saga_id)
         if not rows:
             return SagaView(saga_id=saga_id, found=False)
-        progress = _kept(rows[0][:7]).progress
+        progress = _locked(rows[0][:7]).progress
         started_at, ended_at = rows[0][7:]
         return SagaView(
             saga_id=saga_id,
             found=True,
-            definition=f"{progress.story.name} (choreographed)",
+            definition=f"{progress.outline.name} (choreographed)",
             state=progress.state,
             reason=progress.reason,
             pivot_passed=progress.pivot_passed,
@@ -175,16 +187,20 @@ class ProgressStore(OrderStore):
         )
 
 
-def _begun(saga_id: UUID, story: Story, said: str, at: float) -> Progress:
-    """The door is its own witness."""
-    accepted = Heard(said, Outcome.DONE, None, None, at)
-    return Progress(saga_id, story, {(story.first, FORWARD): accepted})
+def _begun(saga_id: UUID, outline: Outline, event: str, at: float) -> SagaProgress:
+    """Begin progress with this service's own first event, which it does not consume."""
+    accepted = RecordedEvent(event, Outcome.DONE, None, None, at)
+    return SagaProgress(saga_id, outline, {(outline.first, FORWARD): accepted})
 
 
-def _kept(row: tuple[Any, ...]) -> Kept:
-    saga_id, definition, heard, asked, attempt, stuck, silent = row
-    legs = {_leg(key): Heard(outcome=Outcome(h.pop("outcome")), **h) for key, h in heard.items()}
-    return Kept(Progress(saga_id, STORIES[definition], legs, asked, attempt, stuck), silent)
+def _locked(row: tuple[Any, ...]) -> LockedProgress:
+    saga_id, definition, heard, asked, attempt, stuck, idle = row
+    events = {
+        _leg(key): RecordedEvent(outcome=Outcome(event.pop("outcome")), **event)
+        for key, event in heard.items()
+    }
+    outline = OUTLINES[definition]
+    return LockedProgress(SagaProgress(saga_id, outline, events, asked, attempt, stuck), idle)
 
 
 def _leg(key: str) -> tuple[str, Direction]:
@@ -192,22 +208,16 @@ def _leg(key: str) -> tuple[str, Direction]:
     return step, Direction(direction)
 
 
-def _heard(progress: Progress) -> str:
+def _events(progress: SagaProgress) -> str:
     return json.dumps(
         {
-            f"{step}:{direction.value}": {
-                "type": h.type,
-                "outcome": h.outcome.value,
-                "reason": h.reason,
-                "process": h.process,
-                "at": h.at,
-            }
-            for (step, direction), h in progress.heard.items()
+            f"{step}:{direction.value}": asdict(event)
+            for (step, direction), event in progress.events.items()
         }
     )
 
 
-def _steps(progress: Progress) -> str:
+def _steps(progress: SagaProgress) -> str:
     return json.dumps(
         {
             step: {
@@ -220,8 +230,8 @@ def _steps(progress: Progress) -> str:
     )
 
 
-def _what(
-    progress: Progress,
+def _subject(
+    progress: SagaProgress,
     order_id: UUID,
     customer: str,
     currency: str,
@@ -230,7 +240,7 @@ def _what(
     began_at: datetime,
 ) -> PlacedOrder | OpenedReturn:
     attempt = progress.attempt + 1
-    if progress.story is RETURN:
+    if progress.outline is RETURN:
         return OpenedReturn(
             progress.saga_id, order_id, customer, currency, total, began_at, attempt
         )

@@ -46,7 +46,7 @@ from common.participant.reactions import Listener, Reactions
 from common.process.process import Process
 from common.storage.db import Database
 from order_svc.choreography.deadlines import Deadlines
-from order_svc.choreography.listener import Listener as OrderListener
+from order_svc.choreography.listener import ProgressListener
 from order_svc.choreography.reactions import HANDLERS
 from order_svc.choreography.store import ProgressStore
 from order_svc.domain import CANCEL_ORDER, OPEN_RETURN, return_id_for
@@ -100,7 +100,7 @@ class Orders:
         self.participant = Participant(
             db, self.store, HANDLERS, on_duplicate=ON_DUPLICATE, kept_for_ever=KEPT_FOR_EVER
         )
-        self.listener = OrderListener(db, self.store, self.participant)
+        self.listener = ProgressListener(db, self.store, self.participant)
         process = Process(settings)
         self.deadlines = Deadlines(
             db, self.store, lambda: True, settings, process.health, process.stop

@@ -1,7 +1,7 @@
 """Order and return without an orchestrator as one small state, and everything that can happen.
 
 Owns: the state, and one step of it in each way there is. What reacts is the real `REACTIONS` of
-each service, what remembers is the real `Progress`, what admits is the real fence. The
+each service, what remembers is the real `SagaProgress`, what admits is the real fence. The
 network repeats, reorders, delays and loses without bound: an event once told can be heard at any
 later time, by each of its listeners again and again. What is lost is lost all at once: with less
 lost there is more that can happen, and nothing less.
@@ -22,8 +22,8 @@ from common.participant.reactions import Reactions
 from common.storage.fence import Row
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc.choreography import reactions as order_reactions
-from order_svc.choreography.progress import STORIES, Heard, Progress
-from order_svc.choreography.reactions import HEARD
+from order_svc.choreography.progress import OUTLINES, RecordedEvent, SagaProgress
+from order_svc.choreography.reactions import CONSUMED
 from order_svc.domain import CANCELLED, OpenedReturn, PlacedOrder, PricedLine
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.golden import examples
@@ -33,8 +33,8 @@ from tests.model.participants import Local, Numbered, Violation, handled, wrong_
 SAGA = UUID(int=1)
 ATTEMPTS = 2
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
-NAMES = {name: tuple(step.name for step in story.steps) for name, story in STORIES.items()}
-PIVOTS = {name: NAMES[name][story.pivot] for name, story in STORIES.items()}
+NAMES = {name: tuple(step.name for step in story.steps) for name, story in OUTLINES.items()}
+PIVOTS = {name: NAMES[name][story.pivot] for name, story in OUTLINES.items()}
 BEGUN: Mapping[str, PlacedOrder | OpenedReturn] = {
     "order": PlacedOrder(SAGA, "ann", "EUR", (PricedLine("tea", 2, 300),), 600, NOON),
     "return": OpenedReturn(SAGA, UUID(int=2), "ann", "EUR", 600, NOON),
@@ -82,7 +82,7 @@ class Known(NamedTuple):
     """What the order service remembers, without clocks, and with no attempts that do not count."""
 
     story: str
-    heard: tuple[tuple[Leg, Heard], ...]
+    heard: tuple[tuple[Leg, RecordedEvent], ...]
     asked: str | None
     attempt: int
 
@@ -104,7 +104,7 @@ def moves(world: World) -> Iterator[Move]:
     Raises Violation.
     """
     if not world.story:
-        for story in STORIES:
+        for story in OUTLINES:
             yield f"{story}: it is placed at the door, whose inbox row says so", _begun(story)
         return
     for told in TOLD.of(world.under_way):
@@ -113,7 +113,7 @@ def moves(world: World) -> Iterator[Move]:
         yield "all that is under way is lost", world._replace(under_way=0)
     progress = _progress(world.known)
     if not progress.ended:
-        reason = progress.silence(ATTEMPTS, past_sla=False)
+        reason = progress.time_out(ATTEMPTS, past_sla=False)
         again = _first(world.story) if reason is None else _asked(world.story)
         yield _changed(world, "a deadline passes", progress, _published(again))
     if _may_cancel(world):
@@ -140,8 +140,8 @@ def forget() -> None:
 
 
 def _begun(story: str) -> World:
-    progress = Progress(SAGA, STORIES[story])
-    progress.hear(_envelope(_first(story)), 0)
+    progress = SagaProgress(SAGA, OUTLINES[story])
+    progress.record(_envelope(_first(story)), 0)
     placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
     locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in NAMES[story][1:]))))
     return World(story, KNOWN(_known(progress)), locals_, _published(_first(story)))
@@ -175,7 +175,7 @@ def _hearing(known: int, event: Event) -> tuple[int, Key | None]:
     """What the order service then remembers, and what that leads to."""
     progress = _progress(known)
     try:
-        _, command = order_reactions.hear(progress, _envelope(event), 0)
+        _, command = order_reactions.record_event(progress, _envelope(event), 0)
     except Poison as poison:
         raise Violation(f"order cannot take {event}: {poison}") from poison
     return KNOWN(_known(progress)), command.key if command else None
@@ -214,18 +214,18 @@ def _event(story: str, key: Key, outcome: Outcome) -> Event:
 def _published(event: Event) -> int:
     """To everybody who listens."""
     listeners = [who for who, table in LISTENERS.items() if event.type in table]
-    if event.type in HEARD:
+    if event.type in CONSUMED:
         listeners.append("order")
     return TOLD.bits(Told(event, who) for who in listeners)
 
 
 def _first(story: str) -> Event:
-    sent = _sent(order_reactions.begun(BEGUN[story]).envelope)
+    sent = _sent(order_reactions.first_event(BEGUN[story]).envelope)
     return Event(story, sent.step, sent.direction, type(sent.message()))  # type: ignore[arg-type]
 
 
 def _asked(story: str) -> Event:
-    sent = _sent(order_reactions.cancel_asked(BEGUN[story], "because").envelope)
+    sent = _sent(order_reactions.cancel_asked_event(BEGUN[story], "because").envelope)
     return Event(story, sent.step, sent.direction, CancelAsked)
 
 
@@ -237,8 +237,8 @@ def _sent(envelope: Envelope | str) -> Envelope:
 @cache
 def _envelope(event: Event) -> Envelope:
     """About as little as it may be: what a cancelling leads to knows little but the reason."""
-    begun = _sent(order_reactions.begun(BEGUN[event.story]).envelope)
-    asked = _sent(order_reactions.cancel_asked(BEGUN[event.story], "because").envelope)
+    begun = _sent(order_reactions.first_event(BEGUN[event.story]).envelope)
+    asked = _sent(order_reactions.cancel_asked_event(BEGUN[event.story], "because").envelope)
     for own in (begun, asked):
         if (own.step, own.direction) == (event.step, event.direction):
             return own
@@ -256,20 +256,20 @@ def _envelope(event: Event) -> Envelope:
 # --- what the order service remembers ------------------------------------------------------
 
 
-def _changed(world: World, words: str, progress: Progress, published: int) -> Move:
+def _changed(world: World, words: str, progress: SagaProgress, published: int) -> Move:
     known = KNOWN(_known(progress))
     return words, world._replace(known=known, under_way=world.under_way | published)
 
 
-def _known(progress: Progress) -> Known:
-    heard = tuple(sorted(progress.heard.items()))
+def _known(progress: SagaProgress) -> Known:
+    heard = tuple(sorted(progress.events.items()))
     attempt = progress.attempt if progress.capped else 1
-    return Known(progress.story.name, heard, progress.asked, attempt)
+    return Known(progress.outline.name, heard, progress.cancel_asked, attempt)
 
 
-def _progress(number: int) -> Progress:
+def _progress(number: int) -> SagaProgress:
     known = KNOWN[number]
-    return Progress(SAGA, STORIES[known.story], dict(known.heard), known.asked, known.attempt)
+    return SagaProgress(SAGA, OUTLINES[known.story], dict(known.heard), known.asked, known.attempt)
 
 
 def _may_cancel(world: World) -> bool:
@@ -284,7 +284,7 @@ def _may_cancel(world: World) -> bool:
 @cache
 def _wrong(known: int, numbers: tuple[int, ...]) -> str | None:
     progress = _progress(known)
-    names, pivot_name = NAMES[progress.story.name], PIVOTS[progress.story.name]
+    names, pivot_name = NAMES[progress.outline.name], PIVOTS[progress.outline.name]
     locals_ = {name: LOCALS[number] for name, number in zip(names, numbers, strict=True)}
     if wrong := wrong_effects(locals_, pivot_name):
         return wrong

@@ -18,7 +18,7 @@ from orchestrator.engine.decide import Move
 from orchestrator.engine.definition import Step
 from orchestrator.engine.instance import Instance
 from order_svc.choreography import reactions as order_reactions
-from order_svc.choreography.progress import Progress
+from order_svc.choreography.progress import SagaProgress
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.support.without import Entry, Guard
 
@@ -87,11 +87,11 @@ DECIDING = (
         "if gate := self._before.waiting_at():": "if False:"}),
 )  # fmt: skip
 REACTING = (
-    Guard("whoever asked to cancel asks again", Progress, "silence", {
+    Guard("a request to cancel is repeated", SagaProgress, "time_out", {
         "return self.reason": "return None"}),
     Guard("two sagas that share a type of event keep to their own", reactions, "react", {
         "reaction is None or reaction.of not in (None, event.step)": "reaction is None"}),
-    Guard("the customer is told last", order_reactions, "hear", {
+    Guard("the customer is told last", order_reactions, "record_event", {
         "not progress.all_undone": "False"}),
     Entry("nobody undoes anything before the pivot is fenced", PAYMENT, CancelAsked,
           replace(PAYMENT[Fenced], of=None)),

@@ -32,9 +32,9 @@ from common.storage.fence import Fence as Claims
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from inventory_svc.domain import Pieces, Stock
 from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
-from order_svc.choreography.progress import ORDER, RETURN, Progress
+from order_svc.choreography.progress import ORDER, RETURN, SagaProgress
+from order_svc.choreography.reactions import CONSUMED, cancel_asked_event, first_event, record_event
 from order_svc.choreography.reactions import HANDLERS as ORDER_HANDLERS
-from order_svc.choreography.reactions import HEARD, begun, cancel_asked, hear
 from order_svc.domain import (
     CANCEL_ORDER,
     CANCELLED,
@@ -107,8 +107,8 @@ class World:
             "inventory": Service(INVENTORY_HANDLERS, self.stock),
             "payment": Service(PAYMENT_HANDLERS, self.ledger),
         }
-        self.progress = Progress(ORDER_ID, ORDER)
-        self.told: dict[UUID, tuple[Progress, PlacedOrder | OpenedReturn]] = {}
+        self.progress = SagaProgress(ORDER_ID, ORDER)
+        self.told: dict[UUID, tuple[SagaProgress, PlacedOrder | OpenedReturn]] = {}
         self.under_way: list[Waiting] = []
         self.delivered: list[Waiting] = []  # and may come again
         asked = PlaceOrder(
@@ -121,7 +121,7 @@ class World:
         place = Envelope.command(key, asked, issued_at=NOON, reply_to=None)
         (accepted,) = self.services["order"].take(place)
         self.told[ORDER_ID] = self.progress, self.book.placed[ORDER_ID][0]
-        self.progress.hear(accepted, 0)
+        self.progress.record(accepted, 0)
         self.publish([accepted])
 
     def publish(self, events: list[Envelope]) -> None:
@@ -146,8 +146,8 @@ class World:
         """The order service's deadline passes, of all that has not ended."""
         for progress, what in self.told.values():
             if not progress.ended:
-                reason = progress.silence(attempts, past_sla=False)
-                said = begun(what) if reason is None else cancel_asked(what, reason)
+                reason = progress.time_out(attempts, past_sla=False)
+                said = first_event(what) if reason is None else cancel_asked_event(what, reason)
                 assert isinstance(said.envelope, Envelope)
                 self.publish([said.envelope])
 
@@ -160,7 +160,7 @@ class World:
         if ORDER_ID in self.book.cancelled:
             self.progress.cancel(CANCELLED)
 
-    def give_back(self, key: str = "r") -> Progress | None:
+    def give_back(self, key: str = "r") -> SagaProgress | None:
         """At the door: the return's progress, or None for a no."""
         return_id = return_id_for(ORDER_ID, key)
         asked = OpenReturn(order_id=ORDER_ID, idempotency_key=key)
@@ -169,8 +169,8 @@ class World:
             Envelope.command(opening, asked, issued_at=NOON, reply_to=None)
         )
         if return_id in self.book.opened and return_id not in self.told:
-            self.told[return_id] = Progress(return_id, RETURN), self.book.opened[return_id][0]
-            self.told[return_id][0].hear(accepted[0], 0)
+            self.told[return_id] = SagaProgress(return_id, RETURN), self.book.opened[return_id][0]
+            self.told[return_id][0].record(accepted[0], 0)
             self.publish(accepted)
         return self.told[return_id][0] if return_id in self.told else None
 
@@ -180,7 +180,7 @@ class World:
 
     def _hear(self, who: str, event: Envelope) -> None:
         if who == "order":
-            _, command = hear(self.told[event.saga_id][0], event, 0)
+            _, command = record_event(self.told[event.saga_id][0], event, 0)
         else:
             command = react(REACTIONS[who], event)
         if command is not None:
@@ -208,10 +208,10 @@ class World:
 
 REACTIONS: Mapping[str, Reactions] = {"inventory": INVENTORY, "payment": PAYMENT}
 LISTENERS: dict[str, list[str]] = {}
-for _event in {*HEARD, *INVENTORY, *PAYMENT}:
+for _event in {*CONSUMED, *INVENTORY, *PAYMENT}:
     LISTENERS[_event.__name__] = [
         who
-        for who, heard in (("order", HEARD), ("inventory", INVENTORY), ("payment", PAYMENT))
+        for who, heard in (("order", CONSUMED), ("inventory", INVENTORY), ("payment", PAYMENT))
         if _event in heard
     ]
 

@@ -10,7 +10,7 @@ from common.messages.contracts import ReturnAccepted
 from common.messages.envelope import Direction, Envelope, Fenced, Key, PivotDone
 from common.participant.reactions import react
 from inventory_svc.choreography import REACTIONS as INVENTORY
-from order_svc.choreography.progress import RETURN, Progress
+from order_svc.choreography.progress import RETURN, SagaProgress
 from order_svc.choreography.reactions import REACTIONS as ORDERS
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.support.choreography import LISTENERS, NOON, World, but_for_one, played, until
@@ -19,7 +19,7 @@ ENDED = ("RETURNED", ["CHARGE", "REFUND"], "RETURNED")
 AS_IT_WAS = ("CONFIRMED", ["CHARGE"], "DISPATCHED")
 
 
-def given_back(world: World, key: str = "r") -> Progress:
+def given_back(world: World, key: str = "r") -> SagaProgress:
     progress = world.give_back(key)
     assert progress is not None
     return progress
@@ -121,7 +121,7 @@ def test_silence_after_the_refund_never_gives_up() -> None:
     world = played(World())
     back = given_back(world)
     until(world, "inventory", "OrderRefunded")
-    assert {back.silence(2, past_sla=True) for _ in range(9)} == {None}
+    assert {back.time_out(2, past_sla=True) for _ in range(9)} == {None}
     assert back.stuck
 
 
@@ -130,7 +130,7 @@ def test_what_waits_for_the_refund_tells_of_it() -> None:
     world = played(World())
     back = given_back(world)
     restocked = until(world, "order", "Restocked")
-    back.heard.pop(("refund_order", Direction.FORWARD))
+    back.events.pop(("refund_order", Direction.FORWARD))
     assert (back.pivot_passed, back.capped) == (False, True)
     world.deliver(restocked)
     assert (back.pivot_passed, back.capped) == (True, False)
@@ -195,8 +195,8 @@ def test_progress_of_a_return_is_the_same_in_every_order_of_events() -> None:
         opened = next(e for _, e in world.delivered if e.type == ReturnAccepted.__name__)
         shown = set()
         for events in permutations(heard):
-            again = Progress(back.saga_id, RETURN)
+            again = SagaProgress(back.saga_id, RETURN)
             for event in [opened, *events, *events[:2]]:
-                again.hear(event, 0)
+                again.record(event, 0)
             shown.add((again.state, str(again.statuses())))
         assert shown == {(back.state, str(back.statuses()))}

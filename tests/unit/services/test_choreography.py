@@ -20,8 +20,8 @@ from common.messages.envelope import Direction, Envelope, Fenced, Key, Outcome
 from common.messages.errors import Poison
 from common.participant.reactions import react
 from inventory_svc.choreography import REACTIONS as INVENTORY
-from order_svc.choreography.progress import ORDER, RETURN, STORIES, Progress, Story
-from order_svc.choreography.reactions import HEARD
+from order_svc.choreography.progress import ORDER, OUTLINES, RETURN, Outline, SagaProgress
+from order_svc.choreography.reactions import CONSUMED
 from order_svc.choreography.reactions import REACTIONS as ORDERS
 from payment_svc.choreography import REACTIONS as PAYMENT
 from tests.support.choreography import (
@@ -143,7 +143,7 @@ def test_a_cancelled_order_that_nobody_answers_for_is_asked_about_without_end() 
     world.cancel()
     while world.under_way:
         world.lose(0)
-    assert {world.progress.silence(1, past_sla=False) for _ in range(5)} == {"cancelled"}
+    assert {world.progress.time_out(1, past_sla=False) for _ in range(5)} == {"cancelled"}
     for _ in range(3):
         world.silence()
         world.drain()
@@ -155,7 +155,7 @@ def test_who_was_given_up_already_is_not_cancelled_as_well() -> None:
     world.silence(attempts=1)
     world.silence(attempts=1)
     world.cancel()
-    assert (world.progress.asked, world.progress.attempt) == ("reserve_stock_timed_out", 2)
+    assert (world.progress.cancel_asked, world.progress.attempt) == ("reserve_stock_timed_out", 2)
     played(world)
     assert (world.status, world.reason) == ("REJECTED", "reserve_stock_timed_out")
 
@@ -235,7 +235,7 @@ def agrees(world: World, *, ended: bool) -> None:
     if ended:
         state = "COMPENSATED" if world.status == "REJECTED" else "COMPLETED"
         assert (world.status == "RETURN_PENDING", world.progress.state) == (False, state)
-        returned = [p for p, _ in world.told.values() if p.story is RETURN]
+        returned = [p for p, _ in world.told.values() if p.outline is RETURN]
         finished = [p for p in returned if p.state == "COMPLETED"]
         assert len(finished) == (world.status == "RETURNED")
 
@@ -252,9 +252,9 @@ def test_progress_is_the_same_in_every_order_of_events() -> None:
 
 
 def _shown(events: list[Envelope]) -> tuple[str, str]:
-    progress = Progress(ORDER_ID, ORDER)
+    progress = SagaProgress(ORDER_ID, ORDER)
     for event in [*events, *events[:2]]:
-        progress.hear(event, 0)
+        progress.record(event, 0)
     return progress.state, str(progress.statuses())
 
 
@@ -274,7 +274,7 @@ def test_an_event_tells_of_all_that_came_before_it() -> None:
 
 def test_silence_before_the_pivot_is_given_up_and_after_it_never() -> None:
     world = World()
-    assert [world.progress.silence(3, past_sla=True) for _ in range(4)] == [
+    assert [world.progress.time_out(3, past_sla=True) for _ in range(4)] == [
         None,
         None,
         "reserve_stock_timed_out",
@@ -284,14 +284,14 @@ def test_silence_before_the_pivot_is_given_up_and_after_it_never() -> None:
     sent = World()
     until(sent, "order", "StockDispatched")
     sent.deliver()
-    assert {sent.progress.silence(3, past_sla=False) for _ in range(9)} == {None}
+    assert {sent.progress.time_out(3, past_sla=False) for _ in range(9)} == {None}
 
 
 def test_every_event_that_a_step_can_publish_is_heard() -> None:
-    told = {e for story in STORIES.values() for step in story.steps for e in step.events}
+    told = {e for story in OUTLINES.values() for step in story.steps for e in step.events}
     assert {*INVENTORY, *PAYMENT} - told == {CancelAsked}
-    assert {*HEARD} == told - {OrderAccepted, ReturnAccepted}
-    assert len(HEARD) == len(set(HEARD))
+    assert {*CONSUMED} == told - {OrderAccepted, ReturnAccepted}
+    assert len(CONSUMED) == len(set(CONSUMED))
 
 
 # --- reactions -----------------------------------------------------------------------------
@@ -332,8 +332,8 @@ def _charged() -> World:
     return world
 
 
-@pytest.mark.parametrize("story", STORIES.values(), ids=lambda story: story.name)
-def test_every_refusal_of_a_step_leads_to_the_same(story: Story) -> None:
+@pytest.mark.parametrize("story", OUTLINES.values(), ids=lambda story: story.name)
+def test_every_refusal_of_a_step_leads_to_the_same(story: Outline) -> None:
     """So one of them stands for all in the model."""
     tables = (INVENTORY, PAYMENT, ORDERS)
     for step in story.steps:
