@@ -9,8 +9,6 @@ has arrived, since the order service repeats StartSaga until then.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +19,6 @@ import psycopg
 from chaos.judge.queues import Messages, RabbitmqCtl, count_queues, is_dead_letter_queue
 from chaos.judge.snapshot import SAGAS, count_outboxes
 
-POLL_SECONDS = 0.25
 SHOWN = 5  # instances named when it does not come to rest
 OUR_QUEUES = "chaos."  # the loader of the catalogue may die before it has read its replies
 
@@ -61,24 +58,6 @@ class Remaining:
         if len(self.alive) > SHOWN:
             found.append(f"... and {len(self.alive) - SHOWN} more sagas")
         return [*found, self.problem] if self.problem else found
-
-
-def wait_for_quiescence(
-    judge_dsn: str,
-    rabbitmqctl: RabbitmqCtl,
-    *,
-    deadline_seconds: float,
-    style: str = "orchestrated",
-    seen: Callable[[Remaining], None] = lambda _: None,
-) -> Remaining:
-    """Return what remains when nothing does or the time is up."""
-    deadline = time.monotonic() + deadline_seconds
-    while True:
-        remaining = what_remains(judge_dsn, rabbitmqctl, style)
-        seen(remaining)
-        if not remaining or time.monotonic() > deadline:
-            return remaining
-        time.sleep(POLL_SECONDS)
 
 
 def what_remains(

@@ -50,20 +50,10 @@ class Door:
     def place_file(self, asks: Sequence[Ask]) -> list[Answered | Refused]:
         """Place orders in bulk, repeating until each has an answer; return the answers in order."""
         run = next(self._runs)
-        asyncio.run(
-            place_orders(
-                self._endpoints,
-                asks,
-                self._history,
-                run=run,
-                deadline_seconds=WITHIN_SECONDS,
-            )
+        placing = place_orders(
+            self._endpoints, asks, self._history, run=run, deadline_seconds=WITHIN_SECONDS
         )
-        answers: dict[int, Answered | Refused] = {
-            event.line: event
-            for event in self._history.events
-            if isinstance(event, Answered | Refused) and event.run == run
-        }
+        answers = asyncio.run(placing)
         unanswered = [ask.key for ask in asks if ask.number not in answers]
         if unanswered:
             raise ExperimentError(

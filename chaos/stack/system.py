@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from chaos.judge.case import Case, Snapshot
 from chaos.judge.history import History
-from chaos.judge.quiescence import Remaining, wait_for_quiescence, what_remains
+from chaos.judge.quiescence import Remaining, what_remains
 from chaos.judge.snapshot import whole_snapshot
 from chaos.judge.verdict import Finding, Tally, Verdict, judge, overall, tally
 from chaos.load.catalogue import load_catalogue
@@ -20,7 +20,7 @@ from chaos.stack.apis import Door, Operator
 from chaos.stack.broker import Broker
 from chaos.stack.database import Database
 from chaos.stack.processes import Processes
-from chaos.waiting import WITHIN_SECONDS, ExperimentError
+from chaos.waiting import WITHIN_SECONDS, ExperimentError, poll
 
 # For runs with faults: timeouts within seconds.
 FAULT_SETTINGS = {
@@ -39,6 +39,7 @@ FAULT_SETTINGS = {
     "retry_cap_seconds": "1",
 }
 
+REST_POLL_SECONDS = 0.25
 SHOWN = 12  # last lines of each log above level info
 
 
@@ -115,12 +116,15 @@ class System:
 
     def rest(self, within: float = WITHIN_SECONDS) -> None:
         """Wait for quiescence; `judgement` says whether it was reached."""
-        self._remaining = wait_for_quiescence(
-            self.endpoints.judge_dsn,
-            self.runtime.rabbitmqctl,
-            deadline_seconds=within,
-            style=self.style,
-        )
+
+        def is_at_rest() -> bool:
+            self._remaining = self._what_remains()
+            return not self._remaining
+
+        poll(is_at_rest, within, every=REST_POLL_SECONDS)
+
+    def _what_remains(self) -> Remaining:
+        return what_remains(self.endpoints.judge_dsn, self.runtime.rabbitmqctl, self.style)
 
     def judgement(self, explained: Iterable[tuple[str, str]] = ()) -> Judgement:
         """Judge everything so far, after `rest`. `explained` are dead letters meant since."""
@@ -149,9 +153,7 @@ class System:
             f"{s.name}: {s.state}, {'ready' if s.ready else 'not ready'}, {s.restarts} restarts"
             for s in self.runtime.status()
         ]
-        lines += what_remains(
-            self.endpoints.judge_dsn, self.runtime.rabbitmqctl, self.style
-        ).lines()
+        lines += self._what_remains().lines()
         for process in self.processes.names:
             matters = [line for line in self.runtime.logs(process) if '"level": "info"' not in line]
             lines += [f"--- {process}", *matters[-SHOWN:]]
