@@ -51,22 +51,16 @@ class Spec:
     stop_seconds: float = 12.0  # services promise ten
 
 
-class Backoff:
-    """Pauses of 0.2 s doubling to 10 s; from the beginning after 10 healthy seconds."""
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 10.0
+HEALTHY_SECONDS = 10.0
 
-    FIRST_SECONDS = 0.2
-    CAP_SECONDS = 10.0
-    HEALTHY_SECONDS = 10.0
 
-    def __init__(self) -> None:
-        self._next = self.FIRST_SECONDS
-
-    def pause_after(self, ran_seconds: float) -> float:
-        if ran_seconds >= self.HEALTHY_SECONDS:
-            self._next = self.FIRST_SECONDS
-        pause = self._next
-        self._next = min(pause * 2, self.CAP_SECONDS)
-        return pause
+def next_pause(last: float | None, ran_seconds: float) -> float:
+    """Double the pause before a restart, up to 10 s; begin anew after 10 healthy seconds."""
+    if last is None or ran_seconds >= HEALTHY_SECONDS:
+        return FIRST_PAUSE_SECONDS
+    return min(2 * last, LONGEST_PAUSE_SECONDS)
 
 
 async def spawn(
@@ -122,7 +116,7 @@ class Managed:
         return ProcessStatus(self.spec.name, state, ready, pid, self.restarts, self.last_exit)
 
     async def run(self) -> None:
-        backoff = Backoff()
+        pause: float | None = None
         while True:
             while not self._wanted.is_set():
                 self._idle.set()
@@ -133,7 +127,7 @@ class Managed:
             if not self._wanted.is_set():
                 say("process.stopped", process=self.spec.name, pid=pid, exit=self.last_exit)
                 continue
-            pause = backoff.pause_after(time.monotonic() - began)
+            pause = next_pause(pause, time.monotonic() - began)
             self.restarts += 1
             self.lost_ports = [port for port in self.spec.ports if not is_free(port)]
             say(

@@ -24,7 +24,7 @@ from chaos.runtime import (
 )
 from chaos.runtime.endpoints import Ports, Secrets, endpoints_of
 from chaos.runtime.native import install
-from chaos.runtime.native.managed import Backoff
+from chaos.runtime.native.managed import next_pause
 from chaos.runtime.native.runtime import NativeRuntime, all_names
 from chaos.runtime.native.services import proxy_spec, service_specs
 from chaos.runtime.ports import free_ports, is_free
@@ -181,14 +181,15 @@ def test_a_proxied_process_is_given_its_own_lines() -> None:
 # Backoff
 
 
-def test_backoff_doubles_to_its_cap() -> None:
-    backoff = Backoff()
-    assert [backoff.pause_after(0.1) for _ in range(8)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
+def test_backoff_doubles_to_its_cap_and_begins_anew() -> None:
+    def pauses(*ran: float) -> list[float]:
+        found: list[float] = []
+        for seconds in ran:
+            found.append(next_pause(found[-1] if found else None, seconds))
+        return found
 
-
-def test_backoff_begins_anew_after_ten_healthy_seconds() -> None:
-    backoff = Backoff()
-    assert [backoff.pause_after(ran) for ran in (0, 0, 9.9, 10.0, 0)] == [0.2, 0.4, 0.8, 0.2, 0.4]
+    assert pauses(*[0.1] * 8) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
+    assert pauses(0, 0, 9.9, 10.0, 0) == [0.2, 0.4, 0.8, 0.2, 0.4]
 
 
 # Ports

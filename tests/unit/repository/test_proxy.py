@@ -140,6 +140,16 @@ def test_deaf_loses_only_what_the_server_sends(way: Way, received: list[bytes]) 
         assert received == [b"publish"]
 
 
+def test_late_holds_back_what_the_server_sends(way: Way, received: list[bytes]) -> None:
+    with way.call() as there:
+        way.turn(Mode.LATE)
+        there.sendall(b"tea")
+        assert way.is_silent(there)
+        assert received == [b"tea"]
+        way.turn(Mode.PASS)
+        assert there.recv(10) == b"tea"
+
+
 def test_slow_is_late_and_whole(way: Way) -> None:
     with way.call() as there:
         way.turn(Mode.SLOW, delay_seconds=0.1)
