@@ -7,9 +7,8 @@ either style works.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from chaos.bench import ours
@@ -22,7 +21,8 @@ from chaos.load.shop import PLENTY, shop
 from chaos.pages import measurement_pages as pages
 from chaos.runtime import STYLES, Plan, Style, choose
 from chaos.runtime.stack import CHECKOUT
-from chaos.scenarios.scene import system_up
+from chaos.scenarios.scene import Scene, system_up
+from chaos.scenarios.situations import DISPATCH_WAITS, reach
 from chaos.stack.system import System
 from chaos.waiting import until
 
@@ -123,85 +123,57 @@ def _added_step(style: Style) -> dict[str, int]:
     }
 
 
-# --- where is order X? ---------------------------------------------------------------------
+# --- where is this order? ------------------------------------------------------------------
 
-
-@dataclass
-class Search:
-    """Questions asked about an order, each with its answer."""
-
-    system: System
-    order: UUID
-    asked: list[tuple[str, str]] = field(default_factory=list)
-
-    def ask(self, what: str, answer: object) -> None:
-        self.asked.append((what, str(answer)))
-
-    def customer_view(self) -> None:
-        view = self.system.door.get(f"/orders/{self.order}/saga")
-        sent = [step["step"] for step in view["steps"] if step["status"] == "sent"]
-        self.ask(f"GET /orders/{self.order}/saga", f"{view['state']}, awaits {' and '.join(sent)}")
-
-    def saga_log(self) -> None:
-        query = (
+_HANDLED: LiteralString = (
+    "select outcome from {}.inbox where saga_id = %s and step = '{}' and direction = 'forward'"
+)
+_UNSENT: LiteralString = (
+    "select count(*) from {}.outbox where envelope::jsonb->>'saga_id' = %s::text"
+)
+# Asked in turn, until it is known that the message is neither handled, nor on its way, nor still to
+# come: what is asked, and the query. The queue itself is asked last.
+QUESTIONS: dict[Style, tuple[tuple[str, LiteralString], ...]] = {
+    "orchestrated": (
+        (
+            "saga show: its last entry",  # that it was sent, to whom, and when it is resent
             "select concat_ws(' ', entry, step, direction) from orchestrator.saga_log"
-            " where saga_id = %s order by id desc limit 1"
-        )
-        self.ask("saga show: its last entry", self._one(query))
-
-    def handled(self, schema: str, step: str) -> None:
-        """Ask a service's inbox whether it has executed a step."""
-        query = (
-            f"select outcome from {schema}.inbox where saga_id = %s"  # noqa: S608 - ours
-            f" and step = '{step}' and direction = 'forward'"
-        )
-        self.ask(f"inbox of {schema}: {step}", self._one(query))
-
-    def unsent(self, schema: str) -> None:
-        query = (
-            f"select count(*) from {schema}.outbox"  # noqa: S608 - one of ours
-            " where envelope::jsonb->>'saga_id' = %s::text"
-        )
-        self.ask(f"outbox of {schema}: what is not published yet", self._one(query))
-
-    def queued(self, queue: str) -> None:
-        waiting = sum(count_queues(self.system.runtime.rabbitmqctl)[queue])
-        self.ask(f"queue {queue}: ready and unacked", waiting)
-
-    def _one(self, query: Any) -> object:
-        rows = self.system.db.rows(query, self.order)
-        return rows[0][0] if rows else "nothing"
+            " where saga_id = %s order by id desc limit 1",
+        ),
+        ("inbox of inventory_svc: dispatch_stock",
+         _HANDLED.format("inventory_svc", "dispatch_stock")),
+        ("outbox of orchestrator: what is not published yet", _UNSENT.format("orchestrator")),
+    ),
+    "choreographed": (
+        ("inbox of inventory_svc: dispatch_stock",
+         _HANDLED.format("inventory_svc", "dispatch_stock")),
+        ("inbox of payment_svc: charge_payment",  # whose event asks the inventory
+         _HANDLED.format("payment_svc", "charge_payment")),
+        ("outbox of payment_svc: what is not published yet", _UNSENT.format("payment_svc")),
+        ("outbox of order_svc: what is not published yet", _UNSENT.format("order_svc")),
+    ),
+}  # fmt: skip
+KNOWN_AFTER: dict[Style, int] = {"orchestrated": 2, "choreographed": 3}
+"""So many questions say which service must act next."""
 
 
 def _search(system: System) -> dict[str, Any]:
-    """Drop the message that asks for a dispatch, and ask until it is known that it is gone.
-
-    It is known when it is neither handled, nor on its way, nor still to come.
-    """
-    here = system.stock_up(shop("lost", stock={"tea": PIECES}, accounts={"ann": PLENTY}))
+    """Drop the message that asks for a dispatch, and count the questions until that is known."""
+    scene = Scene(system, "lost", seed=0, count=1)
     (queue,) = system.broker.inputs("inventory")
-    system.runtime.pause("payment")
-    try:
-        (order,) = system.door.place([here.order("ann", tea=1)])
-        until(lambda: "charge_payment" in system.db.steps([order])[0], "the charge is asked for")
-        system.runtime.stop("inventory")
-    finally:
-        system.runtime.resume("payment")
-    until(lambda: system.db.steps([order])[0].get("dispatch_stock") == "sent", "dispatch is next")
-    until(lambda: system.broker.take(queue), "its message is taken away")
-    system.processes.start("inventory")
-    search = Search(system, order)
-    search.customer_view()
-    if system.style == "orchestrated":
-        search.saga_log()  # says that it was sent, to whom, and when it is sent again
-        search.handled("inventory_svc", "dispatch_stock")
-        search.unsent("orchestrator")
-    else:
-        search.handled("inventory_svc", "dispatch_stock")
-        search.handled("payment_svc", "charge_payment")  # whose event asks the inventory
-        search.unsent("payment_svc")
-        search.unsent("order_svc")  # which resends it
-    search.queued(queue)
-    search.queued(f"{queue}.dead")
-    first = 2 if system.style == "orchestrated" else 3
-    return {"asked": search.asked, "until_known_who_is_next": first, "queries": len(search.asked)}
+    with reach(scene, DISPATCH_WAITS) as (order,):
+        until(lambda: system.broker.take(queue), "its message is taken away")
+    view = system.door.get(f"/orders/{order}/saga")
+    sent = [step["step"] for step in view["steps"] if step["status"] == "sent"]
+    asked = [(f"GET /orders/{order}/saga", f"{view['state']}, awaits {' and '.join(sent)}")]
+    for what, query in QUESTIONS[system.style]:
+        rows = system.db.rows(query, order)
+        asked.append((what, str(rows[0][0]) if rows else "nothing"))
+    for name in (queue, f"{queue}.dead"):
+        waiting = sum(count_queues(system.runtime.rabbitmqctl)[name])
+        asked.append((f"queue {name}: ready and unacked", str(waiting)))
+    return {
+        "asked": asked,
+        "until_known_who_is_next": KNOWN_AFTER[system.style],
+        "queries": len(asked),
+    }

@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from chaos.faults.nemesis import Freeze
@@ -51,8 +49,18 @@ def redelivered_charge(name: str) -> dict[str, Any]:
             "delivered": 3,
             "skips": skips,
             "timeline": saga_show(system, order),
-            "ledger": _ledger(system, order),
-            "inbox": _inbox(system, order),
+            "ledger": _records(
+                system,
+                "select kind, debit, credit, amount, currency, at from payment_svc.transfer"
+                " where saga_id = %s order by at",
+                order,
+            ),
+            "inbox": _records(
+                system,
+                "select step, direction, outcome, handled_at from payment_svc.inbox"
+                " where saga_id = %s",
+                order,
+            ),
         }
 
 
@@ -77,8 +85,18 @@ def killed_orchestrator(name: str) -> dict[str, Any]:
             "before": before,
             "killed_at": killed.at.isoformat(timespec="milliseconds"),
             "ready_at": ready.at.isoformat(timespec="milliseconds"),
-            "starts": _starts(system),
-            "entries": _entries(system, orders, killed.at),
+            "starts": [
+                line["timestamp"]
+                for line in system.processes.logged("orchestrator", "process.started")
+            ],
+            "entries": _records(
+                system,
+                "select saga_id, at, extract(epoch from at - %s)::float8 as after_kill, entry,"
+                " coalesce(step, '') as step, direction, coalesce(detail, '') as detail"
+                " from orchestrator.saga_log where saga_id = any(%s) order by id",
+                killed.at,
+                list(orders),
+            ),
             "timelines": [saga_show(system, order) for order in orders],
             "ends": {str(order): list(end) for order, end in ends.items()},
         }
@@ -108,48 +126,14 @@ def _skips(system: System, order: UUID, at_least: int) -> list[dict[str, Any]] |
 
 
 def _ignored(system: System, order: UUID) -> int:
-    rows = system.db.rows(
-        "select from orchestrator.saga_log where saga_id = %s and entry = 'ignored'", order
+    return len(
+        system.db.rows(
+            "select from orchestrator.saga_log where saga_id = %s and entry = 'ignored'", order
+        )
     )
-    return len(rows)
 
 
-def _ledger(system: System, order: UUID) -> list[dict[str, str]]:
-    rows = system.db.rows(
-        "select kind, debit, credit, amount, currency, at from payment_svc.transfer"
-        " where saga_id = %s order by at",
-        order,
-    )
-    return _named(("kind", "debit", "credit", "amount", "currency", "at"), rows)
-
-
-def _inbox(system: System, order: UUID) -> list[dict[str, str]]:
-    rows = system.db.rows(
-        "select step, direction, outcome, handled_at from payment_svc.inbox where saga_id = %s",
-        order,
-    )
-    return _named(("step", "direction", "outcome", "handled_at"), rows)
-
-
-def _starts(system: System) -> list[str]:
-    return [
-        line["timestamp"] for line in system.processes.logged("orchestrator", "process.started")
-    ]
-
-
-def _entries(system: System, orders: Sequence[UUID], killed: datetime) -> list[dict[str, str]]:
-    """Return all saga logs, each entry with the seconds between the kill and itself."""
-    rows = system.db.rows(
-        """
-        select saga_id, at, extract(epoch from at - %s)::float8, entry, step, direction, detail
-        from orchestrator.saga_log where saga_id = any(%s) order by id""",
-        killed,
-        list(orders),
-    )
-    columns = ("saga_id", "at", "after_kill", "entry", "step", "direction", "detail")
-    return _named(columns, rows)
-
-
-def _named(columns: Sequence[str], rows: list[tuple[Any, ...]]) -> list[dict[str, str]]:
-    return [dict(zip(columns, ("" if v is None else str(v) for v in row), strict=True))
-            for row in rows]  # fmt: skip
+def _records(system: System, query: LiteralString, *parameters: object) -> list[dict[str, Any]]:
+    """Return the rows of a query by the names of their columns."""
+    rows = system.db.rows(f"select to_json(found) from ({query}) as found", *parameters)  # noqa: S608 - ours
+    return [record for (record,) in rows]

@@ -122,7 +122,7 @@ DISPATCH_WAITS = Situation(
     "every dispatch waits for inventory",
     away="inventory",
     reserved=True,
-    reached=_asked("dispatch_stock"),
+    reached=_is("dispatch_stock", "sent"),
 )
 FENCE_WAITS = Situation(
     "every dispatch is given up, and its fence waits for inventory",
