@@ -25,7 +25,7 @@ test: setup ## the whole suite
 quick: setup ## unit tests and the model, on two cores (under a minute)
 	@$(bin)/pytest -q -n 2 --dist loadfile tests/unit examples tests/model
 
-drill: setup ## what CI breaks: matrix cells, scenarios, guards out, containers (10 minutes)
+drill: setup ## what CI breaks: some matrix cells, scenarios, guards, containers (10 minutes)
 	@$(bin)/pytest tests/drills
 
 large: setup ## a hundred thousand of something (minutes)
@@ -34,13 +34,13 @@ large: setup ## a hundred thousand of something (minutes)
 model: setup ## every order of events, with the real decide() and fence (some seconds)
 	@$(bin)/python -m tests.model
 
-matrix: setup ## every process dies at every failpoint with every step in hand (25 minutes)
+matrix: setup ## kill every process at every failpoint with every step in hand (25 minutes)
 	@$(bin)/chaos matrix
 
-guards: setup ## each guard out of the running system: what breaks, who notices (10 minutes)
+guards: setup ## take each guard out of the running system; what breaks, what detects it (10 minutes)
 	@$(bin)/chaos guards
 
-evidence: setup ## run all that the proof rests on, write docs/evidence (50 minutes; commit first)
+evidence: setup ## run all experiments, write docs/evidence (50 minutes; commit first)
 	@$(bin)/chaos evidence
 
 bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (8 minutes, alone)
@@ -49,7 +49,7 @@ bench: .venv/bench ## our saga beside DBOS: speed, cost, docs/performance.md (8 
 compare: setup ## orchestrated beside choreographed; docs/choreography.md (5 minutes, alone)
 	@$(bin)/chaos compare
 
-isolation: setup ## anomalies with and without what stands against them; docs/isolation.md (8 minutes)
+isolation: setup ## anomalies with and without countermeasures; docs/isolation.md (8 minutes)
 	@$(bin)/chaos isolation
 
 .venv/bench: .venv/ready

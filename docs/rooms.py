@@ -116,7 +116,7 @@ def _groups(pure: frozenset[str]) -> Iterator[str]:
         for room, purpose in rooms.items():
             yield from (f"### `{room}/`: {purpose}", "")
             if modules.get(room):
-                yield from ("| module | what it is |", "|---|---|")
+                yield from ("| module | | what it is |", "|---|---|---|")
                 yield from (_row(room, module, pure) for module in modules[room])
                 yield ""
 
@@ -127,7 +127,7 @@ def _row(room: str, module: str, pure: frozenset[str]) -> str:
     dotted = path.removesuffix(".py").replace("/", ".")
     is_pure = any(dotted == name or dotted.startswith(f"{name}.") for name in pure)
     said = first.removesuffix(" Pure.").removesuffix(".").replace("|", "\\|")
-    return f"| [`{module}`](../{path}) | {'pure: ' if is_pure else ''}{said} |"
+    return f"| [`{module}`](../{path}) | {'pure' if is_pure else ''} | {said} |"
 
 
 def modules_by_package() -> dict[str, list[str]]:
