@@ -24,7 +24,7 @@ from chaos.judge.history import Fault
 from chaos.judge.verdict import Verdict
 from chaos.load.catalogue import CatalogueError
 from chaos.load.model import Foreseen, foresee
-from chaos.load.outcome import Responses, outcome_of, reactions_of, what_changed
+from chaos.load.outcome import Responses, outcome_of, responses_of, what_changed
 from chaos.load.placer import BULK, place_orders
 from chaos.load.workload import Ask, BadLine, Catalogue, parse_catalogue, parse_orders
 from chaos.pages.demo_report import Report, WrongLine, as_json, show
@@ -152,7 +152,7 @@ def _play(stage: Stage, script: Script, system: System) -> Report:
         snapshots.append(system.snapshot())
     stage.say("judging a snapshot of all four schemas")
     judgement = system.judgement()
-    responses = reactions_of(system.history.events)
+    responses = responses_of(system.history.events)
     return Report(
         seed=script.seed,
         began=stage.began,
@@ -184,7 +184,7 @@ def _place(stage: Stage, script: Script, system: System, run: int) -> None:
         ThreadPoolExecutor(len(moments) + 1) as pool,
     ):
 
-        def heard(answered: int) -> None:
+        def progress(answered: int) -> None:
             nonlocal done
             done = answered
             show_done(done, "")
@@ -202,7 +202,7 @@ def _place(stage: Stage, script: Script, system: System, run: int) -> None:
             asyncio.run(
                 place_orders(
                     system.endpoints, asks, system.history,
-                    run=run, deadline_seconds=PLACE_SECONDS, heard=heard,
+                    run=run, deadline_seconds=PLACE_SECONDS, progress=progress,
                 )
             )  # fmt: skip
         finally:

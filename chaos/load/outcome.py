@@ -47,7 +47,7 @@ class Outcome:
     deviations: tuple[str, ...]
 
 
-def reactions_of(events: Iterable[Event]) -> dict[tuple[int, int], Response]:
+def responses_of(events: Iterable[Event]) -> dict[tuple[int, int], Response]:
     return {(e.run, e.line): e for e in events if isinstance(e, Answered | Refused)}
 
 

@@ -31,11 +31,11 @@ async def place_orders(
     *,
     run: int,
     deadline_seconds: float,
-    heard: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Answers:
     """Repeat every order until it is answered or the time is up; return the answers there are.
 
-    `heard` is called with the number of answers so far. A request waits for those before it that
+    `progress` is called with the number of answers so far. A request waits for those before it that
     hold one of its keys, so that it is known which of two contents comes first. Everything else
     overlaps.
     """
@@ -55,7 +55,7 @@ async def place_orders(
                     history.record(event)
                     if not isinstance(event, Unknown):
                         answers[event.line] = event
-                heard(len(answers))
+                progress(len(answers))
                 bulk = [ask for ask in bulk if ask.number not in answers]
                 if not bulk:
                     return

@@ -15,7 +15,7 @@ from chaos.judge.case import Order, Snapshot, Stock
 from chaos.judge.history import Answered, Event, Fault, Refused
 from chaos.judge.verdict import Finding, Tally, Verdict
 from chaos.load.model import Bounds, Foreseen
-from chaos.load.outcome import Outcome, outcome_of, reactions_of, what_changed
+from chaos.load.outcome import Outcome, outcome_of, responses_of, what_changed
 from chaos.load.workload import Ask
 from chaos.pages.demo_report import Report, WrongLine, as_json, show
 
@@ -64,7 +64,7 @@ SNAPSHOT = replace(NOTHING, orders=(order(1, "CONFIRMED"), order(2, "REJECTED", 
 
 
 def outcome(events: list[Event] = ANSWERS, run: int = 1, snapshot: Snapshot = SNAPSHOT) -> Outcome:
-    return outcome_of(run, ASKS, FORESEEN, reactions_of(events), snapshot)
+    return outcome_of(run, ASKS, FORESEEN, responses_of(events), snapshot)
 
 
 def counted(found: Outcome) -> dict[str, int]:

@@ -79,7 +79,7 @@ async def place(url: str, what: list[Ask], path: Path, seconds: float = 10) -> l
         counts: list[int] = []
         await place_orders(
             Endpoints("", "", {}, "", "", {"door": url}, {}, path, KEY, ""), what, history,
-            run=1, deadline_seconds=seconds, heard=counts.append,
+            run=1, deadline_seconds=seconds, progress=counts.append,
         )  # fmt: skip
         assert counts == sorted(counts)
         return history.events
