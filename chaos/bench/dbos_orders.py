@@ -1,4 +1,4 @@
-"""The same order as a DBOS workflow: `python -m chaos.bench.dbos_orders`, one process of it.
+"""An order as a DBOS workflow: `python -m chaos.bench.dbos_orders` is one process of it.
 
 Owns: the workflow as its users would write it, each step one small transaction, and a closed loop
 of it in so many threads. Must not know: what it is compared with. Says `ready` when warm, begins at

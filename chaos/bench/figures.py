@@ -1,4 +1,4 @@
-"""From measurements to figures and ratios. Pure.
+"""Figures and ratios of what was measured. Pure.
 
 Owns: the shape of build/bench.json. Must not know: how anything was measured.
 """

@@ -154,7 +154,7 @@ QUESTIONS: dict[Style, tuple[tuple[str, LiteralString], ...]] = {
     ),
 }  # fmt: skip
 KNOWN_AFTER: dict[Style, int] = {"orchestrated": 2, "choreographed": 3}
-"""So many questions say which service must act next."""
+"""The number of questions after which it is known which service must act next."""
 
 
 def _search(system: System) -> dict[str, Any]:

@@ -41,7 +41,7 @@ REPEATED = 0.1  # of the matrix's cells
 STACK = f"evidence-{os.getpid()}"
 ON_DOCKER = "scenarios-docker"
 TOLD_WHOLE = ("failing-refund", "charge-after-its-undo")
-"""Of these the page quotes one order's saga log."""
+"""Scenarios of which the page quotes one order's saga log."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a guard is needed and noticed: its trial on mutants, and on the system as it is.
+"""Proofs that a guard is needed: its trial on mutants, and on the system as it is.
 
 Owns: playing trials, and who noticed. Must not know: what a trial does.
 """

@@ -21,15 +21,15 @@ class Guard:
 
     name: str
     keeps: str
-    """What it is there for."""
+    """Its purpose."""
     out: tuple[str, ...]
-    """What `tests.mutants` takes out."""
+    """The guards that `tests.mutants` takes out."""
     of: tuple[str, ...]
-    """Of which services' processes."""
+    """The services whose processes lack it."""
     under: str
     expects: str
     beside: str = ""
-    """What else is out, since it stands behind this guard and would hide it."""
+    """The guards that are out, too, since they stand behind this one and would hide it."""
     unlocked: tuple[LiteralString, ...] = ()
     """Statements that drop the constraints which are out, too."""
 

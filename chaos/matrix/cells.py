@@ -77,7 +77,7 @@ class Stack(Enum):
 
     PLAIN = auto()
     FORGETFUL = auto()
-    """What ended is forgotten at once."""
+    """Sagas that ended are forgotten at once."""
     ATTENDED = auto()
     """Operators are there. Elsewhere their relay would send what a dead orchestrator left."""
 
@@ -113,7 +113,7 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """Of the point: batch, relay ..."""
+        """The part of the code its point is in: batch, relay ..."""
         return self.point.partition(".")[0]
 
     @property

@@ -1,4 +1,4 @@
-"""What came of a demo, for a person at a terminal and as one JSON object.
+"""The report of a demo, for a person at a terminal and as one JSON object.
 
 Owns: the verdict over both. Must not know: how anything was found out.
 """
@@ -30,7 +30,7 @@ class WrongLine:
 
 @dataclass(frozen=True)
 class Report:
-    """What a demo was asked, what was broken, and what came of it."""
+    """The orders of a demo, the faults that struck, and the outcome."""
 
     seed: int
     began: datetime

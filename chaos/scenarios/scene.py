@@ -249,7 +249,7 @@ class Scenario:
     expects: str
     play: Callable[[Scene], None]
     profile: str
-    """Of PROFILES; or, for services of your own, a Plan in a file of this checkout, as JSON."""
+    """A name of PROFILES; or, for services of your own, a file here with a Plan as JSON."""
     runtimes: frozenset[str] = BOTH
     orders: int | None = None  # how many it needs; None: as many as asked for
     styles: frozenset[Style] = EITHER

@@ -31,7 +31,7 @@ from orchestrator.engine.definition import Kind
 from orchestrator.sagas.order import ORDER_SAGA
 
 
-def test_the_matrix_knows_every_step_of_the_order_saga_and_its_owner() -> None:
+def test_the_matrix_has_every_step_and_its_owner() -> None:
     steps = {s.name: s.participant for s in ORDER_SAGA.steps if s.kind is not Kind.GATE}
     assert {**steps, START.step: "orchestrator"} == OWNER
 

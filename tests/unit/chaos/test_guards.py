@@ -59,7 +59,7 @@ def test_a_process_without_an_unknown_guard_does_not_start() -> None:
         (FENCE, CHARGED, Played((), "it never came to that", 1.0), Verdict.FAIL),
     ],
 )
-def test_a_guard_is_proved_only_by_its_witness_and_a_clean_control(
+def test_a_proof_needs_its_witness_and_a_clean_control(
     guard: Guard, without: Played, control: Played, verdict: Verdict
 ) -> None:
     assert Proof(guard, without, control).verdict is verdict

@@ -33,7 +33,7 @@ LOG = f"""\
 """.splitlines()
 
 
-def test_a_batch_that_waited_for_rows_of_the_stock_is_one_conflict() -> None:
+def test_a_batch_that_waited_for_stock_rows_is_one_conflict() -> None:
     assert conflicts(LOG) == Conflicts(
         waited=1, waited_ms=(21.4, 2.0), lock_timeouts=1, serialization_failures=0
     )
