@@ -50,8 +50,8 @@ def _lock_no_stock() -> None:
     inventory_store._STOCK = locked.removesuffix(" for update")
 
 
-_ACK = "channel.ack([delivery.tag for delivery, _ in settled])"
-_ACK_FIRST = "channel.ack([delivery.tag for delivery, _ in batch])"
+_ACK = "channel.ack([opened.delivery.tag for opened in settled])"
+_ACK_FIRST = "channel.ack([opened.delivery.tag for opened in batch])"
 _BEGINNING = "began = _now()"
 CHANGED = (
     Guard("inbox", fence.Fence, "admit", {

@@ -7,7 +7,7 @@ from functools import partial
 from uuid import UUID
 
 from common.messages.envelope import Direction, Key
-from common.transport.bad_deploy import WINDOW_SECONDS, Suspicion
+from common.transport.bad_deploy import WINDOW_SECONDS, BadDeployDetector
 
 LATER = 10 * WINDOW_SECONDS
 
@@ -36,69 +36,69 @@ def raised_by(act: Callable[[], None]) -> Exception:
     raise AssertionError
 
 
-def test_the_same_error_on_several_messages_speaks_against_the_code() -> None:
-    suspicion = Suspicion(3)
-    suspicion.went_well([key(100)], 0)
+def test_the_same_error_on_several_messages_is_a_bad_deploy() -> None:
+    detector = BadDeployDetector(3)
+    detector.record_success([key(100)], 0)
     for number in (1, 2, 2, 1):
-        suspicion.struck(key(number), one(), 0)
-    assert suspicion.bad_deploy(0) is None
-    suspicion.struck(key(3), one("no such column"), 1)
-    verdict = suspicion.bad_deploy(1)
+        detector.record_failure(key(number), one(), 0)
+    assert detector.verdict(0) is None
+    detector.record_failure(key(3), one("no such column"), 1)
+    verdict = detector.verdict(1)
     assert verdict is not None
     assert verdict.startswith("RuntimeError at fail:")
     assert verdict.endswith(": no such column")
 
 
 def test_an_error_that_names_its_message_is_the_same_error() -> None:
-    suspicion = Suspicion(3)
+    detector = BadDeployDetector(3)
     for number in (1, 2, 3):
-        suspicion.struck(key(number), one(f"order {number}"), 0)
-    assert suspicion.bad_deploy(0)
+        detector.record_failure(key(number), one(f"order {number}"), 0)
+    assert detector.verdict(0)
 
 
-def test_before_anything_went_well_one_message_is_enough() -> None:
-    suspicion = Suspicion(3)
+def test_before_any_success_one_message_is_enough() -> None:
+    detector = BadDeployDetector(3)
     for times in (1, 2, 3):
-        assert suspicion.bad_deploy(times * LATER) is None
-        suspicion.struck(key(1), one(), times * LATER)
-    suspicion.went_well([key(100)], 3 * LATER, acted=False)
-    assert suspicion.bad_deploy(3 * LATER)
-    suspicion.went_well([key(101)], 3 * LATER)
-    suspicion.struck(key(1), one(), 3 * LATER)
-    assert suspicion.bad_deploy(3 * LATER) is None
+        assert detector.verdict(times * LATER) is None
+        detector.record_failure(key(1), one(), times * LATER)
+    detector.record_success([key(100)], 3 * LATER, handlers_ran=False)
+    assert detector.verdict(3 * LATER)
+    detector.record_success([key(101)], 3 * LATER)
+    detector.record_failure(key(1), one(), 3 * LATER)
+    assert detector.verdict(3 * LATER) is None
 
 
 def test_different_errors_do_not_add_up() -> None:
-    suspicion = Suspicion(2)
-    suspicion.struck(key(1), one(), 0)
-    suspicion.struck(key(2), other(), 0)
-    assert suspicion.bad_deploy(0) is None
+    detector = BadDeployDetector(2)
+    detector.record_failure(key(1), one(), 0)
+    detector.record_failure(key(2), other(), 0)
+    assert detector.verdict(0) is None
 
 
-def test_who_is_handled_in_the_end_was_not_struck() -> None:
-    suspicion = Suspicion(2)
+def test_a_success_removes_the_message_s_failures() -> None:
+    detector = BadDeployDetector(2)
     for number in (1, 2):
-        suspicion.struck(key(number), one(), 0)
-    assert suspicion.bad_deploy(0)
-    suspicion.went_well([key(2)], 1)
-    assert suspicion.bad_deploy(1) is None
+        detector.record_failure(key(number), one(), 0)
+    assert detector.verdict(0)
+    detector.record_success([key(2)], 1)
+    assert detector.verdict(1) is None
 
 
-def test_within_the_window_it_counts_whatever_else_goes_well() -> None:
-    suspicion = Suspicion(2)
+def test_within_the_window_failures_count_despite_successes() -> None:
+    detector = BadDeployDetector(2)
     for number in (1, 2):
-        suspicion.struck(key(number), one(), 0)
-        suspicion.went_well([key(100 + number)], 1)
-    assert suspicion.bad_deploy(WINDOW_SECONDS - 1)
-    assert suspicion.bad_deploy(WINDOW_SECONDS) is None
+        detector.record_failure(key(number), one(), 0)
+        detector.record_success([key(100 + number)], 1)
+    assert detector.verdict(WINDOW_SECONDS - 1)
+    assert detector.verdict(WINDOW_SECONDS) is None
 
 
-def test_beyond_the_window_it_counts_while_nothing_goes_well() -> None:
+def test_beyond_the_window_failures_count_until_a_success() -> None:
     """A bad deploy in a quiet night: a message an hour, and each of them fails."""
-    suspicion = Suspicion(3)
-    suspicion.went_well([key(100)], 0)
+    detector = BadDeployDetector(3)
+    detector.record_success([key(100)], 0)
     for number in (1, 2, 3):
-        suspicion.struck(key(number), one(), number * LATER)
-    assert suspicion.bad_deploy(9 * LATER)
-    suspicion.went_well([key(101)], 9 * LATER)
-    assert suspicion.bad_deploy(9 * LATER) is None
+        detector.record_failure(key(number), one(), number * LATER)
+    assert detector.verdict(9 * LATER)
+    detector.record_success([key(101)], 9 * LATER)
+    assert detector.verdict(9 * LATER) is None
