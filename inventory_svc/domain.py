@@ -29,7 +29,7 @@ from common.messages.contracts import (
 from common.messages.errors import IllegalTransition
 
 
-class Status(StrEnum):
+class ReservationStatus(StrEnum):
     HELD = "HELD"
     RELEASED = "RELEASED"
     DISPATCHED = "DISPATCHED"
@@ -53,7 +53,7 @@ class Reservation:
     saga_id: UUID
     step: str
     lines: Mapping[str, int]  # SKU to quantity
-    status: Status = Status.HELD
+    status: ReservationStatus = ReservationStatus.HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,38 +109,38 @@ class Stock:
         reservation = self.reservations.get(saga_id)
         if reservation is None:
             return StockReleased(nothing_to_undo=True)
-        if reservation.status in (Status.DISPATCHED, Status.RETURNED):
+        if reservation.status in (ReservationStatus.DISPATCHED, ReservationStatus.RETURNED):
             raise IllegalTransition(f"reservation {saga_id} is dispatched: the goods have left")
-        if reservation.status is Status.HELD:
+        if reservation.status is ReservationStatus.HELD:
             for sku, quantity in reservation.lines.items():
                 self.pieces[sku].held -= quantity
                 self.pieces[sku].on_hand += quantity
-            self._settle(reservation, Status.RELEASED)
+            self._settle(reservation, ReservationStatus.RELEASED)
         return StockReleased()
 
     def dispatch(self, saga_id: UUID) -> StockDispatched | ReservationNotHeld:
         reservation = self.reservations.get(saga_id)
-        if reservation is None or reservation.status is Status.RELEASED:
+        if reservation is None or reservation.status is ReservationStatus.RELEASED:
             return ReservationNotHeld()
-        if reservation.status is Status.HELD:
+        if reservation.status is ReservationStatus.HELD:
             for sku, quantity in reservation.lines.items():
                 self.pieces[sku].held -= quantity
                 self.pieces[sku].dispatched += quantity
-            self._settle(reservation, Status.DISPATCHED)
+            self._settle(reservation, ReservationStatus.DISPATCHED)
         return StockDispatched()
 
     def restock(self, order_id: UUID) -> Restocked:
         """Put what was dispatched for a returned order back on the shelf."""
         reservation = self.reservations.get(order_id)
-        if reservation is None or reservation.status is not Status.DISPATCHED:
+        if reservation is None or reservation.status is not ReservationStatus.DISPATCHED:
             raise IllegalTransition(f"nothing is dispatched for order {order_id}")
         for sku, quantity in reservation.lines.items():
             self.pieces[sku].dispatched -= quantity
             self.pieces[sku].on_hand += quantity
-        self._settle(reservation, Status.RETURNED)
+        self._settle(reservation, ReservationStatus.RETURNED)
         return Restocked()
 
-    def _settle(self, reservation: Reservation, status: Status) -> None:
+    def _settle(self, reservation: Reservation, status: ReservationStatus) -> None:
         reservation.status = status
         self.moved.update(reservation.lines)
         if reservation.saga_id not in self.made:

@@ -33,7 +33,7 @@ from common.messages.contracts import (
 )
 from common.participant.participant import Work
 from common.storage.db import Tx
-from inventory_svc.domain import Pieces, Reservation, Status, Stock
+from inventory_svc.domain import Pieces, Reservation, ReservationStatus, Stock
 
 _RESERVATIONS = """
 select saga_id, step, lines, status from reservation
@@ -104,7 +104,9 @@ class InventoryStore:
         if settling:
             for saga_id, step, lines, status in await tx.fetch(_RESERVATIONS, (list(settling),)):
                 held = {line["sku"]: line["quantity"] for line in lines}
-                stock.reservations[saga_id] = Reservation(saga_id, step, held, Status(status))
+                stock.reservations[saga_id] = Reservation(
+                    saga_id, step, held, ReservationStatus(status)
+                )
                 named.update(held)
         new: set[str] = set()
         if received:

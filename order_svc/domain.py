@@ -1,13 +1,11 @@
-"""The price list and orders: states and rules. Pure.
+"""The price list, orders and returns: states and rules. Pure.
 
-Owns: what an order must look like, what it costs, and what may become of it. An order goes
-PENDING -> CONFIRMED or PENDING -> REJECTED; a confirmed one may be given back, CONFIRMED ->
-RETURN_PENDING -> RETURNED, or back to CONFIRMED. PENDING and RETURN_PENDING are semantic locks: a
-saga is at work on it. Customers name SKUs and quantities; the price is ours, and is kept with the
-order as the one it was sold at.
+- An order goes PENDING -> CONFIRMED or PENDING -> REJECTED. A confirmed one may be returned:
+  CONFIRMED -> RETURN_PENDING -> RETURNED, or back to CONFIRMED.
+- PENDING and RETURN_PENDING are semantic locks: a saga is working on the order.
+- Customers name SKUs and quantities. The price is ours; the order keeps the one it was sold at.
 
-An illegal transition raises and changes nothing; a business "no" is a reply.
-Must not know: SQL, HTTP, the clock.
+A business "no" is a reply. An illegal transition raises and changes nothing.
 """
 
 from __future__ import annotations
@@ -37,16 +35,16 @@ from common.messages.errors import IllegalTransition
 CREATE_ORDER = "create_order"
 OPEN_RETURN = "open_return"
 CANCEL_ORDER = "customer_cancels"
-CANCELLED = "cancelled"  # the reason of an order rejected because its customer asked for it
+CANCELLED = "cancelled"  # the reason of an order that its customer cancelled
 MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.messages.contracts.Minor)
 
 
 def return_id_for(order_id: UUID, idempotency_key: str) -> UUID:
-    """The id of a return and of its saga; a new attempt has a new key and is a new saga."""
+    """Return the id of a return and of its saga; a new attempt has a new key, so a new id."""
     return uuid5(order_id, f"return\x1f{idempotency_key}")
 
 
-class Status(StrEnum):
+class OrderStatus(StrEnum):
     PENDING = "PENDING"
     CONFIRMED = "CONFIRMED"
     REJECTED = "REJECTED"
@@ -56,7 +54,7 @@ class Status(StrEnum):
 
 class ReturnStatus(StrEnum):
     OPEN = "OPEN"
-    CLOSED = "CLOSED"  # undone: the order is as it was
+    CLOSED = "CLOSED"  # undone: the order is CONFIRMED again
     FINISHED = "FINISHED"
 
 
@@ -73,7 +71,7 @@ class PricedLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PlacedOrder:
-    """What was ordered, at what price."""
+    """An order as its customer placed it, with the prices of that moment."""
 
     order_id: UUID
     customer: str
@@ -81,12 +79,12 @@ class PlacedOrder:
     lines: tuple[PricedLine, ...]
     total: int
     placed_at: datetime
-    attempt: int = 1  # at having its saga started
+    attempt: int = 1  # how often the start of its saga was sent
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedReturn:
-    """An order that is to be given back, and by which attempt."""
+    """A return as its customer opened it, with the figures of its order."""
 
     return_id: UUID
     order_id: UUID
@@ -94,25 +92,25 @@ class OpenedReturn:
     currency: str
     total: int
     opened_at: datetime
-    attempt: int = 1  # at having its saga started
+    attempt: int = 1  # how often the start of its saga was sent
 
 
 @dataclass(slots=True)
-class Standing:
-    """What has become of an order so far."""
+class OrderState:
+    """The part of an order that changes, and what a return needs to know of it."""
 
-    status: Status = Status.PENDING
+    status: OrderStatus = OrderStatus.PENDING
     reason: str | None = None
     saga_known: bool = False
-    return_id: UUID | None = None  # whose return it is locked for, or was given back by
+    return_id: UUID | None = None  # the return that locks it, or that it was returned by
     customer: str = ""
     currency: str = ""
     total: int = 0
 
 
 @dataclass(slots=True)
-class ReturnStanding:
-    """What has become of an attempt at giving an order back."""
+class ReturnState:
+    """The part of a return that changes."""
 
     order_id: UUID
     status: ReturnStatus = ReturnStatus.OPEN
@@ -122,24 +120,25 @@ class ReturnStanding:
 
 @dataclass(slots=True)
 class OrderBook:
-    """What one batch concerns of price list and orders, and what the batch has changed of them."""
+    """The products, orders and returns one batch is about, and what the batch changes in them."""
 
     now: datetime
-    currencies: set[str] = field(default_factory=set)  # those asked for that something is sold in
+    # loaded
+    currencies: set[str] = field(default_factory=set)  # those of the batch that we sell in
     products: dict[str, Product] = field(default_factory=dict)
-    orders: dict[UUID, Standing] = field(default_factory=dict)
-    unwanted: dict[UUID, PlacedOrder] = field(default_factory=dict)  # those to be cancelled
-    cancelled: set[UUID] = field(default_factory=set)  # of those, the ones that still can be
+    orders: dict[UUID, OrderState] = field(default_factory=dict)
+    returns: dict[UUID, ReturnState] = field(default_factory=dict)
+    placed_before: dict[UUID, PlacedOrder] = field(default_factory=dict)  # by earlier batches
+    # changed
     listed: set[str] = field(default_factory=set)  # SKUs
     placed: dict[UUID, tuple[PlacedOrder, str]] = field(default_factory=dict)  # and its key
-    changed: set[UUID] = field(default_factory=set)
-    returns: dict[UUID, ReturnStanding] = field(default_factory=dict)
+    changed: set[UUID] = field(default_factory=set)  # orders
+    cancelled: set[UUID] = field(default_factory=set)  # orders whose saga is asked to cancel
     opened: dict[UUID, tuple[OpenedReturn, str]] = field(default_factory=dict)  # and its key
     changed_returns: set[UUID] = field(default_factory=set)
-    standing: dict[UUID, PlacedOrder] = field(default_factory=dict)  # placed long before
 
     def list_product(self, sku: str, price: int, currency: str) -> ProductListed:
-        """Put on the price list, or give it another price for orders to come."""
+        """Put a SKU on the price list, or change its price for new orders."""
         self.products[sku] = Product(price, currency)
         self.currencies.add(currency)
         self.listed.add(sku)
@@ -160,48 +159,49 @@ class OrderBook:
             return OrderInvalid(field="lines", remedy=f"order for at most {MAX_TOTAL} in all")
         order = PlacedOrder(saga_id, asked.customer, asked.currency, lines, total, self.now)
         self.placed[saga_id] = (order, asked.idempotency_key)
-        self.orders[saga_id] = Standing(
+        self.orders[saga_id] = OrderState(
             customer=order.customer, currency=order.currency, total=total
         )
         return order
 
     def confirm(self, order_id: UUID) -> OrderConfirmed:
         order = self._order(order_id)
-        if order.status is Status.REJECTED:
+        if order.status is OrderStatus.REJECTED:
             raise IllegalTransition(f"order {order_id} is rejected: it cannot be confirmed")
-        if order.status is Status.PENDING:
-            order.status = Status.CONFIRMED
+        if order.status is OrderStatus.PENDING:
+            order.status = OrderStatus.CONFIRMED
             self.changed.add(order_id)
         return OrderConfirmed()
 
     def reject(self, order_id: UUID, reason: str) -> OrderRejected:
-        """Undo an order, if there is one to undo: it stays on record, with the reason."""
+        """Undo an order, if there is one to undo; it stays on record with the reason."""
         order = self.orders.get(order_id)
         if order is None:
             return OrderRejected()
-        if order.status is Status.PENDING:
-            order.status = Status.REJECTED
+        if order.status is OrderStatus.PENDING:
+            order.status = OrderStatus.REJECTED
             order.reason = reason
             self.changed.add(order_id)
-        elif order.status is not Status.REJECTED:
+        elif order.status is not OrderStatus.REJECTED:
             raise IllegalTransition(f"order {order_id} is confirmed: it cannot be rejected")
         return OrderRejected()
 
     def cancel(self, order_id: UUID) -> PlacedOrder | OrderIsOver | OrderUnknown:
-        """The order, if a saga is or will be at work on it, which alone can undo it."""
-        placed_with_it, _ = self.placed.get(order_id, (None, ""))
-        order, standing = self.unwanted.get(order_id, placed_with_it), self.orders.get(order_id)
-        if order is None or standing is None:
+        """Return the order if its saga can still be asked to undo it."""
+        placed_in_this_batch, _ = self.placed.get(order_id, (None, ""))
+        order = self.placed_before.get(order_id, placed_in_this_batch)
+        state = self.orders.get(order_id)
+        if order is None or state is None:
             return OrderUnknown()
-        if standing.status is not Status.PENDING:
-            return OrderIsOver(status=standing.status)
+        if state.status is not OrderStatus.PENDING:
+            return OrderIsOver(status=state.status)
         self.cancelled.add(order_id)
         return order
 
     def open_return(
         self, saga_id: UUID, step: str, order_id: UUID, key: str
     ) -> OpenedReturn | NotReturnable:
-        """Lock a confirmed order for this return and no other."""
+        """Lock a confirmed order for this return."""
         if step != OPEN_RETURN:  # its undo would find nothing under another name
             return NotReturnable(field="step", remedy=f"send it as step {OPEN_RETURN}")
         if saga_id != return_id_for(order_id, key):
@@ -210,19 +210,19 @@ class OrderBook:
         order = self.orders.get(order_id)
         if order is None:
             return NotReturnable(field="order_id", remedy=f"no order {order_id}: check its id")
-        if order.status is not Status.CONFIRMED:
+        if order.status is not OrderStatus.CONFIRMED:
             return NotReturnable(field="order_id", remedy=_why_not(order))
-        order.status, order.return_id = Status.RETURN_PENDING, saga_id
+        order.status, order.return_id = OrderStatus.RETURN_PENDING, saga_id
         self.changed.add(order_id)
         opened = OpenedReturn(
             saga_id, order_id, order.customer, order.currency, order.total, self.now
         )
         self.opened[saga_id] = (opened, key)
-        self.returns[saga_id] = ReturnStanding(order_id)
+        self.returns[saga_id] = ReturnState(order_id)
         return opened
 
     def close_return(self, return_id: UUID, reason: str) -> ReturnClosed:
-        """Undo a return, if there is one to undo: the order is as it was."""
+        """Undo a return, if there is one to undo; the order is CONFIRMED again."""
         found = self.returns.get(return_id)
         if found is None:
             return ReturnClosed(nothing_to_undo=True)
@@ -230,7 +230,7 @@ class OrderBook:
             raise IllegalTransition(f"return {return_id} is finished: the money is back")
         if found.status is ReturnStatus.OPEN:
             order = self._locked_by(return_id, found.order_id)
-            order.status, order.return_id = Status.CONFIRMED, None
+            order.status, order.return_id = OrderStatus.CONFIRMED, None
             self._settle(return_id, found, ReturnStatus.CLOSED)
             found.reason = reason
         return ReturnClosed()
@@ -240,12 +240,12 @@ class OrderBook:
         if found is None or found.order_id != order_id or found.status is ReturnStatus.CLOSED:
             raise IllegalTransition(f"there is no open return {return_id} of order {order_id}")
         if found.status is ReturnStatus.OPEN:
-            self._locked_by(return_id, order_id).status = Status.RETURNED
+            self._locked_by(return_id, order_id).status = OrderStatus.RETURNED
             self._settle(return_id, found, ReturnStatus.FINISHED)
         return ReturnFinished()
 
     def saga_started(self, saga_id: UUID) -> None:
-        """No need to ask for it again."""
+        """Note that a saga has started, which ends the resending of its StartSaga."""
         if saga_id in self.returns:
             self.returns[saga_id].saga_known = True
             self.changed_returns.add(saga_id)
@@ -253,18 +253,18 @@ class OrderBook:
             self._order(saga_id).saga_known = True
             self.changed.add(saga_id)
 
-    def _locked_by(self, return_id: UUID, order_id: UUID) -> Standing:
+    def _locked_by(self, return_id: UUID, order_id: UUID) -> OrderState:
         order = self._order(order_id)
-        if (order.status, order.return_id) != (Status.RETURN_PENDING, return_id):
+        if (order.status, order.return_id) != (OrderStatus.RETURN_PENDING, return_id):
             raise IllegalTransition(f"order {order_id} is not locked by return {return_id}")
         return order
 
-    def _settle(self, return_id: UUID, found: ReturnStanding, status: ReturnStatus) -> None:
+    def _settle(self, return_id: UUID, found: ReturnState, status: ReturnStatus) -> None:
         found.status = status
         self.changed.add(found.order_id)
         self.changed_returns.add(return_id)
 
-    def _order(self, order_id: UUID) -> Standing:
+    def _order(self, order_id: UUID) -> OrderState:
         order = self.orders.get(order_id)
         if order is None:
             raise IllegalTransition(f"order {order_id} was never placed")
@@ -282,7 +282,7 @@ class OrderBook:
         return tuple(lines.values())
 
     def _objection(self, line: Line, currency: str, earlier: dict[str, PricedLine]) -> str | None:
-        """What to do about a line that cannot be sold so."""
+        """Return the remedy for a line that cannot be sold, or None."""
         product = self.products.get(line.sku)
         if product is None:
             return f"{line.sku} is not on the price list: leave it out, or correct it"
@@ -293,14 +293,14 @@ class OrderBook:
         return None
 
 
-def _why_not(order: Standing) -> str:
-    """What to do about an order that cannot be given back now."""
+def _why_not(order: OrderState) -> str:
+    """Return why an order cannot be returned now, and what to do instead."""
     match order.status:
-        case Status.PENDING:
+        case OrderStatus.PENDING:
             return "it is not confirmed yet: ask again when it is, or cancel it"
-        case Status.REJECTED:
+        case OrderStatus.REJECTED:
             return "it was rejected: nothing was charged or sent that could go back"
-        case Status.RETURN_PENDING:
+        case OrderStatus.RETURN_PENDING:
             return (
                 f"return {order.return_id} of it is under way: see GET /returns/{order.return_id}"
             )

@@ -1,9 +1,7 @@
-"""What the order service does with each command. Pure: a message is taken apart, the domain
-decides.
+"""The handlers of the order service's commands. Pure: each unpacks a message and asks the domain.
 
-Owns: the tables HANDLERS, ON_DUPLICATE and KEPT_FOR_EVER, and what StartSaga and CancelSaga say of
-an order.
-Must not know: SQL, the broker, the inbox.
+Placing an order also makes the message that starts its saga. In the orchestrated style that is
+StartSaga; the choreographed style passes another `first_message` to `placing` and `opening`.
 """
 
 from __future__ import annotations
@@ -45,17 +43,17 @@ from common.storage.outbox import Outgoing
 from order_svc.domain import CANCELLED, OpenedReturn, OrderBook, PlacedOrder
 
 
-def placing(begin: Callable[[PlacedOrder], Outgoing]) -> Handler:
-    """`begin` says what a placed order leads to."""
+def placing(first_message: Callable[[PlacedOrder], Outgoing]) -> Handler:
+    """Make the handler of PlaceOrder; `first_message` makes what starts an order's saga."""
 
     def place_order(book: OrderBook, work: Work[PlaceOrder]) -> Answered:
-        asked = work.command
-        if stands := book.standing.get(work.saga_id):  # its saga is forgotten; the order never is
-            return Answered(repeated(asked, order_accepted(stands)), keep=False)
-        order = book.place(work.saga_id, work.step, asked)
+        # The inbox row of an old order may be forgotten; the order itself never is.
+        if placed := book.placed_before.get(work.saga_id):
+            return Answered(answer_repeat(work.command, order_accepted(placed)), keep=False)
+        order = book.place(work.saga_id, work.step, work.command)
         if isinstance(order, OrderInvalid):
             return Answered(order, keep=False)
-        return Answered(order_accepted(order), also=(begin(order),))
+        return Answered(order_accepted(order), also=(first_message(order),))
 
     return place_order
 
@@ -80,15 +78,18 @@ def start_key(what: PlacedOrder | OpenedReturn) -> Key:
 
 
 def start_saga(what: PlacedOrder | OpenedReturn) -> Outgoing:
-    """The same message however often it is sent; only a repeat wants to hear SagaStarted."""
+    """Make the StartSaga of an order or a return, the same each time.
+
+    Only a resend asks for a reply: SagaStarted ends the resending (rule 8).
+    """
     if isinstance(what, PlacedOrder):
-        start, asked_at = StartSaga(definition="order", data=_order_data(what)), what.placed_at
+        start, issued_at = StartSaga(definition="order", data=_order_data(what)), what.placed_at
     else:
-        start, asked_at = StartSaga(definition="return", data=_return_data(what)), what.opened_at
+        start, issued_at = StartSaga(definition="return", data=_return_data(what)), what.opened_at
     envelope = Envelope.command(
         start_key(what),
         start,
-        issued_at=asked_at,
+        issued_at=issued_at,
         reply_to=commands_of("order") if what.attempt > 1 else None,
         attempt=what.attempt,
     )
@@ -115,10 +116,10 @@ def _return_data(opened: OpenedReturn) -> dict[str, object]:
 
 
 def cancel_order(book: OrderBook, work: Work[CancelOrder]) -> Answered:
-    """Whoever asks again has the same message sent again, should the broker have lost it: nothing
-    is kept, and the saga's own inbox knows a repeat.
+    """Send CancelSaga, again for every repeat, in case the broker lost it.
 
-    Not by the queue of starts: those may wait at a gate, and what is under way waits for none.
+    No inbox row is kept: the orchestrator recognises a repeat. It goes to the queue of replies, not
+    to the queue of starts, which may be held back by admission control.
     """
     order = book.cancel(work.saga_id)
     if isinstance(order, OrderIsOver | OrderUnknown):
@@ -137,9 +138,9 @@ def cancel_order(book: OrderBook, work: Work[CancelOrder]) -> Answered:
     return Answered(CancelNoted(), also=(Outgoing(ORCHESTRATOR_REPLIES, cancel),), keep=False)
 
 
-def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReused:
-    """The key is known: the same order again gets the same answer, another one a refusal."""
-    same = (asked.customer, asked.currency, asked.lines) == (
+def answer_repeat(command: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReused:
+    """Answer a key that was used before: with the stored reply, or KeyReused for another order."""
+    same = (command.customer, command.currency, command.lines) == (
         stored.customer,
         stored.currency,
         stored.lines,
@@ -147,8 +148,7 @@ def repeated(asked: PlaceOrder, stored: OrderAccepted) -> OrderAccepted | KeyReu
     return stored if same else KeyReused(order_id=stored.order_id)
 
 
-def the_same(_: Command, stored: Reply) -> Reply:
-    """Whoever asks again hears what they heard before."""
+def stored_reply(_: Command, stored: Reply) -> Reply:
     return stored
 
 
@@ -160,26 +160,20 @@ def reject_order(book: OrderBook, work: Work[RejectOrder]) -> OrderRejected:
     return book.reject(work.saga_id, work.command.reason)
 
 
-def opening(begin: Callable[[OpenedReturn], Outgoing]) -> Handler:
-    """`begin` says what an opened return leads to."""
+def opening(first_message: Callable[[OpenedReturn], Outgoing]) -> Handler:
+    """Make the handler of OpenReturn; `first_message` makes what starts a return's saga."""
 
     def open_return(book: OrderBook, work: Work[OpenReturn]) -> Answered:
-        asked = work.command
-        stands = book.returns.get(work.saga_id)
-        if stands and stands.order_id == asked.order_id:  # as above
-            again = ReturnAccepted(return_id=work.saga_id, order_id=asked.order_id)
-            return Answered(again, keep=False)
-        opened = book.open_return(work.saga_id, work.step, asked.order_id, asked.idempotency_key)
+        order_id, key = work.command.order_id, work.command.idempotency_key
+        before = book.returns.get(work.saga_id)
+        if before and before.order_id == order_id:  # its inbox row may be forgotten
+            return Answered(ReturnAccepted(return_id=work.saga_id, order_id=order_id), keep=False)
+        opened = book.open_return(work.saga_id, work.step, order_id, key)
         if isinstance(opened, NotReturnable):
             return Answered(opened, keep=False)
-        return Answered(return_accepted(opened), also=(begin(opened),))
+        return Answered(return_accepted(opened), also=(first_message(opened),))
 
     return open_return
-
-
-def reopened(_: OpenReturn, stored: ReturnAccepted) -> ReturnAccepted:
-    """The key says which return it is; there is nothing else that could differ."""
-    return stored
 
 
 def close_return(book: OrderBook, work: Work[CloseReturn]) -> ReturnClosed:
@@ -212,9 +206,9 @@ HANDLERS: dict[type[Command], Handler] = {
     ListProduct: list_product,
 }
 ON_DUPLICATE: dict[type[Command], OnDuplicate] = {
-    PlaceOrder: repeated,
-    CancelOrder: the_same,
-    OpenReturn: reopened,
+    PlaceOrder: answer_repeat,
+    CancelOrder: stored_reply,
+    OpenReturn: stored_reply,
 }
-# By the order itself, and by the return.
+# Their repeats are recognised without an inbox row, by the order or the return itself.
 KEPT_FOR_EVER: frozenset[type[Command]] = frozenset({PlaceOrder, OpenReturn})

@@ -1,14 +1,13 @@
-"""The order service's SQL: load what a batch concerns, save what it changed.
+"""The order service's SQL: load what a batch is about, save what it changed.
 
-Owns: the tables product, customer_order and order_return. Rows are locked in one order for
-everybody:
+Every transaction locks rows in the same order, so that replicas wait for each other and never
+deadlock:
 
-1. orders, by order_id; who changes a return holds its order;
-2. products put on the price list, by SKU (written last thing before the commit, and blindly:
-   the last one to list a SKU sets its price).
+1. orders, by order_id. A transaction that changes a return locks its order, not the return;
+2. products put on the price list, by SKU. They are written last before the commit without being
+   read: the last one to list a SKU sets its price.
 
 Prices are read without a lock: an order is sold at the price that was committed when it came.
-Must not know: what the rules are.
 
 Arrays are sent in binary (%b): in text form psycopg escapes every element in Python.
 """
@@ -34,13 +33,13 @@ from common.storage.db import Tx
 from order_svc.domain import (
     OpenedReturn,
     OrderBook,
+    OrderState,
+    OrderStatus,
     PlacedOrder,
     PricedLine,
     Product,
-    ReturnStanding,
+    ReturnState,
     ReturnStatus,
-    Standing,
-    Status,
 )
 
 START_BACKOFF_CAP_SECONDS = 60
@@ -56,13 +55,12 @@ select order_id, status, reason, saga_known, return_id, customer, currency, tota
   from customer_order
  where order_id = any(%b::uuid[]) order by order_id for update"""
 
-# Which order a return is of never changes; the rest is read again when its order is held.
+# The order of a return never changes; the rest of the return is read once its order is locked.
 _ORDERS_OF = "select order_id from order_return where return_id = any(%b::uuid[])"
 _RETURNS = """
 select return_id, order_id, status, reason, saga_known from order_return
  where return_id = any(%b::uuid[])"""
-# Orders to be cancelled; and of those to be placed, the ones that stand already: repeats whose
-# inbox row may be forgotten.
+# For orders to cancel, and for repeats of PlaceOrder whose inbox row may be forgotten.
 _AS_PLACED = """
 select order_id, customer, currency, lines, total, placed_at from customer_order
  where order_id = any(%b::uuid[])"""
@@ -109,8 +107,8 @@ select sku, price, currency from unnest(%b::text[], %b::bigint[], %b::text[])
  order by sku
 on conflict (sku) do update set price = excluded.price, currency = excluded.currency"""
 
-# Never sooner than the first time; what comes on top doubles from there. The exponent is bounded
-# well past the cap: 2 ^ 1024 is out of range.
+# The first delay, plus a backoff that doubles, with full jitter. The exponent is bounded well past
+# the cap, since 2 ^ 1024 is out of range.
 _OVERDUE = """
 with overdue as (
   select order_id from customer_order
@@ -150,52 +148,47 @@ class OrderStore:
         skus: set[str] = set()
         order_ids: set[UUID] = set()
         return_ids: set[UUID] = set()
-        unwanted: set[UUID] = set()
-        placed: list[UUID] = []
+        as_placed: list[UUID] = []
         for work in batch:
             match work.command:
-                case PlaceOrder() as asked:
-                    currencies.add(asked.currency)
-                    skus.update(line.sku for line in asked.lines)
-                    placed.append(work.saga_id)
+                case PlaceOrder() as order:
+                    currencies.add(order.currency)
+                    skus.update(line.sku for line in order.lines)
+                    as_placed.append(work.saga_id)
                 case ListProduct():
                     pass
                 case CancelOrder():
                     order_ids.add(work.saga_id)
-                    unwanted.add(work.saga_id)
+                    as_placed.append(work.saga_id)
                 case OpenReturn(order_id=order_id):
                     order_ids.add(order_id)
-                    return_ids.add(work.saga_id)  # it may stand, and its inbox row be forgotten
+                    return_ids.add(work.saga_id)  # it may be a repeat whose inbox row is forgotten
                 case CloseReturn() | FinishReturn():
                     return_ids.add(work.saga_id)
-                case SagaStarted():  # of either kind
+                case SagaStarted():  # of an order or of a return
                     order_ids.add(work.saga_id)
                     return_ids.add(work.saga_id)
                 case _:
                     order_ids.add(work.saga_id)
         if return_ids:
             order_ids.update(row[0] for row in await tx.fetch(_ORDERS_OF, (list(return_ids),)))
-        standing = tx.queue_query(_NOW_AND_CURRENCIES, (list(currencies),))
+        basics = tx.queue_query(_NOW_AND_CURRENCIES, (list(currencies),))
         products = tx.queue_query(_PRODUCTS, (list(skus),))
         orders = tx.queue_query(_ORDERS, (list(order_ids),))
         returns = tx.queue_query(_RETURNS, (list(return_ids),)) if return_ids else None
-        cancelled = tx.queue_query(_AS_PLACED, (list(unwanted),)) if unwanted else None
-        standing_orders = tx.queue_query(_AS_PLACED, (placed,)) if placed else None
+        placed = tx.queue_query(_AS_PLACED, (as_placed,)) if as_placed else None
         await tx.sync()
-        [(now, known)] = standing.rows
+        [(now, known)] = basics.rows
         return OrderBook(
             now,
             currencies=set(known),
             products={sku: Product(price, currency) for sku, price, currency in products.rows},
-            orders={row[0]: Standing(Status(row[1]), *row[2:]) for row in orders.rows},
-            unwanted={row[0]: _placed(row) for row in (cancelled.rows if cancelled else ())},
+            orders={row[0]: OrderState(OrderStatus(row[1]), *row[2:]) for row in orders.rows},
             returns={
-                row[0]: ReturnStanding(row[1], ReturnStatus(row[2]), *row[3:])
+                row[0]: ReturnState(row[1], ReturnStatus(row[2]), *row[3:])
                 for row in (returns.rows if returns else ())
             },
-            standing={
-                row[0]: _placed(row) for row in (standing_orders.rows if standing_orders else ())
-            },
+            placed_before={row[0]: _placed(row) for row in (placed.rows if placed else ())},
         )
 
     async def save(self, tx: Tx, state: OrderBook) -> None:
@@ -223,7 +216,7 @@ class OrderStore:
 
     async def _place(self, tx: Tx, state: OrderBook) -> None:
         orders = [order for order, _ in state.placed.values()]
-        standings = [state.orders[order.order_id] for order in orders]
+        states = [state.orders[order.order_id] for order in orders]
         tx.queue_write(
             _PLACE,
             (
@@ -234,9 +227,9 @@ class OrderStore:
                 [o.currency for o in orders],
                 [json.dumps([line._asdict() for line in o.lines]) for o in orders],
                 [o.total for o in orders],
-                [s.status.value for s in standings],
-                [s.reason for s in standings],
-                [s.saga_known for s in standings],
+                [s.status.value for s in states],
+                [s.reason for s in states],
+                [s.saga_known for s in states],
             ),
         )
 
@@ -271,8 +264,10 @@ class OrderStore:
             )
 
     async def overdue_starts(self, tx: Tx, limit: int) -> list[PlacedOrder | OpenedReturn]:
-        """Orders and returns whose saga should have been heard of by now; each is taken by one
-        asker, and comes up again after the first delay and a backoff with full jitter."""
+        """Return orders and returns whose SagaStarted is overdue, each taken by one process.
+
+        Each is due again after the first delay and a backoff with full jitter.
+        """
         backoff = {
             "limit": limit,
             "first": self._first_delay_seconds,

@@ -34,7 +34,7 @@ SHOP = "shop:revenue"
 SIDES = frozenset({WORLD, SHOP})  # sides of the ledger that are not customers
 
 
-class Kind(StrEnum):
+class TransferKind(StrEnum):
     DEPOSIT = "DEPOSIT"
     CHARGE = "CHARGE"
     REFUND = "REFUND"
@@ -54,7 +54,7 @@ class Account:
 @dataclass(frozen=True, slots=True)
 class Transfer:
     transfer_id: UUID
-    kind: Kind
+    kind: TransferKind
     saga_id: UUID
     step: str
     debit: str
@@ -90,7 +90,14 @@ class Ledger:
         transfer_id = uuid5(saga_id, f"{step}:deposit")
         self._move(
             Transfer(
-                transfer_id, Kind.DEPOSIT, saga_id, step, WORLD, key.customer, amount, key.currency
+                transfer_id,
+                TransferKind.DEPOSIT,
+                saga_id,
+                step,
+                WORLD,
+                key.customer,
+                amount,
+                key.currency,
             )
         )
         return Deposited(customer=key.customer)
@@ -109,7 +116,7 @@ class Ledger:
             return InsufficientFunds()
         charge_id = uuid5(saga_id, f"{step}:charge")
         charge = Transfer(
-            charge_id, Kind.CHARGE, saga_id, step, key.customer, SHOP, total, key.currency
+            charge_id, TransferKind.CHARGE, saga_id, step, key.customer, SHOP, total, key.currency
         )
         self._move(charge)
         self.charges[saga_id] = charge
@@ -139,7 +146,7 @@ class Ledger:
         self._move(
             Transfer(
                 uuid5(charge.transfer_id, "refund"),
-                Kind.REFUND,
+                TransferKind.REFUND,
                 saga_id,
                 step,
                 charge.credit,

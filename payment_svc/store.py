@@ -35,7 +35,7 @@ from common.messages.contracts import (
 )
 from common.participant.participant import Work
 from common.storage.db import Tx
-from payment_svc.domain import SIDES, Account, AccountKey, Kind, Ledger, Transfer
+from payment_svc.domain import SIDES, Account, AccountKey, Ledger, Transfer, TransferKind
 
 _CHARGES = """
 select transfer_id, saga_id, step, debit, credit, amount, currency from transfer
@@ -113,7 +113,7 @@ class PaymentStore:
                     returned.add(order_id)
         if refunded:
             for row in await tx.fetch(_CHARGES, (list(refunded),)):
-                charge = Transfer(row[0], Kind.CHARGE, *row[1:])
+                charge = Transfer(row[0], TransferKind.CHARGE, *row[1:])
                 ledger.charges[charge.saga_id] = charge
                 named.add(AccountKey(charge.debit, charge.currency))
         new: set[AccountKey] = set()

@@ -22,7 +22,7 @@ import psycopg
 from common.messages.contracts import StockReleased
 from common.process import process
 from common.storage import db
-from inventory_svc.domain import Status, Stock
+from inventory_svc.domain import ReservationStatus, Stock
 
 RELEASED = "sagaproof.released"
 LATEST = ("orchestrator/0014_retention", "inventory_svc/0005_returns")
@@ -54,7 +54,11 @@ def _release_what_is_not_brittle(
 ) -> Callable[[Stock, UUID], StockReleased]:
     def stumble(stock: Stock, saga_id: UUID) -> StockReleased:
         held = stock.reservations.get(saga_id)
-        if held and held.status is Status.HELD and any(s.endswith(BRITTLE) for s in held.lines):
+        if (
+            held
+            and held.status is ReservationStatus.HELD
+            and any(s.endswith(BRITTLE) for s in held.lines)
+        ):
             raise KeyError(BRITTLE)
         return release(stock, saga_id)
 

@@ -1,7 +1,7 @@
-"""The customer's door over HTTP; the same in every style of coordination.
+"""The customer API: place, cancel and return orders, and read them.
 
-Owns: the endpoints, and how a customer is told what is wrong with what they sent: the field
-and the remedy, with nothing written. Must not know: SQL, the broker's driver, what a saga does.
+It is the same in both styles of coordination. An invalid request is answered with the field and the
+remedy, and nothing is written.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ from order_svc.door.schemas import (
 )
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-CANCEL_WAIT_SECONDS = 2.0  # how long whoever cancels waits for a certain answer
+CANCEL_WAIT_SECONDS = 2.0  # how long a request to cancel waits for a certain outcome
 CANCEL_POLL_SECONDS = 0.05
 
 CANCEL_TOLD: dict[Cancelled, str] = {
     "cancelled": "the order is rejected, and what was done for it is undone",
     "cancelling": "the order will be rejected: what was done for it is being undone",
-    "undecided": "asked; whether the goods have left is being found out",
-    "asked": "asked; no answer yet, and it is not forgotten: look again, or ask again",
+    "undecided": "requested; the goods may have left already, which is being checked",
+    "asked": "requested; no answer yet, and the request is not lost: look again, or repeat it",
 }
 
 
 def make_app(
     door: Batcher, queries: CustomerQueries, health: Health, entrance: Entrance
 ) -> FastAPI:
-    """The whole HTTP surface; also served as /openapi.json and /docs."""
+    """Build the app; it also serves its description as /openapi.json and /docs."""
     app = new_app(
         "Sagaproof: orders",
         __doc__ or "",
@@ -93,13 +93,13 @@ def _placing(app: FastAPI, door: Batcher) -> None:
         order: OrderRequest,
         idempotency_key: Annotated[Name, Header()],
     ) -> Placed:
-        """Place an order. The same key and body again: the same order, the same answer."""
+        """Place an order. The same key and body again give the same order and the same answer."""
         (reply,) = await door.ask([order.command(idempotency_key)])
         return _placed(reply)
 
     @app.post("/orders/bulk", responses=problems(422, 503))
     async def bulk(request: BulkRequest) -> BulkResponse:
-        """Place many. One that is wrong hinders no other; results are in the order of asking."""
+        """Place many orders. Each has its own result, in the order of the request."""
         results: list[BulkResult | None] = []
         commands: list[PlaceOrder] = []
         for item in request.orders:
@@ -129,7 +129,7 @@ def _placed(reply: Reply) -> Placed:
         case OrderInvalid():
             raise Refused(422, Problem(error=reply.reason, field=reply.field, remedy=reply.remedy))
         case _:
-            # The order was undone before it came: only if its saga outran its own door.
+            # The order was undone before this command arrived.
             raise Refused(
                 409, Problem(error="fenced", remedy="this order was already undone: use a new key")
             )
@@ -155,8 +155,11 @@ def _cancelling(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
         responses={200: {"model": Cancellation}, **problems(404, 409, 422, 503)},
     )
     async def cancel(order_id: UUID, response: Response) -> Cancellation:
-        """Ask for all of it to be undone. 200: it is over; 202: asked, `outcome` says what is
-        known by now; 409: the goods have left, and it can only go forward."""
+        """Cancel an order.
+
+        200: it is cancelled. 202: requested, and `outcome` says what is known so far. 409: the
+        goods have left, so the order can only go forward.
+        """
         (reply,) = await door.ask([CancelOrder(order_id=order_id)])
         if isinstance(reply, OrderUnknown):
             raise _not_found(order_id)
@@ -166,23 +169,28 @@ def _cancelling(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
 
 
 async def _outcome(queries: CustomerQueries, order_id: UUID) -> Cancellation:
-    """Once it is certain, or what is known when a caller has waited long enough. What is certain
-    stays so: only a saga that has turned back is called cancelling, and none turns twice."""
-    told: Cancelled = "asked"
+    """Wait for a certain outcome, or return what is known after CANCEL_WAIT_SECONDS.
+
+    A certain outcome stays so: "cancelling" means that the saga is compensating, which it never
+    leaves but for COMPENSATED.
+    """
+    outcome: Cancelled = "asked"
     with contextlib.suppress(TimeoutError, NoAnswer, Infrastructure):
         async with asyncio.timeout(CANCEL_WAIT_SECONDS):
             while True:
-                told = await _known(queries, order_id)
-                if told in ("cancelled", "cancelling"):
+                outcome = await _known(queries, order_id)
+                if outcome in ("cancelled", "cancelling"):
                     break
                 await asyncio.sleep(CANCEL_POLL_SECONDS)
     look = f"/orders/{order_id}"
-    return Cancellation(order_id=order_id, outcome=told, told=CANCEL_TOLD[told], look=look)
+    return Cancellation(order_id=order_id, outcome=outcome, told=CANCEL_TOLD[outcome], look=look)
 
 
 async def _known(queries: CustomerQueries, order_id: UUID) -> Cancelled:
-    """Of the order itself, which is the last to hear, and of its saga. Raises Refused if the goods
-    have left."""
+    """Return what the order and its saga say now. Raises Refused if the goods have left.
+
+    The order is read first: it changes last, so a REJECTED one needs no look at the saga.
+    """
     order = await queries.order(order_id)
     if order is not None and order.status == "REJECTED":
         return "cancelled"
@@ -207,7 +215,7 @@ def _reading(app: FastAPI, queries: CustomerQueries) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         after: UUID | None = None,
     ) -> OrderPage:
-        """A customer's orders, newest first."""
+        """List a customer's orders, newest first."""
         found = await queries.orders(customer, limit, after)
         return OrderPage(orders=found, next=found[-1].order_id if len(found) == limit else None)
 
@@ -220,7 +228,7 @@ def _reading(app: FastAPI, queries: CustomerQueries) -> None:
 
     @app.get("/orders/{order_id}/saga", responses=problems(404, 422, 503))
     async def saga(order_id: UUID) -> SagaView:
-        """Where its saga stands, asked of the orchestrator; 503 if it does not answer in time."""
+        """Show the order's saga; 503 if the orchestrator does not answer in time."""
         if await queries.order(order_id) is None:
             raise _not_found(order_id)
         return await _saga(queries, order_id, "order_id")
@@ -231,7 +239,7 @@ def _returning(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
         "/orders/{order_id}/returns", status_code=202, responses=problems(400, 404, 409, 422, 503)
     )
     async def give_back(order_id: UUID, idempotency_key: Annotated[Name, Header()]) -> Returning:
-        """Give a confirmed order back. An attempt that was undone is followed by a new key."""
+        """Return a confirmed order. To try again after a return was undone, use a new key."""
         if await queries.order(order_id) is None:
             raise _not_found(order_id)
         asked = OpenReturn(order_id=order_id, idempotency_key=idempotency_key)
@@ -251,7 +259,7 @@ def _returning(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
 
     @app.get("/returns/{return_id}/saga", responses=problems(404, 422, 503))
     async def its_saga(return_id: UUID) -> SagaView:
-        """Where its saga stands, as with an order's."""
+        """Show the return's saga, as with an order's."""
         await _return(queries, return_id)
         return await _saga(queries, return_id, "return_id")
 
@@ -277,11 +285,11 @@ def _not_found(order_id: UUID) -> Refused:
     return Refused(404, Problem(error="not_found", field="order_id", remedy=remedy))
 
 
-# --- telling what is wrong -----------------------------------------------------------------
+# --- invalid requests ----------------------------------------------------------------------
 
 REMEDIES = {
     Infrastructure: "it may or may not have been done: send the same again, with the same key",
-    NoAnswer: "the orchestrator did not answer in time; the order goes on meanwhile: ask again",
+    NoAnswer: "the orchestrator did not answer in time; the order goes on meanwhile: try again",
 }
 
 

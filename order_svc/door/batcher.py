@@ -1,7 +1,6 @@
-"""Placing orders, cancelling and giving them back, for callers who wait for the answer.
+"""The batcher: commands of HTTP requests that arrive together become one transaction.
 
-Owns: putting callers who come together into one batch of commands, one
-transaction, and handing each its own reply. Must not know: HTTP, SQL.
+Each request waits for the reply to its own command.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from order_svc.domain import CANCEL_ORDER, CREATE_ORDER, OPEN_RETURN, OrderBook,
 logger = log.get("door")
 
 CustomerCommand = PlaceOrder | CancelOrder | OpenReturn
-Waiter = tuple[Work, "asyncio.Future[Reply]"]
+Waiter = tuple[Work[CustomerCommand], "asyncio.Future[Reply]"]
 
 
 class Batcher:
-    """Commands go in, replies come out; `run` is a daemon."""
+    """Takes commands by `ask` and handles them in batches; `run` is a daemon."""
 
     def __init__(
         self, participant: Participant[OrderBook], batch: int, health: Health, stop: asyncio.Event
@@ -40,7 +39,7 @@ class Batcher:
         self._arrived = asyncio.Event()
 
     async def ask(self, commands: Sequence[CustomerCommand]) -> list[Reply]:
-        """The reply to each. Raises Infrastructure if it may or may not have been done."""
+        """Return the reply to each command. Raises Infrastructure if it may or may not be done."""
         loop = asyncio.get_running_loop()
         waiters: list[Waiter] = [(_work(command), loop.create_future()) for command in commands]
         self._waiting.extend(waiters)
@@ -80,7 +79,7 @@ class Batcher:
     async def _answer(self, batch: Sequence[Waiter]) -> None:
         replies = await self._participant.answer([work for work, _ in batch])
         for (_, future), reply in zip(batch, replies, strict=True):
-            if reply is None:  # nobody may wait for ever, whatever went wrong
+            if reply is None:  # a defect, which must not leave a request waiting for ever
                 _fail(future, RuntimeError("this order was handled without an answer"))
             elif not future.done():
                 future.set_result(reply)
@@ -91,13 +90,14 @@ def _fail(future: asyncio.Future[Reply], error: Exception) -> None:
         future.set_exception(error)
 
 
-def _work(asked: CustomerCommand) -> Work:
-    """The command as it would have come by `order.commands`, but nobody's queue wants the reply."""
-    if isinstance(asked, PlaceOrder):
-        saga_id, step = saga_id_for(asked.customer, asked.idempotency_key), CREATE_ORDER
-    elif isinstance(asked, CancelOrder):
-        saga_id, step = asked.order_id, CANCEL_ORDER
-    else:
-        saga_id, step = return_id_for(asked.order_id, asked.idempotency_key), OPEN_RETURN
+def _work(command: CustomerCommand) -> Work[CustomerCommand]:
+    """Wrap a command as if it had come by `order.commands`, but with no queue for its reply."""
+    match command:
+        case PlaceOrder(customer=customer, idempotency_key=idempotency_key):
+            saga_id, step = saga_id_for(customer, idempotency_key), CREATE_ORDER
+        case CancelOrder(order_id=order_id):
+            saga_id, step = order_id, CANCEL_ORDER
+        case OpenReturn(order_id=order_id, idempotency_key=idempotency_key):
+            saga_id, step = return_id_for(order_id, idempotency_key), OPEN_RETURN
     key = Key(saga_id, step, Direction.FORWARD)
-    return Work(Envelope.command(key, asked, issued_at=datetime.now(UTC), reply_to=None), asked)
+    return Work(Envelope.command(key, command, issued_at=datetime.now(UTC), reply_to=None), command)

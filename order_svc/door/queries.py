@@ -1,7 +1,4 @@
-"""The SQL that only reads: orders and returns as their customers see them, effects for the audit.
-
-Owns: those queries. Must not know: HTTP, what an order goes through.
-"""
+"""The SQL that only reads: orders and returns for their customers, effects for the audit."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ _NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
 _PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
 _PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
 
-# Orders and returns, in one order of ids.
+# Orders and returns, merged by id. The second column: whether it was alive in the asked window.
 _TOUCHED = """
 (select order_id as saga_id,
         coalesce(settled_at, 'infinity') >= coalesce(%(since)s, '-infinity'::timestamptz)
@@ -42,7 +39,7 @@ union all
    from order_return where return_id > %(after)s order by return_id limit %(limit)s)
  order by saga_id limit %(limit)s"""
 
-# A return and its order are one record in two rows: where they disagree, that is what stands.
+# A return and its order are one record in two rows; where they disagree, the status says so.
 _EFFECTS = """
 select o.order_id, %(create_order)s,
        o.status || case when o.return_id is not null and r.return_id is null

@@ -1,7 +1,4 @@
-"""What a customer may send to the door over HTTP, and what they are answered with.
-
-Owns: the shape of both. Must not know: SQL, what an answer rests on.
-"""
+"""The requests and responses of the customer API."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ class OrderLine(BaseModel):
 
 
 class OrderRequest(BaseModel):
-    """What a customer asks for: SKUs and quantities, never prices."""
+    """An order to place: SKUs and quantities, never prices."""
 
     model_config = STRICT
     customer: Annotated[Name, Field(examples=["c-001"])]
@@ -53,7 +50,7 @@ class BulkRequest(BaseModel):
 
 
 class Placed(BaseModel):
-    """The order was accepted and stands PENDING; its saga will decide. A repeat hears the same."""
+    """The order is accepted and PENDING; its saga decides. A repeat gets the same answer."""
 
     order_id: UUID
     customer: str
@@ -92,7 +89,7 @@ class OrderView(BaseModel):
 
 
 class ReturnView(BaseModel):
-    """An attempt at giving an order back: OPEN, then FINISHED, or CLOSED with the reason."""
+    """A return of an order: OPEN, then FINISHED, or CLOSED with the reason."""
 
     return_id: UUID
     order_id: UUID
@@ -103,22 +100,22 @@ class ReturnView(BaseModel):
 
 
 class Returning(BaseModel):
-    """The order is locked for this return; its saga will decide. A repeat hears the same."""
+    """The order is locked for this return; its saga decides. A repeat gets the same answer."""
 
     return_id: UUID
     order_id: UUID
 
 
 class Cancellation(BaseModel):
-    """What has come of asking for an order to be cancelled. Asking again is safe."""
+    """The outcome of a request to cancel, as far as it is known. Repeating the request is safe."""
 
     order_id: UUID
     outcome: Cancelled = Field(
-        description="cancelled: it is over. cancelling: certain, and being undone. undecided: the"
-        " goods may have left, which is being found out. asked: nobody has answered yet"
+        description="cancelled: the order is rejected. cancelling: certain, and being undone."
+        " undecided: the goods may have left already. asked: no answer yet"
     )
     told: str
-    look: str = Field(description="where the end will be seen")
+    look: str = Field(description="where to see the final outcome")
 
 
 class OrderPage(BaseModel):

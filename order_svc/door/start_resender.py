@@ -1,7 +1,6 @@
-"""Asks again for sagas that should have begun.
+"""The daemon that resends StartSaga until the orchestrator answers SagaStarted (rule 8).
 
-Owns: re-sending StartSaga for overdue PENDING orders, with backoff, until SagaStarted is
-heard (section 6, rule 8). Must not know: SQL, what a saga does.
+A StartSaga can be lost for good: it may be dead-lettered before any instance exists.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from order_svc.store import OrderStore
 
 logger = log.get("starter")
 
-BATCH = 200  # orders asked for again in one transaction
+BATCH = 200  # orders and returns in one transaction
 
 
 class StartResender:
-    """Any number may run: overdue orders are taken with SKIP LOCKED."""
+    """Resends with a backoff. Any number may run, since they take orders with SKIP LOCKED."""
 
     def __init__(
         self,
@@ -48,7 +47,7 @@ class StartResender:
                 await wait_for(self._stop, self._every)
 
     async def run_once(self) -> int:
-        """Ask again for one batch of overdue orders; how many there were."""
+        """Resend for one batch of overdue orders and returns; return how many there were."""
         async with self._db.transaction(Commit.STARTER) as tx:
             overdue = await self._store.overdue_starts(tx, BATCH)
             tx.keys = map(start_key, overdue)

@@ -65,12 +65,12 @@ CHANGED = (
     Guard("ack-after-commit", consumer.BatchConsumer, "process", {
         _ACK: "pass", _BEGINNING: f"{_ACK_FIRST}; {_BEGINNING}"}),
     Guard("semantic-lock", inventory.Stock, "dispatch", {
-        " or reservation.status is Status.RELEASED:": ":",
-        "if reservation.status is Status.HELD:": "if True:"}),
+        " or reservation.status is ReservationStatus.RELEASED:": ":",
+        "if reservation.status is ReservationStatus.HELD:": "if True:"}),
     Guard("enough-on-hand", inventory.Stock, "reserve", {
         "if pieces.on_hand < quantity:": "if False:"}),
     Guard("return-lock", order.OrderBook, "open_return", {
-        "if order.status is not Status.CONFIRMED:": "if False:"}),
+        "if order.status is not OrderStatus.CONFIRMED:": "if False:"}),
     Guard("refunded-already", payment.Ledger, "refund_order", {
         " or charge.transfer_id in self.refunded:": ":"}),
     Guard("only-awaited", Move, "take_reply", {

@@ -28,7 +28,7 @@ from common.messages.contracts import (
 from common.messages.envelope import Command, Direction, Envelope, Key
 from common.messages.errors import IllegalTransition
 from common.participant.participant import Work
-from inventory_svc.domain import Pieces, Reservation, Status, Stock
+from inventory_svc.domain import Pieces, Reservation, ReservationStatus, Stock
 from inventory_svc.handlers import HANDLERS
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -58,10 +58,10 @@ def stock_of(**on_hand: int) -> Stock:
     return Stock({sku: Pieces(on_hand=n, received=n) for sku, n in on_hand.items()})
 
 
-def with_reservation(status: Status) -> Stock:
+def with_reservation(status: ReservationStatus) -> Stock:
     """One loaded from the table, of 3 of 10."""
     pieces = Pieces(on_hand=10, received=10)
-    if status is not Status.RELEASED:
+    if status is not ReservationStatus.RELEASED:
         pieces.on_hand = 7
         setattr(pieces, status.value.lower(), 3)
     reservation = Reservation(saga("a"), "reserve_stock", {"tea": 3}, status)
@@ -125,7 +125,7 @@ def test_an_action_and_its_undo_in_one_batch_leave_a_released_reservation() -> N
     ask(stock, "a", reserve(tea=1))
     assert ask(stock, "a", ReleaseStock()) == StockReleased()
     assert stock.pieces["tea"] == Pieces(on_hand=1, received=1)
-    assert stock.made[saga("a")].status is Status.RELEASED
+    assert stock.made[saga("a")].status is ReservationStatus.RELEASED
     assert not stock.settled  # it is inserted as it ended, not updated
 
 
@@ -137,7 +137,7 @@ def test_reserving_and_dispatching_in_one_batch() -> None:
 
 
 def test_a_second_reservation_of_one_saga_is_a_defect() -> None:
-    stock = with_reservation(Status.HELD)
+    stock = with_reservation(ReservationStatus.HELD)
     before = deepcopy(stock)
     with pytest.raises(IllegalTransition):
         ask(stock, "a", reserve(tea=1))
@@ -147,14 +147,14 @@ def test_a_second_reservation_of_one_saga_is_a_defect() -> None:
 @pytest.mark.parametrize(
     ("command", "reply", "status", "pieces"),
     [
-        (ReleaseStock(), StockReleased(), Status.RELEASED, Pieces(10, 0, 0, 10)),
-        (DispatchStock(), StockDispatched(), Status.DISPATCHED, Pieces(7, 0, 3, 10)),
+        (ReleaseStock(), StockReleased(), ReservationStatus.RELEASED, Pieces(10, 0, 0, 10)),
+        (DispatchStock(), StockDispatched(), ReservationStatus.DISPATCHED, Pieces(7, 0, 3, 10)),
     ],
 )
 def test_a_held_reservation_is_settled(
-    command: Command, reply: object, status: Status, pieces: Pieces
+    command: Command, reply: object, status: ReservationStatus, pieces: Pieces
 ) -> None:
-    stock = with_reservation(Status.HELD)
+    stock = with_reservation(ReservationStatus.HELD)
     assert ask(stock, "a", command) == reply
     assert stock.pieces["tea"] == pieces
     assert stock.settled[saga("a")].status is status
@@ -165,13 +165,13 @@ def test_a_held_reservation_is_settled(
 @pytest.mark.parametrize(
     ("status", "command", "reply"),
     [
-        (Status.RELEASED, ReleaseStock(), StockReleased()),
-        (Status.RELEASED, DispatchStock(), ReservationNotHeld()),
-        (Status.DISPATCHED, DispatchStock(), StockDispatched()),
+        (ReservationStatus.RELEASED, ReleaseStock(), StockReleased()),
+        (ReservationStatus.RELEASED, DispatchStock(), ReservationNotHeld()),
+        (ReservationStatus.DISPATCHED, DispatchStock(), StockDispatched()),
     ],
 )
 def test_a_settled_reservation_stays_as_it_is(
-    status: Status, command: Command, reply: object
+    status: ReservationStatus, command: Command, reply: object
 ) -> None:
     stock = with_reservation(status)
     before = deepcopy(stock)
@@ -180,7 +180,7 @@ def test_a_settled_reservation_stays_as_it_is(
 
 
 def test_goods_that_have_left_cannot_be_released() -> None:
-    stock = with_reservation(Status.DISPATCHED)
+    stock = with_reservation(ReservationStatus.DISPATCHED)
     before = deepcopy(stock)
     with pytest.raises(IllegalTransition):
         ask(stock, "a", ReleaseStock())
@@ -218,8 +218,8 @@ def test_pieces_are_conserved_and_never_negative(script: list[tuple[str, Command
             assert pieces.on_hand + pieces.held + pieces.dispatched == pieces.received
             assert pieces.received == sum(d.quantity for d in stock.deliveries if d.sku == sku)
             for status, count in (
-                (Status.HELD, pieces.held),
-                (Status.DISPATCHED, pieces.dispatched),
+                (ReservationStatus.HELD, pieces.held),
+                (ReservationStatus.DISPATCHED, pieces.dispatched),
             ):
                 reserved = [r for r in stock.reservations.values() if r.status is status]
                 assert sum(r.lines.get(sku, 0) for r in reserved) == count

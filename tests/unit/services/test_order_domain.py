@@ -36,12 +36,12 @@ from common.messages.envelope import Command, Direction, Envelope, Key, saga_id_
 from common.messages.errors import IllegalTransition
 from common.messages.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES
 from common.participant.participant import Answered, Work
-from order_svc.domain import OrderBook, PlacedOrder, PricedLine, Product, Standing, Status
+from order_svc.domain import OrderBook, OrderState, OrderStatus, PlacedOrder, PricedLine, Product
 from order_svc.handlers import HANDLERS, ON_DUPLICATE, start_saga
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ORDER = saga_id_for("ann", "key-1")
-ANN_S = Standing(customer="ann", currency="EUR", total=1000)
+ANN_S = OrderState(customer="ann", currency="EUR", total=1000)
 STEPS = {
     PlaceOrder: ("create_order", Direction.FORWARD),
     CancelOrder: ("customer_cancels", Direction.FORWARD),
@@ -80,11 +80,11 @@ def order_of(*lines: tuple[str, int], currency: str = "EUR") -> PlaceOrder:
 TEA_AND_CUP = order_of(("tea", 2), ("cup", 1))
 
 
-def with_order(status: Status) -> OrderBook:
+def with_order(status: OrderStatus) -> OrderBook:
     """One loaded from the table."""
     book = a_book()
-    reason = "out_of_stock" if status is Status.REJECTED else None
-    book.orders[ORDER] = Standing(status, reason)
+    reason = "out_of_stock" if status is OrderStatus.REJECTED else None
+    book.orders[ORDER] = OrderState(status, reason)
     return book
 
 
@@ -102,13 +102,13 @@ def test_a_pending_order_asks_its_saga_to_undo_it_all_with_all_that_it_takes_to_
     assert cancel.message() == CancelSaga(
         definition="order", data=start.body["data"], actor="customer ann", reason="cancelled"
     )
-    assert book.orders[ORDER].status is Status.PENDING  # only its saga can undo it
+    assert book.orders[ORDER].status is OrderStatus.PENDING  # only its saga can undo it
 
 
-@pytest.mark.parametrize("status", [Status.CONFIRMED, Status.REJECTED])
-def test_of_an_order_that_is_over_nothing_is_left_to_cancel(status: Status) -> None:
+@pytest.mark.parametrize("status", [OrderStatus.CONFIRMED, OrderStatus.REJECTED])
+def test_of_an_order_that_is_over_nothing_is_left_to_cancel(status: OrderStatus) -> None:
     book = with_order(status)
-    book.unwanted[ORDER] = PlacedOrder(ORDER, "ann", "EUR", (), 0, NOON)
+    book.placed_before[ORDER] = PlacedOrder(ORDER, "ann", "EUR", (), 0, NOON)
     assert ask(book, CancelOrder(order_id=ORDER)) == Answered(
         OrderIsOver(status=status), keep=False
     )
@@ -125,7 +125,7 @@ def test_an_order_is_priced_from_the_price_list_and_stands_pending() -> None:
         order_id=ORDER, customer="ann", currency="EUR", lines=TEA_AND_CUP.lines, total=1000
     )
     assert answered.keep
-    assert book.orders[ORDER] == replace(ANN_S, status=Status.PENDING)
+    assert book.orders[ORDER] == replace(ANN_S, status=OrderStatus.PENDING)
     lines = (PricedLine("tea", 2, 300), PricedLine("cup", 1, 400))
     order = PlacedOrder(ORDER, "ann", "EUR", lines, 1000, NOON)
     assert book.placed == {ORDER: (order, "key-1")}
@@ -263,16 +263,16 @@ def test_a_stored_answer_read_back_is_still_the_same_order() -> None:
 @pytest.mark.parametrize(
     ("command", "reply", "standing"),
     [
-        (ConfirmOrder(), OrderConfirmed(), Standing(Status.CONFIRMED)),
+        (ConfirmOrder(), OrderConfirmed(), OrderState(OrderStatus.CONFIRMED)),
         (
             RejectOrder(reason="card_declined"),
             OrderRejected(),
-            Standing(Status.REJECTED, "card_declined"),
+            OrderState(OrderStatus.REJECTED, "card_declined"),
         ),
     ],
 )
-def test_a_pending_order_is_settled(command: Command, reply: object, standing: Standing) -> None:
-    book = with_order(Status.PENDING)
+def test_a_pending_order_is_settled(command: Command, reply: object, standing: OrderState) -> None:
+    book = with_order(OrderStatus.PENDING)
     assert ask(book, command).reply == reply
     assert book.orders[ORDER] == standing
     assert book.changed == {ORDER}
@@ -281,11 +281,13 @@ def test_a_pending_order_is_settled(command: Command, reply: object, standing: S
 @pytest.mark.parametrize(
     ("status", "command", "reply"),
     [
-        (Status.CONFIRMED, ConfirmOrder(), OrderConfirmed()),
-        (Status.REJECTED, RejectOrder(reason="card_declined"), OrderRejected()),
+        (OrderStatus.CONFIRMED, ConfirmOrder(), OrderConfirmed()),
+        (OrderStatus.REJECTED, RejectOrder(reason="card_declined"), OrderRejected()),
     ],
 )
-def test_a_settled_order_stays_as_it_is(status: Status, command: Command, reply: object) -> None:
+def test_a_settled_order_stays_as_it_is(
+    status: OrderStatus, command: Command, reply: object
+) -> None:
     book = with_order(status)
     before = deepcopy(book)
     assert ask(book, command).reply == reply
@@ -295,8 +297,8 @@ def test_a_settled_order_stays_as_it_is(status: Status, command: Command, reply:
 @pytest.mark.parametrize(
     ("book", "command"),
     [
-        (with_order(Status.REJECTED), ConfirmOrder()),
-        (with_order(Status.CONFIRMED), RejectOrder(reason="card_declined")),
+        (with_order(OrderStatus.REJECTED), ConfirmOrder()),
+        (with_order(OrderStatus.CONFIRMED), RejectOrder(reason="card_declined")),
         (a_book(), ConfirmOrder()),
         (a_book(), SagaStarted()),
     ],
@@ -320,13 +322,13 @@ def test_an_order_and_its_undo_in_one_batch_leave_a_rejected_order() -> None:
     ask(book, TEA_AND_CUP)
     ask(book, RejectOrder(reason="card_declined"))
     assert ORDER in book.placed
-    assert book.orders[ORDER] == replace(ANN_S, status=Status.REJECTED, reason="card_declined")
+    assert book.orders[ORDER] == replace(ANN_S, status=OrderStatus.REJECTED, reason="card_declined")
 
 
 def test_saga_started_is_noted_and_not_answered() -> None:
-    book = with_order(Status.PENDING)
+    book = with_order(OrderStatus.PENDING)
     assert ask(book, SagaStarted()) == Answered(None)
-    assert book.orders[ORDER] == Standing(saga_known=True)
+    assert book.orders[ORDER] == OrderState(saga_known=True)
     assert book.changed == {ORDER}
 
 
@@ -337,7 +339,7 @@ AFTER_PLACING = st.sampled_from([ConfirmOrder(), RejectOrder(reason="x"), SagaSt
 def test_never_confirmed_and_rejected_both(script: list[Command]) -> None:
     book = a_book()
     ask(book, TEA_AND_CUP)
-    seen = {Status.PENDING}
+    seen = {OrderStatus.PENDING}
     for command in script:
         before = deepcopy(book)
         try:
@@ -346,5 +348,5 @@ def test_never_confirmed_and_rejected_both(script: list[Command]) -> None:
             assert book == before
         standing = book.orders[ORDER]
         seen.add(standing.status)
-        assert (standing.status is Status.REJECTED) == (standing.reason is not None)
-    assert not {Status.CONFIRMED, Status.REJECTED} <= seen
+        assert (standing.status is OrderStatus.REJECTED) == (standing.reason is not None)
+    assert not {OrderStatus.CONFIRMED, OrderStatus.REJECTED} <= seen

@@ -28,7 +28,7 @@ from common.messages.contracts import (
 from common.messages.envelope import Command, Direction, Envelope, Key
 from common.messages.errors import IllegalTransition, Poison
 from common.participant.participant import Work
-from payment_svc.domain import SHOP, WORLD, Account, AccountKey, Kind, Ledger, Transfer
+from payment_svc.domain import SHOP, WORLD, Account, AccountKey, Ledger, Transfer, TransferKind
 from payment_svc.handlers import HANDLERS
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -61,7 +61,14 @@ def charge_id(name: str) -> UUID:
 
 def charge_row(name: str, total: int) -> Transfer:
     return Transfer(
-        charge_id(name), Kind.CHARGE, saga(name), "charge_payment", "ann", SHOP, total, "EUR"
+        charge_id(name),
+        TransferKind.CHARGE,
+        saga(name),
+        "charge_payment",
+        "ann",
+        SHOP,
+        total,
+        "EUR",
     )
 
 
@@ -77,7 +84,7 @@ def test_an_account_is_opened_empty_and_filled_by_deposits() -> None:
     assert paid_in == Deposited(customer="ann")
     assert ledger.accounts == {ANN: Account("good", 70)}
     assert [(t.kind, t.debit, t.credit, t.amount) for t in ledger.made] == [
-        (Kind.DEPOSIT, WORLD, "ann", 70)
+        (TransferKind.DEPOSIT, WORLD, "ann", 70)
     ]
 
 
@@ -147,7 +154,7 @@ def test_a_refund_is_a_transfer_of_its_own() -> None:
     (refund,) = ledger.made
     assert refund == Transfer(
         uuid5(charge_id("a"), "refund"),
-        Kind.REFUND,
+        TransferKind.REFUND,
         saga("a"),
         "charge_payment",
         SHOP,
@@ -163,7 +170,11 @@ def test_refunded_money_can_be_spent_by_the_next_of_the_batch() -> None:
     ask(ledger, "a", charge(60))
     assert ask(ledger, "a", RefundPayment()) == PaymentRefunded()
     assert isinstance(ask(ledger, "b", charge(60)), PaymentCharged)
-    assert [t.kind for t in ledger.made] == [Kind.CHARGE, Kind.REFUND, Kind.CHARGE]
+    assert [t.kind for t in ledger.made] == [
+        TransferKind.CHARGE,
+        TransferKind.REFUND,
+        TransferKind.CHARGE,
+    ]
 
 
 def test_a_declined_card_still_takes_its_refund() -> None:
@@ -216,6 +227,6 @@ def test_the_ledger_balances_and_no_account_is_overdrawn(
             assert sum(n for key, n in entries.items() if key.currency == currency) == 0
         for key, account in ledger.accounts.items():
             assert account.balance == entries[key] >= 0
-        assert len({t.transfer_id for t in ledger.made if t.kind is not Kind.DEPOSIT}) == sum(
-            t.kind is not Kind.DEPOSIT for t in ledger.made
-        )
+        assert len(
+            {t.transfer_id for t in ledger.made if t.kind is not TransferKind.DEPOSIT}
+        ) == sum(t.kind is not TransferKind.DEPOSIT for t in ledger.made)

@@ -31,11 +31,11 @@ from common.messages.errors import IllegalTransition
 from common.messages.topology import ORCHESTRATOR_COMMANDS
 from common.participant.participant import Answered, Work
 from inventory_svc.domain import Pieces, Reservation, Stock
-from inventory_svc.domain import Status as Reserved
+from inventory_svc.domain import ReservationStatus as Reserved
 from inventory_svc.handlers import HANDLERS as INVENTORY
-from order_svc.domain import OrderBook, ReturnStatus, Standing, Status, return_id_for
+from order_svc.domain import OrderBook, OrderState, OrderStatus, ReturnStatus, return_id_for
 from order_svc.handlers import HANDLERS as ORDER
-from payment_svc.domain import SHOP, Account, AccountKey, Kind, Ledger, Transfer
+from payment_svc.domain import SHOP, Account, AccountKey, Ledger, Transfer, TransferKind
 from payment_svc.handlers import HANDLERS as PAYMENT
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -64,8 +64,8 @@ def ask(handlers: Any, state: Any, command: Command, saga_id: UUID = FIRST) -> A
     return answer if isinstance(answer, Answered) else Answered(answer)
 
 
-def book(status: Status = Status.CONFIRMED, return_id: UUID | None = None) -> OrderBook:
-    standing = Standing(status, return_id=return_id, customer="ann", currency="EUR", total=600)
+def book(status: OrderStatus = OrderStatus.CONFIRMED, return_id: UUID | None = None) -> OrderBook:
+    standing = OrderState(status, return_id=return_id, customer="ann", currency="EUR", total=600)
     return OrderBook(NOON, orders={BOUGHT: standing})
 
 
@@ -85,14 +85,14 @@ def test_a_confirmed_order_is_locked_and_its_saga_asked_for() -> None:
 @pytest.mark.parametrize(
     ("status", "return_id", "remedy"),
     [
-        (Status.PENDING, None, "not confirmed yet"),
-        (Status.REJECTED, None, "was rejected"),
-        (Status.RETURN_PENDING, SECOND, f"return {SECOND} of it is under way"),
-        (Status.RETURNED, SECOND, f"given back already, by return {SECOND}"),
+        (OrderStatus.PENDING, None, "not confirmed yet"),
+        (OrderStatus.REJECTED, None, "was rejected"),
+        (OrderStatus.RETURN_PENDING, SECOND, f"return {SECOND} of it is under way"),
+        (OrderStatus.RETURNED, SECOND, f"given back already, by return {SECOND}"),
     ],
 )
 def test_any_other_order_is_not_returnable_and_nothing_is_kept(
-    status: Status, return_id: UUID | None, remedy: str
+    status: OrderStatus, return_id: UUID | None, remedy: str
 ) -> None:
     here = book(status, return_id)
     answered = ask(ORDER, here, OPEN)
@@ -132,7 +132,7 @@ def test_a_finished_return_is_final() -> None:
     here = book()
     ask(ORDER, here, OPEN)
     assert ask(ORDER, here, FINISH).reply == ReturnFinished()
-    assert here.orders[BOUGHT].status is Status.RETURNED
+    assert here.orders[BOUGHT].status is OrderStatus.RETURNED
     assert ask(ORDER, here, FINISH).reply == ReturnFinished()
     with pytest.raises(IllegalTransition, match="is finished"):
         ask(ORDER, here, CLOSE)
@@ -148,7 +148,7 @@ def test_a_lock_of_another_return_is_nobody_else_s() -> None:
 
 
 def test_rule_19_confirming_an_order_confirmed_or_further_changes_nothing() -> None:
-    for status in (Status.CONFIRMED, Status.RETURN_PENDING, Status.RETURNED):
+    for status in (OrderStatus.CONFIRMED, OrderStatus.RETURN_PENDING, OrderStatus.RETURNED):
         here = book(status)
         ask(ORDER, here, ConfirmOrder(), BOUGHT)
         assert (here.orders[BOUGHT].status, here.changed) == (status, set())
@@ -166,7 +166,7 @@ def test_saga_started_is_heard_for_a_return_as_for_an_order() -> None:
 
 
 CHARGE = Transfer(
-    UUID(int=1), Kind.CHARGE, BOUGHT, "charge_payment", "ann", SHOP, 600, "EUR"
+    UUID(int=1), TransferKind.CHARGE, BOUGHT, "charge_payment", "ann", SHOP, 600, "EUR"
 )  # fmt: skip
 
 
