@@ -9,6 +9,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from enum import StrEnum
 from itertools import chain
 from typing import Annotated, Any, NamedTuple
@@ -19,7 +20,7 @@ from chaos.console.options import Json, List, Name, Seed
 from chaos.console.results import BUILD, keep, provenance
 from chaos.console.stage import Stage
 from chaos.matrix.cells import Cell, combinations, covering, possible, reasons
-from chaos.matrix.matrix import Run, matrix_on, sample
+from chaos.matrix.matrix import Matrix, Run, sample
 from chaos.runtime import choose
 from common.kit.failpoints import Action
 
@@ -103,7 +104,7 @@ def play(stage: Stage, chosen: Chosen, name: str) -> dict[str, Any]:
     began, runs = time.monotonic(), list[Run]()
     with (
         stage.bar("cells", len(chosen.cells) + len(chosen.frozen)) as show,
-        matrix_on(choose("native", name), stage.say, FAILURES) as matrix,
+        closing(Matrix(choose("native", name), stage.say, FAILURES)) as matrix,
     ):
         for run in chain(matrix.run(chosen.cells, chosen.repeated), matrix.freeze(chosen.frozen)):
             runs.append(run)

@@ -10,7 +10,6 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,12 +174,3 @@ def sample(cells: Sequence[Cell], fraction: float, seed: int) -> frozenset[Cell]
     """Choose cells whose process is killed again and again with the same message in hand."""
     suited = [cell for cell in cells if cell.repeatable]
     return frozenset(random.Random(seed).sample(suited, round(fraction * len(suited))))
-
-
-@contextmanager
-def matrix_on(runtime: Runtime, say: Callable[[str], None], failures: Path) -> Iterator[Matrix]:
-    matrix = Matrix(runtime, say, failures)
-    try:
-        yield matrix
-    finally:
-        matrix.close()

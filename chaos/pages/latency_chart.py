@@ -70,7 +70,7 @@ def lay_out(orders: Sequence[Settled], faults: Sequence[Fault]) -> Chart:
     low, high = math.log10(LOWEST), math.log10(most)
 
     def x(seconds: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * seconds / last, 1)
+        return round(LEFT + (RIGHT - LEFT) * max(seconds, 0.0) / last, 1)
 
     def y(seconds: float) -> float:
         share = (math.log10(max(seconds, LOWEST)) - low) / (high - low)
