@@ -98,18 +98,14 @@ async def operator(settings: Settings) -> None:
     from common.http.app import serve
     from common.transport.query import Asker
     from orchestrator.operator.api import make_app
-    from orchestrator.operator.compose import sources
+    from orchestrator.operator.backend import Backend
 
     definitions = load(settings.definitions)
     process = Process(settings, "queries", "http")
     process.announce("operator", MIGRATIONS)
     asker = Asker(process.broker, settings, process.health, process.stop)
-    app = make_app(
-        sources(process, asker, definitions, service_of(process, definitions)),
-        {(d.name, d.version): d for d in definitions},
-        process.health,
-        entrance(settings),
-    )
+    backend = Backend.of(process, asker, definitions, service_of(process, definitions))
+    app = make_app(backend, process.health, entrance(settings))
     process.add("queries", asker.run)
     process.add("http", lambda: serve(app, process, settings.operator_host, settings.operator_port))
     await process.run()

@@ -110,7 +110,7 @@ TAKEN_BACK = frozenset({"RELEASED", "REFUNDED", "REJECTED", ABSENT})
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class AuditedInstance:
     """An instance, as far as it matters here."""
 
     definition: str
@@ -125,7 +125,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Discrepancy:
     drift: Drift
     saga_id: UUID
     step: str
@@ -133,29 +133,29 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """Of one batch of sagas; `skipped` are under way, or of a definition without a table here."""
 
     compared: int
     skipped: int
-    findings: tuple[Finding, ...]
+    findings: tuple[Discrepancy, ...]
 
 
 def compare(
     saga_ids: Iterable[UUID],
-    before: Mapping[UUID, Known],
+    before: Mapping[UUID, AuditedInstance],
     effects: Iterable[Effect],
-    after: Mapping[UUID, Known],
+    after: Mapping[UUID, AuditedInstance],
     *,
     now: datetime,
     grace: timedelta,
-) -> Compared:
+) -> Comparison:
     """`before` was read before the effects; `after` after them, of the sagas not in `before`."""
     left: defaultdict[UUID, list[Effect]] = defaultdict(list)
     for effect in effects:
         left[effect.saga_id].append(effect)
     compared = skipped = 0
-    findings: list[Finding] = []
+    findings: list[Discrepancy] = []
     for saga_id in saga_ids:
         known = before.get(saga_id)
         if known is None and saga_id not in after:
@@ -168,10 +168,10 @@ def compare(
             findings += _after_the_end(saga_id, known.state, expected, left[saga_id])
             findings += _brought_back(left[saga_id])
         compared += 1
-    return Compared(compared, skipped, tuple(findings))
+    return Comparison(compared, skipped, tuple(findings))
 
 
-def _without_instance(effects: Iterable[Effect], overdue: datetime) -> Iterator[Finding]:
+def _without_instance(effects: Iterable[Effect], overdue: datetime) -> Iterator[Discrepancy]:
     for effect in effects:
         what = f"{effect.standing} since {effect.at:%Y-%m-%d %H:%M:%S} UTC, and there is no saga"
         if effect.standing == "PENDING":
@@ -192,20 +192,20 @@ def _without_instance(effects: Iterable[Effect], overdue: datetime) -> Iterator[
 
 def _after_the_end(
     saga_id: UUID, state: State, expected: Mapping[str, frozenset[str]], effects: Iterable[Effect]
-) -> Iterator[Finding]:
+) -> Iterator[Discrepancy]:
     by_step = {effect.step: effect.standing for effect in effects}
     for step, allowed in expected.items():
         standing = by_step.get(step, ABSENT)
         if standing not in allowed:
             should = " or ".join(sorted(each or "nothing" for each in allowed))
             what = f"the saga is {state}: {standing or 'nothing'} stands, expected {should}"
-            yield Finding(_kind(state, step, standing), saga_id, step, what)
+            yield Discrepancy(_kind(state, step, standing), saga_id, step, what)
     for step in sorted(by_step.keys() - expected.keys()):
         what = f"{by_step[step]} stands, and the saga has no such step"
-        yield Finding(Drift.WRONG_END, saga_id, step, what)
+        yield Discrepancy(Drift.WRONG_END, saga_id, step, what)
 
 
-def _brought_back(effects: Sequence[Effect]) -> Iterator[Finding]:
+def _brought_back(effects: Sequence[Effect]) -> Iterator[Discrepancy]:
     """Of an order, read again after its goods."""
     orders = {effect.standing for effect in effects if effect.step == CREATE_ORDER}
     for effect in effects:
@@ -230,5 +230,5 @@ def _kind(state: State, step: str, standing: str) -> Drift:
     return Drift.WRONG_END
 
 
-def _finding(drift: Drift, effect: Effect, what: str) -> Finding:
-    return Finding(drift, effect.saga_id, effect.step, what)
+def _finding(drift: Drift, effect: Effect, what: str) -> Discrepancy:
+    return Discrepancy(drift, effect.saga_id, effect.step, what)

@@ -25,18 +25,17 @@ from common.messages.contracts import (
     TouchedQuery,
 )
 from common.messages.envelope import Answer, Query
-from common.storage.db import Database
-from orchestrator.operator import queries
 from orchestrator.operator.audit import (
     CREATE_ORDER,
     RESERVE,
     RESTOCK,
     RETURNED,
-    Compared,
-    Finding,
-    Known,
+    AuditedInstance,
+    Comparison,
+    Discrepancy,
     compare,
 )
+from orchestrator.operator.queries import Queries
 
 A = TypeVar("A", bound=Answer)
 
@@ -59,25 +58,25 @@ class Window:
 
 
 @dataclass(frozen=True)
-class AuditedPage:
-    compared: Compared
+class AuditPage:
+    compared: Comparison
     looked_to: UUID | None  # None: that was the last page
 
 
 class Auditor:
     """`services` are those that the sagas with a table of ends work with."""
 
-    def __init__(self, db: Database, ask: Ask, services: Sequence[str]) -> None:
-        self._db = db
+    def __init__(self, queries: Queries, ask: Ask, services: Sequence[str]) -> None:
+        self._queries = queries
         self._ask = ask
         self._services = services
 
-    async def page(self, window: Window) -> AuditedPage:
+    async def page(self, window: Window) -> AuditPage:
         """The next sagas in the order of ids. Raises NoAnswer if any service does not answer."""
         query = TouchedQuery(
             after=window.after, since=window.since, until=window.until, limit=window.limit
         )
-        pages = [await self._touched(query), *await self._of_all(query, TouchedPage)]
+        pages = [await self._queries.touched(query), *await self._of_all(query, TouchedPage)]
         ends = [page.looked_to for page in pages if page.looked_to is not None]
         looked_to = min(ends, default=None)
         saga_ids = sorted(
@@ -89,22 +88,24 @@ class Auditor:
             }
         )
         compared, skipped = 0, 0
-        findings: list[Finding] = []
+        findings: list[Discrepancy] = []
         for batch in _batches(saga_ids):
             one = await self._compare(batch, window)
             compared, skipped = compared + one.compared, skipped + one.skipped
             findings += one.findings
-        return AuditedPage(Compared(compared, skipped, tuple(findings)), looked_to)
+        return AuditPage(Comparison(compared, skipped, tuple(findings)), looked_to)
 
-    async def _compare(self, saga_ids: Sequence[UUID], window: Window) -> Compared:
-        before = await self._known(saga_ids)
+    async def _compare(self, saga_ids: Sequence[UUID], window: Window) -> Comparison:
+        before = await self._queries.audited(saga_ids)
         *answers, restocked = await asyncio.gather(
             *(self._effects(name, saga_ids) for name in self._services),
             self._restocked(before),
         )
         effects = [effect for answer in answers for effect in answer] + restocked
         effects = await self._orders_again(effects)
-        after = await self._known([saga_id for saga_id in saga_ids if saga_id not in before])
+        after = await self._queries.audited(
+            [saga_id for saga_id in saga_ids if saga_id not in before]
+        )
         grace = timedelta(seconds=window.grace_seconds)
         return compare(saga_ids, before, effects, after, now=datetime.now(UTC), grace=grace)
 
@@ -115,7 +116,7 @@ class Auditor:
             (await self._ask(service, EffectsQuery(saga_ids=tuple(saga_ids)), Effects)).rows
         )
 
-    async def _restocked(self, known: Mapping[UUID, Known]) -> list[Effect]:
+    async def _restocked(self, known: Mapping[UUID, AuditedInstance]) -> list[Effect]:
         """What returns have left of their orders' goods; those stand by the order's id."""
         returns = {
             saga.restocked: saga_id for saga_id, saga in known.items() if saga.restocked is not None
@@ -133,16 +134,6 @@ class Auditor:
 
     async def _of_all(self, query: Query, expected: type[A]) -> list[A]:
         return await asyncio.gather(*(self._ask(name, query, expected) for name in self._services))
-
-    async def _touched(self, query: TouchedQuery) -> TouchedPage:
-        async with self._db.reading() as tx:
-            return await queries.touched(tx, query)
-
-    async def _known(self, saga_ids: Sequence[UUID]) -> dict[UUID, Known]:
-        if not saga_ids:
-            return {}
-        async with self._db.reading() as tx:
-            return await queries.known(tx, saga_ids)
 
 
 def _batches(saga_ids: Sequence[UUID]) -> list[list[UUID]]:

@@ -1,17 +1,11 @@
-"""The operator's API of dead letters: what was set aside and why, once more, or away with it.
-
-Owns: what may be asked of them, and the shape of the answers. Must not know: SQL, how a letter is
-redriven.
-"""
+"""Endpoints of dead letters: list, show, redrive, discard; and the shape of their answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Query
@@ -19,16 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from common.http.app import Caller, Problem, Refused, problems
 from common.messages.contracts import MAX_PAGE, Name
-from orchestrator.dead_letters.redrive import Disposal, Result, Settlement
-from orchestrator.dead_letters.store import (
-    DeadLetterFilter,
-    FullDeadLetter,
-    Group,
-    StoredDeadLetter,
-)
-from orchestrator.operator.naming import whole_id
+from orchestrator.dead_letters.redrive import Disposal, Result
+from orchestrator.dead_letters.store import DeadLetterFilter, FullDeadLetter
+from orchestrator.operator.backend import Backend
+from orchestrator.operator.requests import whole_id
 
-MAX_BULK = 500  # letters settled by one request
+MAX_BULK = 500  # dead letters settled by one request
 GROUPS_SHOWN = 500
 NEXT = "pass as `after` for the next ones; null: no more"
 
@@ -42,33 +32,14 @@ class LetterState(StrEnum):
     DISCARDED = "discarded"
 
 
-class Settle(Protocol):
-    """What the desk does with letters."""
-
-    async def __call__(
-        self, disposal: Disposal, letter_ids: Sequence[UUID], actor: str, why: str, *, dry_run: bool
-    ) -> list[Settlement]: ...
-
-
-@dataclass(frozen=True)
-class LetterSources:
-    """Whom these endpoints ask; given by the composition root."""
-
-    groups: Callable[[DeadLetterFilter, int], Awaitable[list[Group]]]
-    page: Callable[[DeadLetterFilter, UUID | None, int], Awaitable[list[StoredDeadLetter]]]
-    find: Callable[[UUID], Awaitable[FullDeadLetter | None]]
-    ids_between: Callable[[UUID, UUID, int], Awaitable[list[UUID]]]
-    settle: Settle
-
-
 class LetterGroup(BaseModel):
-    """Letters from one queue, set aside for one reason."""
+    """The dead letters from one queue with one reason."""
 
     model_config = ConfigDict(from_attributes=True)
     queue: str
     reason: str
     letters: int
-    came: int = Field(description="how often they came, all together")
+    came: int = Field(description="how often they were dead-lettered, all together")
     first_seen: datetime
     last_seen: datetime
 
@@ -79,22 +50,22 @@ class LetterGroups(BaseModel):
 
 
 class LetterRow(BaseModel):
-    """A dead letter. Whose message it was is null as far as that cannot be told."""
+    """A dead letter. Fields that cannot be read from the message are null."""
 
     model_config = ConfigDict(from_attributes=True)
     letter_id: UUID
-    queue: str = Field(description="where it came from, and goes to if it is redriven")
+    queue: str = Field(description="where it came from, and returns to if it is redriven")
     reason: str
     detail: str | None
     saga_id: UUID | None
     step: str | None
     direction: str | None
-    reply: bool = Field(description="an answer to a command, not a command")
+    reply: bool = Field(description="a reply to a command, not a command")
     message_id: UUID | None
     type: str | None
-    size: int = Field(description="bytes; of more than a mebibyte the first is kept")
+    size: int = Field(description="bytes; of a larger message only the first mebibyte is kept")
     readable: bool = Field(description="a whole envelope, which can be redriven")
-    count: int = Field(description="how often it came")
+    count: int = Field(description="how often it was dead-lettered")
     first_seen: datetime
     last_seen: datetime
     state: LetterState
@@ -110,7 +81,7 @@ class LetterPage(BaseModel):
 
 class LetterDetail(LetterRow):
     headers: dict[str, Any]
-    body: Any = Field(description="as JSON if that is what it is, else as text with \\x escapes")
+    body: Any = Field(description="as JSON if it is JSON, else as text with \\x escapes")
 
     @classmethod
     def of(cls, whole: FullDeadLetter) -> LetterDetail:
@@ -119,17 +90,19 @@ class LetterDetail(LetterRow):
 
 
 class Which(BaseModel):
-    """Letters by their ids, or all open ones of a queue, for a reason, of a saga."""
+    """Dead letters by their ids, or all open ones of a queue, a reason or a saga."""
 
     model_config = ConfigDict(extra="forbid")
     letters: list[UUID] = Field(default=[], max_length=MAX_BULK)
     queue: Name | None = None
     reason: Name | None = None
     saga_id: UUID | None = None
-    all: bool = Field(False, description="every open letter there is")
-    after: UUID | None = Field(None, description="`next` of the answer before")
-    limit: int = Field(200, ge=1, le=MAX_BULK, description="how many at most; then ask again")
-    dry_run: bool = Field(False, description="only say what would come of each")
+    all: bool = Field(False, description="every open dead letter")
+    after: UUID | None = Field(None, description="the `next` of the answer before")
+    limit: int = Field(
+        200, ge=1, le=MAX_BULK, description="the most to settle; then ask again with `after`"
+    )
+    dry_run: bool = Field(False, description="only return what would happen to each")
 
 
 class Redrive(Which):
@@ -156,8 +129,9 @@ class Settled(BaseModel):
     next: UUID | None = Field(description=NEXT)
 
 
-def letters(app: FastAPI, sources: LetterSources) -> None:
-    """The endpoints of dead letters."""
+def add_dead_letters(app: FastAPI, backend: Backend) -> None:
+    """Add the endpoints of dead letters."""
+    queries = backend.queries
 
     @app.get("/dead-letters/groups", responses=problems(422, 503))
     async def dead_letter_groups(
@@ -166,9 +140,9 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
         reason: Name | None = None,
         saga_id: UUID | None = None,
     ) -> LetterGroups:
-        """How many there are, by queue and reason, the most first."""
+        """Count dead letters by queue and reason, largest group first."""
         wanted = DeadLetterFilter(state, queue, reason, saga_id)
-        found = await sources.groups(wanted, GROUPS_SHOWN)
+        found = await queries.dead_letter_groups(wanted, GROUPS_SHOWN)
         return LetterGroups(
             letters=sum(group.letters for group in found),
             groups=[LetterGroup.model_validate(group) for group in found],
@@ -180,11 +154,14 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
         queue: Name | None = None,
         reason: Name | None = None,
         saga_id: UUID | None = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="how many at most")] = 100,
+        limit: Annotated[
+            int, Query(ge=1, le=MAX_PAGE, description="the most rows to return")
+        ] = 100,
         after: UUID | None = None,
     ) -> LetterPage:
-        """Dead letters by queue and reason, the oldest first."""
-        found = await sources.page(DeadLetterFilter(state, queue, reason, saga_id), after, limit)
+        """List dead letters by queue and reason, oldest first."""
+        wanted = DeadLetterFilter(state, queue, reason, saga_id)
+        found = await queries.dead_letters(wanted, after, limit)
         return LetterPage(
             letters=[LetterRow.model_validate(kept) for kept in found],
             next=found[-1].letter_id if len(found) == limit else None,
@@ -192,11 +169,11 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
 
     @app.get("/dead-letters/{letter_id}", responses=problems(404, 409, 422, 503))
     async def dead_letter(
-        letter_id: Annotated[str, Path(description="an id, or how it begins")],
+        letter_id: Annotated[str, Path(description="an id, or its first digits")],
     ) -> LetterDetail:
-        """One letter: why it is there, whose message it was, all it said."""
-        ident = await whole_id(letter_id, "letter_id", sources.ids_between)
-        whole = await sources.find(ident)
+        """Show one dead letter: its reason, its saga and step, and the whole message."""
+        ident = await whole_id(letter_id, "letter_id", queries.dead_letter_ids)
+        whole = await queries.dead_letter(ident)
         if whole is None:
             remedy = f"no dead letter {letter_id}: GET /dead-letters lists them"
             raise Refused(404, Problem(error="not_found", field="letter_id", remedy=remedy))
@@ -204,28 +181,29 @@ def letters(app: FastAPI, sources: LetterSources) -> None:
 
     @app.post("/dead-letters/redrive", responses=problems(403, 422, 503))
     async def redrive(asked: Redrive, caller: Caller) -> Settled:
-        """Send letters once more to the queue they came from: the same message, each only once."""
-        return await _settle(sources, Disposal.REDRIVE, asked, asked.why, caller.name)
+        """Send the same messages to the queues they came from, each only once."""
+        return await _settle(backend, Disposal.REDRIVE, asked, asked.why, caller.name)
 
     @app.post("/dead-letters/discard", responses=problems(403, 422, 503))
     async def discard(asked: Discard, caller: Caller) -> Settled:
-        """Away with letters that can never be handled, for a reason; their sagas are told."""
-        return await _settle(sources, Disposal.DISCARD, asked, asked.why, caller.name)
+        """Discard dead letters that can never be handled, with a reason. Sagas show it."""
+        return await _settle(backend, Disposal.DISCARD, asked, asked.why, caller.name)
 
 
 async def _settle(
-    sources: LetterSources, disposal: Disposal, asked: Which, why: str, actor: str
+    backend: Backend, disposal: Disposal, asked: Which, why: str, actor: str
 ) -> Settled:
     wanted = DeadLetterFilter("open", asked.queue, asked.reason, asked.saga_id)
     ids, more = asked.letters, False
     by_filter = wanted != DeadLetterFilter() or asked.all
     if bool(ids) == by_filter:
-        remedy = "name letters by id, or else a queue, a reason or a saga_id, or say `all`"
+        remedy = "give the ids in `letters`, or else a queue, a reason, a saga_id or `all`"
         raise Refused(422, Problem(error="invalid_request", field="letters", remedy=remedy))
     if not ids:
-        ids = [kept.letter_id for kept in await sources.page(wanted, asked.after, asked.limit)]
+        page = await backend.queries.dead_letters(wanted, asked.after, asked.limit)
+        ids = [kept.letter_id for kept in page]
         more = len(ids) == asked.limit
-    outcomes = await sources.settle(disposal, ids, actor, why, dry_run=asked.dry_run)
+    outcomes = await backend.redriver.settle(disposal, ids, actor, why, dry_run=asked.dry_run)
     counted = [outcome.result for outcome in outcomes]
     return Settled(
         done=counted.count(Result.DONE),

@@ -1,7 +1,7 @@
-"""What is wrong with processes, queues and schemas, and what to do about it.
+"""Find what is wrong with processes, queues and schemas, and what to do about it.
 
-Owns: looking (at the broker and at every process that answers), and turning what was seen
-into findings, each with its remedy: `diagnose()` is pure. Must not know: HTTP, SQL.
+`Doctor` looks, at the broker, the database and every process that answers; `diagnose()` is pure
+and turns what was seen into findings, each with its remedy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.messages.contracts import ProcessQuery, ProcessView
-from common.messages.errors import BrokerGone
+from common.messages.errors import BrokerGone, Infrastructure
 from common.messages.topology import (
     PROCESSES,
     Queue,
@@ -25,19 +25,18 @@ from common.messages.topology import (
 from common.transport.broker import Broker
 from common.transport.query import ask_everybody
 from orchestrator.engine.definition import Definition
-from orchestrator.operator.queries import Standing
+from orchestrator.operator.queries import Queries, SagaStatus
+from orchestrator.operator.stuck import OVERDUE_SECONDS
 from orchestrator.runtime.census import COUNTED
 from orchestrator.runtime.loading import participants_of, queues_of
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
-OVERDUE_SECONDS = 60.0
-"""A deadline is judged within a second; one that is long behind has nobody to judge it."""
 
 ORCHESTRATOR = {
     "orchestrator": "python -m orchestrator",
     "operator": "python -m orchestrator operator",
 }
-# The services of this repository, by the participant that each is or stands before.
+# The services of this repository by the participant that each is or stands in front of.
 OURS: Mapping[str, Mapping[str, str]] = {
     "order": {"order": "python -m order_svc worker", "door": "python -m order_svc door"},
     "payment": {"payment": "python -m payment_svc"},
@@ -47,29 +46,28 @@ ASKED = ("order", "inventory", "payment")  # by the operator's API: stock, accou
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """What ought to be there, as follows from the definitions."""
+class Expected:
+    """The services, queues and definitions that should exist, as follows from the definitions."""
 
-    services: Mapping[str, str]
-    """Each, and what starts a process of it."""
+    services: Mapping[str, str]  # each with the command that starts a process of it
     queues: Sequence[Queue]
-    definitions: Sequence[str]
-    """As `order v2`."""
+    definitions: Sequence[str]  # as `order v2`
 
 
-def deployed(definitions: Sequence[Definition]) -> Deployed:
+def expected(definitions: Sequence[Definition]) -> Expected:
+    """Derive what should exist from the deployed definitions."""
     services, queues = dict(ORCHESTRATOR), list(queues_of(definitions))
     for participant in participants_of(definitions):
-        theirs = f"whatever serves {commands_of(participant)}, as its own README says"
-        services |= OURS.get(participant, {participant: theirs})
+        other = f"whatever serves {commands_of(participant)}, as its own README says"
+        services |= OURS.get(participant, {participant: other})
         if participant in ASKED:
             queues += query_queue(queries_of(participant))
-    return Deployed(services, queues, [f"{d.name} v{d.version}" for d in definitions])
+    return Expected(services, queues, [f"{d.name} v{d.version}" for d in definitions])
 
 
 @dataclass(frozen=True)
 class QueueSeen:
-    """A queue as the broker has it; `difference` is the broker's word for what is not as we say."""
+    """A queue as the broker has it; `difference` is the broker's text on arguments that differ."""
 
     name: str
     exists: bool
@@ -80,7 +78,7 @@ class QueueSeen:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong. An error keeps sagas from going on, a warning wants a person's eye."""
+    """Something wrong. An error keeps sagas from going on; a warning needs a person's attention."""
 
     severity: Literal["error", "warning"]
     about: str
@@ -89,75 +87,99 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class House:
-    """Everything that was looked at. None: it could not be, and `problems` says why."""
+class SystemStatus:
+    """Everything the doctor saw. None: it could not be read, and `problems` says why."""
 
-    deployed: Deployed
+    expected: Expected
     processes: Sequence[ProcessView] | None
     queues: Sequence[QueueSeen] | None
-    standing: Standing | None
+    sagas: SagaStatus | None
     problems: Sequence[Finding] = ()
 
 
-async def look_at_broker(
-    broker: Broker, deployed: Deployed, seconds: float
-) -> tuple[Sequence[ProcessView], Sequence[QueueSeen]]:
-    """Raises BrokerGone if it cannot be reached at all."""
-    answers, queues = await asyncio.gather(
-        ask_everybody(broker, PROCESSES, ProcessQuery(), seconds),
-        look_at_queues(broker, deployed.queues),
-    )
-    processes = [answer for answer in answers if isinstance(answer, ProcessView)]
-    return sorted(processes, key=lambda p: (p.service, p.process)), queues
+class Doctor:
+    """Looks at the whole system. `seconds` is how long processes have to answer."""
 
+    def __init__(
+        self,
+        broker: Broker,
+        queries: Queries,
+        definitions: Sequence[Definition],
+        seconds: float,
+    ) -> None:
+        self._broker = broker
+        self._queries = queries
+        self._expected = expected(definitions)
+        self._seconds = seconds
 
-async def look_at_queues(broker: Broker, queues: Sequence[Queue]) -> list[QueueSeen]:
-    return [await _look_at(broker, queue) for queue in queues]
+    async def look(self) -> SystemStatus:
+        """Read whatever can be read; what cannot be reached is a finding."""
+        problems: list[Finding] = []
+        processes = queues = sagas = None
+        try:
+            processes, queues = await asyncio.gather(self._processes(), self._queues())
+        except Infrastructure as error:
+            remedy = "see that RabbitMQ runs and that SAGAPROOF_AMQP_URL names it"
+            problems.append(Finding("error", "broker", f"out of reach: {error}", remedy))
+        try:
+            sagas = await self._queries.status(OVERDUE_SECONDS, self._expected.definitions)
+        except Infrastructure as error:
+            remedy = "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN names it"
+            problems.append(Finding("error", "database", f"out of reach: {error}", remedy))
+        return SystemStatus(self._expected, processes, queues, sagas, problems)
 
+    async def _processes(self) -> list[ProcessView]:
+        answers = await ask_everybody(self._broker, PROCESSES, ProcessQuery(), self._seconds)
+        processes = [answer for answer in answers if isinstance(answer, ProcessView)]
+        return sorted(processes, key=lambda p: (p.service, p.process))
 
-async def _look_at(broker: Broker, queue: Queue) -> QueueSeen:
-    """By what the broker says when it is declared once more, as every process does at start.
+    async def _queues(self) -> list[QueueSeen]:
+        return [await self._queue(queue) for queue in self._expected.queues]
 
-    On a channel that may be lost: the broker closes it to refuse. What is missing is not made.
-    """
-    channel = await broker.channel()
-    seen = QueueSeen(queue.name, exists=False)
-    try:
-        depth = await channel.depth(queue.name)
-        seen = QueueSeen(queue.name, True, None, depth.ready, depth.consumers)
-        await channel.declare([queue])
-    except BrokerGone as error:
-        if error.code == PRECONDITION_FAILED:
-            return replace(seen, difference=_difference(str(error)))
-        if error.code != NOT_FOUND:
-            raise
-    finally:
-        channel.close()
-    return seen
+    async def _queue(self, queue: Queue) -> QueueSeen:
+        """Declare a queue that exists again, as every process does at start, and see the answer.
+
+        The broker closes the channel to refuse, hence one for each queue. A missing queue is not
+        made.
+        """
+        channel = await self._broker.channel()
+        seen = QueueSeen(queue.name, exists=False)
+        try:
+            depth = await channel.depth(queue.name)
+            seen = QueueSeen(queue.name, True, None, depth.ready, depth.consumers)
+            await channel.declare([queue])
+        except BrokerGone as error:
+            if error.code == PRECONDITION_FAILED:
+                return replace(seen, difference=_difference(str(error)))
+            if error.code != NOT_FOUND:
+                raise
+        finally:
+            channel.close()
+        return seen
 
 
 def _difference(refusal: str) -> str:
-    """From `inequivalent arg 'x-overflow' for queue` to what it is and what it should be."""
+    """Cut the broker's text to what differs: `inequivalent arg ... current is 'drop-head'`."""
     match = re.search("inequivalent.*'", refusal)
     return match[0] if match else refusal
 
 
-def diagnose(house: House) -> list[Finding]:
-    """What is wrong, errors first."""
-    findings = list(house.problems)
-    if house.processes is not None:
-        findings += _processes(house.processes, house.deployed)
-    if house.queues is not None:
-        findings += _queues(house.queues, house.deployed)
-    if house.standing is not None:
-        findings += _sagas(house.standing)
-        findings += _dead_letters(house.standing)
+def diagnose(status: SystemStatus) -> list[Finding]:
+    """Return what is wrong, errors first."""
+    findings = list(status.problems)
+    if status.processes is not None:
+        findings += _processes(status.processes, status.expected)
+    if status.queues is not None:
+        findings += _queues(status.queues, status.expected)
+    if status.sagas is not None:
+        findings += _sagas(status.sagas)
+        findings += _dead_letters(status.sagas)
     return sorted(findings, key=lambda finding: finding.severity)
 
 
-def _processes(processes: Sequence[ProcessView], deployed: Deployed) -> Iterator[Finding]:
+def _processes(processes: Sequence[ProcessView], expected: Expected) -> Iterator[Finding]:
     answered = {process.service for process in processes}
-    for service, start in deployed.services.items():
+    for service, start in expected.services.items():
         if service not in answered:
             yield Finding(
                 "error",
@@ -185,13 +207,13 @@ def _process(process: ProcessView) -> Iterator[Finding]:
                 "error",
                 about,
                 f"{check.name}: {check.problem}",
-                "it tries again by itself; if this stays, repair what it names, or restart it",
+                "the process retries by itself; if this stays, repair what it names, or restart it",
             )
     if process.applied is None:
         yield Finding(
             "error",
             about,
-            "its database did not answer it",
+            "its database did not answer",
             "see that Postgres runs and that SAGAPROOF_POSTGRES_DSN of this process names it",
         )
         return
@@ -211,9 +233,9 @@ def _process(process: ProcessView) -> Iterator[Finding]:
         )
 
 
-def _queues(queues: Sequence[QueueSeen], deployed: Deployed) -> Iterator[Finding]:
+def _queues(queues: Sequence[QueueSeen], expected: Expected) -> Iterator[Finding]:
     for queue in queues:
-        about, start = f"queue {queue.name}", deployed.services[queue.name.partition(".")[0]]
+        about, start = f"queue {queue.name}", expected.services[queue.name.partition(".")[0]]
         if not queue.exists:
             what = "it is missing"
             if is_dead_letter_queue(queue.name):
@@ -228,48 +250,48 @@ def _queues(queues: Sequence[QueueSeen], deployed: Deployed) -> Iterator[Finding
                 f"stop what consumes it, see that it is empty (it has {queue.ready} ready), then"
                 f" `rabbitmqctl delete_queue {queue.name}` and start what declares it: {start}",
             )
-            continue  # that nobody consumes it follows from it
+            continue  # then it has no consumer either
         if queue.consumers == 0:
-            if is_dead_letter_queue(queue.name):  # whosever they are
-                start = deployed.services["orchestrator"]
+            if is_dead_letter_queue(queue.name):  # of any service
+                start = expected.services["orchestrator"]
             yield Finding(
                 "error",
                 about,
-                f"nobody consumes it; {queue.ready} wait in it",
+                f"it has no consumer; {queue.ready} messages wait in it",
                 f"start a process of its service: {start}",
             )
 
 
-def _dead_letters(standing: Standing) -> Iterator[Finding]:
-    if standing.dead_letters:
+def _dead_letters(sagas: SagaStatus) -> Iterator[Finding]:
+    if sagas.dead_letters:
         yield Finding(
             "warning",
             "dead letters",
-            f"{standing.dead_letters} are open: messages that could not be handled",
-            "saga dead-letters list says why; once the cause is gone, redrive them; what can never"
-            " be handled, discard with a reason",
+            f"{sagas.dead_letters} are open: messages that could not be handled",
+            "saga dead-letters list shows why; once the cause is gone, redrive them, and discard"
+            " those that can never be handled, with a reason",
         )
 
 
-def _sagas(standing: Standing) -> Iterator[Finding]:
-    if standing.stuck:
+def _sagas(sagas: SagaStatus) -> Iterator[Finding]:
+    if sagas.stuck:
         yield Finding(
             "warning",
             "sagas",
-            f"{standing.stuck} are stuck: past their SLA, or nobody can judge them",
-            "saga stuck says why, and what to type",
+            f"{sagas.stuck} are stuck: past their SLA, or no orchestrator can decide about them",
+            "saga stuck shows why, and what to type",
         )
-    if standing.undeployed:
+    if sagas.undeployed:
         yield Finding(
             "error",
             "sagas",
-            f"some began under a version that is not deployed: {', '.join(standing.undeployed)}",
-            "deploy a release that has it: they go on by themselves; saga stuck lists them",
+            f"some began under a version that is not deployed: {', '.join(sagas.undeployed)}",
+            "deploy a release that has it: they resume by themselves; saga stuck lists them",
         )
-    if standing.kept:
+    if sagas.never_archived:
         kept = (
             f"{'at least ' * (count == COUNTED)}{count} of {definition}"
-            for definition, count in standing.kept.items()
+            for definition, count in sagas.never_archived.items()
         )
         yield Finding(
             "warning",
@@ -279,19 +301,19 @@ def _sagas(standing: Standing) -> Iterator[Finding]:
             "deploy a release that has these versions, and keep them in it until it has archived"
             " all of theirs",
         )
-    if standing.unjudgeable:
+    if sagas.unjudgeable:
         yield Finding(
             "error",
             "sagas",
-            f"{standing.unjudgeable} cannot be judged by this release",
-            "saga stuck says why; deploy a release that can: they go on by themselves",
+            f"{sagas.unjudgeable} cannot be decided by this release",
+            "saga stuck shows why; deploy a release that can: they resume by themselves",
         )
-    if standing.overdue:
+    if sagas.overdue:
         yield Finding(
             "error",
             "sagas",
-            f"the deadlines of {standing.overdue} passed over {OVERDUE_SECONDS:.0f} s ago"
-            " and nobody judged them",
-            "see that an orchestrator is ready: it judges none before its outbox is flushed"
+            f"the deadlines of {sagas.overdue} passed over {OVERDUE_SECONDS:.0f} s ago"
+            " and no orchestrator has checked them",
+            "see that an orchestrator is ready: it checks none before its outbox is flushed"
             " and its queue was seen empty",
         )

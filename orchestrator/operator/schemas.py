@@ -1,7 +1,4 @@
-"""What the operator's API says of sagas, made from what was read.
-
-Owns: the shape of these answers. Must not know: HTTP, SQL.
-"""
+"""The shape of the operator's API answers, and how each is made from what was read."""
 
 from __future__ import annotations
 
@@ -10,38 +7,43 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from common.messages.contracts import AccountRow, ProcessView, StockRow
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.instance import Instance
-from orchestrator.operator.queries import Logged, Parked, Stuck
-from orchestrator.operator.stuck import standstill, when_overdue
+from orchestrator.operator.audit import REMEDIES
+from orchestrator.operator.auditor import AuditPage
+from orchestrator.operator.doctor import SystemStatus, diagnose
+from orchestrator.operator.queries import LogEntry, Parked, Stuck
+from orchestrator.operator.stuck import explain, when_overdue
 from orchestrator.operator.timeline import tell
+from orchestrator.runtime.actions import RecordedAction
 from orchestrator.runtime.census import Seen
 
 Definitions = Mapping[tuple[str, int], Definition]
 NEXT = "pass as `after` for the next page; null: no more"
-UNKNOWN = "unknown"  # of a definition that is not deployed here
+UNKNOWN = "unknown"  # a step of a definition that is not deployed here
 
 
 class Awaited(BaseModel):
-    """An answer that is waited for."""
+    """A reply that a saga waits for."""
 
     step: str
     direction: str
     participant: str
     attempt: int
-    deadline: datetime = Field(description="then it is asked for again, or given up")
+    deadline: datetime = Field(description="when the command is sent again, or the step given up")
 
 
 class SagaRow(BaseModel):
-    """An instance as it stands."""
+    """A saga instance."""
 
     saga_id: UUID
     definition: str
     state: str
-    reason: str | None = Field(description="why it was turned back")
-    pivot_passed: bool = Field(description="from there on it only goes forward")
+    reason: str | None = Field(description="why it was compensated")
+    pivot_passed: bool = Field(description="after the pivot a saga only goes forward")
     stuck_since: datetime | None
     awaits: list[Awaited]
     started_at: datetime
@@ -77,12 +79,12 @@ class SagaPage(BaseModel):
 
 
 class StuckRow(SagaRow):
-    """An instance that stands still: why, since when it is tried, and what to type."""
+    """A stuck saga: the cause, the last trouble, and what to type."""
 
-    cause: str = Field(description="one of a few words, for programs")
-    standstill: str = Field(description="why it stands still")
+    cause: str = Field(description="the cause as a fixed word, for programs")
+    standstill: str = Field(description="why it is stuck")
     remedy: str
-    last_trouble: str | None = Field(description="the last its log tells of")
+    last_trouble: str | None = Field(description="the last trouble in its log")
     last_trouble_at: datetime | None
     next_try: datetime | None
 
@@ -90,7 +92,7 @@ class StuckRow(SagaRow):
     def why(cls, definitions: Definitions, stuck: Stuck, now: datetime) -> StuckRow:
         seen, trouble = stuck.seen, stuck.trouble
         definition = definition_of(definitions, seen.instance)
-        still = standstill(
+        found = explain(
             definition,
             seen.instance,
             undeployed=seen.row.undeployed,
@@ -100,9 +102,9 @@ class StuckRow(SagaRow):
         )
         return cls(
             **cls.fields_of(definitions, seen),
-            cause=still.cause,
-            standstill=still.why,
-            remedy=still.remedy,
+            cause=found.cause,
+            standstill=found.why,
+            remedy=found.remedy,
             last_trouble=tell(definition, trouble.entry, trouble.at) if trouble else None,
             last_trouble_at=trouble.at if trouble else None,
             next_try=seen.next_deadline,
@@ -115,12 +117,12 @@ class StuckPage(BaseModel):
 
 
 class ReconciledRow(BaseModel):
-    """An instance that was found, and what became of it."""
+    """A saga that was found stuck or overdue, and what was done."""
 
     saga_id: UUID
-    state: str = Field(description="when it was found")
+    state: str = Field(description="as it was found")
     standstill: str
-    became: str | None = Field(description="what was done about it; null: nothing, a dry run")
+    became: str | None = Field(description="what was done; null in a dry run")
 
     @classmethod
     def of(
@@ -142,18 +144,18 @@ class Reconciled(BaseModel):
 
 
 class WaitingRow(BaseModel):
-    """An instance parked at a gate: who is to decide about what, since when, until when."""
+    """A saga parked at a gate: what a person decides about, since when and until when."""
 
     saga_id: UUID
     definition: str
     gate: str
-    why: str | None = Field(description="why a person is asked")
+    why: str | None = Field(description="why a person must decide")
     waiting_since: datetime
-    expires_at: datetime = Field(description="then it is undone, unless somebody decides")
+    expires_at: datetime = Field(description="when it is compensated unless a person decides")
     customer: str | None
     total: int | None = Field(description="in minor units of the currency")
     currency: str | None
-    held: list[Any] = Field(description="what is held for it meanwhile")
+    held: list[Any] = Field(description="what is held in stock for it")
 
     @classmethod
     def of(cls, parked: Parked) -> WaitingRow:
@@ -180,7 +182,7 @@ class WaitingPage(BaseModel):
 
 
 class StepDetail(BaseModel):
-    """A step of an instance. Its deadline is that of the answer it waits for."""
+    """A step of a saga. Its deadline is that of the reply it waits for."""
 
     step: str
     kind: str
@@ -195,7 +197,7 @@ class StepDetail(BaseModel):
 
 class SagaDetail(SagaRow):
     compensate_asked: bool
-    pivot: str | None = Field(description="the step that is the point of no return")
+    pivot: str | None = Field(description="the step after which there is no way back")
     steps: list[StepDetail]
 
     @classmethod
@@ -211,7 +213,7 @@ class SagaDetail(SagaRow):
 
 
 class TimelineEntry(BaseModel):
-    """A line of the saga log; `told` says it in words."""
+    """An entry of the saga log; `told` is the entry in words."""
 
     id: int
     at: datetime
@@ -225,31 +227,164 @@ class TimelineEntry(BaseModel):
     told: str
 
     @classmethod
-    def of(cls, definition: Definition | None, logged: Logged) -> TimelineEntry:
-        entry = logged.entry
+    def of(cls, definition: Definition | None, log_entry: LogEntry) -> TimelineEntry:
+        entry = log_entry.entry
         return cls(
-            id=logged.id,
-            at=logged.at,
+            id=log_entry.id,
+            at=log_entry.at,
             entry=entry.entry,
             step=entry.step,
             direction=entry.direction,
             attempt=entry.attempt,
             detail=entry.detail,
-            process=logged.process,
+            process=log_entry.process,
             answered_by=entry.answered_by,
-            told=tell(definition, entry, logged.at),
+            told=tell(definition, entry, log_entry.at),
         )
 
 
 class Timeline(BaseModel):
     saga_id: UUID
-    ended: bool = Field(description="nothing more will be decided; late answers are still noted")
+    ended: bool = Field(description="nothing more is decided; late replies are still logged")
     entries: list[TimelineEntry]
-    next: int = Field(description="pass as `after` for what follows, or is written later")
+    next: int = Field(description="pass as `after` for the entries that follow")
+
+
+class WatchedRow(BaseModel):
+    """A customer on the watch list."""
+
+    model_config = ConfigDict(from_attributes=True)
+    customer: str
+    actor: str
+    reason: str
+    added_at: datetime
+
+
+class WatchList(BaseModel):
+    customers: list[WatchedRow]
+    next: str | None = Field(description=NEXT)
+
+
+class ActionRow(BaseModel):
+    """What an operator did or was refused."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    saga_id: UUID | None
+    about: str | None = Field(description="a step, a dead letter or a customer")
+    reason: str
+    outcome: str = Field(description="done, or refused")
+    detail: str | None = Field(description="why it was refused, or its result")
+
+    @classmethod
+    def of(cls, recorded: RecordedAction) -> ActionRow:
+        action = recorded.action
+        return cls(
+            id=recorded.id,
+            at=recorded.at,
+            actor=action.actor,
+            action=action.action,
+            saga_id=action.saga_id,
+            about=action.about,
+            reason=action.reason,
+            outcome=action.outcome,
+            detail=action.detail,
+        )
+
+
+class Actions(BaseModel):
+    actions: list[ActionRow]
+    next: int | None = Field(description=NEXT)
+
+
+class Stock(BaseModel):
+    stock: list[StockRow]
+    next: str | None = Field(description=NEXT)
+
+
+class Accounts(BaseModel):
+    accounts: list[AccountRow]
+    next: str | None = Field(description=NEXT)
+
+
+class DriftDetail(BaseModel):
+    drift: str
+    saga_id: UUID
+    step: str
+    what: str
+    remedy: str
+
+
+class Audit(BaseModel):
+    """The comparison of the sagas up to `next`."""
+
+    compared: int
+    skipped: int = Field(
+        description="not ended, or of a definition that the audit has no table for"
+    )
+    drift: list[DriftDetail]
+    next: UUID | None = Field(description=NEXT)
+
+    @classmethod
+    def of(cls, page: AuditPage) -> Audit:
+        found = page.compared
+        return cls(
+            compared=found.compared,
+            skipped=found.skipped,
+            drift=[
+                DriftDetail(
+                    drift=each.drift,
+                    saga_id=each.saga_id,
+                    step=each.step,
+                    what=each.what,
+                    remedy=REMEDIES[each.drift],
+                )
+                for each in found.findings
+            ],
+            next=page.looked_to,
+        )
+
+
+class QueueDetail(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    name: str
+    exists: bool
+    ready: int
+    consumers: int
+
+
+class FindingDetail(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    severity: str
+    about: str
+    what: str
+    remedy: str
+
+
+class Diagnosis(BaseModel):
+    """`ok`: no finding is an error. What could not be read is null, and a finding says so."""
+
+    ok: bool
+    findings: list[FindingDetail]
+    processes: list[ProcessView] | None
+    queues: list[QueueDetail] | None
+
+    @classmethod
+    def of(cls, seen: SystemStatus) -> Diagnosis:
+        findings = [FindingDetail.model_validate(finding) for finding in diagnose(seen)]
+        queues = seen.queues
+        return cls(
+            ok=all(finding.severity != "error" for finding in findings),
+            findings=findings,
+            processes=None if seen.processes is None else list(seen.processes),
+            queues=None if queues is None else [QueueDetail.model_validate(q) for q in queues],
+        )
 
 
 def definition_of(definitions: Definitions, instance: Instance) -> Definition | None:
-    """That under which it began; None if it is not deployed here."""
+    """Return the definition that the instance began under, or None if it is not deployed here."""
     return definitions.get((instance.definition, instance.version))
 
 
@@ -296,6 +431,6 @@ def _participant(definition: Definition | None, step: str) -> str:
 
 
 def _time(seen: Seen, step: str, which: str) -> Any:
-    """As a time, or None where it has none."""
+    """Return one of a step's times, or None."""
     seconds = seen.row.times.get(step, {}).get(which)
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

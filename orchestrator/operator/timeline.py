@@ -1,7 +1,4 @@
-"""A saga's timeline told in words, for someone who has not read the code. Pure.
-
-Owns: one sentence for each kind of entry in the saga log. Must not know: where it is shown.
-"""
+"""Each entry of the saga log as a sentence, for someone who has not read the code. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +11,13 @@ from orchestrator.engine.definition import COMPENSATING, Definition, Kind, Step
 
 
 def tell(definition: Definition | None, entry: Entry, at: datetime) -> str:
-    """What happened, as a sentence. What belongs to a version that is not deployed here is shown as
-    it stands."""
+    """Say what happened. An entry of a version that is not deployed here is shown unchanged."""
     if entry.entry == "undeployed":
-        return "stands still: nobody knows the version under which it began; deployed, it goes on"
+        return "blocked: its definition version is not deployed; resumes once it is"
     if entry.entry == "unjudgeable":
-        return f"stands still, this release cannot judge it: {entry.detail}"
+        return f"blocked: this release cannot decide about it: {entry.detail}"
     if definition is None:
-        return _as_it_stands(entry)
+        return _unchanged(entry)
     if entry.entry == "started":
         return _started(definition, entry, at)
     step = definition.by_name.get(entry.step or "")
@@ -29,22 +25,22 @@ def tell(definition: Definition | None, entry: Entry, at: datetime) -> str:
         return of_step(step, entry)
     if entry.step is None and (of_saga := _OF_THE_SAGA.get(entry.entry)):
         return of_saga(definition, entry)
-    return _as_it_stands(entry)
+    return _unchanged(entry)
 
 
-def _as_it_stands(entry: Entry) -> str:
+def _unchanged(entry: Entry) -> str:
     return " ".join(filter(None, (entry.entry, entry.step, entry.direction, entry.detail)))
 
 
 def words(name: str) -> str:
-    """`reserve_stock`, `ReserveStock` and `out_of_stock (sku tea)` as one would say them."""
+    """Spell out a name: `reserve_stock`, `ReserveStock` and `out_of_stock (sku tea)`."""
     identifier, space, rest = name.partition(" ")
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", identifier.replace("_", " ")).lower()
     return f"{spaced}{space}{rest}"
 
 
 def _asked(step: Step, entry: Entry) -> str:
-    """What the participant was asked to do."""
+    """Name what the participant was asked to do."""
     if entry.direction is not COMPENSATING:
         return words(step.name)
     if step.kind is Kind.PIVOT:
@@ -58,8 +54,8 @@ def _sent(step: Step, entry: Entry) -> str:
         return f"asks {step.participant} {again}to {_asked(step, entry)}"
     if step.kind is Kind.PIVOT:
         return (
-            f"asks {step.participant} {again}what is not known: if you have not done"
-            f" {words(step.name)}, never do; tell me which"
+            f"asks {step.participant} {again}whether {words(step.name)} was done; if not, it must"
+            " never be"
         )
     return f"asks {step.participant} {again}to undo {words(step.name)}: {_asked(step, entry)}"
 
@@ -68,17 +64,17 @@ def _done(step: Step, entry: Entry) -> str:
     said = words(entry.detail or "done")
     if step.kind is Kind.PIVOT:
         if entry.direction is COMPENSATING:
-            said = f"too late to stop it, {words(step.name)} was done"
-        return f"{step.participant}: {said}. No way back from here, only forward"
+            said = f"too late to stop it: {words(step.name)} was done"
+        return f"{step.participant}: {said}. From here on the saga only goes forward"
     if entry.direction is COMPENSATING and "nothing_to_undo" in said:
-        return f"{step.participant}: nothing to undo, and should it still come it will be refused"
+        return f"{step.participant}: nothing to undo; if the command still arrives, it is refused"
     return f"{step.participant}: {said}"
 
 
 def _fenced(step: Step, entry: Entry) -> str:
     if entry.direction is COMPENSATING:
         return f"{step.participant}: {words(step.name)} was not done and never will be"
-    return f"{step.participant}: too late, {words(step.name)} was undone before it came; not done"
+    return f"{step.participant}: not done, {words(step.name)} was undone before it arrived"
 
 
 def _timed_out(step: Step, entry: Entry) -> str:
@@ -90,7 +86,7 @@ def _timed_out(step: Step, entry: Entry) -> str:
 
 def _ignored(step: Step, entry: Entry) -> str:
     what = words(entry.detail or f"an answer to {_asked(step, entry)}")
-    return f"{step.participant}: {what}. Nobody waits for that any more: noted and ignored"
+    return f"{step.participant}: {what}. No longer awaited: ignored"
 
 
 def _started(definition: Definition, entry: Entry, at: datetime) -> str:
@@ -114,40 +110,40 @@ _OF_A_STEP: dict[str, Callable[[Step, Entry], str]] = {
     "timed_out": _timed_out,
     "ignored": _ignored,
     "parked": lambda step, e: (
-        f"parked at {words(step.name)}, for a person to decide: {e.detail or 'policy asks'}"
+        f"parked at {words(step.name)} for a person to decide: {e.detail or 'policy'}"
     ),
     "approved": lambda step, e: f"{words(step.name)}: approved by {e.detail}",
     "rejected": lambda step, e: f"{words(step.name)}: rejected by {e.detail}",
-    "expired": lambda step, _: f"{words(step.name)}: nobody decided in time",
+    "expired": lambda step, _: f"{words(step.name)}: expired without a decision",
     "held": lambda step, e: (
-        f"an answer to {_asked(step, e)} is kept for a process that knows this version: {e.detail}"
+        f"a reply to {_asked(step, e)} is kept until its version is deployed: {e.detail}"
     ),
-    "resolved": lambda step, e: f"{_asked(step, e)} is seen to by hand: resolved by {e.detail}",
+    "resolved": lambda step, e: f"{_asked(step, e)} was done by hand: resolved by {e.detail}",
     "dead_lettered": lambda step, e: (
-        f"{_asked(step, e)} could not be handled by {step.participant} and was set aside"
-        f" as a dead letter: {words(e.detail or 'no reason given')}"
+        f"{step.participant} could not handle {_asked(step, e)}; it is a dead letter:"
+        f" {words(e.detail or 'no reason given')}"
     ),
     "discarded": lambda step, e: (
-        f"the dead letter of {_asked(step, e)} was discarded by {e.detail or 'somebody'}"
+        f"the dead letter of {_asked(step, e)} was discarded by {e.detail or 'an operator'}"
     ),
     "stuck": lambda step, e: (
-        f"{_asked(step, e)} is overdue: wants a person's eye, and is asked for all the same"
+        f"stuck: {_asked(step, e)} is overdue; it is still retried, and needs a person's attention"
     ),
 }
 _OF_THE_SAGA: dict[str, Callable[[Definition, Entry], str]] = {
     "turned": lambda _, e: (
-        f"no way forward, {words(e.detail or 'no reason given')}:"
+        f"compensates, {words(e.detail or 'no reason given')}:"
         " what was done is undone, the last step first"
     ),
     "dead_lettered": lambda _, e: (
-        f"what was to start it could not be handled: {words(e.detail or 'no reason given')}"
+        f"the message that starts it could not be handled: {words(e.detail or 'no reason given')}"
     ),
-    "stuck": lambda _, __: "it has not begun: wants a person's eye",
-    "retry_asked": lambda _, e: f"asked to send again what is awaited, by {e.detail}",
+    "stuck": lambda _, __: "stuck: it has not begun; needs a person's attention",
+    "retry_asked": lambda _, e: f"retried by {e.detail}: what is awaited is sent again",
     "cancel_refused": lambda _, e: f"too late to cancel it for {e.detail}",
-    "compensate_asked": lambda _, e: f"asked to undo it all by {e.detail}",
-    "action_done": lambda _, e: f"by hand: {e.detail}",
-    "action_refused": lambda _, e: f"by hand, and refused: {e.detail}",
+    "compensate_asked": lambda _, e: f"compensation asked for by {e.detail}",
+    "action_done": lambda _, e: f"intervention: {e.detail}",
+    "action_refused": lambda _, e: f"intervention, refused: {e.detail}",
     "completed": lambda _, __: "COMPLETED: every step is done",
     "compensated": lambda _, e: (
         f"COMPENSATED: all that was done is undone ({words(e.detail or 'no reason given')})"

@@ -1,7 +1,7 @@
 """The watch list: customers whose orders a person wants to see before they are charged.
 
-Owns: its SQL for operators; every change stands in the log of their actions. Who is on it when a
-saga comes to its gate is read by store.py, with the saga. Must not know: what a gate is.
+Each change goes to the audit log in its own transaction. When a saga comes to its gate, the list
+is read in runtime/store.py, with the saga.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from common.storage.db import Tx
+from common.storage.db import Database, Tx
 from orchestrator.runtime.actions import OperatorAction, record
 
 
@@ -24,7 +24,7 @@ class Watched:
 
 
 async def page(tx: Tx, after: str | None, limit: int) -> list[Watched]:
-    """By customer; `after` is the last one of the page before."""
+    """Return the customers that follow `after`, by name."""
     rows = await tx.fetch(
         "select customer, actor, reason, added_at from watched_customer"
         " where customer > %s order by customer limit %s",
@@ -33,24 +33,33 @@ async def page(tx: Tx, after: str | None, limit: int) -> list[Watched]:
     return [Watched(*row) for row in rows]
 
 
-async def add(tx: Tx, customer: str, actor: str, reason: str, process: str) -> Watched:
-    """Once more gives another reason."""
-    rows = await tx.fetch(
-        "insert into watched_customer (customer, actor, reason) values (%s, %s, %s)"
-        " on conflict (customer) do update"
-        "    set actor = excluded.actor, reason = excluded.reason, added_at = now()"
-        " returning customer, actor, reason, added_at",
-        (customer, actor, reason),
-    )
-    record(tx, [OperatorAction(actor, "watch", reason, about=customer)], process)
-    return Watched(*rows[0])
+class WatchList:
+    """Changes the list. `process` is recorded in the audit log."""
 
+    def __init__(self, db: Database, process: str) -> None:
+        self._db = db
+        self._process = process
 
-async def remove(tx: Tx, customer: str, actor: str, reason: str, process: str) -> bool:
-    """Whether they were on it."""
-    rows = await tx.fetch(
-        "delete from watched_customer where customer = %s returning customer", (customer,)
-    )
-    action = OperatorAction(actor, "unwatch", reason, about=customer)
-    record(tx, [action if rows else action.refused("not on the watch list")], process)
-    return bool(rows)
+    async def add(self, customer: str, actor: str, reason: str) -> Watched:
+        """Add a customer; if they are on the list, replace the reason."""
+        async with self._db.transaction(None) as tx:
+            rows = await tx.fetch(
+                "insert into watched_customer (customer, actor, reason) values (%s, %s, %s)"
+                " on conflict (customer) do update"
+                "    set actor = excluded.actor, reason = excluded.reason, added_at = now()"
+                " returning customer, actor, reason, added_at",
+                (customer, actor, reason),
+            )
+            record(tx, [OperatorAction(actor, "watch", reason, about=customer)], self._process)
+        return Watched(*rows[0])
+
+    async def remove(self, customer: str, actor: str, reason: str) -> bool:
+        """Remove a customer; return whether they were on the list."""
+        action = OperatorAction(actor, "unwatch", reason, about=customer)
+        async with self._db.transaction(None) as tx:
+            rows = await tx.fetch(
+                "delete from watched_customer where customer = %s returning customer", (customer,)
+            )
+            outcome = action if rows else action.refused("not on the watch list")
+            record(tx, [outcome], self._process)
+        return bool(rows)

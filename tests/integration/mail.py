@@ -47,10 +47,10 @@ from common.messages.envelope import (
 )
 from common.messages.topology import Queue, dead_letter_queue
 from common.transport.broker import Broker, Channel, Delivery, Fate, Publication
-from orchestrator.operator.doctor import deployed
+from orchestrator.operator.doctor import expected
 from orchestrator.sagas.order import ORDER_SAGA
 
-QUEUES = deployed([ORDER_SAGA]).queues
+QUEUES = expected([ORDER_SAGA]).queues
 CALLER = "caller"  # a private queue of whoever asks
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STEPS: dict[type[Command], str] = {

@@ -1,8 +1,4 @@
-"""Both HTTP APIs as they are, over things in memory, for tests of the `saga` command.
-
-Owns: what stands behind the two apps, and a transport that reaches them without a socket.
-Must not know: the command.
-"""
+"""The two real HTTP apps over state in memory, and a transport that needs no socket."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -20,6 +17,7 @@ from common.http.access import CUSTOMERS, OPERATORS, Keyring, Role
 from common.http.app import Entrance
 from common.kit.health import Health
 from common.messages.contracts import (
+    FIRST_ID,
     AccountRow,
     AccountsPage,
     AccountsQuery,
@@ -44,12 +42,11 @@ from orchestrator.engine.inputs import (
     Started,
 )
 from orchestrator.engine.instance import Instance, State
-from orchestrator.operator.api import Desk, Sources
 from orchestrator.operator.api import make_app as operator_app
-from orchestrator.operator.auditor import AuditedPage, Window
-from orchestrator.operator.doctor import House, deployed
-from orchestrator.operator.interventions import Hands
-from orchestrator.operator.queries import Logged, Parked, Stuck, StuckWanted, Wanted
+from orchestrator.operator.auditor import AuditPage, Window
+from orchestrator.operator.backend import Backend
+from orchestrator.operator.doctor import SystemStatus, expected
+from orchestrator.operator.queries import LogEntry, Parked, SagaFilter, Stuck, StuckFilter
 from orchestrator.operator.watch_list import Watched
 from orchestrator.runtime.actions import ActionFilter, RecordedAction
 from orchestrator.runtime.census import Seen
@@ -60,7 +57,7 @@ from order_svc.door.batcher import Batcher, CustomerCommand
 from order_svc.door.queries import CustomerQueries
 from order_svc.door.schemas import OrderView, PricedLine
 from tests.support.letters import Letters
-from tests.support.story import POLICY
+from tests.support.story import DATA, POLICY
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BODY_LIMIT = 3000
@@ -77,177 +74,174 @@ PRICE = 350
 
 
 @dataclass
-class Sagas:
-    """What the operator's API asks."""
+class Sagas(Letters):
+    """Everything the operator's API calls, in memory. Sagas move by the real decide()."""
 
-    house: House = field(default_factory=lambda: House(deployed([ORDER_SAGA]), [], [], None))
-    stock: list[StockRow] = field(default_factory=list)
-    accounts: list[AccountRow] = field(default_factory=list)
-    wanted: list[Wanted] = field(default_factory=list)  # as asked for
-    letters: Letters = field(default_factory=Letters)
-    actions: list[RecordedAction] = field(default_factory=list)  # oldest first
-    actions_wanted: list[ActionFilter] = field(default_factory=list)
-    stuck_wanted: list[StuckWanted] = field(default_factory=list)
-    unread: str | None = None
+    status: SystemStatus = field(
+        default_factory=lambda: SystemStatus(expected([ORDER_SAGA]), [], [], None)
+    )
+    stock_rows: list[StockRow] = field(default_factory=list)
+    account_rows: list[AccountRow] = field(default_factory=list)
+    action_rows: list[RecordedAction] = field(default_factory=list)  # oldest first
+    watched_rows: dict[str, Watched] = field(default_factory=dict)
+    audit_pages: list[AuditPage] = field(default_factory=list)
+    outages: int = 0  # audit requests that will fail
+    behind: str | None = None
+    filters: list[SagaFilter | StuckFilter | ActionFilter | Window] = field(default_factory=list)
+    """As requests gave them."""
     asked: Approvals = field(default_factory=dict)  # at which gates a person is asked, and why
-    watched: dict[str, Watched] = field(default_factory=dict)
-    windows: list[Window] = field(default_factory=list)  # likewise
-    audited: list[AuditedPage] = field(default_factory=list)  # the pages there are
-    outages: int = 0  # audits that will find nobody
     _seen: dict[UUID, Seen] = field(default_factory=dict)
-    _log: dict[UUID, list[Logged]] = field(default_factory=dict)
+    log: dict[UUID, list[LogEntry]] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
+    def app(self, entrance: Entrance | None = None) -> FastAPI:
+        definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
+        roles: Any = [self] * 7
+        return operator_app(
+            Backend(definitions, *roles), Health(), entrance or ENTRANCES["operator"]
+        )
+
+    # --- what happens to sagas ---
+
     def begin(self, saga_id: UUID, *events: Input, customer: str = "ada") -> None:
-        """A saga that has seen these events, a tenth of a second apart."""
-        data = {
-            "customer": customer, "currency": "EUR", "total": 700,
-            "lines": [{"sku": "tea", "quantity": 2}],
-        }  # fmt: skip
-        self._log[saga_id] = []
-        instance = self._decide(saga_id, None, Started(saga_id, data))
+        """Start a saga and feed it these events, a tenth of a second apart."""
+        data = {**DATA, "customer": customer}
+        self._decide(saga_id, Started(saga_id, data))
         for event in events:
-            instance = self._decide(saga_id, instance, event)
+            self.go_on(saga_id, event)
 
     def go_on(self, saga_id: UUID, event: Input) -> None:
-        self._decide(saga_id, self._seen[saga_id].instance, event)
+        self._decide(saga_id, event, self._seen[saga_id].instance)
 
-    def _decide(self, saga_id: UUID, instance: Instance | None, event: Input) -> Instance:
+    def _decide(self, saga_id: UUID, event: Input, instance: Instance | None = None) -> None:
+        log = self.log.setdefault(saga_id, [])
+        at = NOON + timedelta(seconds=0.1 * len(log))
         decision = decide(ORDER_SAGA, POLICY, instance, event, self.asked)
-        at = NOON + timedelta(seconds=0.1 * len(self._log[saga_id]))
-        self._log[saga_id] += [
-            Logged(next(self._numbers), at, entry, "orchestrator-2") for entry in decision.log
-        ]
-        row = InstanceRow(decision.instance)
-        row.apply(decision.instance, decision.sends, ORDER_SAGA, POLICY, at.timestamp())
-        for step in decision.instance.steps:
+        instance = decision.instance
+        log += [LogEntry(next(self._numbers), at, e, "orchestrator-2") for e in decision.log]
+        row = InstanceRow(instance)
+        row.apply(instance, decision.sends, ORDER_SAGA, POLICY, at.timestamp())
+        for step in instance.steps:
             row.times.setdefault(step, {}).setdefault("deadline", at.timestamp() + 5)
-        ended = at if decision.instance.state.ended else None
-        self._seen[saga_id] = Seen(
-            row, at if decision.instance.stuck else None, None, NOON, at, ended
-        )
-        return decision.instance
+        stuck, ended = at if instance.stuck else None, at if instance.state.ended else None
+        self._seen[saga_id] = Seen(row, stuck, None, NOON, at, ended)
 
-    def timeline(self, saga_id: UUID) -> list[Logged]:
-        return self._log[saga_id]
-
-    def app(self, entrance: Entrance | None = None) -> FastAPI:
-        sources = Sources(
-            self._find, self._ids_between, self._page, self._timeline, self._actions,
-            self._stock, self._accounts, self._house, self._audited, self._desk(), self._hands(),
-            self.letters.sources,
-        )  # fmt: skip
-        definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
-        return operator_app(sources, definitions, Health(), entrance or ENTRANCES["operator"])
-
-    def _hands(self) -> Hands:
-        async def stuck(wanted: StuckWanted, after: Seen | None, limit: int) -> list[Stuck]:
-            self.stuck_wanted.append(wanted)
-            found = [s for s in self._seen.values() if s.stuck_since is not None]
-            rest = found[found.index(after) + 1 if after else 0 :][:limit]
-            return [Stuck(seen, self._trouble(seen.instance.saga_id)) for seen in rest]
-
-        async def retry(saga_id: UUID, actor: str, reason: str) -> None:
-            self.go_on(saga_id, RetryAsked(actor, reason))
-
-        async def compensate(saga_id: UUID, actor: str, reason: str) -> None:
-            self.go_on(saga_id, CompensateAsked(actor, reason))
-
-        async def resolve(saga_id: UUID, step: str, actor: str, reason: str) -> None:
-            self.go_on(saga_id, Resolved(step, actor, reason))
-
-        async def reconcile(ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
-            for saga_id in ids:
-                self.go_on(saga_id, RetryAsked(actor, reason))
-            return dict.fromkeys(ids, "retried")
-
-        async def unread() -> str | None:
-            return self.unread
-
-        return Hands(stuck, retry, compensate, resolve, reconcile, unread)
-
-    def _trouble(self, saga_id: UUID) -> Logged | None:
-        words = ("timed_out", "dead_lettered", "discarded")
-        found = [logged for logged in self._log[saga_id] if logged.entry.entry in words]
+    def _last(self, saga_id: UUID, *entries: str) -> LogEntry | None:
+        found = [logged for logged in self.log[saga_id] if logged.entry.entry in entries]
         return found[-1] if found else None
 
-    def _desk(self) -> Desk:
-        async def waiting(customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
-            parked = [s for s in self._seen.values() if s.instance.state is State.WAITING]
-            wanted = [s for s in parked if customer in (None, s.instance.data["customer"])]
-            rest = wanted[wanted.index(after) + 1 if after else 0 :][:limit]
-            return [Parked(seen, "total 700 EUR reaches 500") for seen in rest]
+    # --- Queries ---
 
-        async def decide_(
-            saga_id: UUID, approved: bool, actor: str, reason: str, gate: str | None
-        ) -> None:
-            gate = gate or self._seen[saga_id].instance.waiting_at() or "approve_order"
-            self.go_on(saga_id, GateDecided(gate, approved, actor, reason))
-
-        async def decided(saga_id: UUID) -> Logged | None:
-            words = ("approved", "rejected", "expired", "compensate_asked")
-            found = [logged for logged in self._log[saga_id] if logged.entry.entry in words]
-            return found[-1] if found else None
-
-        async def watched(after: str | None, limit: int) -> list[Watched]:
-            names = sorted(name for name in self.watched if name > (after or ""))
-            return [self.watched[name] for name in names[:limit]]
-
-        async def watch(customer: str, actor: str, reason: str) -> Watched:
-            self.watched[customer] = Watched(customer, actor, reason, NOON)
-            return self.watched[customer]
-
-        async def unwatch(customer: str, actor: str, reason: str) -> bool:
-            return self.watched.pop(customer, None) is not None
-
-        return Desk(waiting, decide_, decided, watched, watch, unwatch)
-
-    async def _find(self, saga_id: UUID) -> Seen | None:
+    async def saga(self, saga_id: UUID) -> Seen | None:
         return self._seen.get(saga_id)
 
-    async def _ids_between(self, low: UUID, high: UUID, limit: int) -> list[UUID]:
-        return sorted(ident for ident in self._seen if low <= ident <= high)[:limit]
+    async def saga_ids(self, low: UUID, high: UUID, limit: int) -> list[UUID]:
+        return [ident for ident in self._seen if low <= ident <= high]
 
-    async def _page(self, wanted: Wanted, after: Seen | None, limit: int) -> list[Seen]:
-        self.wanted.append(wanted)
-        seen = list(self._seen.values())
-        return seen[seen.index(after) + 1 if after else 0 :][:limit]
+    async def sagas(self, which: SagaFilter, after: Seen | None, limit: int) -> list[Seen]:
+        self.filters.append(which)
+        return _page([*self._seen.values()], after, limit)
 
-    async def _timeline(self, saga_id: UUID, after: int, limit: int) -> list[Logged]:
-        return [logged for logged in self._log[saga_id] if logged.id > after][:limit]
+    async def timeline(self, saga_id: UUID, after: int, limit: int) -> list[LogEntry]:
+        return [logged for logged in self.log[saga_id] if logged.id > after][:limit]
 
-    async def _actions(
-        self, wanted: ActionFilter, before: int | None, limit: int
+    async def waiting(self, customer: str | None, after: Seen | None, limit: int) -> list[Parked]:
+        found = [
+            seen
+            for seen in self._seen.values()
+            if seen.instance.state is State.WAITING
+            and customer in (None, seen.instance.data["customer"])
+        ]
+        return [Parked(seen, "total 700 EUR reaches 500") for seen in _page(found, after, limit)]
+
+    async def last_decision(self, saga_id: UUID) -> LogEntry | None:
+        return self._last(saga_id, "approved", "rejected", "expired", "compensate_asked")
+
+    async def stuck(self, which: StuckFilter, after: Seen | None, limit: int) -> list[Stuck]:
+        self.filters.append(which)
+        found = [seen for seen in self._seen.values() if seen.stuck_since is not None]
+        return [
+            Stuck(seen, self._last(seen.instance.saga_id, "timed_out", "dead_lettered"))
+            for seen in _page(found, after, limit)
+        ]
+
+    async def actions(
+        self, which: ActionFilter, before: int | None, limit: int
     ) -> list[RecordedAction]:
-        self.actions_wanted.append(wanted)
-        return [a for a in self.actions[::-1] if before is None or a.id < before][:limit]
+        self.filters.append(which)
+        return [a for a in self.action_rows[::-1] if before is None or a.id < before][:limit]
 
-    async def _stock(self, query: StockQuery) -> StockPage:
-        rows = [row for row in self.stock if row.sku > (query.after or "")]
+    async def watched(self, after: str | None, limit: int) -> list[Watched]:
+        return [self.watched_rows[name] for name in sorted(self.watched_rows)][:limit]
+
+    # --- Services, Doctor and Auditor ---
+
+    async def stock(self, query: StockQuery) -> StockPage:
+        rows = [row for row in self.stock_rows if row.sku > (query.after or "")]
         return StockPage(rows=tuple(rows[: query.limit]), more=len(rows) > query.limit)
 
-    async def _accounts(self, query: AccountsQuery) -> AccountsPage:
-        rows = [r for r in self.accounts if (r.customer, r.currency) > (query.after or ("", ""))]
+    async def accounts(self, query: AccountsQuery) -> AccountsPage:
+        after = query.after or ("", "")
+        rows = [row for row in self.account_rows if (row.customer, row.currency) > after]
         return AccountsPage(rows=tuple(rows[: query.limit]), more=len(rows) > query.limit)
 
-    async def _audited(self, window: Window) -> AuditedPage:
+    async def backlog(self) -> str | None:
+        return self.behind
+
+    async def look(self) -> SystemStatus:
+        return self.status
+
+    async def page(self, window: Window) -> AuditPage:
         if self.outages:
             self.outages -= 1
             raise NoAnswer
-        self.windows.append(window)
-        return self.audited[len(self.windows) - 1]
+        self.filters.append(window)
+        return self.audit_pages[window.after != FIRST_ID]
 
-    async def _house(self) -> House:
-        return self.house
+    # --- Service and WatchList ---
+
+    async def retry(self, saga_id: UUID, actor: str, reason: str) -> None:
+        self.go_on(saga_id, RetryAsked(actor, reason))
+
+    async def compensate(self, saga_id: UUID, actor: str, reason: str) -> None:
+        self.go_on(saga_id, CompensateAsked(actor, reason))
+
+    async def resolve(self, saga_id: UUID, step: str, actor: str, reason: str) -> None:
+        self.go_on(saga_id, Resolved(step, actor, reason))
+
+    async def reconcile(self, ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
+        for saga_id in ids:
+            self.go_on(saga_id, RetryAsked(actor, reason))
+        return dict.fromkeys(ids, "retried")
+
+    async def decide_gate(
+        self, saga_id: UUID, *, approved: bool, actor: str, reason: str, gate: str | None
+    ) -> None:
+        gate = gate or self._seen[saga_id].instance.waiting_at() or "approve_order"
+        self.go_on(saga_id, GateDecided(gate, approved, actor, reason))
+
+    async def add(self, customer: str, actor: str, reason: str) -> Watched:
+        self.watched_rows[customer] = Watched(customer, actor, reason, NOON)
+        return self.watched_rows[customer]
+
+    async def remove(self, customer: str, actor: str, reason: str) -> bool:
+        return self.watched_rows.pop(customer, None) is not None
+
+
+def _page(found: list[Seen], after: Seen | None, limit: int) -> list[Seen]:
+    return found[found.index(after) + 1 if after else 0 :][:limit]
 
 
 class Shop(Batcher, CustomerQueries):
-    """What the customers' API asks. Customers' names decide: `broke` is rejected, `slow` stays
-    PENDING for ever, all others are confirmed the second time they are looked at."""
+    """Everything the customers' API calls, in memory. The customer's name decides the outcome.
+
+    An order of `broke` is rejected, one of `slow` stays PENDING for ever, all others are confirmed
+    the second time they are read.
+    """
 
     def __init__(self) -> None:
         self.placed: dict[UUID, tuple[PlaceOrder, datetime]] = {}
-        self.looked: set[UUID] = set()
+        self.read: set[UUID] = set()
         self.outages = 0  # requests that will fail
         self.requests = 0
 
@@ -279,9 +273,9 @@ class Shop(Batcher, CustomerQueries):
     def _view(self, order_id: UUID) -> OrderView:
         order, placed_at = self.placed[order_id]
         status = {"broke": "REJECTED", "slow": "PENDING"}.get(order.customer, "CONFIRMED")
-        if order_id not in self.looked:
+        if order_id not in self.read:
             status = "PENDING"
-        self.looked.add(order_id)
+        self.read.add(order_id)
         lines = [PricedLine(sku=o.sku, quantity=o.quantity, price=PRICE) for o in order.lines]
         return OrderView(
             order_id=order_id, customer=order.customer, currency=order.currency, lines=lines,
@@ -293,12 +287,12 @@ class Shop(Batcher, CustomerQueries):
 
 
 def bearer(role: Role) -> dict[str, str]:
-    """As somebody with this role asks."""
+    """Return the header that a caller with this role sends."""
     return {"Authorization": f"Bearer {TOKENS[role]}"}
 
 
 class InMemory(httpx.BaseTransport):
-    """To an app, without a socket."""
+    """Sends requests to an app without a socket."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -309,7 +303,9 @@ class InMemory(httpx.BaseTransport):
     async def _ask(self, request: httpx.Request) -> httpx.Response:
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport) as client:
-            heard = await client.request(
+            answer = await client.request(
                 request.method, request.url, content=request.read(), headers=request.headers
             )
-            return httpx.Response(heard.status_code, headers=heard.headers, content=heard.content)
+            return httpx.Response(
+                answer.status_code, headers=answer.headers, content=answer.content
+            )

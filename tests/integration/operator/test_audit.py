@@ -23,8 +23,9 @@ from common.process.process import Process
 from common.storage.db import Database
 from common.transport.query import Asker
 from inventory_svc.store import InventoryStore
-from orchestrator.operator.audit import Drift, Finding
+from orchestrator.operator.audit import Discrepancy, Drift
 from orchestrator.operator.auditor import Auditor, Window
+from orchestrator.operator.queries import Queries
 from order_svc.door import queries
 from payment_svc.store import PaymentStore
 from tests.integration.conftest import MakeSettings
@@ -211,13 +212,13 @@ def auditor_of(process: Process, asker: Asker) -> Auditor:
     async def ask(service: str, query: Query, _: type[Any], /) -> Any:
         return await asker.ask(queries_of(service), query)
 
-    return Auditor(process.db, ask, tuple(STORES))
+    return Auditor(Queries(process.db), ask, tuple(STORES))
 
 
-async def audit(auditor: Auditor, window: Window) -> tuple[int, int, list[Finding]]:
+async def audit(auditor: Auditor, window: Window) -> tuple[int, int, list[Discrepancy]]:
     """All pages."""
     compared = skipped = 0
-    findings: list[Finding] = []
+    findings: list[Discrepancy] = []
     while True:
         page = await auditor.page(window)
         compared += page.compared.compared
@@ -284,7 +285,9 @@ async def test_a_saga_that_ends_while_we_look_is_not_reported(
         return Effects(rows=(held,) if service == "inventory" else ())
 
     async with Database(settings("orchestrator")) as db:
-        compared, skipped, findings = await audit(Auditor(db, ask, tuple(STORES)), Window())
+        compared, skipped, findings = await audit(
+            Auditor(Queries(db), ask, tuple(STORES)), Window()
+        )
     assert (compared, skipped, findings) == (0, 1 if known_before else 2, [])
 
 
@@ -310,7 +313,7 @@ async def test_an_order_that_is_given_back_while_we_look_is_not_reported(
         )
 
     async with Database(settings("orchestrator")) as db:
-        assert await audit(Auditor(db, ask, tuple(STORES)), Window()) == (1, 0, [])
+        assert await audit(Auditor(Queries(db), ask, tuple(STORES)), Window()) == (1, 0, [])
     assert sorted(asked) == ["inventory", "order", "order", "payment"]
 
 

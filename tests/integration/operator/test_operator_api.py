@@ -38,7 +38,7 @@ from common.transport.query import Asker
 from inventory_svc.store import InventoryStore
 from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.operator.api import make_app
-from orchestrator.operator.compose import sources
+from orchestrator.operator.backend import Backend
 from orchestrator.runtime.service import Service
 from orchestrator.sagas.order import ORDER_SAGA
 from payment_svc.store import PaymentStore
@@ -111,7 +111,6 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
     process.announce("operator", ROOT / "orchestrator" / "migrations")
     asker = Asker(process.broker, ours, process.health, process.stop)
     process.add("queries", asker.run)
-    definitions = {(ORDER_SAGA.name, ORDER_SAGA.version): ORDER_SAGA}
     service = Service(
         process.db,
         [ORDER_SAGA],
@@ -120,8 +119,7 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
         approval=ApprovalPolicy({"USD": 500}),
     )
     app = make_app(
-        sources(process, asker, [ORDER_SAGA], service),
-        definitions,
+        Backend.of(process, asker, [ORDER_SAGA], service),
         process.health,
         ENTRANCES["operator"],
     )
@@ -167,9 +165,11 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
         (str(ONE), "deadline_not_judged"), (str(TWO), "version_not_deployed"),
         (str(THREE), "cannot_be_judged"),
     ]  # fmt: skip
-    assert page["stuck"][2]["standstill"] == "cannot be judged: reserve_stock: no carrier"
+    assert page["stuck"][2]["standstill"] == (
+        "this release cannot decide about it: reserve_stock: no carrier"
+    )
     assert (await stage.get("/stuck", older_than=3600))["stuck"] == page["stuck"][:1]
-    assert page["stuck"][1]["standstill"].endswith("no orchestrator knows order v9")
+    assert page["stuck"][1]["standstill"].endswith("is not deployed: order v9")
     assert (await stage.get(f"/sagas/{TWO}"))["steps"][0]["participant"] == "unknown"
     assert (await stage.get(f"/sagas/{TWO}/timeline"))["entries"][0]["told"].startswith("started")
     admin.execute(
@@ -182,7 +182,7 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
     assert "some began under a version that is not deployed: order v9" in found
     never_archived = "some have ended under a version that is not deployed, and are never archived"
     assert f"{never_archived}: 1 of trip v2" in found
-    assert "1 cannot be judged by this release" in found
+    assert "1 cannot be decided by this release" in found
     admin.execute("delete from orchestrator.saga_instance where ended_at is not null")
 
     why: dict[str, Any] = {"reason": "inventory is back"}
@@ -468,7 +468,7 @@ async def test_the_doctor_sees_who_is_there_and_who_is_not(
         about == "process inventory" and "inventory_svc/0009_x" in text for about, text in what
     )
     assert "queue payment.queries" not in found
-    assert found["queue payment.commands"] == "nobody consumes it; 0 wait in it"
+    assert found["queue payment.commands"] == "it has no consumer; 0 messages wait in it"
 
 
 async def test_the_doctor_names_what_differs_in_a_queue_and_what_is_missing(
@@ -499,7 +499,7 @@ async def test_the_doctor_names_what_differs_in_a_queue_and_what_is_missing(
     diagnosis = await stage.get("/doctor")
     found = findings(diagnosis)
     assert found[f"queue {without}"].startswith("it is missing: dead letters have nowhere to go")
-    assert found[f"queue {dead}"] == "nobody consumes it; 2 wait in it"
+    assert found[f"queue {dead}"] == "it has no consumer; 2 messages wait in it"
     differences = [f for f in diagnosis["findings"] if "other arguments" in f["what"]]
     (difference,) = differences
     assert "x-overflow" in difference["what"]

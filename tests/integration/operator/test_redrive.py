@@ -7,8 +7,8 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from hashlib import md5
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import UUID, uuid4
 
 import httpx
@@ -25,7 +25,7 @@ from orchestrator.dead_letters.letter import dead_letters_of
 from orchestrator.dead_letters.redrive import Disposal, Redriver, Result, Settlement
 from orchestrator.dead_letters.store import DeadLetterFilter
 from orchestrator.operator.api import make_app
-from orchestrator.operator.compose import _letters
+from orchestrator.operator.queries import Queries
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import command, saga
 from tests.integration.orchestrating import (
@@ -64,8 +64,8 @@ class Office:
         self.db = db
         self.service = service(db)
         self.desk = Redriver(db, self.service)
-        asked: Any = SimpleNamespace(letters=_letters(db, self.desk), desk=None, hands=None)
-        app = make_app(asked, {}, Health(), ENTRANCES["operator"])
+        backend: Any = MagicMock(queries=Queries(db), redriver=self.desk)
+        app = make_app(backend, Health(), ENTRANCES["operator"])
         self.api = httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
             base_url="http://operator",

@@ -20,8 +20,7 @@ from common.messages.envelope import Direction
 from common.messages.errors import IllegalTransition
 from common.storage.db import Database
 from orchestrator.engine.inputs import DeadLettered
-from orchestrator.operator import queries
-from orchestrator.operator.queries import Stuck, StuckWanted
+from orchestrator.operator.queries import Queries, Stuck, StuckFilter
 from orchestrator.runtime import actions
 from orchestrator.runtime.actions import ActionFilter, OperatorAction
 from orchestrator.runtime.batch import MOVED_ON, RETRIED, TIMED_OUT
@@ -56,9 +55,7 @@ async def acted(db: Database) -> list[OperatorAction]:
 
 
 async def stuck(db: Database, overdue_by: float = 60) -> list[Stuck]:
-    async with db.transaction(None) as tx:
-        wanted = StuckWanted(overdue_by_seconds=overdue_by)
-        return await queries.stuck(tx, wanted, None, 1000)
+    return await Queries(db).stuck(StuckFilter(overdue_by_seconds=overdue_by), None, 1000)
 
 
 async def dead_letter(db: Database, step: str, direction: Direction) -> None:

@@ -28,8 +28,7 @@ from common.messages.envelope import Fenced
 from common.messages.errors import IllegalTransition, Poison
 from common.storage.db import Database
 from orchestrator.engine.decide import decide
-from orchestrator.operator import queries
-from orchestrator.operator.queries import StuckWanted
+from orchestrator.operator.queries import Queries, StuckFilter
 from orchestrator.runtime import archive, batch
 from orchestrator.runtime.census import Seen
 from orchestrator.runtime.service import Service
@@ -101,8 +100,7 @@ def versions(judge: Rows) -> dict[Any, Any]:
 
 
 async def stuck(db: Database) -> list[Seen]:
-    async with db.transaction(None) as tx:
-        found = await queries.stuck(tx, StuckWanted(overdue_by_seconds=60), None, 100)
+    found = await Queries(db).stuck(StuckFilter(overdue_by_seconds=60), None, 100)
     return [one.seen for one in found]
 
 
@@ -249,10 +247,9 @@ async def test_a_saga_of_an_undeployed_version_is_stuck_until_deployed(
     assert await before.run_once() == 0  # tried again later
     assert await undeployed(db) == [True]
     assert logged(judge) == ["started", "sent", "undeployed"]
-    async with db.transaction(None) as tx:
-        standing = await queries.standing(tx, 60, old(db).deployed.known)
-    assert (standing.undeployed, standing.stuck, standing.overdue) == (["order v2"], 1, 0)
-    assert standing.kept == {}  # it has not ended
+    status = await Queries(db).status(60, old(db).deployed.known)
+    assert (status.undeployed, status.stuck, status.overdue) == (["order v2"], 1, 0)
+    assert status.never_archived == {}  # it has not ended
     view = await old(db).view(SagaQuery(saga_id=saga(1)))
     assert (view.definition, view.state) == ("order v2", "RUNNING")
     with pytest.raises(IllegalTransition, match="order v2 is not deployed here: it goes on by"):
@@ -309,9 +306,8 @@ async def test_a_saga_whose_command_cannot_be_made_is_stuck(
     make_overdue(admin, "reserve_stock")
     assert await lacking.run_once() == 1
     assert logged(judge) == ["started", "sent", "unjudgeable"]  # said once
-    async with db.transaction(None) as tx:
-        standing = await queries.standing(tx, 60, needy(db).deployed.known)
-    assert (standing.undeployed, standing.unjudgeable, standing.stuck) == ([], 1, 1)
+    status = await Queries(db).status(60, needy(db).deployed.known)
+    assert (status.undeployed, status.unjudgeable, status.stuck) == ([], 1, 1)
 
     with pytest.raises(IllegalTransition, match="no ReserveByCarrier can be made of its data"):
         await needy(db).retry(saga(1), "ada", "once more")

@@ -10,7 +10,15 @@ import pytest
 
 from common.messages.contracts import Effect
 from orchestrator.engine.instance import State
-from orchestrator.operator.audit import ORDER, REMEDIES, RETURN, Compared, Drift, Known, compare
+from orchestrator.operator.audit import (
+    ORDER,
+    REMEDIES,
+    RETURN,
+    AuditedInstance,
+    Comparison,
+    Drift,
+    compare,
+)
 from orchestrator.sagas.order import ORDER_SAGA
 from orchestrator.sagas.returns import RETURN_SAGA
 
@@ -33,16 +41,16 @@ def looked(
     after: State | None = None,
     age: int = 60,
     definition: str = "order",
-) -> Compared:
+) -> Comparison:
     """At one saga: its state before the effects were read, and after, if it was not there yet."""
     return compare(
         [SAGA],
-        {SAGA: Known(definition, before)} if before else {},
+        {SAGA: AuditedInstance(definition, before)} if before else {},
         [
             Effect(saga_id=SAGA, step=step, standing=standing, at=NOW - timedelta(minutes=age))
             for step, standing in effects.items()
         ],
-        {SAGA: Known(definition, after)} if after else {},
+        {SAGA: AuditedInstance(definition, after)} if after else {},
         now=NOW,
         grace=GRACE,
     )
@@ -54,8 +62,8 @@ def drifts(*args: object, **more: object) -> dict[str, Drift]:
 
 
 def test_what_ended_as_it_should_is_no_drift() -> None:
-    assert looked(State.COMPLETED, EVERYTHING) == Compared(1, 0, ())
-    assert looked(State.COMPENSATED, NOTHING_KEPT) == Compared(1, 0, ())
+    assert looked(State.COMPLETED, EVERYTHING) == Comparison(1, 0, ())
+    assert looked(State.COMPENSATED, NOTHING_KEPT) == Comparison(1, 0, ())
     assert drifts(State.COMPENSATED, {"create_order": "REJECTED"}) == {}
     given_back = {"create_order": "RETURNED", "reserve_stock": "RETURNED"}
     assert drifts(State.COMPLETED, {**EVERYTHING, **given_back}) == {}
@@ -63,13 +71,13 @@ def test_what_ended_as_it_should_is_no_drift() -> None:
 
 @pytest.mark.parametrize("state", [s for s in State if not s.ended])
 def test_a_saga_under_way_is_left_for_the_next_time(state: State) -> None:
-    assert looked(state, {"reserve_stock": "HELD"}) == Compared(0, 1, ())
+    assert looked(state, {"reserve_stock": "HELD"}) == Comparison(0, 1, ())
 
 
 @pytest.mark.parametrize("state", State)
 def test_a_saga_that_began_while_we_looked_is_left_too(state: State) -> None:
     """It may have gone on to its end since its effects were read."""
-    assert looked(None, {"reserve_stock": "HELD"}, after=state) == Compared(0, 1, ())
+    assert looked(None, {"reserve_stock": "HELD"}, after=state) == Comparison(0, 1, ())
 
 
 def test_of_a_saga_that_does_not_exist_nothing_may_stand() -> None:
@@ -123,7 +131,7 @@ def test_drift_of_a_compensated_saga(step: str, standing: str | None, drift: Dri
 
 
 def test_a_return_that_ended_as_it_should_is_no_drift() -> None:
-    clean = Compared(1, 0, ())
+    clean = Comparison(1, 0, ())
     assert looked(State.COMPLETED, GIVEN_BACK, definition="return") == clean
     assert looked(State.COMPENSATED, {"open_return": "CLOSED"}, definition="return") == clean
 
@@ -173,8 +181,11 @@ def test_an_order_that_no_return_has_locked_is_not_locked() -> None:
 
 
 def test_only_a_return_that_was_completed_has_put_goods_back() -> None:
-    assert Known("return", State.COMPLETED, SAGA).restocked == SAGA
-    for other in (Known("return", State.COMPENSATED, SAGA), Known("order", State.COMPLETED, SAGA)):
+    assert AuditedInstance("return", State.COMPLETED, SAGA).restocked == SAGA
+    for other in (
+        AuditedInstance("return", State.COMPENSATED, SAGA),
+        AuditedInstance("order", State.COMPLETED, SAGA),
+    ):
         assert other.restocked is None
 
 
@@ -191,8 +202,10 @@ def test_the_pages_and_the_help_name_every_drift() -> None:
 
 
 def test_a_saga_whose_ends_are_not_known_is_not_judged() -> None:
-    found = compare([SAGA], {SAGA: Known("trip", State.COMPLETED)}, [], {}, now=NOW, grace=GRACE)
-    assert found == Compared(0, 1, ())
+    found = compare(
+        [SAGA], {SAGA: AuditedInstance("trip", State.COMPLETED)}, [], {}, now=NOW, grace=GRACE
+    )
+    assert found == Comparison(0, 1, ())
 
 
 def test_the_table_names_steps_that_there_are() -> None:

@@ -22,11 +22,10 @@ from orchestrator.cli import app, client, dead_letters, orders, sagas
 from orchestrator.engine.definition import COMPENSATING, FORWARD
 from orchestrator.engine.inputs import ReplyArrived, TimedOut
 from orchestrator.engine.instance import State
-from orchestrator.operator.audit import Compared, Drift
-from orchestrator.operator.audit import Finding as Drifted
-from orchestrator.operator.auditor import AuditedPage
+from orchestrator.operator.audit import Comparison, Discrepancy, Drift
+from orchestrator.operator.auditor import AuditPage, Window
 from orchestrator.operator.doctor import Finding
-from orchestrator.operator.queries import StuckWanted
+from orchestrator.operator.queries import SagaFilter, StuckFilter
 from orchestrator.runtime.actions import ActionFilter, OperatorAction, RecordedAction
 from tests.support.apis import NOON, TOKENS, InMemory, Sagas, Shop
 from tests.support.letters import envelope
@@ -388,7 +387,7 @@ def test_the_story_of_a_compensated_saga(saga: Saga, house: Sagas) -> None:
         ["+0.200", "inventory-3", "inventory: stock reserved"],
         ["+0.200", "orchestrator-2", "asks payment to charge payment"],
         ["+0.400", "payment-2", "payment refuses: card declined"],
-        ["+0.400", "orchestrator-2", "no way forward, card declined: what was done is undone,"
+        ["+0.400", "orchestrator-2", "compensates, card declined: what was done is undone,"
          " the last step first"],
         ["+0.400", "orchestrator-2", "asks inventory to undo reserve stock: release stock"],
         ["+0.700", "orchestrator-2", "inventory: stock released"],
@@ -462,7 +461,7 @@ def test_the_same_answer_many_times_is_one_line(saga: Saga, house: Sagas) -> Non
     house.begin(ONE, RESERVED, RESERVED, RESERVED, RESERVED, DECLINED)
     out = saga("show", str(ONE)).out
     (line,) = (line for line in out.splitlines() if "ignored" in line)
-    assert line.endswith("noted and ignored (3 times)")
+    assert line.endswith("No longer awaited: ignored (3 times)")
     assert "3 times" not in saga("show", str(ONE), "--json").out
 
 
@@ -490,7 +489,8 @@ def test_list_shows_short_ids_and_asks_for_what_is_wanted(saga: Saga, house: Sag
         "--customer", "bob", "--reason", "card_declined", "--stuck",
     )  # fmt: skip
     assert ran.code == 0
-    (wanted,) = house.wanted
+    (wanted,) = house.filters
+    assert isinstance(wanted, SagaFilter)
     assert (wanted.state, wanted.awaits, wanted.older_than_seconds) == (
         "COMPENSATED", "charge_payment", 300.0,
     )  # fmt: skip
@@ -528,7 +528,7 @@ def test_stuck_says_why_what_was_tried_and_what_to_type(saga: Saga, house: Sagas
     assert first.endswith(": no answer from inventory: the undo of reserve_stock")
     assert "no answer from inventory in time (attempt 1): release stock may or may not" in last
     assert "waits   for inventory: the undo of reserve stock, attempt 2, overdue for" in waits
-    assert "saga retry aaaa0000 asks again at once" in remedy
+    assert "saga retry aaaa0000 sends again at once" in remedy
     assert "saga resolve aaaa0000 reserve_stock --reason" in remedy
     (row,) = saga("stuck", "--json").document["stuck"]
     assert (row["cause"], row["saga_id"]) == ("silent", str(ONE))
@@ -537,7 +537,7 @@ def test_stuck_says_why_what_was_tried_and_what_to_type(saga: Saga, house: Sagas
 
 def test_stuck_asks_for_what_is_wanted(saga: Saga, house: Sagas) -> None:
     saga("stuck", "--step", "charge_payment", "--older-than", "2h")
-    assert house.stuck_wanted == [StuckWanted("charge_payment", 7200.0, 60.0)]
+    assert house.filters == [StuckFilter("charge_payment", 7200.0, 60.0)]
 
 
 def test_retry_compensate_and_resolve_say_how_it_stands(saga: Saga, house: Sagas) -> None:
@@ -573,17 +573,17 @@ def test_reconcile_takes_up_what_stands_still_or_says_what_it_would(
 ) -> None:
     assert saga("reconcile", "--dry-run").out == "nothing is overdue or stuck\n"
     house.begin(ONE, *SILENT_UNDO)
-    attempts = len(house.timeline(ONE))
+    attempts = len(house.log[ONE])
     _, row = saga("reconcile", "--dry-run").out.splitlines()
     assert row.split()[:4] == ["aaaa0000", "COMPENSATING", "(dry", "run)"]
-    assert len(house.timeline(ONE)) == attempts
+    assert len(house.log[ONE]) == attempts
     _, row = saga("reconcile", "--step", "reserve_stock", "--older-than", "1s").out.splitlines()
     assert row.split()[:3] == ["aaaa0000", "COMPENSATING", "retried"]
-    assert house.stuck_wanted[-1] == StuckWanted("reserve_stock", 1.0, 0)
-    house.unread = "7 replies wait to be read"
+    assert house.filters[-1] == StuckFilter("reserve_stock", 1.0, 0)
+    house.behind = "7 replies wait to be read"
     ran = saga("reconcile")
     assert ran.code == 1
-    assert "7 replies wait to be read: deadlines are judged once" in ran.err
+    assert "7 replies wait to be read: deadlines are checked once" in ran.err
 
 
 # --- actions -------------------------------------------------------------------------------
@@ -596,7 +596,7 @@ def test_actions_say_who_did_what_and_what_came_of_it(saga: Saga, house: Sagas) 
     freed = OperatorAction(
         "bob", "redrive", "deployed the fix", about="letter 7", detail="12 redriven"
     )
-    house.actions = [
+    house.action_rows = [
         RecordedAction(number, NOON, action, "operator")
         for number, action in enumerate((called, called.refused("too late"), freed), start=1)
     ]
@@ -620,7 +620,7 @@ def test_actions_say_who_did_what_and_what_came_of_it(saga: Saga, house: Sagas) 
 def test_actions_are_asked_for_by_saga_actor_action_and_outcome(saga: Saga, house: Sagas) -> None:
     house.begin(ONE)
     saga("actions", "aaaa", "--actor", "ada", "--action", "retry", "--outcome", "refused")
-    assert house.actions_wanted == [ActionFilter(ONE, "ada", "retry", "refused")]
+    assert house.filters == [ActionFilter(ONE, "ada", "retry", "refused")]
     assert saga("actions", "bbbb").code == 1
 
 
@@ -628,10 +628,10 @@ def test_actions_are_asked_for_by_saga_actor_action_and_outcome(saga: Saga, hous
 
 
 def test_stock_and_accounts_are_paged(saga: Saga, house: Sagas) -> None:
-    house.stock = [
+    house.stock_rows = [
         StockRow(sku=sku, on_hand=7, held=2, dispatched=1, received=10) for sku in ("cup", "tea")
     ]
-    house.accounts = [AccountRow(customer="a/b", currency="EUR", card="good", balance=1234)]
+    house.account_rows = [AccountRow(customer="a/b", currency="EUR", card="good", balance=1234)]
     stock = saga("stock", "--limit", "1")
     assert stock.out.splitlines()[1].split() == ["7", "2", "1", "10", "cup"]
     assert "--after cup" in stock.err
@@ -643,11 +643,11 @@ def test_stock_and_accounts_are_paged(saga: Saga, house: Sagas) -> None:
 
 def test_a_doctor_with_an_error_exits_with_one(saga: Saga, house: Sagas) -> None:
     stuck = Finding("warning", "sagas", "one is stuck", "look")
-    house.house = replace(house.house, processes=None, queues=None, problems=[stuck])
+    house.status = replace(house.status, processes=None, queues=None, problems=[stuck])
     warned = saga("doctor")
     assert warned.code == 0
     assert "warning: sagas: one is stuck\n  remedy: look" in warned.out
-    house.house = replace(house.house, processes=[], problems=[])
+    house.status = replace(house.status, processes=[], problems=[])
     ran = saga("doctor")
     assert ran.code == 1
     assert "error: service payment: no process of it answers" in ran.out
@@ -706,8 +706,8 @@ PAYMENT, INVENTORY = "payment.commands", "inventory.commands"
 @pytest.fixture
 def buried(house: Sagas) -> Sagas:
     for number in range(1, 6):
-        house.letters.bury(PAYMENT, envelope(number), "unknown_type")
-    house.letters.bury(INVENTORY, b"tea, please", "not_json")
+        house.bury(PAYMENT, envelope(number), "unknown_type")
+    house.bury(INVENTORY, b"tea, please", "not_json")
     return house
 
 
@@ -729,11 +729,11 @@ def test_dead_letters_are_grouped_and_listed(saga: Saga, buried: Sagas) -> None:
 
 
 def test_a_dead_letter_is_shown_with_all_it_said(saga: Saga, buried: Sagas) -> None:
-    ident = buried.letters.bury(PAYMENT, envelope(9), "exhausted")
+    ident = buried.bury(PAYMENT, envelope(9), "exhausted")
     shown = saga("dead-letters", "show", str(ident)[:8])
     assert shown.code == 0
     assert f"letter {ident}, from payment.commands" in shown.out
-    assert "exhausted: so it is" in shown.out
+    assert "exhausted: some detail" in shown.out
     assert f"charge payment of {UUID(int=9)}" in shown.out
     assert '"type": "ChargePayment"' in shown.out
     assert saga("dead-letters", "show", str(ident), "--json").document["body"][0]["step"]
@@ -747,12 +747,12 @@ def test_redriving_in_bulk_goes_at_the_rate_that_is_asked_for(
     monkeypatch.setattr(dead_letters, "time", time)
     dry = saga("dead-letters", "redrive", "--queue", PAYMENT, "--dry-run", "--rate", "2")
     assert (dry.code, dry.out) == (0, "5 would be redriven\n")
-    assert [n for _, n, _, dry_run in buried.letters.requests if dry_run] == [2, 2, 1]
+    assert [n for n, dry_run in buried.settled if dry_run] == [2, 2, 1]
     assert time.now == 0
     ran = saga("dead-letters", "redrive", "--queue", PAYMENT, "--rate", "2", "--json")
     assert ran.code == 0
     assert ran.document["done"] == 5
-    assert [n for _, n, _, dry_run in buried.letters.requests if not dry_run] == [2, 2, 1]
+    assert [n for n, dry_run in buried.settled if not dry_run] == [2, 2, 1]
     assert time.now == 2.0  # four letters at two a second, and the last at once
     again = saga("dead-letters", "redrive", "--queue", PAYMENT)
     assert (again.code, again.out) == (0, "0 redriven\n")
@@ -772,7 +772,7 @@ def test_what_is_refused_stays_and_says_why(saga: Saga, buried: Sagas) -> None:
 
 
 def test_a_letter_that_is_redriven_twice_leaves_once(saga: Saga, buried: Sagas) -> None:
-    ident = str(buried.letters.bury(PAYMENT, envelope(9), "exhausted"))
+    ident = str(buried.bury(PAYMENT, envelope(9), "exhausted"))
     assert saga("dead-letters", "redrive", ident[:8]).out == "1 redriven\n"
     again = saga("dead-letters", "redrive", ident)
     assert again.code == 0
@@ -787,29 +787,29 @@ def test_which_letters_must_be_said_and_why_they_are_discarded(saga: Saga, burie
     viewer = TOKENS[Role.VIEWER]
     ran = saga("dead-letters", "redrive", "--all", SAGAPROOF_OPERATOR_TOKEN=viewer)
     assert ran.code == 1
-    assert {w.stored.state for w in buried.letters.kept.values()} == {"open"}
+    assert {w.stored.state for w in buried.kept.values()} == {"open"}
 
 
 # --- audit ---------------------------------------------------------------------------------
 
 
-def pages(*findings: Drifted) -> list[AuditedPage]:
+def pages(*findings: Discrepancy) -> list[AuditPage]:
     """Two, the second with these."""
     return [
-        AuditedPage(Compared(1000, 2, ()), UUID("8" + "0" * 31)),
-        AuditedPage(Compared(500, 0, findings), None),
+        AuditPage(Comparison(1000, 2, ()), UUID("8" + "0" * 31)),
+        AuditPage(Comparison(500, 0, findings), None),
     ]
 
 
 def test_an_audit_asks_page_by_page_and_finds_nothing(saga: Saga, house: Sagas) -> None:
-    house.audited = pages()
+    house.audit_pages = pages()
     ran = saga("audit", "--since", "1d", "--until", "2026-01-31T12:00+01:00", "--grace", "10s")
     assert ran.code == 0
     assert (
         ran.out.strip()
         == "1,500 sagas compared; 2 under way or of another kind were left out: 0 in drift"
     )
-    first, second = house.windows
+    first, second = (w for w in house.filters if isinstance(w, Window))
     assert (first.after, second.after) == (FIRST_ID, UUID("8" + "0" * 31))
     assert first.since is not None
     assert abs(datetime.now(UTC) - first.since - timedelta(days=1)) < timedelta(seconds=30)
@@ -818,19 +818,20 @@ def test_an_audit_asks_page_by_page_and_finds_nothing(saga: Saga, house: Sagas) 
 
 
 def test_drift_is_named_with_a_remedy_and_an_exit_code(saga: Saga, house: Sagas) -> None:
-    house.audited = pages(Drifted(Drift.MISSING_REFUND, ONE, "charge_payment", "CHARGED stands"))
+    uncharged = Discrepancy(Drift.MISSING_REFUND, ONE, "charge_payment", "CHARGED stands")
+    house.audit_pages = pages(uncharged)
     ran = saga("audit")
     assert ran.code == 1
     assert f"missing refund  {ONE}  charge payment  CHARGED stands" in ran.out
     assert "missing refund: see saga show; the customer is owed the money" in ran.out
-    house.windows.clear()
+    house.filters.clear()
     document = saga("audit", "--json").document
     assert (document["compared"], document["skipped"]) == (1500, 2)
     assert document["drift"][0]["drift"] == "missing_refund"
 
 
 def test_one_lost_answer_does_not_end_an_audit_and_nobody_does(saga: Saga, house: Sagas) -> None:
-    house.audited = pages()
+    house.audit_pages = pages()
     house.outages = 3
     assert saga("audit").code == 0
     house.outages = 1000

@@ -1,4 +1,4 @@
-"""What the doctor makes of what was seen: each finding, and its remedy."""
+"""Each finding of the doctor, and its remedy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from common.messages.contracts import Check, ProcessView
-from orchestrator.operator.doctor import Finding, House, QueueSeen, deployed, diagnose
-from orchestrator.operator.queries import Standing
+from orchestrator.operator.doctor import Finding, QueueSeen, SystemStatus, diagnose, expected
+from orchestrator.operator.queries import SagaStatus
 from orchestrator.runtime.census import COUNTED
 from orchestrator.sagas.order import ORDER_SAGA
 
-DEPLOYED = deployed([ORDER_SAGA])
+EXPECTED = expected([ORDER_SAGA])
 PROCESSES = [
     ProcessView(
         process=service,
@@ -23,46 +23,48 @@ PROCESSES = [
         shipped=("common/0001", "mine/0001"),
         applied=("common/0001", "mine/0001"),
     )
-    for service in DEPLOYED.services
+    for service in EXPECTED.services
 ]
-WELL = [QueueSeen(queue.name, True, consumers=1) for queue in DEPLOYED.queues]
-HOUSE = House(DEPLOYED, PROCESSES, WELL, Standing(alive=3, stuck=0, overdue=0))
+WELL = [QueueSeen(queue.name, True, consumers=1) for queue in EXPECTED.queues]
+HEALTHY = SystemStatus(EXPECTED, PROCESSES, WELL, SagaStatus(alive=3, stuck=0, overdue=0))
+
+NEVER_ARCHIVED = {"order v1": 3, "trip v1": COUNTED}
 
 
-def with_process(**changes: object) -> House:
-    """The payment process is different."""
+def with_process(**changes: object) -> SystemStatus:
+    """Change the payment process."""
     changed = [
         view.model_copy(update=changes) if view.process == "payment" else view for view in PROCESSES
     ]
-    return replace(HOUSE, processes=changed)
+    return replace(HEALTHY, processes=changed)
 
 
-def with_queue(name: str, **changes: object) -> House:
+def with_queue(name: str, **changes: object) -> SystemStatus:
     assert name in [queue.name for queue in WELL]
     queues = [replace(q, **changes) if q.name == name else q for q in WELL]  # type: ignore[arg-type]
-    return replace(HOUSE, queues=queues)
+    return replace(HEALTHY, queues=queues)
 
 
-def the_finding(house: House) -> Finding:
-    (finding,) = diagnose(house)
+def the_finding(status: SystemStatus) -> Finding:
+    (finding,) = diagnose(status)
     assert finding.remedy
     return finding
 
 
-def test_a_house_in_order_has_no_findings() -> None:
-    assert diagnose(HOUSE) == []
+def test_a_healthy_system_has_no_findings() -> None:
+    assert diagnose(HEALTHY) == []
 
 
 @pytest.mark.parametrize(
-    ("house", "severity", "about", "what", "remedy"),
+    ("status", "severity", "about", "what", "remedy"),
     [
         (
-            replace(HOUSE, processes=[p for p in PROCESSES if p.service != "payment"]),
+            replace(HEALTHY, processes=[p for p in PROCESSES if p.service != "payment"]),
             "error", "service payment", "no process of it answers", "python -m payment_svc",
         ),
         (
             with_process(ready=False, checks=(Check(name="relay", problem="broker gone"),)),
-            "error", "process payment", "relay: broker gone", "tries again",
+            "error", "process payment", "relay: broker gone", "retries by itself",
         ),
         (with_process(applied=None), "error", "process payment", "database", "Postgres"),
         (
@@ -89,55 +91,55 @@ def test_a_house_in_order_has_no_findings() -> None:
         ),
         (
             with_queue("inventory.queries", consumers=0, ready=4),
-            "error", "queue inventory.queries", "nobody consumes it; 4 wait",
+            "error", "queue inventory.queries", "no consumer; 4 messages wait",
             "python -m inventory_svc",
         ),
         (
             with_queue("payment.commands.dead", consumers=0, ready=2),
-            "error", "queue payment.commands.dead", "nobody consumes it; 2 wait",
+            "error", "queue payment.commands.dead", "no consumer; 2 messages wait",
             "python -m orchestrator",
         ),
         (
-            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, dead_letters=7)),
+            replace(HEALTHY, sagas=SagaStatus(alive=3, stuck=0, overdue=0, dead_letters=7)),
             "warning", "dead letters", "7 are open", "saga dead-letters list",
         ),
         (
-            replace(HOUSE, standing=Standing(alive=3, stuck=1, overdue=0)),
+            replace(HEALTHY, sagas=SagaStatus(alive=3, stuck=1, overdue=0)),
             "warning", "sagas", "1 are stuck", "saga stuck",
         ),
         (
-            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=2)),
+            replace(HEALTHY, sagas=SagaStatus(alive=3, stuck=0, overdue=2)),
             "error", "sagas", "deadlines of 2", "orchestrator is ready",
         ),
         (
-            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, undeployed=["order v9"])),
+            replace(HEALTHY, sagas=SagaStatus(3, 0, 0, undeployed=["order v9"])),
             "error", "sagas", "not deployed: order v9", "deploy a release that has it",
         ),
         (
-            replace(
-                HOUSE, standing=Standing(3, 0, 0, kept={"order v1": 3, "trip v1": COUNTED})
-            ),
+            replace(HEALTHY, sagas=SagaStatus(3, 0, 0, never_archived=NEVER_ARCHIVED)),
             "warning", "sagas", "never archived: 3 of order v1, at least 10000 of trip v1",
             "has these versions",
         ),
         (
-            replace(HOUSE, standing=Standing(alive=3, stuck=0, overdue=0, unjudgeable=2)),
-            "error", "sagas", "2 cannot be judged", "saga stuck",
+            replace(HEALTHY, sagas=SagaStatus(alive=3, stuck=0, overdue=0, unjudgeable=2)),
+            "error", "sagas", "2 cannot be decided", "saga stuck",
         ),
     ],
 )  # fmt: skip
-def test_each_finding(house: House, severity: str, about: str, what: str, remedy: str) -> None:
-    finding = the_finding(house)
+def test_each_finding(
+    status: SystemStatus, severity: str, about: str, what: str, remedy: str
+) -> None:
+    finding = the_finding(status)
     assert (finding.severity, finding.about) == (severity, about)
     assert what in finding.what
     assert remedy in finding.remedy
 
 
-def test_what_could_not_be_looked_at_is_a_finding_and_nothing_else_is_made_up() -> None:
+def test_what_cannot_be_read_is_the_only_finding() -> None:
     gone = Finding("error", "broker", "out of reach", "see that RabbitMQ runs")
-    assert diagnose(House(DEPLOYED, None, None, None, [gone])) == [gone]
+    assert diagnose(SystemStatus(EXPECTED, None, None, None, [gone])) == [gone]
 
 
 def test_errors_come_first() -> None:
-    house = replace(HOUSE, standing=Standing(3, 0, 0, dead_letters=1), processes=PROCESSES[1:])
-    assert [finding.severity for finding in diagnose(house)] == ["error", "warning"]
+    status = replace(HEALTHY, sagas=SagaStatus(3, 0, 0, dead_letters=1), processes=PROCESSES[1:])
+    assert [finding.severity for finding in diagnose(status)] == ["error", "warning"]

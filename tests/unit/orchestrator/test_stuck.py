@@ -1,4 +1,4 @@
-"""Why an instance stands still: each cause, and what to type."""
+"""Each cause of a stuck saga, and what to type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition
 from orchestrator.engine.instance import Instance
-from orchestrator.operator.stuck import Cause, Standstill, standstill, when_overdue
+from orchestrator.operator.stuck import Cause, StuckBecause, explain, when_overdue
 from orchestrator.sagas.order import ORDER_SAGA
 from tests.support.story import DATA, SAGA, given
 
@@ -30,8 +30,8 @@ def why(
     undeployed: bool = False,
     unjudgeable: str | None = None,
     overdue: float = 0,
-) -> Standstill:
-    return standstill(
+) -> StuckBecause:
+    return explain(
         definition,
         instance,
         undeployed=undeployed,
@@ -42,40 +42,40 @@ def why(
 
 
 @pytest.mark.parametrize(
-    ("still", "cause", "said", "remedy"),
+    ("found", "cause", "said", "remedy"),
     [
         (why(UNDOING, TIMED_OUT), Cause.SILENT, "inventory: the undo of reserve_stock", "retry ID"),
         (why(UNDOING), Cause.SILENT, "no answer from inventory", "resolve ID reserve_stock"),
         (why(UNDOING, DEAD), Cause.DEAD_LETTER, "is a dead letter: exhausted", "redrive"),
         (why(UNDOING, DEAD, overdue=61), Cause.UNJUDGED, "61 s ago", "saga doctor"),
         (why(UNDOING, overdue=59), Cause.SILENT, "no answer", "saga doctor"),
-        (why(UNBEGUN), Cause.UNBEGUN, "was to start it", "dead-letters"),
+        (why(UNBEGUN), Cause.UNBEGUN, "the message that starts it", "dead-letters"),
         (why(UNDOING, definition=None), Cause.SILENT, "its participant", "retry ID"),
         (
             why(UNDOING, DEAD, undeployed=True, overdue=900, definition=None),
-            Cause.UNDEPLOYED, "version not deployed: no orchestrator knows order v2", "deploy",
+            Cause.UNDEPLOYED, "definition version is not deployed: order v2", "deploy",
         ),
         (
             why(UNDOING, DEAD, undeployed=True, unjudgeable="no carrier", overdue=900),
-            Cause.UNJUDGEABLE, "cannot be judged: no carrier", "deploy a release that can",
+            Cause.UNJUDGEABLE, "cannot decide about it: no carrier", "deploy a release that can",
         ),
     ],
 )  # fmt: skip
-def test_each_cause_is_told_apart_and_has_its_remedy(
-    still: Standstill, cause: Cause, said: str, remedy: str
+def test_each_cause_has_its_remedy(
+    found: StuckBecause, cause: Cause, said: str, remedy: str
 ) -> None:
-    assert still.cause is cause
-    assert said in still.why
-    assert remedy in still.remedy
+    assert found.cause is cause
+    assert said in found.why
+    assert remedy in found.remedy
 
 
-def test_nobody_is_told_to_resolve_the_pivot() -> None:
-    still = why(FENCING)
-    assert "whether dispatch_stock happened" in still.why
-    assert "resolve" not in still.remedy
+def test_the_remedy_never_resolves_the_pivot() -> None:
+    found = why(FENCING)
+    assert "whether dispatch_stock happened" in found.why
+    assert "resolve" not in found.remedy
 
 
-def test_how_long_nobody_has_judged_a_deadline() -> None:
+def test_overdue_is_zero_before_the_deadline() -> None:
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert when_overdue(None, noon) == 0
     assert when_overdue(noon, noon + timedelta(seconds=90)) == 90

@@ -1,4 +1,4 @@
-"""A saga's timeline in words: every entry that decide() can write, and the turns that matter."""
+"""The timeline in words: every entry that decide() can write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def told(entry: Entry) -> str:
     return tell(ORDER_SAGA, entry, NOON)
 
 
-def test_every_entry_that_decide_can_write_is_told_in_words() -> None:
+def test_every_entry_of_decide_is_told_in_words() -> None:
     entries = {entry for t in explore(ORDER_SAGA, POLICY) if t.decision for entry in t.decision.log}
     assert len({entry.entry for entry in entries}) >= 12
     for entry in entries:
@@ -32,42 +32,42 @@ def test_every_entry_that_decide_can_write_is_told_in_words() -> None:
         assert "_" not in sentence, f"{entry} is shown as it is stored: {sentence}"
 
 
-def test_what_a_person_did_or_was_refused_is_quoted() -> None:
+def test_interventions_are_quoted_done_or_refused() -> None:
     done = OperatorAction("ada", "resolve", "refunded by hand", SAGA, about="charge_payment")
     assert told(Entry("action_done", detail=str(done))) == (
-        "by hand: ada: resolve charge_payment (refunded by hand)"
+        "intervention: ada: resolve charge_payment (refunded by hand)"
     )
     assert told(Entry("action_refused", detail=str(done.refused("it is done")))) == (
-        "by hand, and refused: ada: resolve charge_payment (refunded by hand): it is done"
+        "intervention, refused: ada: resolve charge_payment (refunded by hand): it is done"
     )
 
 
-def test_what_no_release_at_work_can_judge_says_why() -> None:
+def test_an_entry_that_no_release_can_decide_says_why() -> None:
     assert told(Entry("unjudgeable", detail="no carrier")) == (
-        "stands still, this release cannot judge it: no carrier"
+        "blocked: this release cannot decide about it: no carrier"
     )
 
 
 def after(*events: Input) -> str:
-    """What the last of these events made of a saga that awaits the charge, as told."""
+    """Feed these events to a saga that awaits the charge; return the log of the last, in words."""
     story = given(ORDER_SAGA).awaiting("charge_payment")
     for event in events:
         story.when(event)
     return "\n".join(told(entry) for entry in story.decision.log)
 
 
-def test_a_refusal_says_who_refuses_what_and_what_follows() -> None:
+def test_a_refusal_names_participant_reason_and_consequence() -> None:
     refusal = ReplyArrived(
         "charge_payment", FORWARD, Outcome.REFUSED, "CardDeclined", "card_declined"
     )
     assert after(refusal).splitlines() == [
         "payment refuses: card declined",
-        "no way forward, card declined: what was done is undone, the last step first",
+        "compensates, card declined: what was done is undone, the last step first",
         "asks inventory to undo reserve stock: release stock",
     ]
 
 
-def test_a_refusal_that_says_more_is_quoted() -> None:
+def test_the_details_of_a_refusal_are_quoted() -> None:
     entry = Entry("refused", "reserve_stock", FORWARD, None, "out_of_stock (sku tea_1, wanted 2)")
     assert told(entry) == "inventory refuses: out of stock (sku tea_1, wanted 2)"
 
@@ -92,8 +92,7 @@ def test_the_start_says_how_long_the_order_had_waited() -> None:
         ),
         (
             Entry("sent", "dispatch_stock", COMPENSATING, 1),
-            "asks inventory what is not known: if you have not done dispatch stock, never do;"
-            " tell me which",
+            "asks inventory whether dispatch stock was done; if not, it must never be",
         ),
         (
             Entry("fenced", "dispatch_stock", COMPENSATING),
@@ -101,25 +100,25 @@ def test_the_start_says_how_long_the_order_had_waited() -> None:
         ),
         (
             Entry("done", "dispatch_stock", COMPENSATING, None, "PivotDone"),
-            "inventory: too late to stop it, dispatch stock was done."
-            " No way back from here, only forward",
+            "inventory: too late to stop it: dispatch stock was done."
+            " From here on the saga only goes forward",
         ),
         (
             Entry("done", "reserve_stock", COMPENSATING, None, "StockReleased (nothing_to_undo)"),
-            "inventory: nothing to undo, and should it still come it will be refused",
+            "inventory: nothing to undo; if the command still arrives, it is refused",
         ),
         (
             Entry("ignored", "charge_payment", FORWARD, None, "PaymentCharged"),
-            "payment: payment charged. Nobody waits for that any more: noted and ignored",
+            "payment: payment charged. No longer awaited: ignored",
         ),
     ],
     ids=lambda value: value.entry if isinstance(value, Entry) else "",
 )
-def test_what_is_hard_to_see_in_a_log(entry: Entry, sentence: str) -> None:
+def test_entries_that_are_hard_to_read_in_a_log(entry: Entry, sentence: str) -> None:
     assert told(entry) == sentence
 
 
-def test_an_entry_or_a_step_of_another_version_is_shown_as_it_stands() -> None:
+def test_an_entry_of_another_version_is_shown_unchanged() -> None:
     assert told(Entry("archived", detail="by policy")) == "archived by policy"
     assert told(Entry("sent", "gift_wrap", Direction.FORWARD)) == "sent gift_wrap forward"
 
