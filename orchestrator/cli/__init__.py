@@ -1,21 +1,28 @@
-"""`saga`, the operator's command: places orders, shows where they are and what is wrong.
+"""`saga`, the operator's command. It speaks to the two HTTP APIs and to nothing else.
 
-It speaks to the two HTTP APIs and to nothing else. One module per noun: orders.py,
-sagas.py, gates.py, hands.py, services.py, dead_letters.py, audit.py; options.py is what they
-take alike, client.py asks, output.py prints.
+One module per noun; client.py sends requests, output.py prints, options.py has the options that
+several commands take.
 """
 
 from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import audit, client, dead_letters, gates, hands, orders, sagas, services
+from orchestrator.cli import (
+    audit,
+    client,
+    dead_letters,
+    gates,
+    interventions,
+    orders,
+    sagas,
+    services,
+)
 
 ABOUT = """
-Place orders, see where they are and why they stand still, and what is wrong.
+Place orders, follow their sagas, find what is stuck or wrong, and intervene.
 
-The command asks the customers' door and the operator's API over HTTP. Tell it where they are,
-and what opens them:
+The command calls the customers' door and the operator's API over HTTP. Set their URLs and keys:
 
 \b
     export SAGAPROOF_DOOR_URL=http://127.0.0.1:8080
@@ -25,15 +32,15 @@ and what opens them:
 
 For a stack that `chaos up` started: eval "$(chaos env)"
 
-Begin with `saga doctor`, and with `saga show ID` of an order that stands still.
+Start with `saga doctor`, or with `saga show ID` for one order.
 
 \b
 Exit codes:
-    0  yes
-    1  no: rejected, refused, not found, errors or drift found
+    0  success
+    1  rejected, refused or not found; errors or drift found
     2  the command line is wrong
-    3  nobody answered: ask again
-    4  it had not ended when the wait was over
+    3  no answer: try again
+    4  the order had not ended when the wait was over
 """
 
 app = typer.Typer(
@@ -47,24 +54,24 @@ app.command("waiting")(gates.waiting)
 app.command("approve")(gates.approve)
 app.command("reject")(gates.reject)
 app.add_typer(gates.watch, name="watch")
-app.command("stuck")(hands.stuck)
-app.command("retry")(hands.retry)
-app.command("compensate")(hands.compensate)
-app.command("resolve")(hands.resolve)
-app.command("reconcile")(hands.reconcile)
-app.command("actions")(hands.actions)
+app.command("stuck")(interventions.stuck)
+app.command("retry")(interventions.retry)
+app.command("compensate")(interventions.compensate)
+app.command("resolve")(interventions.resolve)
+app.command("reconcile")(interventions.reconcile)
+app.command("actions")(interventions.actions)
 app.command("stock")(services.stock)
 app.command("accounts")(services.accounts)
 app.command("doctor")(services.doctor)
 app.command("audit")(audit.audit)
 
-_orders = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Orders from a file.")
+_orders = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Place orders from a file.")
 _orders.command("place")(orders.place)
 app.add_typer(_orders, name="orders")
 
 _letters = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
-    help="Messages that could not be handled: why, once more, or away with them.",
+    help="Messages that could not be handled: list, show, redrive or discard them.",
 )  # fmt: skip
 _letters.command("list")(dead_letters.list_)
 _letters.command("show")(dead_letters.show)

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.cli` is `saga`, where nothing is installed: in the image, say."""
+"""`python -m orchestrator.cli` is `saga` where no script is installed, as in the image."""
 
 from __future__ import annotations
 

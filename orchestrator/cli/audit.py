@@ -1,4 +1,4 @@
-"""`saga audit`: do the services hold what the sagas say?"""
+"""`saga audit`: compare what services hold with how sagas ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from orchestrator.cli.client import ASK_AGAIN_SECONDS, Api, No, Operator, Unanswered, again
 from orchestrator.cli.output import Exit, Json, Output, parse_duration, words
 
-ALL_IDS = 2**128  # ids are spread evenly, so the last one looked at tells how far we are
+ALL_IDS = 2**128  # ids are spread evenly, so the last one compared shows the progress
 
 
 def audit(
@@ -20,11 +20,11 @@ def audit(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Leave out what was settled earlier: 1d (ago), or 2026-01-31T12:00+01:00.",
+            help="Leave out sagas that ended earlier: 1d (ago), or 2026-01-31T12:00+01:00.",
         ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Leave out what began then or later.")
+        str | None, typer.Option(metavar="TIME", help="Leave out sagas that began then or later.")
     ] = None,
     grace: Annotated[
         str, typer.Option(metavar="TIME", help="How long an order may wait for its saga to begin.")
@@ -32,7 +32,7 @@ def audit(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Compare all sagas that have ended with what each service holds; name every drift.
+    """Compare all ended sagas with what each service holds; print every drift.
 
     \b
     orphan charge                money was taken for a saga that does not exist
@@ -44,12 +44,11 @@ def audit(
     restock without return       goods are on the shelf again, and their order was not given back
     return without refund        an order was given back, and its money was not
     return without restock       an order was given back, and its goods are not on the shelf
-    effect without instance      anything else that was done for a saga that does not exist
-    effect missing               nothing stands where the saga's end says that something was done
-    wrong end                    what stands contradicts how the saga ended
+    effect without instance      anything else was done for a saga that does not exist
+    effect missing               a service lacks what the saga's end says it did
+    wrong end                    what a service holds contradicts how the saga ended
 
-    Safe at any time: it only reads, and sagas under way are left for the next time. Exit code 1
-    if any drift was found.
+    Safe at any time: it only reads, and skips sagas under way. Exit code 1 if any drift was found.
 
     \b
     saga audit
@@ -87,14 +86,14 @@ def _pages(api: Api, wanted: Mapping[str, object]) -> Iterator[Any]:
 
 
 def _ask(api: Api, parameters: Mapping[str, object]) -> Any:
-    """A page; for a while asked for again, so that one lost answer does not end a long audit."""
+    """Get a page, repeating the request so that one lost answer does not end a long audit."""
     given = {name: value for name, value in parameters.items() if value is not None}
     try:
         return again(lambda: api.ask("GET", "/audit", params=given), ASK_AGAIN_SECONDS)
     except No as no:
         api.output.fail(Exit.NO, str(no), no.remedy)
-    except Unanswered as nobody:
-        api.output.fail(Exit.NO_ANSWER, str(nobody), nobody.remedy)
+    except Unanswered as error:
+        api.output.fail(Exit.NO_ANSWER, str(error), error.remedy)
 
 
 def _report(output: Output, compared: int, skipped: int, drift: list[dict[str, Any]]) -> None:
@@ -114,7 +113,7 @@ def _report(output: Output, compared: int, skipped: int, drift: list[dict[str, A
 
 
 def _moment(text: str | None) -> str | None:
-    """A time, or how long ago. Raises BadParameter."""
+    """Convert a time, or how long ago, to ISO format. Raises BadParameter."""
     if text is None:
         return None
     try:

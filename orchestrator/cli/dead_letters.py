@@ -1,4 +1,4 @@
-"""`saga dead-letters`: what was set aside, why, once more, or away with it."""
+"""`saga dead-letters`: list, show, redrive and discard messages that could not be handled."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from orchestrator.cli.client import ASK_AGAIN_SECONDS, Api, No, Operator, Unansw
 from orchestrator.cli.options import After
 from orchestrator.cli.output import Exit, Json, Output, age, short, words
 
-CHUNK = 200  # letters in one request
+CHUNK = 200  # dead letters in one request
 REFUSALS_SHOWN = 5
 BODY_SHOWN = 4000  # characters
 
 Queue = Annotated[
-    str | None, typer.Option(metavar="QUEUE", help="Only from this queue: payment.commands.")
+    str | None, typer.Option(metavar="QUEUE", help="Only those from this queue: payment.commands.")
 ]
 Reason = Annotated[
-    str | None, typer.Option(metavar="REASON", help="Only for this reason: unknown_type.")
+    str | None, typer.Option(metavar="REASON", help="Only those with this reason: unknown_type.")
 ]
-Saga = Annotated[str | None, typer.Option("--saga", metavar="ID", help="Only of this saga.")]
+Saga = Annotated[str | None, typer.Option("--saga", metavar="ID", help="Only those of this saga.")]
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Letters, or how their ids begin.")
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="Ids of dead letters, or their first digits."),
 ]
-All = Annotated[bool, typer.Option("--all", help="Every open letter there is.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be.")]
-Rate = Annotated[float, typer.Option(min=0.1, metavar="N", help="Letters per second, at most.")]
+All = Annotated[bool, typer.Option("--all", help="All open dead letters.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done; change nothing.")
+]
+Rate = Annotated[
+    float, typer.Option(min=0.1, metavar="N", help="The most dead letters per second.")
+]
 
 
 class State(StrEnum):
-    """As the API names them."""
+    """The states of a dead letter as the API names them."""
 
     OPEN = "open"
     REDRIVEN = "redriven"
@@ -47,14 +52,18 @@ def list_(
     queue: Queue = None,
     reason: Reason = None,
     saga: Saga = None,
-    state: Annotated[State, typer.Option(help="In this state.")] = State.OPEN,
-    each: Annotated[bool, typer.Option("--each", help="One by one, not grouped.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, with --each.")] = 50,
+    state: Annotated[State, typer.Option(help="Only those in this state.")] = State.OPEN,
+    each: Annotated[
+        bool, typer.Option("--each", help="List them one by one, not grouped.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="The most rows to print, with --each.")
+    ] = 50,
     after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Show what could not be handled, grouped by queue and reason.
+    """List messages that could not be handled, grouped by queue and reason.
 
     \b
     saga dead-letters list
@@ -79,7 +88,7 @@ def list_(
          g["queue"], g["reason"])
         for g in answer["groups"]
     )  # fmt: skip
-    output.table(("#letters", "#came", "#first", "#last", "queue", "reason"), rows)
+    output.table(("#letters", "#times", "#first", "#last", "queue", "reason"), rows)
     if state is State.OPEN:
         output.say("one by one: --each. Once the cause is gone: saga dead-letters redrive --help")
 
@@ -93,7 +102,7 @@ def _each(output: Output, page: dict[str, Any]) -> None:
          short(r["saga_id"] or ""), _what(r))
         for r in page["letters"]
     )  # fmt: skip
-    output.table(("letter", "#came", "#last", "queue", "reason", "saga", "what"), rows)
+    output.table(("letter", "#times", "#last", "queue", "reason", "saga", "what"), rows)
     output.more(page)
 
 
@@ -106,12 +115,15 @@ def _what(letter: dict[str, Any]) -> str:
 
 def show(
     letter_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The letter's id, or how it begins (4 digits).")
+        str,
+        typer.Argument(
+            metavar="ID", help="The dead letter's id, or its first digits (at least 4)."
+        ),
     ],
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Show one letter: why it is there, whose message it was, all it said.
+    """Show one dead letter: its reason, its saga and step, and the whole message.
 
     \b
     saga dead-letters show 5c1e
@@ -121,9 +133,9 @@ def show(
     if as_json:
         output.json(letter)
         return
-    output.line(f"letter {letter['letter_id']}, from {letter['queue']}", "bold")
+    output.line(f"dead letter {letter['letter_id']}, from {letter['queue']}", "bold")
     output.line(f"{letter['reason']}: {letter['detail'] or 'no detail'}", "bold red")
-    came = f"came {letter['count']} times" if letter["count"] > 1 else "came once"
+    came = f"dead-lettered {letter['count']} times" if letter["count"] > 1 else "dead-lettered once"
     output.line(f"{came}, first {age(letter['first_seen'])} ago, {letter['size']} bytes")
     if letter["saga_id"]:
         way = "the undo of " if letter["direction"] == "compensating" else ""
@@ -132,7 +144,7 @@ def show(
         settled = f"{letter['state']} {age(letter['settled_at'])} ago by {letter['settled_by']}"
         output.line(f"{settled}: {letter['settled_why']}", "green")
     elif not letter["readable"]:
-        output.line("no whole envelope: it cannot be redriven, only discarded", "yellow")
+        output.line("not a whole envelope: it cannot be redriven, only discarded", "yellow")
     body = letter["body"]
     text = body if isinstance(body, str) else json.dumps(body, indent=2, ensure_ascii=False)
     output.line()
@@ -141,7 +153,7 @@ def show(
 
 @dataclass
 class Tally:
-    """What came of letters, so far."""
+    """The results so far."""
 
     dry_run: bool
     results: Counter[str] = field(default_factory=Counter)
@@ -176,25 +188,25 @@ def redrive(
     reason: Reason = None,
     saga: Saga = None,
     every: All = False,
-    why: Annotated[str, typer.Option(help="For the log of what operators did.")] = "redriven",
+    why: Annotated[str, typer.Option(help="The reason, for the audit log.")] = "redriven",
     dry_run: DryRun = False,
     rate: Rate = 100,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Send letters once more to the queue they came from: the same message, with the same id.
+    """Send dead letters back to the queues they came from: the same messages with the same ids.
 
-    Do it once the cause is gone. It is safe to do twice, and for two people at once: a letter
-    leaves once, and whoever has handled it before gives the same answer again. If it is
-    interrupted, type it again: it goes on where it was. What comes back is open again.
+    Do it once the cause is gone. It is safe to repeat, and for two people at once: each dead letter
+    is sent once, and a participant that has handled it before answers the same again. After an
+    interruption run it again: it continues. What fails again becomes an open dead letter again.
 
     \b
     saga dead-letters redrive 5c1e
     saga dead-letters redrive --reason unknown_type --dry-run
     saga dead-letters redrive --queue payment.commands --rate 50
 
-    Exit code 0: all are done, now or before. 1: some were refused, and stay. 3: not all were
-    answered; type it again.
+    Exit code 0: all were redriven, now or before. 1: some were refused and stay open. 3: some
+    requests had no answer; run it again.
     """
     body = {"why": why, "dry_run": dry_run}
     _settle("redrive", ids, (queue, reason, saga, every), body, rate, operator, Output(as_json))
@@ -202,7 +214,7 @@ def redrive(
 
 def discard(
     why: Annotated[
-        str, typer.Option("--why", help="The reason; sagas that wait for it show it as stuck.")
+        str, typer.Option("--why", help="The reason; the audit log and stuck sagas show it.")
     ],
     ids: Ids = None,
     queue: Queue = None,
@@ -214,11 +226,10 @@ def discard(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Away with letters that can never be handled; each stays on record, with the reason.
+    """Discard dead letters that can never be handled; each stays on record, with the reason.
 
-    The saga of each is told. A command that was to go forward was taken for unknown, and undone,
-    when it was set aside; one that undoes, or comes after the pivot, is asked for again without
-    end, and its saga is stuck with your reason.
+    A saga whose forward command was dead-lettered has compensated since. One that waits for an
+    undo, or for a step after the pivot, keeps sending it and is stuck, with your reason shown.
 
     \b
     saga dead-letters discard 5c1e --why "a test's leftovers"
@@ -229,7 +240,7 @@ def discard(
 
 
 def _settle(
-    deed: str,
+    verb: str,
     ids: list[str] | None,
     which: tuple[str | None, str | None, str | None, bool],
     body: dict[str, Any],
@@ -239,39 +250,39 @@ def _settle(
 ) -> None:
     queue, reason, saga, every = which
     if bool(ids) == bool(queue or reason or saga or every):
-        raise typer.BadParameter("name letters, or else --queue, --reason, --saga or --all")
+        raise typer.BadParameter("give ids, or else --queue, --reason, --saga or --all")
     api = Api("operator", operator, output)
     tally = Tally(bool(body["dry_run"]))
     try:
         if ids:
             body["letters"] = [api.get(f"/dead-letters/{one}")["letter_id"] for one in ids]
-            tally.take(_ask(api, deed, body))
+            tally.take(_ask(api, verb, body))
         else:
             wanted = {"queue": queue, "reason": reason, "saga_id": _saga(api, saga)}
             total = api.get("/dead-letters/groups", **wanted)["letters"]
-            _in_bulk(api, deed, {**body, **wanted, "all": every}, rate, total, tally)
+            _in_bulk(api, verb, {**body, **wanted, "all": every}, rate, total, tally)
     except No as no:
         output.fail(Exit.NO, str(no), no.remedy)
-    except Unanswered as nobody:
-        tally.unanswered = f"{nobody}: {nobody.remedy}"
+    except Unanswered as error:
+        tally.unanswered = f"{error}: {error.remedy}"
     if output.as_json:
         output.json(tally.document)
     else:
-        _report(output, deed, tally)
+        _report(output, verb, tally)
     raise typer.Exit(tally.exit)
 
 
 def _in_bulk(
-    api: Api, deed: str, body: dict[str, Any], rate: float, total: int, tally: Tally
+    api: Api, verb: str, body: dict[str, Any], rate: float, total: int, tally: Tally
 ) -> None:
-    """One request after another, at most a second's worth of letters in each."""
+    """Send one request after another, each with at most a second's worth of dead letters."""
     columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=api.output.err, transient=True) as progress:
         task = progress.add_task("letters", total=total)
         began, done, after = time.monotonic(), 0, None
         while True:
             limit = max(1, min(CHUNK, int(rate)))
-            answer = _ask(api, deed, {**body, "limit": limit, "after": after})
+            answer = _ask(api, verb, {**body, "limit": limit, "after": after})
             taken = tally.take(answer)
             done += taken
             progress.advance(task, taken)
@@ -282,28 +293,30 @@ def _in_bulk(
                 time.sleep(max(0.0, began + done / rate - time.monotonic()))
 
 
-def _ask(api: Api, deed: str, body: dict[str, Any]) -> Any:
-    """Asked again until there is an answer: a letter leaves once however often it is asked."""
-    ask = lambda: api.ask("POST", f"/dead-letters/{deed}", json=body)  # noqa: E731
+def _ask(api: Api, verb: str, body: dict[str, Any]) -> Any:
+    """Repeat the request until it is answered: each dead letter is settled only once."""
+    ask = lambda: api.ask("POST", f"/dead-letters/{verb}", json=body)  # noqa: E731
     return again(ask, ASK_AGAIN_SECONDS)
 
 
 def _saga(api: Api, text: str | None) -> Any:
-    """A saga's whole id; one that is not known any more may have letters still."""
+    """Complete a saga's id. A whole id is not looked up: the saga may be forgotten by now."""
     if text is None or len(text.replace("-", "")) == 32:
         return text
     return api.get(f"/sagas/{text}")["saga_id"]
 
 
-def _report(output: Output, deed: str, tally: Tally) -> None:
-    done = {"redrive": "redriven", "discard": "discarded"}[deed]
+def _report(output: Output, verb: str, tally: Tally) -> None:
+    done = {"redrive": "redriven", "discard": "discarded"}[verb]
     would = f"would be {done}" if tally.dry_run else done
     output.line(f"{tally.results['done']} {would}", "green")
     if already := tally.results["already"]:
-        output.line(f"{already} were settled before: nothing was done to them again")
+        output.line(f"{already} were settled before and not again")
     if refused := tally.results["refused"]:
-        output.line(f"{refused} {'would be ' if tally.dry_run else ''}refused, and stay:", "red")
+        output.line(
+            f"{refused} {'would be ' if tally.dry_run else ''}refused and stay open:", "red"
+        )
         for outcome in tally.refusals:
             output.line(f"  {short(outcome['letter_id'])}: {outcome['why']}")
     if tally.unanswered:
-        output.line(f"{tally.unanswered}. Type it again: it goes on where it was", "red")
+        output.line(f"{tally.unanswered}. Run it again: it continues", "red")

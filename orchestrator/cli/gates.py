@@ -1,4 +1,4 @@
-"""`saga waiting`, `approve`, `reject` and `watch`: what a person decides at a gate."""
+"""`saga waiting`, `approve`, `reject` and `watch`: sagas that a person decides about."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from orchestrator.cli.client import Api, Operator
 from orchestrator.cli.options import After, Limit, Reason, SagaId
 from orchestrator.cli.output import Json, Output, age, duration, moment, money, short, words
 
-Customer = Annotated[str, typer.Argument(help="As orders name them.")]
+Customer = Annotated[str, typer.Argument(help="The customer, as orders name them.")]
 
 
 def waiting(
-    customer: Annotated[str | None, typer.Option(help="Of this customer.")] = None,
+    customer: Annotated[str | None, typer.Option(help="Only sagas of this customer.")] = None,
     limit: Limit = 50,
     after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List what is parked at a gate and waits for a person; what waits longest comes first.
+    """List sagas parked at a gate for a person to decide, longest waiting first.
 
-    What is held stays held until somebody decides, or it expires and is undone.
+    Their stock stays held until someone approves or rejects them, or they expire and are
+    compensated.
 
     \b
     saga waiting
@@ -37,7 +38,7 @@ def waiting(
         output.json(page)
         return
     if not page["waiting"]:
-        output.line("nothing waits for a person")
+        output.line("nothing waits for a decision")
         return
     columns = ("saga", "#waits", "#expires in", "#total", "customer", "holds", "why")
     output.table(columns, (_row(row) for row in page["waiting"]))
@@ -52,13 +53,13 @@ def _row(row: dict[str, Any]) -> tuple[object, ...]:
         duration(left),
         "" if row["total"] is None else money(row["total"], row["currency"]),
         row["customer"],
-        ", ".join(_held(line) for line in row["held"]),
+        ", ".join(_line(line) for line in row["held"]),
         row["why"],
     )
 
 
-def _held(line: Any) -> str:
-    """A line of an order as one would say it; another saga's as it stands."""
+def _line(line: Any) -> str:
+    """Describe a line of an order; return another saga's data unchanged."""
     try:
         return f"{line['quantity']} x {line['sku']}"
     except (KeyError, TypeError):
@@ -68,7 +69,7 @@ def _held(line: Any) -> str:
 def approve(
     saga_id: SagaId, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Let a parked saga go on. Whoever decides first decides; you are told if it was not you.
+    """Let a parked saga go on. The first decision counts; a later one is refused and shows it.
 
     \b
     saga approve 3f2a91c4 --reason "called the customer"
@@ -79,7 +80,7 @@ def approve(
 def reject(
     saga_id: SagaId, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Turn a parked saga back: what was done is undone, and the customer is told.
+    """Compensate a parked saga: what was done is undone, and the order is rejected.
 
     \b
     saga reject 3f2a91c4 --reason "stolen card"
@@ -93,7 +94,7 @@ def _decide(verb: str, saga_id: str, reason: str, operator: str | None, as_json:
     if as_json:
         output.json(saga)
         return
-    said = {"approve": "approved: it goes on", "reject": "rejected: it is undone"}[verb]
+    said = {"approve": "approved: it goes on", "reject": "rejected: it compensates"}[verb]
     output.line(f"saga {short(saga['saga_id'])} {said}", "bold")
     output.line(f"{saga['state']}; see saga show {short(saga['saga_id'])}")
 
@@ -109,14 +110,14 @@ watch = typer.Typer(
 def watch_list(
     limit: Limit = 50, after: After = None, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """List who is watched, since when, why, and by whom."""
+    """List the watched customers: since when, why, and who added them."""
     output = Output(as_json)
     page = Api("operator", operator, output).get("/watch-list", limit=limit, after=after)
     if as_json:
         output.json(page)
         return
     if not page["customers"]:
-        output.line("nobody is watched")
+        output.line("no customer is watched")
         return
     output.table(
         ("customer", "#since", "by", "reason"),
@@ -129,7 +130,7 @@ def watch_list(
 def watch_add(
     customer: Customer, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Watch a customer: their orders that come to the gate from now on are parked there.
+    """Watch a customer: park their orders that reach the gate from now on.
 
     \b
     saga watch add c-017 --reason "three chargebacks in May"
@@ -146,7 +147,7 @@ def watch_add(
 def watch_remove(
     customer: Customer, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Watch a customer no longer. What is parked already waits for its decision all the same.
+    """Stop watching a customer. Orders already parked still wait for a decision.
 
     \b
     saga watch remove c-017 --reason "cleared"

@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
-PAGE = 1000  # the most that the API gives at once
+PAGE = 1000  # the most rows in one answer of the API
 
-SagaId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how it begins (4 digits).")]
-Reason = Annotated[str, typer.Option(help="Why; stays on record, with your name.")]
+SagaId = Annotated[
+    str, typer.Argument(metavar="ID", help="The saga's id, or its first digits (at least 4).")
+]
+Reason = Annotated[str, typer.Option(help="The reason; the audit log keeps it with your name.")]
 Step = Annotated[
-    str | None, typer.Option(metavar="STEP", help="Whose answer is awaited: charge_payment.")
+    str | None,
+    typer.Option(metavar="STEP", help="Only sagas that wait for this step: charge_payment."),
 ]
 OlderThan = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Begun longer ago: 90s, 5m, 2h, 1d.")
+    str | None, typer.Option(metavar="TIME", help="Only sagas started longer ago: 90s, 5m, 2h, 1d.")
 ]
-Limit = Annotated[int, typer.Option(min=1, max=PAGE, help="How many.")]
+Limit = Annotated[int, typer.Option(min=1, max=PAGE, help="The most rows to print.")]
 After = Annotated[
-    str | None, typer.Option(metavar="KEY", help="The next page: the one below it says.")
+    str | None,
+    typer.Option(metavar="KEY", help="Start after this one: printed below the last page."),
 ]

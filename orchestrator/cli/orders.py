@@ -1,4 +1,4 @@
-"""`saga order` and `saga orders place`: orders by the customers' door, and what becomes of them."""
+"""`saga order` and `saga orders place`: place orders at the customers' door and wait for them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ PENDING = "PENDING"
 
 
 def order(
-    customer: Annotated[str, typer.Option(help="Who orders.")],
-    line: Annotated[list[str], typer.Option(metavar="SKU=QTY", help="What; repeatable.")],
-    currency: Annotated[str, typer.Option(help="In which currency it is sold.")] = "EUR",
+    customer: Annotated[str, typer.Option(help="The customer who orders.")],
+    line: Annotated[
+        list[str], typer.Option(metavar="SKU=QTY", help="A line of the order; repeatable.")
+    ],
+    currency: Annotated[str, typer.Option(help="The currency to pay in.")] = "EUR",
     key: Annotated[
         str | None,
-        typer.Option(help="Idempotency key: repeat it to ask again, not to order again."),
+        typer.Option(help="Idempotency key: with the same key an order is placed only once."),
     ] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 30,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the order's end.")] = 30,
     door: Door = None,
     as_json: Json = False,
 ) -> None:
-    """Place one order, wait, and say how it ended.
+    """Place one order, wait for its end, and print it.
 
     \b
     saga order --customer c-001 --line sku-001=2 --line sku-009=1
@@ -60,9 +62,11 @@ def order(
         )
     except No as no:
         output.fail(Exit.NO, str(no), no.remedy)
-    except Unanswered as nobody:
-        remedy = f"it may or may not have been placed: repeat with --key {key}, which is safe"
-        output.fail(Exit.NO_ANSWER, str(nobody), remedy)
+    except Unanswered as error:
+        remedy = (
+            f"the order may or may not have been placed: repeat with --key {key}, which is safe"
+        )
+        output.fail(Exit.NO_ANSWER, str(error), remedy)
     if not as_json:
         output.say(
             f"order {placed['order_id']} placed, {money(placed['total'], placed['currency'])}"
@@ -72,10 +76,10 @@ def order(
         if time.monotonic() >= deadline:
             break
         time.sleep(POLL_SECONDS)
-    _say_end(output, view)
+    _print_end(output, view)
 
 
-def _say_end(output: Output, view: dict[str, Any]) -> None:
+def _print_end(output: Output, view: dict[str, Any]) -> None:
     if output.as_json:
         output.json(view)
     elif view["status"] == "CONFIRMED":
@@ -85,19 +89,19 @@ def _say_end(output: Output, view: dict[str, Any]) -> None:
         output.line(f"see what it waits for: saga show {view['order_id']}")
     else:
         output.line(f"REJECTED: {words(view['reason'])}", "bold red")
-        output.line(f"how it went: saga show {view['order_id']}")
+        output.line(f"see why: saga show {view['order_id']}")
     ends = {"CONFIRMED": Exit.YES, PENDING: Exit.NOT_ENDED}
     raise typer.Exit(ends.get(view["status"], Exit.NO))
 
 
 @dataclass
 class Tally:
-    """What became of each line of a file."""
+    """The result of each line of a file."""
 
     lines: int = 0
-    bad: list[Bad] = field(default_factory=list)  # by number, in the order of the file
+    bad: list[Bad] = field(default_factory=list)  # by line number
     repeats: int = 0
-    unplaced: list[int] = field(default_factory=list)  # the door did not answer
+    unplaced: list[int] = field(default_factory=list)  # lines without an answer
     pending: list[str] = field(default_factory=list)  # order ids
     orders: set[str] = field(default_factory=set)
     ends: Counter[str] = field(default_factory=Counter)
@@ -142,15 +146,16 @@ def place(
         Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines, or CSV if named .csv.")
     ],
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for the ends, after the last is placed.")
+        float,
+        typer.Option(min=0, help="Seconds to wait for the orders' ends, once all are placed."),
     ] = 300,
     door: Door = None,
     as_json: Json = False,
 ) -> None:
-    """Place every order of a file, wait, and count how they ended.
+    """Place every order of a file, wait for their ends, and count them.
 
-    A line that is wrong is named by its number, and the rest goes on. Doing it twice is safe:
-    each line carries its idempotency key, and the same order is never placed again.
+    A wrong line is reported by its number, and the rest are placed. Running it twice is safe:
+    each line has an idempotency key, so the same order is never placed again.
 
     \b
     JSONL  {"idempotency_key": "k-1", "customer": "c-001", "currency": "EUR",
@@ -161,8 +166,8 @@ def place(
     \b
     saga orders place examples/orders.jsonl
 
-    Exit code 0: every line was placed and its order has ended, whichever way. 1: some lines
-    could not be placed. 3: the door did not answer for some. 4: some have not ended yet.
+    Exit code 0: every line was placed and its order has ended, confirmed or rejected. 1: some
+    lines could not be placed. 3: the door did not answer for some. 4: some have not ended yet.
     """
     output = Output(as_json)
     api = Api("door", door, output)
@@ -196,13 +201,16 @@ def _place_all(api: Api, lines: Sequence[Line], tally: Tally, progress: Progress
 def _place_some(
     api: Api, lines: Sequence[Line], tally: Tally, progress: Progress, task: TaskID
 ) -> None:
-    """One request; its halves if that is too large. In the order of the file: of two lines with
-    one key and different content the first counts."""
+    """Send one request, or its halves if that is too large.
+
+    Lines are sent in the order of the file: of two with one key and different content the first
+    counts.
+    """
     request = {"orders": [line.order for line in lines]}
     try:
         answer = again(lambda: api.ask("POST", "/orders/bulk", json=request), ASK_AGAIN_SECONDS)
-    except Unanswered as nobody:
-        api.output.say(f"lines {lines[0].number} to {lines[-1].number}: {nobody}")
+    except Unanswered as error:
+        api.output.say(f"lines {lines[0].number} to {lines[-1].number}: {error}")
         tally.unplaced.extend(line.number for line in lines)
     except No as no:
         if no.status == TOO_LARGE and len(lines) > 1:
@@ -218,7 +226,7 @@ def _place_some(
 
 
 def _settle_all(api: Api, tally: Tally, deadline: float, progress: Progress) -> None:
-    """Ask for each order until it has ended."""
+    """Poll each order until it has ended, or the deadline passes."""
     task = progress.add_task("ended", total=len(tally.pending))
     while tally.pending:
         waiting = []
@@ -240,7 +248,7 @@ def _ended(api: Api, order_id: str) -> Any:
     try:
         view = api.ask("GET", f"/orders/{order_id}")
     except (Unanswered, No):
-        return None  # it is asked again; what stays so is shown as pending
+        return None  # polled again; reported as pending in the end
     return None if view["status"] == PENDING else view
 
 

@@ -1,12 +1,9 @@
-"""Orders in a file: JSON lines, or CSV.
+"""Reads orders from a file of JSON lines or CSV; a wrong line is reported by its number.
 
-Owns: reading them, and saying by its number what is wrong with a line. Must not know:
-what becomes of an order.
-
-    JSONL  {"idempotency_key": "k-1", "customer": "c-001", "currency": "EUR",
-            "lines": [{"sku": "sku-001", "quantity": 2}]}
-    CSV    idempotency_key,customer,currency,lines
-           k-1,c-001,EUR,sku-001=2 sku-009=1
+JSONL  {"idempotency_key": "k-1", "customer": "c-001", "currency": "EUR",
+        "lines": [{"sku": "sku-001", "quantity": 2}]}
+CSV    idempotency_key,customer,currency,lines
+       k-1,c-001,EUR,sku-001=2 sku-009=1
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ KEY = "idempotency_key"
 
 @dataclass(frozen=True)
 class Line:
-    """A line that holds an order; whether it is one to be had, the door says."""
+    """A line with an order, which the door may still refuse."""
 
     number: int
     order: dict[str, Any]
@@ -39,17 +36,17 @@ class Bad:
 
 
 class NotAnOrdersFile(Exception):
-    """The whole file is something else."""
+    """The file as a whole is not a file of orders."""
 
 
 def read(path: Path) -> Iterator[Line | Bad]:
-    """By the file's name: .csv is CSV, all else JSON lines. Raises OSError, NotAnOrdersFile."""
+    """Read a .csv file as CSV, any other as JSON lines. Raises OSError, NotAnOrdersFile."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         yield from _csv(file) if path.suffix.lower() == ".csv" else _jsonl(file)
 
 
 def parse_line(text: str) -> dict[str, Any]:
-    """`sku-001=2`. Raises ValueError."""
+    """Parse a line of an order, `sku-001=2`. Raises ValueError."""
     sku, equals, quantity = text.partition("=")
     if not (sku and equals and quantity.isdecimal()):
         raise ValueError(f"{text!r}: write SKU=QUANTITY, like sku-001=2")

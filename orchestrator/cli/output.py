@@ -1,7 +1,4 @@
-"""What is printed: results to stdout, progress and errors to stderr.
-
-Owns: how an age, an amount and an error look; tables and JSON. Must not know: what is asked.
-"""
+"""Printing: results to stdout, progress and errors to stderr; ages, amounts, tables and JSON."""
 
 from __future__ import annotations
 
@@ -13,19 +10,18 @@ from enum import IntEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
 
-PIPED_WIDTH = 200  # where there is no terminal to fit in
 SHORT_ID = 8  # digits of an id in tables; `saga show` takes them
 _MINOR_DIGITS = {"JPY": 0, "KRW": 0, "VND": 0, "BHD": 3, "KWD": 3, "OMR": 3, "TND": 3}
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Exit(IntEnum):
-    """Two is the command line's own."""
+    """Exit codes. Two is typer's, for a wrong command line."""
 
     YES = 0
     NO = 1
@@ -34,12 +30,12 @@ class Exit(IntEnum):
 
 
 class Output:
-    """Where to print, and whether a program reads it."""
+    """The two streams; `as_json` if a program reads them."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.out = _console(stderr=False)
-        self.err = _console(stderr=True)
+        self.out = Console()
+        self.err = Console(stderr=True)
 
     def json(self, document: object, indent: int | None = 2) -> None:
         typer.echo(json.dumps(document, indent=indent, ensure_ascii=False))
@@ -48,29 +44,32 @@ class Output:
         self.out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """To the person who waits; not part of the result."""
+        """Print to stderr what is not part of the result."""
         self.err.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """The last column takes what room is left; those that begin with `#` are numbers."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for number, column in enumerate(columns):
-            table.add_column(
-                column.removeprefix("#"),
-                justify="right" if column.startswith("#") else "left",
-                no_wrap=number < len(columns) - 1,
-                overflow="fold",
-            )
-        for row in rows:
-            table.add_row(*(_escaped(cell) for cell in row))
-        self.out.print(table)
+        """Print columns as wide as their widest cell: names that people type are never cut off.
+
+        A column whose name begins with `#` is aligned to the right.
+        """
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        heads = [column.removeprefix("#") for column in columns]
+        widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+        for number, row in enumerate([heads, *cells]):
+            aligned = [
+                " " * (width - cell_len(cell)) + cell
+                if column.startswith("#")
+                else set_cell_size(cell, width)
+                for column, cell, width in zip(columns, row, widths, strict=True)
+            ]
+            self.line("  ".join(aligned).rstrip(), None if number else "bold")
 
     def more(self, page: Mapping[str, Any]) -> None:
         if page["next"]:
             self.say(f"more: add --after {page['next']}")
 
     def fail(self, code: Exit, error: str, remedy: str) -> NoReturn:
-        """Say what is wrong and what to type; end."""
+        """Print what is wrong and what to do about it, and end the command."""
         if self.as_json:
             typer.echo(json.dumps({"error": error, "remedy": remedy}), err=True)
         else:
@@ -78,15 +77,6 @@ class Output:
             self.say(error)
             self.say(f"       {remedy}")
         raise typer.Exit(code)
-
-
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)
-
-
-def _escaped(cell: object) -> str:
-    return "" if cell is None else str(cell).replace("[", r"\[")
 
 
 def money(minor: int, currency: str) -> str:
@@ -103,7 +93,7 @@ def moment(text: str) -> datetime:
 
 
 def age(since: str, until: str | None = None) -> str:
-    """How long, to one unit: 0.4s, 12s, 3m, 5h, 2d."""
+    """Return the time between two moments in one unit: 0.4s, 12s, 3m, 5h, 2d."""
     end = moment(until) if until else datetime.now(UTC)
     return duration((end - moment(since)).total_seconds())
 
@@ -119,7 +109,7 @@ def duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """90, 90s, 5m, 2h, 1d to seconds. Raises BadParameter."""
+    """Convert 90, 90s, 5m, 2h or 1d to seconds. Raises BadParameter."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None:
         raise typer.BadParameter(f"{text!r}: write 90s, 5m, 2h or 1d")

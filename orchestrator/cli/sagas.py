@@ -1,4 +1,4 @@
-"""`saga list` and `saga show`: instances and their stories."""
+"""`saga list` and `saga show`: saga instances and their timelines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from orchestrator.cli.output import (
 )
 
 FOLLOW_SECONDS = 0.5
-BEGINS_WITHIN_SECONDS = 10.0  # what was just placed has no saga yet
+BEGINS_WITHIN_SECONDS = 10.0  # an order that was just placed has no saga yet
 STYLES = {
     "refused": "red", "fenced": "red", "turned": "bold yellow", "timed_out": "yellow",
     "stuck": "bold red", "dead_lettered": "bold red", "ignored": "dim", "sent": "",
@@ -37,7 +37,7 @@ STYLES = {
 
 
 class State(StrEnum):
-    """As the API names them; an option that can be completed."""
+    """The states as the API names them; an option that the shell can complete."""
 
     RUNNING = "RUNNING"
     WAITING = "WAITING"
@@ -48,15 +48,15 @@ class State(StrEnum):
 
 def list_(
     state: Annotated[
-        State | None, typer.Option(case_sensitive=False, help="Only in this state.")
+        State | None, typer.Option(case_sensitive=False, help="Only sagas in this state.")
     ] = None,
     step: Step = None,
     older_than: OlderThan = None,
-    customer: Annotated[str | None, typer.Option(help="Of this customer.")] = None,
+    customer: Annotated[str | None, typer.Option(help="Only sagas of this customer.")] = None,
     reason: Annotated[
-        str | None, typer.Option(help="Turned back for this reason: out_of_stock.")
+        str | None, typer.Option(help="Only sagas compensated for this reason: out_of_stock.")
     ] = None,
-    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that are stuck.")] = False,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only stuck sagas.")] = False,
     limit: Limit = 50,
     after: After = None,
     operator: Operator = None,
@@ -87,7 +87,7 @@ def list_(
     if not page["sagas"]:
         output.line("no such saga")
         return
-    columns = ("saga", "state", "customer", "#begun", "#took", "reason", "waits for")
+    columns = ("saga", "state", "customer", "#started", "#took", "reason", "waits for")
     output.table(columns, (_row(saga) for saga in page["sagas"]))
     output.more(page)
 
@@ -119,25 +119,25 @@ def awaited(each: dict[str, Any]) -> str:
 
 def show(
     saga_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The order's id, or how it begins (4 digits).")
+        str, typer.Argument(metavar="ID", help="The order's id, or its first digits (at least 4).")
     ],
     follow: Annotated[
         bool,
         typer.Option(
             "--follow",
             "-f",
-            help="Stay and print what happens until it ends. One that"
-            " has not begun is waited for, ten seconds.",
+            help="Print what happens until the saga ends. Wait ten seconds"
+            " for one that has not begun.",
         ),
     ] = False,
     operator: Operator = None,
     door: Door = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the story of one saga: what was asked, answered, refused and undone, and by whom.
+    """Print the timeline of one saga: what was sent, answered, refused and undone, and by whom.
 
-    Times are seconds since the saga began. The process is the one that did it: the
-    participant that answered, else the orchestrator that decided.
+    Times are seconds since the saga began. The process is the participant that answered, or
+    the orchestrator that decided.
 
     \b
     saga show 3f2a91c4
@@ -148,7 +148,7 @@ def show(
     saga = _find(api, saga_id, door, BEGINS_WITHIN_SECONDS if follow else 0)
     entries = _timeline(api, saga["saga_id"], follow=follow)
     if not as_json:
-        _tell(api, saga, entries if follow else _counted(entries))
+        _print(api, saga, entries if follow else _counted(entries))
     elif follow:
         for entry in entries:
             output.json(entry, indent=None)
@@ -166,16 +166,16 @@ def _find(api: Api, saga_id: str, door: str | None, within: float) -> Any:
                 if no.status != 404 or time.monotonic() > deadline:
                     raise
             time.sleep(FOLLOW_SECONDS)
-    except Unanswered as nobody:
-        api.output.fail(Exit.NO_ANSWER, str(nobody), nobody.remedy)
+    except Unanswered as error:
+        api.output.fail(Exit.NO_ANSWER, str(error), error.remedy)
     except No as no:
         if no.status == 404 and door and (order := _order(door, saga_id, api.output)):
             api.output.fail(
                 Exit.NO,
                 f"order {saga_id} is {order['status']}, and its saga has not begun"
                 f" {age(order['placed_at'])} after it was placed",
-                "it begins by itself once there is room for it: ask again in a moment;"
-                " if it stays so, `saga doctor` tells what is wrong",
+                "it begins by itself once fewer sagas are running: try again in a moment;"
+                " if that does not help, `saga doctor` shows what is wrong",
             )
         api.output.fail(Exit.NO, str(no), no.remedy)
 
@@ -184,7 +184,7 @@ def _order(door: str, order_id: str, output: Output) -> Any:
     try:
         return Api("door", door, output).ask("GET", f"/orders/{order_id}")
     except (No, Unanswered):
-        return None  # then there is no more to say than that there is no such saga
+        return None  # the caller then reports that there is no such saga
 
 
 def _timeline(api: Api, saga_id: str, *, follow: bool) -> Iterator[dict[str, Any]]:
@@ -200,13 +200,13 @@ def _timeline(api: Api, saga_id: str, *, follow: bool) -> Iterator[dict[str, Any
 
 
 def _counted(entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same answer many times in a row, as after an outage, is one entry."""
+    """Fold an entry that repeats, as many late answers after an outage, into one."""
     for (_, told, _), same in groupby(entries, lambda e: (e["entry"], e["told"], e["answered_by"])):
         first, *others = same
         yield {**first, "told": f"{told} ({len(others) + 1} times)"} if others else first
 
 
-def _tell(api: Api, saga: dict[str, Any], entries: Iterator[dict[str, Any]]) -> None:
+def _print(api: Api, saga: dict[str, Any], entries: Iterator[dict[str, Any]]) -> None:
     output = api.output
     output.line(f"saga {saga['saga_id']} ({saga['definition']})", "bold")
     output.line(_about(saga["data"]))
@@ -219,12 +219,12 @@ def _tell(api: Api, saga: dict[str, Any], entries: Iterator[dict[str, Any]]) -> 
         style = STYLES.get(entry["entry"], "")
         output.line(f"{seconds:+9.3f}  {process:<14} {entry['told']}", style)
     output.line()
-    for line in _standing(api.get(f"/sagas/{saga['saga_id']}")):  # as it is by now
+    for line in _summary(api.get(f"/sagas/{saga['saga_id']}")):  # read again, as it is now
         output.line(line)
 
 
 def _about(data: dict[str, Any]) -> str:
-    """What it was started with; an order as one would say it."""
+    """Describe what the saga was started with."""
     try:
         lines = ", ".join(f"{line['quantity']} x {line['sku']}" for line in data["lines"])
         return f"{data['customer']} orders {lines} for {money(data['total'], data['currency'])}"
@@ -232,7 +232,7 @@ def _about(data: dict[str, Any]) -> str:
         return ", ".join(f"{name} {value}" for name, value in data.items())
 
 
-def _standing(saga: dict[str, Any]) -> Iterator[str]:
+def _summary(saga: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{words(s['step'])}: {words(s['status'])}" for s in saga["steps"])
     if saga["ended_at"]:
         reason = f", {words(saga['reason'])}" if saga["reason"] else ""
@@ -242,4 +242,4 @@ def _standing(saga: dict[str, Any]) -> Iterator[str]:
     for each in saga["awaits"]:
         yield f"waits for {awaited(each)}"
     if saga["stuck_since"]:
-        yield f"STUCK for {age(saga['stuck_since'])}: `saga stuck` says why, and what to type"
+        yield f"STUCK for {age(saga['stuck_since'])}: `saga stuck` shows why, and what to type"

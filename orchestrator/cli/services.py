@@ -1,4 +1,4 @@
-"""`saga stock`, `saga accounts` and `saga doctor`: what the services hold and how they are."""
+"""`saga stock`, `saga accounts` and `saga doctor`: what services hold, and system status."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from orchestrator.cli.output import Exit, Json, Output, money
 
 
 def stock(
-    sku: Annotated[str | None, typer.Argument(help="How the SKU begins.")] = None,
+    sku: Annotated[str | None, typer.Argument(help="Only SKUs that begin so.")] = None,
     limit: Limit = 50,
     after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Show where the pieces are: on hand, held by orders under way, dispatched.
+    """List stock by SKU: pieces on hand, held by orders under way, dispatched.
 
     \b
     saga stock
@@ -36,13 +36,13 @@ def stock(
 
 
 def accounts(
-    customer: Annotated[str | None, typer.Argument(help="Of this customer only.")] = None,
+    customer: Annotated[str | None, typer.Argument(help="Only this customer's accounts.")] = None,
     limit: Limit = 50,
     after: After = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Show customers' accounts and what is in them.
+    """List customers' accounts and balances.
 
     \b
     saga accounts
@@ -63,9 +63,9 @@ def accounts(
 
 
 def doctor(operator: Operator = None, as_json: Json = False) -> None:
-    """Look at every process, queue and schema; say what is wrong and what to do.
+    """Check every process, queue and schema; print what is wrong and what to do.
 
-    Exit code 1 if anything found is an error. Warnings do not keep sagas from going on.
+    Exit code 1 if any finding is an error. Warnings do not keep sagas from going on.
     """
     output = Output(as_json)
     diagnosis = Api("operator", operator, output).get("/doctor")

@@ -1,17 +1,13 @@
-"""What instances and effects disagree about. Pure.
+"""Compares how sagas ended with what each service holds, and names what disagrees. Pure.
 
-Owns: the kinds of drift, and what a saga of an order or of its return must have left in each
-service once it has ended. Must not know: how either was read.
+The order of the reads makes a finding true while sagas run:
 
-Three rules make what it says true while sagas run:
-
-1. only an instance that was seen ended before its effects were read is compared: what it has left
-   behind is final by then;
-2. an effect is without an instance only if the instance was looked for again after the effect was
-   seen: no command is sent before its instance is committed;
-3. goods are back on the shelf without a return only if their order was looked at again after that
-   was seen: it is locked by its return before anything else of it is done, and for good after its
-   refund.
+1. an instance is compared only if it was seen ended before its effects were read: by then what it
+   left behind is final;
+2. an effect counts as without an instance only if the instance was looked for again after the
+   effect was seen: no command is sent before its instance is committed;
+3. goods count as back on the shelf without a return only if their order was read again after that
+   was seen: a return locks its order before it does anything else, and for good after its refund.
 """
 
 from __future__ import annotations
@@ -37,11 +33,11 @@ class Drift(StrEnum):
     PENDING_WITHOUT_SAGA = "pending_without_saga"
     """An order has been waiting for its saga to begin for longer than the grace."""
     RETURN_PENDING_WITHOUT_SAGA = "return_pending_without_saga"
-    """An order is locked by a return, and no saga will ever let it go."""
+    """An order is locked by a return, and no saga will ever release it."""
     REFUND_WITHOUT_RETURN = "refund_without_return"
     """Money was given back for a return that does not exist, or was undone."""
     RESTOCK_WITHOUT_RETURN = "restock_without_return"
-    """Goods are back on the shelf, and nobody has given their order back."""
+    """Goods are back on the shelf, and their order was not given back."""
     RETURN_WITHOUT_REFUND = "return_without_refund"
     """An order was given back, and its money was not."""
     RETURN_WITHOUT_RESTOCK = "return_without_restock"
@@ -49,34 +45,34 @@ class Drift(StrEnum):
     EFFECT_WITHOUT_INSTANCE = "effect_without_instance"
     """Something was done for a saga that does not exist."""
     EFFECT_MISSING = "effect_missing"
-    """Nothing stands where the saga's end says that something was done."""
+    """A service lacks what the saga's end says it did."""
     WRONG_END = "wrong_end"
-    """What stands contradicts how the saga ended."""
+    """What a service holds contradicts how the saga ended."""
 
 
 REMEDIES = {
-    Drift.ORPHAN_CHARGE: "see what the customer was charged for; give it back in the payment"
-    " service's own way, and find out who sent the command or removed the saga",
-    Drift.LEAKED_HOLD: "see saga show; the pieces are on the shelf, and nobody can buy them",
+    Drift.ORPHAN_CHARGE: "see what the customer was charged for; refund it in the payment"
+    " service's own way, and find out what sent the command or removed the saga",
+    Drift.LEAKED_HOLD: "see saga show; the pieces are on the shelf, and cannot be sold",
     Drift.MISSING_REFUND: "see saga show; the customer is owed the money",
-    Drift.PENDING_WITHOUT_SAGA: "saga doctor: does an orchestrator run, and is there room for more"
-    " sagas? The order asks for its saga again by itself",
-    Drift.RETURN_PENDING_WITHOUT_SAGA: "saga doctor, then saga show: an open return asks for its"
-    " saga again by itself; if that has ended, the order's lock is to be settled by hand",
+    Drift.PENDING_WITHOUT_SAGA: "saga doctor: does an orchestrator run, and are too many"
+    " sagas under way? The order service sends StartSaga again by itself",
+    Drift.RETURN_PENDING_WITHOUT_SAGA: "saga doctor, then saga show: StartSaga is sent"
+    " again for an open return; if its saga has ended, release the order's lock by hand (runbook)",
     Drift.REFUND_WITHOUT_RETURN: "see what the order says: the customer may have goods and money;"
-    " find out who sent the command or removed the saga",
+    " find out what sent the command or removed the saga",
     Drift.RESTOCK_WITHOUT_RETURN: "count the pieces: if they are not there, they are for sale"
-    " all the same; find out who sent the command",
+    " all the same; find out what sent the command",
     Drift.RETURN_WITHOUT_REFUND: "see saga show; the customer is owed the money",
-    Drift.RETURN_WITHOUT_RESTOCK: "see saga show; the pieces came back, and nobody can buy them",
-    Drift.EFFECT_WITHOUT_INSTANCE: "find out who sent the command or removed the saga",
+    Drift.RETURN_WITHOUT_RESTOCK: "see saga show; the pieces came back, and cannot be sold",
+    Drift.EFFECT_WITHOUT_INSTANCE: "find out what sent the command or removed the saga",
     Drift.EFFECT_MISSING: "see saga show for what that service answered, and its log at that time",
     Drift.WRONG_END: "see saga show for what that service answered, and its log at that time",
 }
 
 ABSENT = ""
-# What each step of an order saga must have left once the saga has ended. An order may be given back
-# later; a refund by that other saga leaves the charge as it stood.
+# What each step must have left behind once its saga has ended. An order may be given back later;
+# the refund belongs to that other saga and leaves the charge as it was.
 ORDER: Mapping[State, Mapping[str, frozenset[str]]] = {
     State.COMPLETED: {
         "create_order": frozenset({"CONFIRMED", "RETURN_PENDING", "RETURNED"}),
@@ -95,7 +91,7 @@ RETURN: Mapping[State, Mapping[str, frozenset[str]]] = {
         "refund_order": frozenset({"REFUNDED"}),
         "restock": frozenset({"RETURNED"}),
     },
-    # Whether the goods are back says nothing here: a later return may have brought them.
+    # Goods that are back say nothing here: a later return may have brought them.
     State.COMPENSATED: {
         "open_return": frozenset({"CLOSED"}),
         "refund_order": frozenset({ABSENT}),
@@ -111,21 +107,23 @@ TAKEN_BACK = frozenset({"RELEASED", "REFUNDED", "REJECTED", ABSENT})
 
 @dataclass(frozen=True, slots=True)
 class AuditedInstance:
-    """An instance, as far as it matters here."""
+    """What the audit needs of an instance."""
 
     definition: str
     state: State
-    order_id: UUID | None = None  # whose return it is
+    order_id: UUID | None = None  # the order that a return is about
 
     @property
     def restocked(self) -> UUID | None:
-        """The order whose goods it has put back on the shelf."""
+        """Return the order whose goods this saga has put back on the shelf, if any."""
         brought_back = RESTOCK in ENDS.get(self.definition, {}).get(self.state, {})
         return self.order_id if brought_back else None
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
+    """One effect, or its absence, that disagrees with a saga."""
+
     drift: Drift
     saga_id: UUID
     step: str
@@ -134,7 +132,7 @@ class Discrepancy:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of one batch of sagas; `skipped` are under way, or of a definition without a table here."""
+    """The result for a batch; `skipped` are under way, or of a definition without a table."""
 
     compared: int
     skipped: int
@@ -150,7 +148,10 @@ def compare(
     now: datetime,
     grace: timedelta,
 ) -> Comparison:
-    """`before` was read before the effects; `after` after them, of the sagas not in `before`."""
+    """Compare a batch.
+
+    `before` was read before the effects; `after` was read after them, of the sagas not in `before`.
+    """
     left: defaultdict[UUID, list[Effect]] = defaultdict(list)
     for effect in effects:
         left[effect.saga_id].append(effect)
@@ -206,7 +207,7 @@ def _after_the_end(
 
 
 def _brought_back(effects: Sequence[Effect]) -> Iterator[Discrepancy]:
-    """Of an order, read again after its goods."""
+    """Find goods that are back without a return; the order was read again after its goods."""
     orders = {effect.standing for effect in effects if effect.step == CREATE_ORDER}
     for effect in effects:
         if (effect.step, effect.standing) == (RESERVE, RETURNED) and orders & UNTOUCHED:

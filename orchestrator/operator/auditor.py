@@ -1,8 +1,7 @@
-"""One page of an audit: reads instances, asks the services what they hold, has it compared.
+"""Reads what the audit compares, a page at a time: instances here, effects from the services.
 
-Owns: in which order they are read, on which the truth of the comparison rests (audit.py).
-Every page stands for itself, so an audit of any size needs the memory of a page, here and there.
-Must not know: what is compared with what, HTTP.
+The order of the reads is what makes the comparison true while sagas run; see audit.py. Each page
+stands for itself, so an audit of any size needs the memory of one page.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ A = TypeVar("A", bound=Answer)
 
 
 class Ask(Protocol):
-    """Of this service; raises NoAnswer."""
+    """Sends a query to a service. Raises NoAnswer."""
 
     def __call__(self, service: str, query: Query, expected: type[A], /) -> Awaitable[A]: ...
 
 
 @dataclass(frozen=True)
 class Window:
-    """Sagas that did anything from `since` on and before `until`, or that were still open then."""
+    """Which sagas to compare: those under way, or ended, between `since` and `until`."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -60,11 +59,11 @@ class Window:
 @dataclass(frozen=True)
 class AuditPage:
     compared: Comparison
-    looked_to: UUID | None  # None: that was the last page
+    looked_to: UUID | None  # the last id compared; None: that was the last page
 
 
 class Auditor:
-    """`services` are those that the sagas with a table of ends work with."""
+    """Compares page by page. `services` are those that the audited sagas have steps at."""
 
     def __init__(self, queries: Queries, ask: Ask, services: Sequence[str]) -> None:
         self._queries = queries
@@ -72,7 +71,7 @@ class Auditor:
         self._services = services
 
     async def page(self, window: Window) -> AuditPage:
-        """The next sagas in the order of ids. Raises NoAnswer if any service does not answer."""
+        """Compare the next sagas in the order of ids. Raises NoAnswer if a service is silent."""
         query = TouchedQuery(
             after=window.after, since=window.since, until=window.until, limit=window.limit
         )
@@ -117,7 +116,7 @@ class Auditor:
         )
 
     async def _restocked(self, known: Mapping[UUID, AuditedInstance]) -> list[Effect]:
-        """What returns have left of their orders' goods; those stand by the order's id."""
+        """Read what returns have left in the inventory, which keeps it by the order's id."""
         returns = {
             saga.restocked: saga_id for saga_id, saga in known.items() if saga.restocked is not None
         }
@@ -127,7 +126,7 @@ class Auditor:
         ]
 
     async def _orders_again(self, effects: Sequence[Effect]) -> list[Effect]:
-        """The orders whose goods were seen back on the shelf are read after that."""
+        """Read orders again whose goods were seen back on the shelf (see audit.py, 3)."""
         back = {e.saga_id for e in effects if (e.step, e.standing) == (RESERVE, RETURNED)}
         kept = [e for e in effects if not (e.step == CREATE_ORDER and e.saga_id in back)]
         return [*kept, *await self._effects("order", sorted(back))]

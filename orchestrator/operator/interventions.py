@@ -121,8 +121,7 @@ def _acts(app: FastAPI, backend: Backend) -> None:
 
     @app.post("/sagas/{saga_id}/compensate", responses=MAY_ACT)
     async def compensate(saga_id: SagaId, asked: Reasoned, caller: Caller) -> SagaDetail:
-        """Undo what was done. Refused after the pivot; while the pivot's outcome is unknown, its
-        fence decides."""
+        """Undo what was done. Refused after the pivot; if that is unknown, its fence decides."""
         ident = (await named_saga(queries, saga_id)).instance.saga_id
         return await _acted(ident, service.compensate(ident, caller.name, asked.reason))
 
@@ -130,8 +129,7 @@ def _acts(app: FastAPI, backend: Backend) -> None:
     async def resolve(
         saga_id: SagaId, step: Annotated[Name, Path()], asked: Reasoned, caller: Caller
     ) -> SagaDetail:
-        """Record that you have done by hand what this step should have done: an undo, or a step
-        after the pivot. The pivot itself is refused."""
+        """Record that an undo, or a step after the pivot, was done by hand. Never the pivot."""
         ident = (await named_saga(queries, saga_id)).instance.saga_id
         return await _acted(ident, service.resolve(ident, step, caller.name, asked.reason))
 

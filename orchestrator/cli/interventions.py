@@ -1,5 +1,4 @@
-"""`saga stuck`, `retry`, `compensate`, `resolve` and `reconcile`: what stands still, and what a
-person does about it; `saga actions`: what they did, and what they were refused."""
+"""`saga stuck`, `retry`, `compensate`, `resolve`, `reconcile`; and `actions`, the audit log."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ def stuck(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List what stands still, oldest first: why, what was tried, and what to type.
+    """List stuck sagas, oldest first: the cause, the last trouble, and what to type.
 
-    That is what is past its SLA, and what is overdue with nobody to judge it. Whatever it is, it is
-    tried on: the last column says when next.
+    A saga is stuck once it is past its SLA, or if its deadline has passed and no orchestrator
+    checks it. It is still retried: `waits` shows when.
 
     \b
     saga stuck
@@ -45,18 +44,18 @@ def stuck(
         output.json(page)
         return
     if not page["stuck"]:
-        output.line("nothing stands still", "green")
+        output.line("nothing is stuck", "green")
         return
     for row in page["stuck"]:
-        for line, style in _standstill(row):
+        for line, style in _lines(row):
             output.line(line, style)
     output.more(page)
 
 
-def _standstill(row: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+def _lines(row: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     since = f", stuck for {age(row['stuck_since'])}" if row["stuck_since"] else ""
-    begun = f"begun {age(row['started_at'])} ago"
-    yield f"{short(row['saga_id'])}  {row['state']}, {begun}{since}: {row['standstill']}", "bold"
+    started = f"started {age(row['started_at'])} ago"
+    yield f"{short(row['saga_id'])}  {row['state']}, {started}{since}: {row['standstill']}", "bold"
     if row["last_trouble"]:
         yield f"  last    {age(row['last_trouble_at'])} ago: {row['last_trouble']}", None
     for each in row["awaits"]:
@@ -66,46 +65,48 @@ def _standstill(row: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 def retry(
     saga_id: SagaId,
-    reason: Reason = "asked again by hand",
+    reason: Reason = "retried by an operator",
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Send what a saga waits for again, now, instead of when its deadline passes.
+    """Send again now what a saga waits for, instead of when its deadline passes.
 
-    It is the same message: who has done it answers what they answered. No attempt is used up.
+    It is the same message with the same id, so a participant that has handled it before answers
+    the same again. No attempt is used up.
 
     \b
     saga retry 3f2a91c4
     saga retry 3f2a91c4 --reason "payment is back"
     """
-    _act(saga_id, "retry", "asked again", reason, operator, as_json)
+    _act(saga_id, "retry", "sends again", reason, operator, as_json)
 
 
 def compensate(
     saga_id: SagaId, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Turn a saga back: what was done is undone, the last step first.
+    """Compensate a saga: undo what was done, the last step first.
 
-    Refused past the pivot, for then the goods are gone. While the pivot itself is silent it is
-    asked whether it happened, and its answer decides.
+    Refused after the pivot, when there is no way back. While the pivot's outcome is unknown its
+    participant is asked whether it was done, and the answer decides.
 
     \b
     saga compensate 3f2a91c4 --reason "the customer called"
     """
-    _act(saga_id, "compensate", "is turned back", reason, operator, as_json)
+    _act(saga_id, "compensate", "compensates", reason, operator, as_json)
 
 
 def resolve(
     saga_id: SagaId,
-    step: Annotated[str, typer.Argument(metavar="STEP", help="As saga show names it.")],
+    step: Annotated[str, typer.Argument(metavar="STEP", help="As saga show prints it.")],
     reason: Reason,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Say that you have seen to a step which no machine can settle; the saga goes on without it.
+    """Record that you have done a step by hand, which its service can never do; the saga goes on.
 
-    An undo, or a step after the pivot; never the pivot itself. What you say is believed: see to it
-    first, and see that the command is not handled as well (all this does is to stop asking for it).
+    The step is an undo, or a step after the pivot; never the pivot itself. Nothing checks it: do it
+    first, and make sure that the service does not do it as well (resolving only stops the
+    resends).
 
     \b
     saga resolve 3f2a91c4 charge_payment --reason "refunded by bank transfer 4711"
@@ -128,18 +129,18 @@ def _act(
 
 def reconcile(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
+        bool, typer.Option("--dry-run", help="Print what would be done; change nothing.")
     ] = False,
     older_than: OlderThan = None,
     step: Step = None,
-    reason: Reason = "reconciled by hand",
+    reason: Reason = "reconciled by an operator",
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Take up everything that is overdue or stuck, as the orchestrators do all the time.
+    """Check every overdue saga and retry every stuck one now, as orchestrators do all the time.
 
-    What is overdue is asked again, or given up after its last attempt, by policy; what is stuck is
-    asked again now. Safe beside running orchestrators: whatever moved meanwhile is left alone.
+    What is overdue is sent again or, after its last attempt, given up, by policy; what is stuck is
+    sent again. Safe while orchestrators run: a saga that has moved on meanwhile is left alone.
 
     \b
     saga reconcile --dry-run
@@ -179,23 +180,25 @@ class Outcome(StrEnum):
 
 def actions(
     saga_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Of this saga only; how its id begins.")
+        str | None,
+        typer.Argument(metavar="[ID]", help="Only of this saga: its id, or the first digits."),
     ] = None,
-    actor: Annotated[str | None, typer.Option(help="By this person.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only by this person.")] = None,
     action: Annotated[
-        str | None, typer.Option(help="Only such: compensate, retry, resolve, redrive ...")
+        str | None, typer.Option(help="Only this action: compensate, retry, resolve, redrive ...")
     ] = None,
     outcome: Annotated[Outcome | None, typer.Option(help="Only with this outcome.")] = None,
     limit: Limit = 50,
     after: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="The next page: the one below it says.")
+        int | None,
+        typer.Option(metavar="NUMBER", help="Start after this one: printed below the last page."),
     ] = None,
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List what operators did, newest first: who, when, why, and what came of it.
+    """List the audit log, newest first: which operator did what and why, and the result.
 
-    Nothing is ever changed or removed here, and a refused attempt stands here too.
+    Refused attempts are recorded too. Nothing in it can be changed or removed.
 
     \b
     saga actions
@@ -218,7 +221,7 @@ def actions(
     if not page["actions"]:
         output.line("no such action")
         return
-    columns = ("#done", "actor", "action", "saga", "about", "outcome", "reason")
+    columns = ("#when", "actor", "action", "saga", "about", "outcome", "reason")
     output.table(columns, (_row(act) for act in page["actions"]))
     output.more(page)
 
