@@ -47,7 +47,7 @@ def test_one_order_and_its_story(system: System) -> None:
         f"{here.customer('ann')} orders 2 x {here.sku('tea')} for 2.00 EUR",
         "asks inventory to reserve stock",
         f"inventory refuses: out of stock (sku {here.sku('tea')}, wanted 2, available 1)",
-        "no way forward, out of stock: what was done is undone, the last step first",
+        "compensates, out of stock: what was done is undone, the last step first",
         "asks order to undo create order: reject order",
         "order: order rejected",
         "COMPENSATED: all that was done is undone (out of stock)",
@@ -55,7 +55,7 @@ def test_one_order_and_its_story(system: System) -> None:
     places = [story.find(line) for line in said]
     assert -1 not in places, story
     assert places == sorted(places), story
-    assert "No way back from here, only forward" in saga(system, "show", str(confirmed)[:13])
+    assert "From here on the saga only goes forward" in saga(system, "show", str(confirmed)[:13])
 
     listed = saga(system, "list", "--customer", here.customer("ann"), "--reason", "out_of_stock")
     assert str(refused)[:8] in listed
@@ -109,7 +109,7 @@ def test_following_a_saga_whose_payment_is_silent(system: System) -> None:
     said = [
         "no answer from payment in time (attempt 1): charge payment may or may not",
         "asks payment again (attempt 2) to charge payment",
-        "no way forward, charge payment timed out",
+        "compensates, charge payment timed out",
         "asks payment to undo charge payment: refund payment",
         "inventory: stock released",
         "order: order rejected",

@@ -13,7 +13,7 @@ from chaos.waiting import until
 from common.messages.topology import commands_of, dead_letter_queue
 from tests.support.profiles import on
 from tests.support.saga import saga
-from tests.support.stuck import stands_still
+from tests.support.stuck import is_stuck
 
 pytestmark = on("defective")
 
@@ -31,7 +31,7 @@ def stumble(system: System, name: str) -> tuple[UUID, str]:
     here = shop(name, stock=stock, accounts={"ann": PLENTY, "eve": PLENTY}, declined=["eve"])
     system.stock_up(here)
     (order,) = system.door.place([here.order("eve", **{"cup.brittle": 1})])
-    listed = stands_still(system, "the undo of reserve_stock is a dead letter: exhausted", order)
+    listed = is_stuck(system, "the undo of reserve_stock is a dead letter: exhausted", order)
     assert "redrive the dead letter" in listed
 
     neighbours = system.door.place([here.order(who, tea=1) for who in ("ann", "eve", "ann")])
@@ -56,7 +56,7 @@ def mend(system: System) -> None:
 
 def is_over(system: System, order: UUID) -> None:
     assert system.db.ends([order]) == {order: DECLINED}
-    assert "nothing stands still" in saga(system, "stuck")
+    assert "nothing is stuck" in saga(system, "stuck")
     assert "no open dead letter" in saga(system, "dead-letters", "list")
     saga(system, "audit")
     system.verdict(EXPLAINED)
@@ -66,7 +66,7 @@ def test_redriven_too_early_it_comes_back_and_once_mended_it_ends_its_saga(syste
     order, letter = stumble(system, "redriven")
     saga(system, "dead-letters", "redrive", letter, "--why", "perhaps it helps")
     until(
-        lambda: "came 2 times" in saga(system, "dead-letters", "show", letter),
+        lambda: "dead-lettered 2 times" in saga(system, "dead-letters", "show", letter),
         "it is set aside again",
     )
     mend(system)
@@ -78,8 +78,8 @@ def test_redriven_too_early_it_comes_back_and_once_mended_it_ends_its_saga(syste
 def test_discarded_with_a_reason_its_saga_says_so_and_is_asked_for_anew(system: System) -> None:
     order, letter = stumble(system, "discarded")
     saga(system, "dead-letters", "discard", letter, "--why", "it is asked for anew tomorrow")
-    stands_still(system, "is a dead letter: ", order)
-    stands_still(system, "it is asked for anew tomorrow", order)
+    is_stuck(system, "is a dead letter: ", order)
+    is_stuck(system, "it is asked for anew tomorrow", order)
     saga(system, "dead-letters", "redrive", letter, "--why", "too late")
     mend(system)
     assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked

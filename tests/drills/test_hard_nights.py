@@ -1,4 +1,4 @@
-"""What stands still, on a whole stack: `saga stuck` names the cause, what it says to type helps."""
+"""Stuck sagas on a whole stack: `saga stuck` names the cause, and the remedy it prints helps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chaos.stack.system import System
 from chaos.waiting import until
 from tests.support.profiles import on
 from tests.support.saga import saga
-from tests.support.stuck import stands_still
+from tests.support.stuck import is_stuck
 
 pytestmark = on("previous-release")
 
@@ -41,7 +41,7 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
         lambda: all(s.get("charge_payment") == "undoing" for s in system.db.steps(orders)),
         "every charge is given up",
     )
-    stands_still(system, "no answer from payment", *orders)
+    is_stuck(system, "no answer from payment", *orders)
     an_hour_passes(system, orders)
     listed = saga(system, "stuck", "--step", "charge_payment", "--older-than", "50m")
     assert all(str(order)[:8] in listed for order in orders), listed
@@ -50,7 +50,7 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
     saga(system, "reconcile", "--step", "charge_payment", "--reason", "payment is back")
     given_up = rejected("charge_payment_timed_out")
     assert system.db.ends(orders) == dict.fromkeys(orders, given_up)
-    assert "nothing stands still" in saga(system, "stuck")
+    assert "nothing is stuck" in saga(system, "stuck")
     system.verdict()
 
 
@@ -79,12 +79,10 @@ def test_a_saga_whose_version_is_deployed_no_longer(system: System) -> None:
     )
     with rolled_back(system):
         system.runtime.resume("payment")
-        listed = stands_still(
-            system, "version not deployed: no orchestrator knows order v2", *orders
-        )
+        listed = is_stuck(system, "its definition version is not deployed: order v2", *orders)
         assert "deploy a release" in listed, listed
         saga(system, "doctor", code=1)
     ends = system.db.ends(orders)
     assert set(ends.values()) <= {CONFIRMED, rejected("charge_payment_timed_out")}
-    assert "nothing stands still" in saga(system, "stuck")
+    assert "nothing is stuck" in saga(system, "stuck")
     system.verdict()

@@ -1,7 +1,4 @@
-"""What `saga stuck` says of sagas that stand still.
-
-Owns: waiting until it says so. Must not know: why they do.
-"""
+"""Waits until `saga stuck` lists sagas with a cause."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from chaos.waiting import until
 from tests.support.saga import saga
 
 
-def stands_still(system: System, why: str, *orders: UUID) -> str:
-    """Once `saga stuck` has each of them, with the reason."""
+def is_stuck(system: System, why: str, *orders: UUID) -> str:
+    """Return what `saga stuck` prints once it lists each of these sagas with this cause."""
 
-    def said() -> str | None:
-        listed = saga(system, "stuck")
-        heads = [line for line in listed.splitlines() if why in line]
+    def listed() -> str | None:
+        printed = saga(system, "stuck")
+        heads = [line for line in printed.splitlines() if why in line]
         shown = all(any(line.startswith(str(o)[:8]) for line in heads) for o in orders)
-        return listed if shown else None
+        return printed if shown else None
 
-    return until(said, f"saga stuck says of each: {why}")
+    return until(listed, f"saga stuck says of each: {why}")
