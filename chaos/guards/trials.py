@@ -91,17 +91,9 @@ def _lost_confirmations(scene: Scene, _: Armory) -> None:
     system = scene.system
     with reach(scene, situations.CONFIRMATION_WAITS) as orders:
         system.processes.stop("orchestrator")
+    done = "select from order_svc.customer_order where status = 'CONFIRMED' and order_id = any(%s)"
     until(
-        lambda: (
-            system.db.rows(
-                "select count(*) from order_svc.customer_order"
-                " where status = 'CONFIRMED' and order_id = any(%s)",
-                orders,
-            )
-            == [(len(orders),)]
-        ),
-        "all orders are confirmed",
-        SECONDS,
+        lambda: scene.count_rows(done, orders) == len(orders), "all orders are confirmed", SECONDS
     )
     _until_sent(scene, "order_svc")
     system.broker.take("orchestrator.replies")
@@ -193,16 +185,11 @@ def _return_meets_order(scene: Scene, _: Armory) -> None:
 
 
 def _until_charged(scene: Scene) -> None:
+    charged = (
+        "select distinct saga_id from payment_svc.transfer where kind = 'CHARGE' and debit = %s"
+    )
     until(
-        lambda: (
-            scene.system.db.rows(
-                "select count(distinct saga_id) >= %s from payment_svc.transfer"
-                " where kind = 'CHARGE' and debit = %s",
-                scene.count,
-                f"{scene.name}.ann",
-            )
-            == [(True,)]
-        ),
+        lambda: scene.count_rows(charged, f"{scene.name}.ann") >= scene.count,
         "every order is charged",
         SECONDS,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
@@ -215,6 +216,9 @@ class Scene:
             )
             yield
             session.rollback()
+
+    def count_rows(self, query: LiteralString, *parameters: object) -> int:
+        return len(self.system.db.rows(query, *parameters))
 
     def until_asked(self, orders: Sequence[UUID], step: str) -> None:
         self.until_steps(orders, lambda steps: step in steps, f"{step} is asked for")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString
 from uuid import UUID
 
@@ -71,76 +71,46 @@ class Situation:
     ends: tuple[End, ...] = (CONFIRMED,)
 
 
+# fmt: off
 PLACED = Situation("orders are placed")
 DECLINED = Situation(
-    "orders are placed whose card is declined", Scene.declined, ends=(CARD_DECLINED,)
-)
+    "orders are placed whose card is declined", Scene.declined, ends=(CARD_DECLINED,))
 START_WAITS = Situation("StartSaga waits for the orchestrator", away="orchestrator")
 RESERVATION_WAITS = Situation(
-    "every reservation waits for inventory", away="inventory", reached=_asked("reserve_stock")
-)
+    "every reservation waits for inventory", away="inventory", reached=_asked("reserve_stock"))
 RESERVATION_GIVEN_UP = Situation(
     "every reservation is given up, and its undo waits for inventory",
-    away="inventory",
-    reached=_is("reserve_stock", "undoing"),
-    ends=(RESERVE_TIMED_OUT,),
-)
+    away="inventory", reached=_is("reserve_stock", "undoing"), ends=(RESERVE_TIMED_OUT,))
 PARKED = Situation(
-    "every order waits for a person", Scene.large, reached=_is("approve_order", "waiting")
-)
+    "every order waits for a person", Scene.large, reached=_is("approve_order", "waiting"))
 CHARGE_WAITS = Situation(
-    "every charge waits for payment", away="payment", reached=_asked("charge_payment")
-)
-REFUSAL_WAITS = Situation(
-    "every charge waits for payment, which will refuse it",
-    Scene.declined,
-    away="payment",
-    reached=_asked("charge_payment"),
-    ends=(CARD_DECLINED,),
-)
+    "every charge waits for payment", away="payment", reached=_asked("charge_payment"))
+REFUSAL_WAITS = replace(
+    CHARGE_WAITS, says="every charge waits for payment, which will refuse it",
+    orders=Scene.declined, ends=(CARD_DECLINED,))
 CHARGE_GIVEN_UP = Situation(
     "every charge is given up, and its undo waits for payment",
-    away="payment",
-    reached=_is("charge_payment", "undoing"),
-    ends=GIVEN_UP,
-)
+    away="payment", reached=_is("charge_payment", "undoing"), ends=GIVEN_UP)
 STOCK_RELEASED = Situation(
     "every charge is given up and the stock released, while payment is away",
-    away="payment",
-    reached=given_up_and_released,
-    ends=(CHARGE_TIMED_OUT,),
-)
+    away="payment", reached=given_up_and_released, ends=(CHARGE_TIMED_OUT,))
 RELEASE_WAITS = Situation(
-    "the card is declined, and every release waits for inventory",
-    Scene.declined,
-    away="inventory",
-    reserved=True,
-    reached=_is("reserve_stock", "undoing"),
-    ends=(CARD_DECLINED,),
-)
+    "the card is declined, and every release waits for inventory", Scene.declined,
+    away="inventory", reserved=True, reached=_is("reserve_stock", "undoing"),
+    ends=(CARD_DECLINED,))
 DISPATCH_WAITS = Situation(
     "every dispatch waits for inventory",
-    away="inventory",
-    reserved=True,
-    reached=_is("dispatch_stock", "sent"),
-)
+    away="inventory", reserved=True, reached=_is("dispatch_stock", "sent"))
 FENCE_WAITS = Situation(
     "every dispatch is given up, and its fence waits for inventory",
-    away="inventory",
-    reserved=True,
-    reached=fencing_or_undone,
-    ends=(CONFIRMED, FENCED, CHARGE_TIMED_OUT, RESERVE_TIMED_OUT),
-)
+    away="inventory", reserved=True, reached=fencing_or_undone,
+    ends=(CONFIRMED, FENCED, CHARGE_TIMED_OUT, RESERVE_TIMED_OUT))
 CONFIRMATION_WAITS = Situation(
-    "every confirmation waits for order", away="order", reached=_asked("confirm_order")
-)
+    "every confirmation waits for order", away="order", reached=_asked("confirm_order"))
 REJECTION_WAITS = Situation(
-    "everything is undone, and every rejection waits for order",
-    Scene.declined,
-    away="order",
-    reached=_is("create_order", "undoing"),
-    ends=(CARD_DECLINED, *GIVEN_UP),
-)
+    "everything is undone, and every rejection waits for order", Scene.declined,
+    away="order", reached=_is("create_order", "undoing"), ends=(CARD_DECLINED, *GIVEN_UP))
+# fmt: on
 
 
 @contextmanager

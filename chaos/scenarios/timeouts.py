@@ -90,16 +90,12 @@ def _inventory_unreachable(scene: Scene) -> None:
 def _order_unreachable(scene: Scene) -> None:
     """Past the pivot there is only forward: confirm_order is resent until it is answered."""
     with reach(scene, situations.CONFIRMATION_WAITS) as orders:
+        more = (
+            "select from orchestrator.saga_instance where saga_id = any(%s)"
+            " and (steps->'confirm_order'->>'attempt')::int > %s"
+        )
         until(
-            lambda: (
-                scene.system.db.rows(
-                    "select count(*) from orchestrator.saga_instance where saga_id = any(%s)"
-                    " and (steps->'confirm_order'->>'attempt')::int > %s",
-                    orders,
-                    ATTEMPTS,
-                )
-                == [(len(orders),)]
-            ),
+            lambda: scene.count_rows(more, orders, ATTEMPTS) == len(orders),
             f"every confirmation was asked for more than {ATTEMPTS} times",
         )
 
@@ -155,12 +151,10 @@ def _failing_refund(scene: Scene) -> None:
             lambda: len(system.processes.logged("payment", "batch.held")) >= before + FAILURES,
             f"the refund has failed {FAILURES} times",
         )
-        answered = system.db.rows(
-            "select count(*) from order_svc.customer_order"
-            " where status <> 'PENDING' and order_id = any(%s)",
-            fenced,
+        answered = (
+            "select from order_svc.customer_order where status <> 'PENDING' and order_id = any(%s)"
         )
-        _must_be(answered, [(0,)], "customers were answered before the refund")
+        _must_be(scene.count_rows(answered, fenced), 0, "answered before the refund")
 
 
 def _timeout(
