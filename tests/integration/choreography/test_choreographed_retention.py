@@ -1,4 +1,4 @@
-"""Without an orchestrator the order service says what is forgotten (section 6, rules 9 and 18)."""
+"""Tests of archiving and forgetting by the order service, without an orchestrator (rules 9, 18)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def ends(shop: Orders, judge: Rows, order: UUID) -> None:
 
 
 async def ended(shop: Orders, judge: Rows, key: str = "k") -> UUID:
-    """An order that is confirmed, and its saga over."""
+    """Play an order until it is confirmed and its saga has ended."""
     order = await shop.place(key)
     await ends(shop, judge, order)
     return order
@@ -93,7 +93,7 @@ def began(judge: Rows, order: UUID) -> Any:
 # --- what moves out ------------------------------------------------------------------------
 
 
-async def test_what_has_ended_moves_out_with_what_was_heard_and_all_three_are_told(
+async def test_ended_progress_is_archived_and_all_three_told_to_forget(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -127,7 +127,7 @@ async def test_what_ended_lately_stays(settings: MakeSettings, judge: Rows) -> N
         assert await retention(shop, settings, retention_seconds=60).run_once() == 0
 
 
-async def test_it_goes_in_batches_oldest_first_and_two_never_take_the_same(
+async def test_batches_are_archived_oldest_first_and_only_once(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -144,10 +144,10 @@ async def test_it_goes_in_batches_oldest_first_and_two_never_take_the_same(
     assert len(forgotten) == 3 * 10  # each to three participants, once
 
 
-async def test_rule_18_nothing_goes_that_began_after_the_oldest_under_way(
+async def test_rule_18_only_older_than_the_oldest_alive_is_archived(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """As old as that, a command must still be run; what began before it holds up nobody."""
+    """Archive only what began before it: what began later may still have commands to run."""
     async with orders(settings) as shop:
         first = await ended(shop, judge, "first")
         oldest = await shop.place("oldest")
@@ -161,7 +161,7 @@ async def test_rule_18_nothing_goes_that_began_after_the_oldest_under_way(
     assert archived(judge) == {first, oldest, later}
 
 
-async def test_rule_18_an_order_that_is_not_committed_yet_is_not_passed_either(
+async def test_rule_18_an_uncommitted_order_holds_back_archiving(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -175,7 +175,7 @@ async def test_rule_18_an_order_that_is_not_committed_yet_is_not_passed_either(
 # --- what comes after ----------------------------------------------------------------------
 
 
-async def test_an_event_of_a_forgotten_order_is_told_apart_from_one_that_nobody_placed(
+async def test_an_event_of_a_forgotten_order_has_a_reason_of_its_own(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -208,7 +208,7 @@ async def test_an_event_that_waited_for_the_archive_sees_it(
                 await late
 
 
-async def test_rule_9_an_order_s_key_begins_no_second_saga_once_it_is_forgotten(
+async def test_rule_9_a_forgotten_orders_key_starts_no_second_saga(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -265,7 +265,7 @@ async def test_rule_18_an_old_event_is_set_aside_and_leads_to_nothing(
     assert (transfers(judge, saga(2)), balance(judge, "ada")) == (["CHARGE"], 92)
 
 
-async def test_rule_18_a_refused_reservation_that_is_forgotten_holds_nothing_later(
+async def test_rule_18_a_forgotten_refused_reservation_holds_nothing(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """No row of the domain remembers a refusal: there is no second line of defence."""

@@ -1,4 +1,4 @@
-"""Returns without an orchestrator, on real servers: lock, deadline, chain by the broker."""
+"""Tests of choreographed returns on real servers: lock, deadline, the chain of events."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def returns(judge: Rows) -> list[tuple[object, ...]]:
     ).fetchall()
 
 
-async def test_progress_of_a_return_begins_at_the_door_and_ends_with_what_was_heard(
+async def test_a_returns_progress_begins_with_it_and_follows_events(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -80,7 +80,7 @@ async def test_progress_of_a_return_begins_at_the_door_and_ends_with_what_was_he
         assert reply == ReturnAccepted(return_id=return_id, order_id=order)
         assert outgoing(judge, "order_svc")[-1] == "events/ReturnAccepted"
         told = len(outgoing(judge, "order_svc"))
-        assert await shop.give_back(order) == (return_id, reply)  # and nobody is told again
+        assert await shop.give_back(order) == (return_id, reply)  # and no event is sent again
         assert len(outgoing(judge, "order_svc")) == told
         assert await shop.view(return_id) == (
             "RUNNING",
@@ -100,9 +100,7 @@ async def test_progress_of_a_return_begins_at_the_door_and_ends_with_what_was_he
     assert returns(judge) == [("FINISHED", None, "return", "COMPLETED", True)]
 
 
-async def test_what_is_not_returnable_is_refused_at_the_door_and_leaves_no_progress(
-    settings: MakeSettings, judge: Rows
-) -> None:
+async def test_a_refused_return_leaves_no_progress(settings: MakeSettings, judge: Rows) -> None:
     async with orders(settings) as shop:
         order = await shop.place()
         return_id, reply = await shop.give_back(order)
@@ -116,7 +114,7 @@ async def test_what_is_not_returnable_is_refused_at_the_door_and_leaves_no_progr
     assert outgoing(judge, "order_svc").count("events/ReturnAccepted") == 1
 
 
-async def test_of_two_returns_that_race_one_locks_the_order_and_is_told(
+async def test_of_two_racing_returns_one_locks_the_order(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as one, orders(settings) as two:
@@ -130,7 +128,7 @@ async def test_of_two_returns_that_race_one_locks_the_order_and_is_told(
     assert outgoing(judge, "order_svc").count("events/ReturnAccepted") == len(ROUNDS)
 
 
-async def test_a_return_that_is_fenced_is_closed_and_the_order_may_go_back_again(
+async def test_a_fenced_return_is_closed_and_the_order_can_be_returned(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -154,7 +152,7 @@ async def test_a_return_that_is_fenced_is_closed_and_the_order_may_go_back_again
     ]
 
 
-async def test_silence_tells_the_return_again_and_then_asks_payment_to_cancel(
+async def test_a_timeout_repeats_the_return_and_then_asks_to_cancel_it(
     settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
     async with orders(settings, step_timeout_seconds=600, step_attempts=2) as shop:
@@ -199,7 +197,7 @@ async def test_a_refund_and_its_fence_have_one_outcome_in_either_order(
     assert balance(judge, "ada") == 92
 
 
-async def test_an_order_goes_back_from_service_to_service_by_the_broker(
+async def test_a_return_runs_through_all_services_by_the_broker(
     settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = {role: settings(role, **CHOREOGRAPHED)

@@ -1,5 +1,4 @@
-"""Choreography on real servers: events by the broker, both orders of arrival, repeats, tombstones,
-and the order service's deadline."""
+"""Tests of choreographed orders on real servers: arrival in any order, repeats, deadlines."""
 
 from __future__ import annotations
 
@@ -83,7 +82,7 @@ async def test_events_in_both_orders_of_arrival(settings: MakeSettings, judge: R
     assert [e.about and e.about["reason"] for e in refunds] == ["x"] * 3
 
 
-async def test_a_repeated_event_acts_once_and_is_answered_by_the_stored_one(
+async def test_a_repeated_event_acts_once_and_brings_the_stored_event(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("payment_svc")) as db:
@@ -111,7 +110,7 @@ async def test_what_leads_to_nothing_is_passed_over(settings: MakeSettings, judg
 # --- the order service ---------------------------------------------------------------------
 
 
-async def test_progress_begins_with_its_order_and_ends_with_what_was_heard(
+async def test_progress_begins_with_its_order_and_follows_events(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with orders(settings) as shop:
@@ -133,7 +132,7 @@ async def test_progress_begins_with_its_order_and_ends_with_what_was_heard(
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_the_customer_is_told_once_both_others_confirmed_in_either_order(
+async def test_an_order_is_rejected_once_both_others_confirmed(
     settings: MakeSettings, judge: Rows, first: int
 ) -> None:
     async with orders(settings) as shop:
@@ -161,13 +160,13 @@ async def test_asked_to_cancel_too_late_the_order_is_confirmed(
         assert status(judge, order) == ("CONFIRMED", None)
 
 
-async def test_an_event_of_an_order_that_nobody_placed_is_poison(settings: MakeSettings) -> None:
+async def test_an_event_of_an_unknown_order_is_poison(settings: MakeSettings) -> None:
     async with orders(settings) as shop:
         with pytest.raises(Poison, match="no order"):
             await shop.hears(event(StockDispatched(), saga(77)))
 
 
-async def test_silence_tells_the_first_event_again_and_then_asks_to_cancel(
+async def test_a_timeout_repeats_the_first_event_then_asks_to_cancel(
     settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
     async with orders(settings, step_timeout_seconds=600, step_attempts=2) as shop:
@@ -191,7 +190,7 @@ async def test_silence_tells_the_first_event_again_and_then_asks_to_cancel(
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
 
 
-async def test_whoever_cancels_has_the_pivots_owner_asked_at_once_and_without_end(
+async def test_a_cancel_asks_the_pivots_owner_until_it_answers(
     settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
     async with orders(settings, step_timeout_seconds=600) as shop:
@@ -222,7 +221,7 @@ async def test_once_the_goods_have_left_there_is_nothing_to_cancel(
         assert status(judge, order) == ("CONFIRMED", None)
 
 
-async def test_a_cancel_that_races_the_news_of_the_pivot_has_one_outcome(
+async def test_a_cancel_that_races_the_pivot_has_one_outcome(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """Both hold the order's progress before the order: neither waits for the other for ever."""
@@ -280,7 +279,7 @@ def ended(judge: Rows) -> int:
     return judge.execute("select from order_svc.saga_progress where ended_at is not null").rowcount
 
 
-async def test_an_event_that_nobody_hears_yet_waits_in_the_outbox(
+async def test_an_event_without_a_queue_waits_in_the_outbox(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """Returned by the broker; it goes out once a service has bound its queue."""

@@ -1,4 +1,4 @@
-"""POST /orders/{id}/cancel: what a customer is told, whatever the saga is doing meanwhile."""
+"""Tests of POST /orders/{id}/cancel: its answer, by what the saga is doing meanwhile."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Desk(Batcher, CustomerQueries):
         view = self.sagas[min(self.looks, len(self.sagas) - 1)]
         self.looks += 1
         if view is None:
-            raise NoAnswer("nobody is there")
+            raise NoAnswer("no orchestrator is there")
         return view
 
     def post(self) -> httpx.Response:
@@ -91,10 +91,10 @@ RUNNING, TURNED = saga("RUNNING"), saga("COMPENSATING", compensate_asked=True)
         ((FENCED,), "undecided"),  # the pivot's owner is away
         ((RUNNING,), "asked"),  # the orchestrator is behind
         ((UNKNOWN,), "asked"),
-        ((None,), "asked"),  # nobody answers
+        ((None,), "asked"),  # no answer
     ],
 )
-def test_a_pending_order_is_asked_for_and_only_what_is_known_is_told(
+def test_cancelling_a_pending_order_answers_only_what_is_known(
     sagas: Sequence[SagaView | None], outcome: str
 ) -> None:
     heard = Desk(sagas=sagas).post()
@@ -114,7 +114,7 @@ def test_a_pending_order_is_asked_for_and_only_what_is_known_is_told(
     ],
     ids=["passed", "passed under its fence", "completed", "confirmed since", "confirmed"],
 )
-def test_past_the_pivot_it_is_too_late_and_what_to_do_instead_is_told(
+def test_cancelling_past_the_pivot_is_refused_with_a_remedy(
     desk: Callable[[], Desk],
 ) -> None:
     heard = desk().post()

@@ -1,4 +1,4 @@
-"""An order given back without an orchestrator: a second chain, whose pivot is payment's."""
+"""Tests of choreographed returns in memory; the pivot of a return is payment's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refunded_before(world: World) -> World:
     return world
 
 
-def test_a_confirmed_order_is_refunded_then_restocked_then_returned() -> None:
+def test_a_return_is_refunded_then_restocked_then_finished() -> None:
     world = played(World())
     back = given_back(world)
     assert (world.status, back.statuses()) == (
@@ -54,7 +54,7 @@ def test_a_confirmed_order_is_refunded_then_restocked_then_returned() -> None:
     assert world.progress.state == "COMPLETED"
 
 
-def test_an_order_that_is_not_confirmed_or_is_being_returned_says_no_at_the_door() -> None:
+def test_an_order_that_is_not_confirmed_cannot_be_returned() -> None:
     world = World()
     until(world, "order", "StockDispatched")
     assert world.give_back() is None
@@ -75,7 +75,7 @@ def test_who_asks_again_by_the_same_key_begins_no_second_chain() -> None:
     assert world.under_way == []
 
 
-def test_a_refusal_is_fenced_and_the_order_is_as_it_was_and_may_go_back_again() -> None:
+def test_after_a_refused_refund_the_order_can_be_returned_again() -> None:
     world = refunded_before(played(World()))
     back = given_back(world)
     played(world)
@@ -89,7 +89,7 @@ def test_a_refusal_is_fenced_and_the_order_is_as_it_was_and_may_go_back_again() 
     assert stands(world) == ENDED
 
 
-def test_a_silent_refund_is_given_up_and_if_it_comes_late_it_is_not_done() -> None:
+def test_a_refund_that_comes_after_its_fence_is_not_done() -> None:
     world = played(World())
     back = given_back(world)
     held = world.under_way.pop(until(world, "payment", "ReturnAccepted"))
@@ -149,7 +149,7 @@ def test_what_is_lost_once_of_a_return_is_told_again(type_: str) -> None:
             assert stands(world) == (AS_IT_WAS if refused else ENDED)
 
 
-def test_the_orders_own_events_told_again_change_nothing_of_its_return() -> None:
+def test_repeated_events_of_the_order_do_not_change_its_return() -> None:
     world = played(World())
     told = len(world.delivered)
     back = given_back(world)
@@ -163,7 +163,7 @@ def test_the_orders_own_events_told_again_change_nothing_of_its_return() -> None
     assert back.state == "COMPLETED"
 
 
-def test_the_answer_to_one_sagas_fence_is_no_cause_for_anothers_undo() -> None:
+def test_the_reply_to_one_sagas_fence_undoes_no_other_saga() -> None:
     of_return = Key(World().book.placed.popitem()[0], "refund_order", Direction.COMPENSATING)
     of_order = of_return._replace(step="dispatch_stock")
     about = {"order_id": str(of_return.saga_id), "reason": "x"}
@@ -187,7 +187,7 @@ def _event(key: Key, body: Fenced | PivotDone, about: dict[str, str]) -> Envelop
     return Envelope.event(key, body, issued_at=NOON, about=about)
 
 
-def test_progress_of_a_return_is_the_same_in_every_order_of_events() -> None:
+def test_a_returns_progress_does_not_depend_on_the_event_order() -> None:
     for world in (played(World()), refunded_before(played(World()))):
         back = given_back(world)
         played(world)

@@ -1,4 +1,4 @@
-"""Choreography: reactions, the barrier without an owner, progress in any order of events."""
+"""Tests of choreography: reactions, the fence without an orchestrator, progress."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_order_goes_from_service_to_service_and_is_confirmed() -> None:
     ],
     ids=["stock", "card", "funds"],
 )
-def test_a_refusal_is_fenced_then_undone_then_told(
+def test_a_refusal_is_fenced_then_undone_then_rejected(
     world: World, reason: str, goods: str | None
 ) -> None:
     played(world)
@@ -63,7 +63,7 @@ def test_a_refusal_is_fenced_then_undone_then_told(
     assert (world.progress.state, world.progress.reason) == ("COMPENSATED", reason)
 
 
-def test_nobody_undoes_anything_before_the_pivots_owner_has_answered() -> None:
+def test_nothing_is_undone_before_the_pivots_owner_answers() -> None:
     """Payment is silent, the order service asks to cancel, and that question is under way."""
     world = World()
     until(world, "payment", "StockReserved")
@@ -78,7 +78,7 @@ def test_nobody_undoes_anything_before_the_pivots_owner_has_answered() -> None:
     assert world.goods == "RELEASED"
 
 
-def test_a_charge_before_its_undo_is_refunded_and_one_after_it_is_refused() -> None:
+def test_an_early_charge_is_refunded_and_a_late_one_not_made() -> None:
     for late in (False, True):
         world = World()
         charge = until(world, "payment", "StockReserved")
@@ -104,7 +104,7 @@ def test_cancelling_after_the_goods_have_left_comes_too_late() -> None:
     assert world.progress.reason is None
 
 
-def test_the_customer_is_told_after_both_others_have_confirmed() -> None:
+def test_an_order_is_rejected_after_both_others_confirmed() -> None:
     world = World(card="declined")
     refunded = until(world, "order", "PaymentRefunded")
     assert (world.status, world.progress.statuses()["create_order"]) == ("PENDING", "done")
@@ -115,7 +115,7 @@ def test_the_customer_is_told_after_both_others_have_confirmed() -> None:
 # --- the customer wants it no more ---------------------------------------------------------
 
 
-def test_before_the_pivot_a_cancelled_order_is_fenced_undone_and_told() -> None:
+def test_an_order_cancelled_before_its_pivot_is_undone() -> None:
     world = World()
     until(world, "payment", "StockReserved")
     world.cancel()
@@ -138,7 +138,7 @@ def test_after_the_pivot_it_only_goes_forward() -> None:
     assert not world.under_way
 
 
-def test_a_cancelled_order_that_nobody_answers_for_is_asked_about_without_end() -> None:
+def test_an_unanswered_cancel_is_repeated_without_end() -> None:
     world = World()
     world.cancel()
     while world.under_way:
@@ -150,7 +150,7 @@ def test_a_cancelled_order_that_nobody_answers_for_is_asked_about_without_end() 
     assert (world.status, world.reason) == ("REJECTED", "cancelled")
 
 
-def test_who_was_given_up_already_is_not_cancelled_as_well() -> None:
+def test_a_saga_given_up_already_is_not_cancelled_as_well() -> None:
     world = World()
     world.silence(attempts=1)
     world.silence(attempts=1)
@@ -164,7 +164,7 @@ def test_who_was_given_up_already_is_not_cancelled_as_well() -> None:
 
 
 @pytest.mark.parametrize("type_", sorted(LISTENERS))
-def test_what_is_lost_once_is_told_again(type_: str) -> None:
+def test_a_lost_event_is_published_again(type_: str) -> None:
     """Each event in turn is lost to each who listens, in stories that go well and that do not."""
     for card in ("good", "declined"):
         for who in LISTENERS[type_]:
@@ -193,7 +193,7 @@ def test_a_repeated_event_brings_the_stored_event_again() -> None:
     card=st.sampled_from(["good", "declined"]),
     stock=st.sampled_from([1, 9]),
 )
-def test_whatever_is_lost_repeated_reordered_or_late_all_agree_in_the_end(
+def test_under_any_loss_repeat_and_reordering_all_services_agree(
     seed: int, card: str, stock: int
 ) -> None:
     dice = random.Random(seed)
@@ -221,7 +221,7 @@ def test_whatever_is_lost_repeated_reordered_or_late_all_agree_in_the_end(
 
 
 def agrees(world: World, *, ended: bool) -> None:
-    """What must hold at every moment, and in the end."""
+    """Assert what must hold at every moment, and what must hold in the end."""
     charged = world.moves.count("CHARGE") - world.moves.count("REFUND")
     assert charged in (0, 1)
     if world.status == "CONFIRMED":
@@ -243,7 +243,7 @@ def agrees(world: World, *, ended: bool) -> None:
 # --- progress ------------------------------------------------------------------------------
 
 
-def test_progress_is_the_same_in_every_order_of_events() -> None:
+def test_progress_does_not_depend_on_the_order_of_events() -> None:
     for world in (played(World()), played(World(card="declined"))):
         events = {e.message_id: e for who, e in world.delivered if who == "order"}
         accepted = world.delivered[0][1]
@@ -258,7 +258,7 @@ def _shown(events: list[Envelope]) -> tuple[str, str]:
     return progress.state, str(progress.statuses())
 
 
-def test_an_event_tells_of_all_that_came_before_it() -> None:
+def test_an_event_implies_all_that_came_before_it() -> None:
     """Progress that missed an event is not misled by that."""
     world = World()
     world.deliver()  # the goods are held; the order service does not hear it
@@ -272,7 +272,7 @@ def test_an_event_tells_of_all_that_came_before_it() -> None:
     }
 
 
-def test_silence_before_the_pivot_is_given_up_and_after_it_never() -> None:
+def test_only_before_the_pivot_does_a_timeout_give_up() -> None:
     world = World()
     assert [world.progress.time_out(3, past_sla=True) for _ in range(4)] == [
         None,
@@ -280,14 +280,14 @@ def test_silence_before_the_pivot_is_given_up_and_after_it_never() -> None:
         "reserve_stock_timed_out",
         "reserve_stock_timed_out",
     ]
-    assert world.progress.stuck  # nobody answers whether it is cancelled
+    assert world.progress.stuck  # no answer whether it is cancelled
     sent = World()
     until(sent, "order", "StockDispatched")
     sent.deliver()
     assert {sent.progress.time_out(3, past_sla=False) for _ in range(9)} == {None}
 
 
-def test_every_event_that_a_step_can_publish_is_heard() -> None:
+def test_every_event_that_a_step_can_publish_is_consumed() -> None:
     told = {e for story in OUTLINES.values() for step in story.steps for e in step.events}
     assert {*INVENTORY, *PAYMENT} - told == {CancelAsked}
     assert {*CONSUMED} == told - {OrderAccepted, ReturnAccepted}
@@ -297,7 +297,7 @@ def test_every_event_that_a_step_can_publish_is_heard() -> None:
 # --- reactions -----------------------------------------------------------------------------
 
 
-def test_a_command_that_follows_is_the_orchestrators_but_for_where_its_reply_goes() -> None:
+def test_a_reaction_is_the_command_an_orchestrator_would_send() -> None:
     accepted = next(e for w, e in World().under_way if w == "inventory")
     command = react(INVENTORY, accepted)
     assert command is not None

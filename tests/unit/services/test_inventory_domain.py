@@ -1,4 +1,4 @@
-"""The inventory's rules, asked as the engine asks: one command after another on one state."""
+"""Tests of the inventory's rules: one command after another on one state."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_released_piece_can_be_had_by_the_next_of_the_batch() -> None:
     assert ask(stock, "b", reserve(tea=1)) == StockReserved()
 
 
-def test_an_action_and_its_undo_in_one_batch_leave_a_released_reservation() -> None:
+def test_reserving_and_undoing_in_one_batch_leaves_it_released() -> None:
     stock = stock_of(tea=1)
     ask(stock, "a", reserve(tea=1))
     assert ask(stock, "a", ReleaseStock()) == StockReleased()
@@ -187,7 +187,7 @@ def test_goods_that_have_left_cannot_be_released() -> None:
     assert stock == before
 
 
-def test_without_a_reservation_there_is_nothing_to_undo_and_nothing_to_dispatch() -> None:
+def test_without_a_reservation_nothing_is_undone_or_dispatched() -> None:
     stock = stock_of(tea=1)
     before = deepcopy(stock)
     assert ask(stock, "a", ReleaseStock()) == StockReleased(nothing_to_undo=True)

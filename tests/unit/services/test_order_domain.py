@@ -1,4 +1,4 @@
-"""The order service's rules, asked as the engine asks: one command after another on one state."""
+"""Tests of the order service's rules: one command after another on one state."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def with_order(status: OrderStatus) -> OrderBook:
     return book
 
 
-def test_a_pending_order_asks_its_saga_to_undo_it_all_with_all_that_it_takes_to_begin_one() -> None:
+def test_a_cancel_carries_all_that_starting_the_saga_needs() -> None:
     book = a_book()
     (_, start) = ask(book, TEA_AND_CUP).also[0]
     assert isinstance(start, Envelope)
     asked = ask(book, CancelOrder(order_id=ORDER))  # of the same batch, or loaded from the table
-    # Not kept: whoever asks again has it sent again, should the broker have lost it.
+    # Not kept, so that a repeat sends it again in case the broker lost it.
     assert (asked.reply, asked.keep) == (CancelNoted(), False)
     ((destination, cancel),) = asked.also
     assert destination == ORCHESTRATOR_REPLIES  # not where starts wait
@@ -114,11 +114,11 @@ def test_of_an_order_that_is_over_nothing_is_left_to_cancel(status: OrderStatus)
     )
 
 
-def test_an_unknown_order_is_not_cancelled_and_may_still_be_placed() -> None:
+def test_an_unknown_order_is_not_cancelled_and_can_be_placed() -> None:
     assert ask(a_book(), CancelOrder(order_id=ORDER)) == Answered(OrderUnknown(), keep=False)
 
 
-def test_an_order_is_priced_from_the_price_list_and_stands_pending() -> None:
+def test_an_order_is_priced_from_the_price_list_and_is_pending() -> None:
     book = a_book()
     answered = ask(book, TEA_AND_CUP)
     assert answered.reply == OrderAccepted(
@@ -150,7 +150,7 @@ def test_an_order_asks_for_its_saga() -> None:
     )
 
 
-def test_asking_again_is_the_same_message_that_wants_to_hear_saga_started() -> None:
+def test_a_resent_start_is_the_same_message_and_wants_a_reply() -> None:
     book = a_book()
     ((_, first),) = ask(book, TEA_AND_CUP).also
     order, _ = book.placed[ORDER]
@@ -176,7 +176,7 @@ def test_asking_again_is_the_same_message_that_wants_to_hear_saga_started() -> N
         (order_of(("gold", 1001)), "lines", "order for at most"),
     ],
 )
-def test_a_wrong_order_names_the_field_and_the_remedy_and_leaves_the_key_free(
+def test_an_invalid_order_names_its_remedy_and_frees_its_key(
     asked: PlaceOrder, field: str, remedy: str
 ) -> None:
     book = a_book()
@@ -317,7 +317,7 @@ def test_without_an_order_there_is_nothing_to_reject() -> None:
     assert book == before
 
 
-def test_an_order_and_its_undo_in_one_batch_leave_a_rejected_order() -> None:
+def test_an_order_and_its_undo_in_one_batch_leave_it_rejected() -> None:
     book = a_book()
     ask(book, TEA_AND_CUP)
     ask(book, RejectOrder(reason="card_declined"))

@@ -1,4 +1,4 @@
-"""The ledger's rules, asked as the engine asks: one command after another on one state."""
+"""Tests of the ledger's rules: one command after another on one state."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_account_is_opened_empty_and_filled_by_deposits() -> None:
     ]
 
 
-def test_opening_an_account_again_changes_its_card_and_keeps_its_balance() -> None:
+def test_opening_an_account_again_keeps_its_balance() -> None:
     ledger = ann_with(70)
     ask(ledger, "a", OpenAccount(customer="ann", currency="EUR", card="declined"))
     assert ledger.accounts == {ANN: Account("declined", 70)}

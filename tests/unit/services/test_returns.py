@@ -1,4 +1,4 @@
-"""Giving an order back, in each service's rules: locked by one return, refunded once, restocked."""
+"""Tests of a return in each service's rules: locked once, refunded once, restocked."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_id_or_a_step_that_is_not_a_return_s_is_refused() -> None:
     assert answer.reply.field == "step"
 
 
-def test_a_return_that_is_undone_leaves_the_order_as_it_was_and_another_may_come() -> None:
+def test_after_an_undone_return_the_order_can_be_returned_again() -> None:
     here = book()
     ask(ORDER, here, OPEN)
     assert ask(ORDER, here, CLOSE).reply == ReturnClosed()
@@ -138,7 +138,7 @@ def test_a_finished_return_is_final() -> None:
         ask(ORDER, here, CLOSE)
 
 
-def test_a_lock_of_another_return_is_nobody_else_s() -> None:
+def test_the_lock_of_another_return_is_not_taken() -> None:
     here = book()
     ask(ORDER, here, OPEN)
     here.orders[BOUGHT].return_id = SECOND
@@ -147,7 +147,7 @@ def test_a_lock_of_another_return_is_nobody_else_s() -> None:
             ask(ORDER, here, command)
 
 
-def test_rule_19_confirming_an_order_confirmed_or_further_changes_nothing() -> None:
+def test_rule_19_confirming_a_confirmed_order_changes_nothing() -> None:
     for status in (OrderStatus.CONFIRMED, OrderStatus.RETURN_PENDING, OrderStatus.RETURNED):
         here = book(status)
         ask(ORDER, here, ConfirmOrder(), BOUGHT)
