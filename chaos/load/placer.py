@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -35,12 +36,9 @@ async def place_orders(
 ) -> Answers:
     """Repeat every order until it is answered or the time is up; return the answers there are.
 
-    `progress` is called with the number of answers so far. A request waits for those before it that
-    hold one of its keys, so that it is known which of two contents comes first. Everything else
-    overlaps.
+    `progress` is called with the number of answers so far.
     """
     answers: Answers = {}
-    bulks = [asks[n : n + BULK] for n in range(0, len(asks), BULK)]
     async with httpx.AsyncClient(
         base_url=endpoints.door_url, headers=endpoints.door_headers,
         timeout=ANSWER_SECONDS, trust_env=False,
@@ -62,18 +60,25 @@ async def place_orders(
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-        try:
-            async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
-                under_way: dict[asyncio.Task[None], set[CustomerKey]] = {}
-                for bulk in bulks:
-                    keys = {ask.customer_key for ask in bulk}
-                    while len(under_way) >= IN_FLIGHT or any(keys & k for k in under_way.values()):
-                        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                        under_way = {t: k for t, k in under_way.items() if not t.done()}
-                    under_way[group.create_task(place(bulk))] = keys
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_seconds):
+                await _overlapping(asks, place)
     return answers
+
+
+async def _overlapping(
+    asks: Sequence[Ask], place: Callable[[Sequence[Ask]], Coroutine[Any, Any, None]]
+) -> None:
+    """Place bulks at once, but for those that share a key: which content comes first is known."""
+    under_way: dict[asyncio.Task[None], set[CustomerKey]] = {}
+    async with asyncio.TaskGroup() as group:
+        for n in range(0, len(asks), BULK):
+            bulk = asks[n : n + BULK]
+            keys = {ask.customer_key for ask in bulk}
+            while len(under_way) >= IN_FLIGHT or any(keys & k for k in under_way.values()):
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                under_way = {t: k for t, k in under_way.items() if not t.done()}
+            under_way[group.create_task(place(bulk))] = keys
 
 
 async def _post(
