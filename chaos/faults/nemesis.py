@@ -95,7 +95,7 @@ class Kill(Nemesis):
 
 @dataclass
 class KillRepeatedly(Kill):
-    """At most as often as a message is tried alone: killed more often, it counts as poison."""
+    """Several kills; more than the solo tries of a message would make it poison."""
 
     times: int = 3
     says = "SIGKILL to {target}, {times} times, each time as soon as it is ready again"
@@ -109,7 +109,7 @@ class KillRepeatedly(Kill):
 
 @dataclass
 class KillInRecovery(Kill):
-    """Killed again while it is starting, before it is ready."""
+    """A kill, and more while the process is starting, before it is ready."""
 
     times: int = 2
     says = "SIGKILL to {target}, and {times} times more while it is starting"
@@ -136,7 +136,7 @@ class Freeze(Nemesis):
 
 
 class Unreachable(Nemesis):
-    """SIGTERM, and away until it is healed."""
+    """A shutdown that lasts until it is healed."""
 
     says = "{target} is away for longer than all attempts"
 
@@ -146,7 +146,7 @@ class Unreachable(Nemesis):
 
 @dataclass
 class FullStop(Nemesis):
-    """The power goes at the end of a shift: all is shut down, and what is stored stays.
+    """A power cut at the end of a shift: all is shut down, and what is stored stays.
 
     A process with the same pid as before was never gone, and proves nothing.
     """
@@ -187,7 +187,7 @@ def _pids(system: System) -> dict[str, int]:
 
 
 class KillBackends(Nemesis):
-    """All Postgres connections of a role are closed; it may reconnect at once."""
+    """The end of a role's Postgres connections; it may reconnect at once."""
 
     says = "every Postgres backend of {target} is terminated"
 
@@ -203,7 +203,7 @@ class KillBackends(Nemesis):
 
 
 class ExhaustPool(KillBackends):
-    """A role may have no connection at all."""
+    """A role that may have no connection to Postgres."""
 
     says = "{target} gets no connection to Postgres"
 
@@ -220,7 +220,7 @@ class ExhaustPool(KillBackends):
 
 
 class CloseConnections(Nemesis):
-    """By the broker's management API, whose list is up to a second old."""
+    """The end of all services' connections, by a list of the broker's up to a second old."""
 
     says = "the broker closes the connections of all services"
 

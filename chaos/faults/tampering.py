@@ -24,7 +24,7 @@ FLOOD = 500
 
 @dataclass
 class Tampering(Unreachable):
-    """The target is stopped; before it starts again, `queue` (or its own) is changed."""
+    """A stop of the target, before whose start `queue` (or its own) is changed."""
 
     seed: int
     queue: str = ""
@@ -70,7 +70,7 @@ class Lose(Tampering):
 
 
 class Poisoned(Tampering):
-    """Every command gets an unknown type."""
+    """Commands of an unknown type."""
 
     says = "every command that waits for {target} is garbled"
 
@@ -85,7 +85,7 @@ class Poisoned(Tampering):
 
 @dataclass
 class Requeue(Nemesis):
-    """`target` names processes, separated by commas; those that the stack lacks are left out."""
+    """A shuffle of queues. `target` names processes, with commas; those not there are left out."""
 
     seed: int
     says = "all queues of {target} are drained and everything put back, shuffled, ids kept"
@@ -111,7 +111,7 @@ class Requeue(Nemesis):
 
 @dataclass
 class Poison(Nemesis):
-    """`target` is a queue. It is healed once all poison is dead-lettered."""
+    """Poison on the queue `target`; it is healed once all is dead-lettered."""
 
     says = "poison of every kind on {target}, a megabyte of junk among it"
     _wanted: Counter[tuple[str, str]] = field(default_factory=Counter, init=False, repr=False)

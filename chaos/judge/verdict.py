@@ -15,7 +15,7 @@ EXAMPLES = 5  # offences shown per invariant; their number is exact
 
 
 class Verdict(StrEnum):
-    """`unknown`: the system was not at rest, or the checker crashed. It is never a pass."""
+    """A verdict; `unknown` (not at rest, or a checker that crashed) is never a pass."""
 
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
