@@ -90,7 +90,11 @@ class Redriver:
             done = [s.letter_id for s in settled if s.result is Result.DONE]
             if not dry_run:
                 for letter, one in zip(letters, settled, strict=True):
-                    _carry_out(batch, disposal, letter, about[letter.letter_id], one, actor, why)
+                    of = about[letter.letter_id]
+                    saga_id = of.saga_id if of.saga_id in batch.rows else None
+                    label = f"dead letter {letter.letter_id}"
+                    action = OperatorAction(actor, disposal, why, saga_id, label)
+                    _carry_out(batch, letter, of, one, action)
                 store.settle(batch.tx, sorted(done), disposal.state, actor, why)
         if not dry_run:
             logger.info(f"dead_letters.{disposal.state}", letters=len(done), actor=actor, why=why)
@@ -135,36 +139,32 @@ def _is_resolved(envelope: Envelope, batch: Batch) -> bool:
 
 def _carry_out(
     batch: Batch,
-    disposal: Disposal,
     letter: LockedDeadLetter,
     about: About,
     settled: Settlement,
-    actor: str,
-    why: str,
+    action: OperatorAction,
 ) -> None:
-    """Redrive or discard, as was decided, and record the action or its refusal."""
-    saga_id = about.saga_id if about.saga_id in batch.rows else None
-    action = OperatorAction(actor, disposal, why, saga_id, f"dead letter {letter.letter_id}")
-    if settled.result is Result.REFUSED and settled.why:
-        batch.record(action.refused(settled.why))
-    elif settled.result is Result.DONE and disposal is Disposal.REDRIVE:
+    """Redrive or discard as was decided, and record the action or its refusal."""
+    if settled.result is Result.REFUSED:
+        batch.record(action.refused(str(settled.why)))
+    elif settled.result is Result.DONE and action.action == Disposal.REDRIVE:
         assert letter.body is not None  # noqa: S101 - checked
-        encoded = letter.body.strip()[1:-1].decode()  # the same message with the same id
-        batch.outgoing.append(Outgoing(letter.queue, encoded))
+        same_message = letter.body.strip()[1:-1].decode()
+        batch.outgoing.append(Outgoing(letter.queue, same_message))
         batch.record(action)
     elif settled.result is Result.DONE:
-        _decide_discarded(batch, letter, about, actor, why)
+        _decide_discarded(batch, letter, about, action)
         batch.record(action, logged=True)
 
 
 def _decide_discarded(
-    batch: Batch, letter: LockedDeadLetter, about: About, actor: str, why: str
+    batch: Batch, letter: LockedDeadLetter, about: About, action: OperatorAction
 ) -> None:
-    key = about.key
+    key, by, why = about.key, action.actor, action.reason
     if key is None or key.saga_id not in batch.rows:
         return
     try:
-        dead = DeadLettered(key.step, key.direction, why, about.reply, discarded_by=actor)
+        dead = DeadLettered(key.step, key.direction, why, about.reply, discarded_by=by)
         batch.decide(key.saga_id, dead)
     except Poison as nothing:  # about a step that was never sent, or a version not deployed here
         logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why=str(nothing))

@@ -194,7 +194,7 @@ async def test_a_failed_redrive_changes_nothing_and_can_be_repeated(
 async def test_redriven_again_and_again_it_charges_once(
     office: Office, settings: MakeSettings, judge: Rows
 ) -> None:
-    """So is a command that was done before it was dead-lettered, by a crash after the commit."""
+    """A command that was done, and dead-lettered by a crash, is not done again."""
     await asked_to_charge(office, 1)
     async with Database(settings("payment_svc")) as theirs:
         await open_account(theirs, "ada", 1000)

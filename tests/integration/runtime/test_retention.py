@@ -497,7 +497,7 @@ async def test_a_key_is_remembered_for_ever_by_the_order(
 async def test_a_return_is_remembered_for_ever_by_itself(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """So is a closed return, whose order may be returned again under another key."""
+    """A closed return is too, though its order may be returned again under another key."""
     async with Database(settings("order_svc")) as db:
         orders = order_service(db)
         await handle(orders, tea(), place(2))

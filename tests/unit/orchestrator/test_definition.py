@@ -199,7 +199,7 @@ def started(message: StartSaga | CancelSaga) -> Envelope:
 
 
 def test_a_start_lacking_a_commands_field_is_poison() -> None:
-    """So it is for a definition without a model of its data."""
+    """Without a model of its data, every command is tried with the data of the start."""
     noted = Definition("noted", 1, (DOOR, FIRST, replace(SECOND, undo=Unnote), PIVOT))
     whole: dict[str, object] = {"lines": [{"sku": "tea", "quantity": 1}], "note": "fragile"}
     parse(started(StartSaga(definition="noted", data=whole)), {"noted": noted})
