@@ -256,7 +256,7 @@ class Move:
     def begin_compensation(self, event: CompensateAsked) -> None:
         if self._pivot_passed:
             raise IllegalTransition(
-                "the pivot is passed: from here the saga only goes forward; `retry` asks again for"
+                "the pivot is passed: from here the saga only goes forward; `retry` sends again"
                 " what it waits for"
             )
         if self._state.ended:
@@ -312,7 +312,7 @@ class Move:
         if step.kind is Kind.PIVOT:
             raise IllegalTransition(
                 f"{step.name} is the pivot: only {step.participant} can say whether it happened, so"
-                " it cannot be resolved by hand; it is asked until it answers"
+                " it cannot be resolved by hand; it is resent until it answers"
             )
         retriable = step.kind is Kind.RETRIABLE and progress.status is Status.SENT
         if not retriable and progress.status is not Status.UNDOING:

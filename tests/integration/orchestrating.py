@@ -1,7 +1,4 @@
-"""An orchestrator's service without a broker, given envelopes by hand.
-
-Owns: what can be given to it, and how it is looked at afterwards. Must not know: any rule.
-"""
+"""An orchestrator's service without a broker: what tests give it, and how they read its tables."""
 
 from __future__ import annotations
 
@@ -78,7 +75,7 @@ TO_THE_PIVOT = [
 
 
 async def give(service: Service, *envelopes: Envelope) -> None:
-    """As one batch."""
+    """Handle these as one batch."""
     await service.handle([service.parse(envelope) for envelope in envelopes])
 
 
@@ -99,7 +96,7 @@ def instances(judge: Rows) -> int:
 
 
 def commands(judge: Rows, number: int = 1) -> list[str]:
-    """What was sent for a saga: step, direction as an arrow, attempt."""
+    """Return the commands sent for a saga: step, direction as an arrow, attempt."""
     return [
         f"{e.step}{'>' if e.direction is FORWARD else '<'}{e.attempt}"
         for e in sent(judge, ROLE)
@@ -115,7 +112,7 @@ def logged(judge: Rows, number: int = 1) -> list[str]:
 
 
 def make_overdue(admin: Rows, step: str, number: int = 1, ago: str = "1 second") -> None:
-    """As if its deadline had passed that long ago."""
+    """Set the deadline of a step as if it had passed that long ago."""
     admin.execute(
         "update orchestrator.saga_instance"
         " set next_deadline = clock_timestamp() - %(ago)s::interval,"
