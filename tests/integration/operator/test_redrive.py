@@ -18,7 +18,7 @@ from common.http.access import Role
 from common.kit.health import Health
 from common.messages.contracts import ChargePayment, OpenAccount, PaymentCharged
 from common.messages.envelope import Envelope, Key
-from common.storage.db import Database, Tx
+from common.storage.db import Database
 from orchestrator.dead_letters import store
 from orchestrator.dead_letters.intake import Intake
 from orchestrator.dead_letters.letter import dead_letters_of
@@ -178,8 +178,7 @@ async def test_a_failed_redrive_changes_nothing_and_can_be_repeated(
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
     before = office.outbox(PAYMENT)
 
-    async def died(tx: Tx, *_: object) -> None:
-        await tx.sync()
+    def died(*_: object) -> None:
         raise ConnectionError
 
     with monkeypatch.context() as patch:
