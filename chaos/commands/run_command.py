@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +68,7 @@ def run(
     kind = _kind(runtime)
     chosen = _chosen(names, kind, style)
     words = ("run", *names, "--runtime", kind, "--seed", seed, "--style", style, "--orders", orders)
-    _play_all(chosen, kind, style, seed, orders, name, words, as_json=json_)
+    _play_all(chosen, words, kind, style, seed, name, orders, as_json=json_)
 
 
 def storm(
@@ -88,11 +87,9 @@ def storm(
     if every invariant holds.
     """
     kind = _kind(runtime)
-    words = ("storm", "--minutes", f"{minutes:g}", "--seed", seed, "--style", style)
-    _play_all(
-        [storm_of(minutes, kind)], kind, style, seed, ORDERS, name,
-        (*words, "--runtime", kind), as_json=json_,
-    )  # fmt: skip
+    words = ("storm", "--minutes", f"{minutes:g}", "--seed", seed, "--style", style,
+             "--runtime", kind)  # fmt: skip
+    _play_all([storm_of(minutes, kind)], words, kind, style, seed, name, as_json=json_)
 
 
 def report(
@@ -105,16 +102,18 @@ def report(
 
 
 def play(
-    stage: Stage, runner: Runner, scenarios: Sequence[Scenario], kept: Kept | None = None
+    stage: Stage,
+    runner: Runner,
+    scenarios: Sequence[Scenario],
+    save: Callable[[Sequence[Result]], object] = lambda _: None,
 ) -> list[Result]:
-    """Play scenarios one after another and say what came of each as it ends."""
+    """Play scenarios one after another; save the results so far, and say what came of each."""
     results: list[Result] = []
     try:
         with stage.bar("played", len(scenarios)) as show:
             for result in runner.run(scenarios):
                 results.append(result)
-                if kept:
-                    kept.save(results)
+                save(results)
                 _tell(stage, result)
                 show(len(results), result.name)
     finally:
@@ -122,44 +121,33 @@ def play(
     return results
 
 
-@dataclass
-class Kept:
-    """A run's result file, written again after each scenario."""
-
-    folder: Path
-    head: dict[str, Any]
-    whole: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, results: Sequence[Result], *, as_json: bool = False) -> Verdict:
-        verdict = overall(result.verdict for result in results)
-        profiles = dict.fromkeys((*PROFILES, *(result.profile for result in results)))
-        whole = {
-            **self.head,
-            "verdict": verdict,
-            "settings": {profile: dict(plan_of(profile).settings) for profile in profiles},
-            "results": [result.as_json() for result in results],
-        }
-        keep(whole, self.folder / RESULT, as_json=as_json)
-        return verdict
-
-
 def _play_all(
     scenarios: Sequence[Scenario],
+    command: Sequence[object],
     kind: str,
     style: Style,
     seed: int,
-    orders: int,
     name: str,
-    command: Sequence[object],
+    orders: int = ORDERS,
     *,
     as_json: bool,
 ) -> None:
     stage, folder = Stage.on(stderr=as_json), new_folder(seed)
-    kept = Kept(folder, {**provenance(*command), "seed": seed, "runtime": kind, "style": style})
+    head = {**provenance(*command), "seed": seed, "runtime": kind, "style": style}
     stage.say(f"{len(scenarios)} scenarios on {kind}, {style}; everything is kept in {folder}")
+
+    def save(results: Sequence[Result], *, as_json: bool = False) -> Verdict:
+        verdict = overall(result.verdict for result in results)
+        profiles = dict.fromkeys((*PROFILES, *(result.profile for result in results)))
+        settings = {profile: dict(plan_of(profile).settings) for profile in profiles}
+        rows = [result.as_json() for result in results]
+        whole = {**head, "verdict": verdict, "settings": settings, "results": rows}
+        keep(whole, folder / RESULT, as_json=as_json)
+        return verdict
+
     runner = Runner(kind, folder, seed=seed, orders=orders, say=stage.say, name=name, style=style)
-    results = play(stage, runner, scenarios, kept)
-    verdict = kept.save(results, as_json=as_json)
+    results = play(stage, runner, scenarios, save)
+    verdict = save(results, as_json=as_json)
     failed = [result for result in results if result.verdict is not Verdict.PASS]
     for result in failed:
         stage.say(f"{result.verdict}: {result.name}")
