@@ -255,7 +255,7 @@ class DockerRuntime(Runtime):
         if services := [c.id for c in containers if c.process not in SERVERS]:
             docker("stop", *services)
         remove_project(self._project)
-        self._drop_tether()
+        self._drop_tether(KEEP)  # or the tether would remove the next stack's directory
         self._stack.remove(keep_logs=keep_logs)
 
     # Asking
