@@ -71,7 +71,7 @@ app.add_typer(_orders, name="orders")
 
 _letters = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
-    help="Messages that could not be handled: list, show, redrive or discard them.",
+    help="List, show, redrive or discard dead letters.",
 )  # fmt: skip
 _letters.command("list")(dead_letters.list_)
 _letters.command("show")(dead_letters.show)

@@ -32,21 +32,23 @@ def audit(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Compare all ended sagas with what each service holds; print every drift.
+    """Compare all ended sagas with what each service holds.
+
+    Print every drift:
 
     \b
-    orphan charge                money was taken for a saga that does not exist
+    orphan charge                money was taken, and there is no saga
     leaked hold                  stock is held for a saga that has ended
-    missing refund               money was not given back, though the saga was compensated
-    pending without saga         an order waits for its saga to begin, longer than the grace
-    return pending without saga  an order is locked by a return that no saga will end
-    refund without return        money was given back; the return is not there, or was undone
-    restock without return       goods are on the shelf again, and their order was not given back
-    return without refund        an order was given back, and its money was not
-    return without restock       an order was given back, and its goods are not on the shelf
-    effect without instance      anything else was done for a saga that does not exist
-    effect missing               a service lacks what the saga's end says it did
-    wrong end                    what a service holds contradicts how the saga ended
+    missing refund               the saga was compensated, the money not refunded
+    pending without saga         an order waits too long for its saga to begin
+    return pending without saga  no saga will ever release an order's lock
+    refund without return        money was refunded without a completed return
+    restock without return       goods are back, their order was not given back
+    return without refund        an order was given back, its money not refunded
+    return without restock       an order was given back, its goods are not back
+    effect without instance      anything else done without a saga
+    effect missing               a service lacks what the saga says it did
+    wrong end                    a service's state contradicts the saga's end
 
     Safe at any time: it only reads, and skips sagas under way. Exit code 1 if any drift was found.
 

@@ -52,7 +52,10 @@ def remember(
     ] = None,
     door_key: Annotated[
         str | None,
-        typer.Option(envvar="SAGAPROOF_DOOR_KEY", metavar="KEY", help="The customers' door's key."),
+        typer.Option(
+            envvar="SAGAPROOF_DOOR_KEY", metavar="KEY", show_envvar=True,
+            help="Key for the customers' door.",
+        ),
     ] = None,
 ) -> None:  # fmt: skip
     _secrets.set({"door": door_key, "operator": token})

@@ -29,7 +29,7 @@ Reason = Annotated[
 Saga = Annotated[str | None, typer.Option("--saga", metavar="ID", help="Only those of this saga.")]
 Ids = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ID]...", help="Ids of dead letters, or their first digits."),
+    typer.Argument(metavar="ID", help="Ids of dead letters, or their first digits."),
 ]
 All = Annotated[bool, typer.Option("--all", help="All open dead letters.")]
 DryRun = Annotated[
@@ -63,7 +63,7 @@ def list_(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List messages that could not be handled, grouped by queue and reason.
+    """List dead letters, grouped by queue and reason.
 
     \b
     saga dead-letters list
@@ -123,7 +123,7 @@ def show(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Show one dead letter: its reason, its saga and step, and the whole message.
+    """Show one dead letter: its reason, saga, step and message.
 
     \b
     saga dead-letters show 5c1e
@@ -194,11 +194,12 @@ def redrive(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Send dead letters back to the queues they came from: the same messages with the same ids.
+    """Send dead letters back to the queues they came from.
 
-    Do it once the cause is gone. It is safe to repeat, and for two people at once: each dead letter
-    is sent once, and a participant that has handled it before answers the same again. After an
-    interruption run it again: it continues. What fails again becomes an open dead letter again.
+    Do it once the cause is gone. The same messages are sent, with the same ids, so it is safe to
+    repeat, and for two people at once: each dead letter is sent once, and a participant that has
+    handled it before answers the same again. After an interruption run it again: it continues. What
+    fails again becomes an open dead letter again.
 
     \b
     saga dead-letters redrive 5c1e
@@ -226,10 +227,11 @@ def discard(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Discard dead letters that can never be handled; each stays on record, with the reason.
+    """Discard dead letters that can never be handled.
 
-    A saga whose forward command was dead-lettered has compensated since. One that waits for an
-    undo, or for a step after the pivot, keeps sending it and is stuck, with your reason shown.
+    Each stays on record, with the reason. A saga whose forward command was dead-lettered has
+    compensated since. One that waits for an undo, or for a step after the pivot, keeps sending it
+    and is stuck, with your reason shown.
 
     \b
     saga dead-letters discard 5c1e --why "a test's leftovers"

@@ -21,7 +21,7 @@ def waiting(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List sagas parked at a gate for a person to decide, longest waiting first.
+    """List sagas parked at a gate, longest waiting first.
 
     Their stock stays held until someone approves or rejects them, or they expire and are
     compensated.
@@ -80,7 +80,7 @@ def approve(
 def reject(
     saga_id: SagaId, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Compensate a parked saga: what was done is undone, and the order is rejected.
+    """Compensate a parked saga. What was done is undone, and the order is rejected.
 
     \b
     saga reject 3f2a91c4 --reason "stolen card"
@@ -102,7 +102,7 @@ def _decide(verb: str, saga_id: str, reason: str, operator: str | None, as_json:
 watch = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The watch list: customers whose orders a person wants to see before they are charged.",
+    help="Watch customers: park their orders for a decision.",
 )
 
 
@@ -110,7 +110,7 @@ watch = typer.Typer(
 def watch_list(
     limit: Limit = 50, after: After = None, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """List the watched customers: since when, why, and who added them."""
+    """List watched customers: since when, why, and by whom."""
     output = Output(as_json)
     page = Api("operator", operator, output).get("/watch-list", limit=limit, after=after)
     if as_json:
@@ -130,7 +130,7 @@ def watch_list(
 def watch_add(
     customer: Customer, reason: Reason, operator: Operator = None, as_json: Json = False
 ) -> None:
-    """Watch a customer: park their orders that reach the gate from now on.
+    """Watch a customer: park their orders at the gate from now on.
 
     \b
     saga watch add c-017 --reason "three chargebacks in May"

@@ -23,10 +23,10 @@ def stuck(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List stuck sagas, oldest first: the cause, the last trouble, and what to type.
+    """List stuck sagas: the cause, and what to type.
 
-    A saga is stuck once it is past its SLA, or if its deadline has passed and no orchestrator
-    checks it. It is still retried: `waits` shows when.
+    Oldest first. A saga is stuck once it is past its SLA, or if its deadline has passed and no
+    orchestrator checks it. It is still retried: `waits` shows when.
 
     \b
     saga stuck
@@ -69,10 +69,10 @@ def retry(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Send again now what a saga waits for, instead of when its deadline passes.
+    """Send again now what a saga waits for.
 
-    It is the same message with the same id, so a participant that has handled it before answers
-    the same again. No attempt is used up.
+    Otherwise that happens when its deadline passes. It is the same message with the same id, so a
+    participant that has handled it before answers the same again. No attempt is used up.
 
     \b
     saga retry 3f2a91c4
@@ -102,11 +102,11 @@ def resolve(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Record that you have done a step by hand, which its service can never do; the saga goes on.
+    """Record that you have done a step by hand; the saga goes on.
 
-    The step is an undo, or a step after the pivot; never the pivot itself. Nothing checks it: do it
-    first, and make sure that the service does not do it as well (resolving only stops the
-    resends).
+    For a step that its service can never do. The step is an undo, or a step after the pivot; never
+    the pivot itself. Nothing checks it: do it first, and make sure that the service does not do it
+    as well (resolving only stops the resends).
 
     \b
     saga resolve 3f2a91c4 charge_payment --reason "refunded by bank transfer 4711"
@@ -137,10 +137,11 @@ def reconcile(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """Check every overdue saga and retry every stuck one now, as orchestrators do all the time.
+    """Check every overdue saga and retry every stuck one now.
 
-    What is overdue is sent again or, after its last attempt, given up, by policy; what is stuck is
-    sent again. Safe while orchestrators run: a saga that has moved on meanwhile is left alone.
+    Orchestrators do this all the time. What is overdue is sent again or, after its last attempt,
+    given up, by policy; what is stuck is sent again. Safe while orchestrators run: a saga that has
+    moved on meanwhile is left alone.
 
     \b
     saga reconcile --dry-run
@@ -181,7 +182,7 @@ class Outcome(StrEnum):
 def actions(
     saga_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="Only of this saga: its id, or the first digits."),
+        typer.Argument(metavar="ID", help="Only of this saga: its id, or the first digits."),
     ] = None,
     actor: Annotated[str | None, typer.Option(help="Only by this person.")] = None,
     action: Annotated[
@@ -196,9 +197,9 @@ def actions(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List the audit log, newest first: which operator did what and why, and the result.
+    """List the audit log: what operators did and why.
 
-    Refused attempts are recorded too. Nothing in it can be changed or removed.
+    Newest first. Refused attempts are recorded too. Nothing in it can be changed or removed.
 
     \b
     saga actions

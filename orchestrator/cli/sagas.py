@@ -134,10 +134,11 @@ def show(
     door: Door = None,
     as_json: Json = False,
 ) -> None:
-    """Print the timeline of one saga: what was sent, answered, refused and undone, and by whom.
+    """Print the timeline of one saga.
 
-    Times are seconds since the saga began. The process is the participant that answered, or
-    the orchestrator that decided.
+    It shows what was sent, answered, refused and undone, and by which process. Times are seconds
+    since the saga began. The process is the participant that answered, or the orchestrator that
+    decided.
 
     \b
     saga show 3f2a91c4

@@ -18,7 +18,7 @@ def stock(
     operator: Operator = None,
     as_json: Json = False,
 ) -> None:
-    """List stock by SKU: pieces on hand, held by orders under way, dispatched.
+    """List stock by SKU: pieces on hand, held and dispatched.
 
     \b
     saga stock
@@ -63,9 +63,10 @@ def accounts(
 
 
 def doctor(operator: Operator = None, as_json: Json = False) -> None:
-    """Check every process, queue and schema; print what is wrong and what to do.
+    """Check every process, queue and schema.
 
-    Exit code 1 if any finding is an error. Warnings do not keep sagas from going on.
+    Print what is wrong and what to do. Exit code 1 if any finding is an error. Warnings do not keep
+    sagas from going on.
     """
     output = Output(as_json)
     diagnosis = Api("operator", operator, output).get("/doctor")
