@@ -74,8 +74,8 @@ PRICE = 350
 
 
 @dataclass
-class Sagas(Letters):
-    """Everything the operator's API calls, in memory. Sagas move by the real decide()."""
+class FakeBackend(Letters):
+    """Everything the operator's API calls, in memory. FakeBackend move by the real decide()."""
 
     status: SystemStatus = field(
         default_factory=lambda: SystemStatus(expected([ORDER_SAGA]), [], [], None)

@@ -139,9 +139,7 @@ async def stage(settings: MakeSettings) -> AsyncIterator[Stage]:
 # --- what stands still ----------------------------------------------------------------------
 
 
-async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
-    stage: Stage, admin: Rows
-) -> None:
+async def test_stuck_sagas_name_the_cause_and_take_interventions(stage: Stage, admin: Rows) -> None:
     """Inventory is silent for an hour; a version is gone; and somebody acts."""
     await stage.feed(start(ONE), start(TWO), start(THREE))
     admin.execute(
@@ -215,7 +213,7 @@ async def test_what_stands_still_says_why_and_is_pushed_on_by_hand(
 # --- gates ---------------------------------------------------------------------------------
 
 
-async def test_what_waits_is_listed_oldest_first_and_decided_once(
+async def test_parked_sagas_are_listed_oldest_first_and_decided_once(
     stage: Stage, admin: Rows
 ) -> None:
     admin.execute(
@@ -246,7 +244,7 @@ async def test_what_waits_is_listed_oldest_first_and_decided_once(
     assert len((await stage.get("/waiting"))["waiting"]) == 2
 
 
-async def test_the_watch_list_is_kept_and_its_changes_are_on_record(stage: Stage) -> None:
+async def test_changes_of_the_watch_list_go_to_the_audit_log(stage: Stage) -> None:
     headers, bob = bearer(Role.OPERATOR), {"customer": "bob", "reason": "chargebacks"}
     for path, status in (
         ("/watch-list", 200), ("/watch-list", 200),
@@ -283,7 +281,7 @@ async def test_a_saga_with_its_steps_and_what_it_waits_for(stage: Stage) -> None
     assert steps["dispatch_stock"]["kind"] == "pivot"
 
 
-async def test_the_timeline_names_who_did_it_and_what_they_said(stage: Stage) -> None:
+async def test_the_timeline_names_processes_and_their_answers(stage: Stage) -> None:
     await stage.feed(start(ONE), *refused(ONE))
     timeline = await stage.get(f"/sagas/{ONE}/timeline")
     assert timeline["ended"] is True
@@ -313,7 +311,7 @@ async def test_a_timeline_can_be_followed(stage: Stage) -> None:
     assert (third["entries"][-1]["entry"], third["ended"]) == ("compensated", True)
 
 
-async def test_sagas_are_found_by_what_an_operator_knows_of_them(stage: Stage, admin: Rows) -> None:
+async def test_sagas_are_found_by_every_filter(stage: Stage, admin: Rows) -> None:
     await stage.feed(start(ONE), start(TWO, "bob"), *refused(TWO), start(THREE, "bob"))
     admin.execute(
         "update orchestrator.saga_instance set started_at = now() - interval '1 hour',"
@@ -349,7 +347,7 @@ async def test_pages_neither_skip_nor_repeat(stage: Stage) -> None:
     assert (await stage.get("/sagas", 404, after=str(UUID(int=99))))["error"] == "not_found"
 
 
-async def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(stage: Stage) -> None:
+async def test_the_first_digits_of_an_id_are_enough_if_unique(stage: Stage) -> None:
     await stage.feed(start(ONE), start(TWO))
     assert (await stage.get("/sagas/AAAA0001"))["saga_id"] == str(ONE)
     assert (await stage.get("/sagas/aaaa0002-0000/timeline"))["saga_id"] == str(TWO)
@@ -400,7 +398,7 @@ def _reading(db: Database, read: Any) -> Any:
     return respond
 
 
-async def test_stock_and_accounts_are_asked_of_their_owners(
+async def test_stock_and_accounts_come_from_their_services(
     stage: Stage, participants: Callable[[], Any], settings: MakeSettings
 ) -> None:
     async with Database(settings("inventory_svc")) as db:
@@ -433,7 +431,7 @@ async def test_stock_and_accounts_are_asked_of_their_owners(
     assert (await stage.get("/accounts", 422, after="nonsense"))["field"] == "after"
 
 
-async def test_nobody_there_to_ask_is_an_honest_503(stage: Stage) -> None:
+async def test_a_service_that_is_down_is_a_503(stage: Stage) -> None:
     for path in ("/stock", "/accounts"):
         problem = await stage.get(path, 503)
         assert problem["error"] == "no_answer"
@@ -447,7 +445,7 @@ def findings(diagnosis: Any) -> dict[str, str]:
     return {finding["about"]: finding["what"] for finding in diagnosis["findings"]}
 
 
-async def test_the_doctor_sees_who_is_there_and_who_is_not(
+async def test_the_doctor_sees_which_processes_are_missing(
     stage: Stage, participants: Callable[[], Any], admin: Rows
 ) -> None:
     await participants()
@@ -471,7 +469,7 @@ async def test_the_doctor_sees_who_is_there_and_who_is_not(
     assert found["queue payment.commands"] == "it has no consumer; 0 messages wait in it"
 
 
-async def test_the_doctor_names_what_differs_in_a_queue_and_what_is_missing(
+async def test_the_doctor_names_missing_and_differing_queues(
     stage: Stage, management: Management
 ) -> None:
     changed, without = commands_of("payment"), dead_letter_queue(commands_of("order"))
@@ -510,7 +508,7 @@ async def test_the_doctor_names_what_differs_in_a_queue_and_what_is_missing(
     assert queues[dead]["ready"] == 2
 
 
-async def test_the_doctor_says_what_could_not_be_looked_at(
+async def test_the_doctor_says_what_it_could_not_reach(
     settings: MakeSettings, stage: Stage
 ) -> None:
     broker = stage.process.broker

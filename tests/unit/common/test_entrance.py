@@ -23,9 +23,9 @@ from common.http.app import OPEN, READS, Caller
 from common.kit.settings import Settings
 from common.process.process import prepare
 from order_svc.__main__ import MIGRATIONS
-from tests.support.apis import BODY_LIMIT, ENTRANCES, TOKENS, InMemory, Sagas, Shop, bearer
+from tests.support.apis import BODY_LIMIT, ENTRANCES, TOKENS, FakeBackend, InMemory, Shop, bearer
 
-APPS = {"door": Shop().app(), "operator": Sagas().app()}
+APPS = {"door": Shop().app(), "operator": FakeBackend().app()}
 ROOT = Path(__file__).parents[3]
 SECRET = "a-password-nobody-shall-read"
 
@@ -125,7 +125,7 @@ def test_a_method_that_is_not_there_names_those_that_are() -> None:
 
 
 def test_an_endpoint_may_ask_who_asks() -> None:
-    app = Sagas().app()
+    app = FakeBackend().app()
 
     @app.post("/who")
     async def who(actor: Caller) -> str:
@@ -138,7 +138,7 @@ def test_an_endpoint_may_ask_who_asks() -> None:
 
 def test_who_asks_too_often_is_told_how_long_to_wait() -> None:
     entrance = replace(ENTRANCES["operator"], requests_per_second=0.5)
-    operator = api(Sagas().app(entrance), **bearer(Role.OPERATOR))
+    operator = api(FakeBackend().app(entrance), **bearer(Role.OPERATOR))
     assert operator.get("/doctor").status_code == 200
     response = operator.get("/doctor")
     assert response.status_code == 429
