@@ -1,8 +1,4 @@
-"""The choreographed style for tests: events made short, the order service without a broker.
-
-Owns: those, and a participant's process as run_participant() puts it together. Must not know: what
-an event leads to.
-"""
+"""Helpers for tests of the choreographed style: events, and the order service without a broker."""
 
 from __future__ import annotations
 
@@ -87,7 +83,7 @@ def outgoing(judge: Rows, schema: str) -> list[object]:
     return [row[0] for row in judge.execute(query.encode())]
 
 
-async def hear(listener: Listener, *events: Envelope) -> None:
+async def deliver(listener: Listener, *events: Envelope) -> None:
     await listener.handle([listener.parse(each) for each in events])
 
 
@@ -132,7 +128,7 @@ class Orders:
         (reply,) = await handle(self.participant, asked)
         return return_id, reply
 
-    async def hears(self, *events: Envelope) -> None:
+    async def receives(self, *events: Envelope) -> None:
         await self.listener.handle([self.listener.parse(each) for each in events])
 
     async def view(self, order_id: UUID) -> tuple[str | None, dict[str, str]]:
@@ -160,7 +156,7 @@ def participant_process(
     handlers: dict[type[Command], Any],
     reactions: Reactions,
 ) -> Process:
-    """As run_participant() puts it together."""
+    """Put a participant's process together as run_participant() does."""
     process = Process(settings)
     participant = Participant(process.db, store, handlers)
     listener = Listener(participant, reactions)

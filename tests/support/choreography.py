@@ -1,9 +1,7 @@
-"""Three services that react to each other's events, in memory, in whatever order a test says.
+"""Three services that react to each other's events in memory, in the order a test chooses.
 
-The real reactions, handlers, domains, fence and progress; what is played is the inbox's table, the
-transactions (each step here is one) and the broker, which may hold, repeat and lose what it likes.
-
-Owns: that. Must not know: any server.
+Reactions, handlers, domains, fence and progress are the real ones. The inbox is a dict, each step
+is one transaction, and the test plays the broker, which may hold, repeat and lose any event.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CUSTOMER, SKU, PRICE = "ann", "tea", 100
 ORDER_ID = saga_id_for(CUSTOMER, "k")
 
-Waiting = tuple[str, Envelope]  # who is to hear it
+Waiting = tuple[str, Envelope]  # and the service it goes to
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Service:
     inbox: dict[Key, Row] = field(default_factory=dict)
 
     def take(self, command: Envelope) -> list[Envelope]:
-        """One transaction; what it publishes."""
+        """Handle a command in one transaction; return the events it publishes."""
         message = command.message()
         assert isinstance(message, Command)
         work = Work(command, message)
@@ -96,7 +94,7 @@ def _tombstone(action: Key) -> Row:
 
 
 class World:
-    """An order placed at the door, perhaps given back, and the messages under way."""
+    """An order placed at the door, its returns, and the events under way."""
 
     def __init__(self, *, stock: int = 9, balance: int = 1000, card: str = "good") -> None:
         self.ledger = Ledger({AccountKey(CUSTOMER, "EUR"): Account(card, balance)})
@@ -108,7 +106,7 @@ class World:
             "payment": Service(PAYMENT_HANDLERS, self.ledger),
         }
         self.progress = SagaProgress(ORDER_ID, ORDER)
-        self.told: dict[UUID, tuple[SagaProgress, PlacedOrder | OpenedReturn]] = {}
+        self.sagas: dict[UUID, tuple[SagaProgress, PlacedOrder | OpenedReturn]] = {}
         self.under_way: list[Waiting] = []
         self.delivered: list[Waiting] = []  # and may come again
         asked = PlaceOrder(
@@ -120,31 +118,31 @@ class World:
         key = Key(ORDER_ID, "create_order", Direction.FORWARD)
         place = Envelope.command(key, asked, issued_at=NOON, reply_to=None)
         (accepted,) = self.services["order"].take(place)
-        self.told[ORDER_ID] = self.progress, self.book.placed[ORDER_ID][0]
+        self.sagas[ORDER_ID] = self.progress, self.book.placed[ORDER_ID][0]
         self.progress.record(accepted, 0)
         self.publish([accepted])
 
     def publish(self, events: list[Envelope]) -> None:
-        """To everybody who listens."""
+        """Put an event under way to every service that reacts to it."""
         for event in events:
             self.under_way += [(who, event) for who in LISTENERS.get(event.type, ())]
 
     def deliver(self, number: int = 0) -> None:
-        """One of those under way is heard."""
+        """Deliver one event that is under way."""
         who, event = self.under_way.pop(number)
         self.delivered.append((who, event))
-        self._hear(who, event)
+        self._receive(who, event)
 
     def repeat(self, number: int) -> None:
-        """One that was heard before is heard again."""
-        self._hear(*self.delivered[number])
+        """Deliver an event again that was delivered before."""
+        self._receive(*self.delivered[number])
 
     def lose(self, number: int) -> None:
         del self.under_way[number]
 
-    def silence(self, attempts: int = 2) -> None:
-        """The order service's deadline passes, of all that has not ended."""
-        for progress, what in self.told.values():
+    def time_out(self, attempts: int = 2) -> None:
+        """Let the deadline pass of every saga that has not ended."""
+        for progress, what in self.sagas.values():
             if not progress.ended:
                 reason = progress.time_out(attempts, past_sla=False)
                 said = first_event(what) if reason is None else cancel_asked_event(what, reason)
@@ -152,7 +150,7 @@ class World:
                 self.publish([said.envelope])
 
     def cancel(self) -> None:
-        """The customer wants it no more."""
+        """Cancel the order, as its customer would."""
         key = Key(ORDER_ID, CANCEL_ORDER, Direction.FORWARD)
         asked = CancelOrder(order_id=ORDER_ID)
         wish = Envelope.command(key, asked, issued_at=NOON, reply_to=None)
@@ -161,26 +159,26 @@ class World:
             self.progress.cancel(CANCELLED)
 
     def give_back(self, key: str = "r") -> SagaProgress | None:
-        """At the door: the return's progress, or None for a no."""
+        """Open a return; return its progress, or None if it was refused."""
         return_id = return_id_for(ORDER_ID, key)
         asked = OpenReturn(order_id=ORDER_ID, idempotency_key=key)
         opening = Key(return_id, OPEN_RETURN, Direction.FORWARD)
         accepted = self.services["order"].take(
             Envelope.command(opening, asked, issued_at=NOON, reply_to=None)
         )
-        if return_id in self.book.opened and return_id not in self.told:
-            self.told[return_id] = SagaProgress(return_id, RETURN), self.book.opened[return_id][0]
-            self.told[return_id][0].record(accepted[0], 0)
+        if return_id in self.book.opened and return_id not in self.sagas:
+            self.sagas[return_id] = SagaProgress(return_id, RETURN), self.book.opened[return_id][0]
+            self.sagas[return_id][0].record(accepted[0], 0)
             self.publish(accepted)
-        return self.told[return_id][0] if return_id in self.told else None
+        return self.sagas[return_id][0] if return_id in self.sagas else None
 
     def drain(self) -> None:
         while self.under_way:
             self.deliver()
 
-    def _hear(self, who: str, event: Envelope) -> None:
+    def _receive(self, who: str, event: Envelope) -> None:
         if who == "order":
-            _, command = record_event(self.told[event.saga_id][0], event, 0)
+            _, command = record_event(self.sagas[event.saga_id][0], event, 0)
         else:
             command = react(REACTIONS[who], event)
         if command is not None:
@@ -211,8 +209,8 @@ LISTENERS: dict[str, list[str]] = {}
 for _event in {*CONSUMED, *INVENTORY, *PAYMENT}:
     LISTENERS[_event.__name__] = [
         who
-        for who, heard in (("order", CONSUMED), ("inventory", INVENTORY), ("payment", PAYMENT))
-        if _event in heard
+        for who, consumed in (("order", CONSUMED), ("inventory", INVENTORY), ("payment", PAYMENT))
+        if _event in consumed
     ]
 
 
@@ -226,14 +224,14 @@ def waiting(world: World, who: str, type_: str) -> int:
 
 
 def until(world: World, who: str, type_: str) -> int:
-    """All but one event is delivered; where that one waits."""
+    """Deliver every event until one of this type waits for this service; return its place."""
     while others := [n for n, (w, e) in enumerate(world.under_way) if (w, e.type) != (who, type_)]:
         world.deliver(others[0])
     return waiting(world, who, type_)
 
 
 def but_for_one(world: World, who: str, type_: str) -> None:
-    """Everything is delivered but the first such event to him, and deadlines bring it to rest."""
+    """Lose the first event of a type to one service, and play on until all has ended."""
     lost = False
     for _ in range(6):
         while world.under_way:
@@ -243,4 +241,4 @@ def but_for_one(world: World, who: str, type_: str) -> None:
                 lost = True
             else:
                 world.deliver()
-        world.silence(attempts=9)
+        world.time_out(attempts=9)

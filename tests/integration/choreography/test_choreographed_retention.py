@@ -27,7 +27,7 @@ from common.storage.db import Database
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc.choreography.archive import archiving
 from payment_svc.choreography import REACTIONS as PAYMENT
-from tests.integration.choreographing import Orders, event, hear, orders, outgoing, status
+from tests.integration.choreographing import Orders, deliver, event, orders, outgoing, status
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import NOON, command, saga
 from tests.integration.services import (
@@ -64,9 +64,9 @@ def retention(shop: Orders, settings: MakeSettings, **overrides: Any) -> Retenti
 
 
 async def ends(shop: Orders, judge: Rows, order: UUID) -> None:
-    await shop.hears(event(StockDispatched(), order))
-    told = {e.type: e for e in sent(judge, ROLE) if e.saga_id == order}
-    await shop.hears(told["OrderConfirmed"])
+    await shop.receives(event(StockDispatched(), order))
+    sent_events = {e.type: e for e in sent(judge, ROLE) if e.saga_id == order}
+    await shop.receives(sent_events["OrderConfirmed"])
 
 
 async def ended(shop: Orders, judge: Rows, key: str = "k") -> UUID:
@@ -81,8 +81,8 @@ def archived(judge: Rows) -> set[object]:
 
 
 def forgets(judge: Rows) -> list[tuple[str, Forget]]:
-    told = zip(outgoing(judge, ROLE), sent(judge, ROLE), strict=True)
-    return [(str(to), m) for to, e in told if isinstance(m := e.message(), Forget)]
+    sent_events = zip(outgoing(judge, ROLE), sent(judge, ROLE), strict=True)
+    return [(str(to), m) for to, e in sent_events if isinstance(m := e.message(), Forget)]
 
 
 def began(judge: Rows, order: UUID) -> Any:
@@ -99,8 +99,8 @@ async def test_ended_progress_is_archived_and_all_three_told_to_forget(
     async with orders(settings) as shop:
         order = await ended(shop, judge)
         return_id, _ = await shop.give_back(order)
-        await shop.hears(event(Restocked(), return_id, order_id=str(order)))
-        await shop.hears(sent(judge, ROLE)[-1])
+        await shop.receives(event(Restocked(), return_id, order_id=str(order)))
+        await shop.receives(sent(judge, ROLE)[-1])
         async with shop.db.transaction(None) as tx:
             before = [await shop.store.view(tx, saga_id) for saga_id in (order, return_id)]
         assert await retention(shop, settings).run_once() == 2
@@ -113,9 +113,9 @@ async def test_ended_progress_is_archived_and_all_three_told_to_forget(
             (True, "order (choreographed)", "COMPLETED"),
             (True, "return (choreographed)", "COMPLETED"),
         ]
-        told = dict(forgets(judge))
-        assert set(told) == {"order.commands", "inventory.commands", "payment.commands"}
-        for message in told.values():
+        sent_events = dict(forgets(judge))
+        assert set(sent_events) == {"order.commands", "inventory.commands", "payment.commands"}
+        for message in sent_events.values():
             assert set(message.saga_ids) == {order, return_id}
             assert message.until > began(judge, order)
         assert await retention(shop, settings).run_once() == 0
@@ -183,9 +183,9 @@ async def test_an_event_of_a_forgotten_order_has_a_reason_of_its_own(
         await retention(shop, settings).run_once()
         before = len(sent(judge, ROLE))
         with pytest.raises(Poison, match="evidence_gone"):
-            await shop.hears(event(StockDispatched(), order))
+            await shop.receives(event(StockDispatched(), order))
         with pytest.raises(Poison, match="unknown_saga"):
-            await shop.hears(event(StockDispatched(), saga(77)))
+            await shop.receives(event(StockDispatched(), saga(77)))
         assert len(sent(judge, ROLE)) == before
     assert judge.execute("select from order_svc.saga_progress").rowcount == 0
 
@@ -201,7 +201,7 @@ async def test_an_event_that_waited_for_the_archive_sees_it(
                 "insert into order_svc.progress_archive (saga_id, progress) values (%s, '{}')",
                 (order,),
             )
-            late = asyncio.create_task(shop.hears(event(StockDispatched(), order)))
+            late = asyncio.create_task(shop.receives(event(StockDispatched(), order)))
             await eventually(lambda: lock_waits(admin, ROLE) == 1)
             moving.commit()
             with pytest.raises(Poison, match="evidence_gone"):
@@ -220,13 +220,13 @@ async def test_rule_9_a_forgotten_orders_key_starts_no_second_saga(
         await consume(shop.participant, asked)
         assert inbox(judge, ROLE, order) == {}
         assert await shop.place() == order == saga_id_for("ada", "k")
-        told = [e for e in sent(judge, ROLE) if e.type == "OrderAccepted"]
-        assert len(told) == 1
+        sent_events = [e for e in sent(judge, ROLE) if e.type == "OrderAccepted"]
+        assert len(sent_events) == 1
         assert status(judge, order) == ("CONFIRMED", None)
     assert judge.execute("select from order_svc.saga_progress").rowcount == 0
 
 
-async def test_rule_18_what_is_told_of_a_saga_is_as_old_as_the_saga(
+async def test_rule_18_every_event_is_as_old_as_its_saga(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """By one clock, the order service's database's: no participant's counts."""
@@ -237,12 +237,12 @@ async def test_rule_18_what_is_told_of_a_saga_is_as_old_as_the_saga(
         await receive_stock(goods, tea=9)
         await open_account(pay, "ada", 100)
         shelf, till = Listener(inventory(goods), INVENTORY), Listener(payment(pay), PAYMENT)
-        await hear(shelf, ACCEPTED)
-        await hear(till, sent(judge, "inventory_svc")[-1])
-        await hear(shelf, sent(judge, "payment_svc")[-1])
-    told = [sent(judge, schema)[-1] for schema in ("inventory_svc", "payment_svc")]
-    assert [e.type for e in told] == ["StockDispatched", "PaymentCharged"]
-    assert {e.first_issued_at for e in told} == {NOON}
+        await deliver(shelf, ACCEPTED)
+        await deliver(till, sent(judge, "inventory_svc")[-1])
+        await deliver(shelf, sent(judge, "payment_svc")[-1])
+    sent_events = [sent(judge, schema)[-1] for schema in ("inventory_svc", "payment_svc")]
+    assert [e.type for e in sent_events] == ["StockDispatched", "PaymentCharged"]
+    assert {e.first_issued_at for e in sent_events} == {NOON}
 
 
 async def test_rule_18_an_old_event_is_set_aside_and_leads_to_nothing(
@@ -252,15 +252,15 @@ async def test_rule_18_an_old_event_is_set_aside_and_leads_to_nothing(
         await open_account(db, "ada", 100)
         listener = Listener(payment(db), PAYMENT)
         old = [event(StockReserved(), saga(1)), event(Fenced(), saga(1), reason="x")]
-        await hear(listener, *old)
+        await deliver(listener, *old)
         message = Forget(until=NOON, saga_ids=(saga(1),))
         await consume(payment(db), command(message, saga(1), step="forget", reply_to=None))
         assert inbox(judge, "payment_svc", saga(1)) == {}
         for each in old:
             with pytest.raises(Poison, match="evidence_gone"):
-                await hear(listener, each)
+                await deliver(listener, each)
         young = event(StockReserved(), saga(2)).model_copy(update={"first_issued_at": LATER})
-        await hear(listener, young)
+        await deliver(listener, young)
     assert transfers(judge, saga(1)) == ["CHARGE", "REFUND"]
     assert (transfers(judge, saga(2)), balance(judge, "ada")) == (["CHARGE"], 92)
 
@@ -271,11 +271,11 @@ async def test_rule_18_a_forgotten_refused_reservation_holds_nothing(
     """No row of the domain remembers a refusal: there is no second line of defence."""
     async with Database(settings("inventory_svc")) as db:
         listener = Listener(inventory(db), INVENTORY)
-        await hear(listener, ACCEPTED)
+        await deliver(listener, ACCEPTED)
         message = Forget(until=NOON, saga_ids=(saga(1),))
         await consume(inventory(db), command(message, saga(1), step="forget", reply_to=None))
         more = command(ReceiveStock(sku="tea", quantity=9), saga(8000), reply_to=None)
         await handle(inventory(db), more.model_copy(update={"first_issued_at": LATER}))
         with pytest.raises(Poison, match="evidence_gone"):
-            await hear(listener, ACCEPTED)
+            await deliver(listener, ACCEPTED)
     assert stock(judge, "tea") == (9, 0, 0)

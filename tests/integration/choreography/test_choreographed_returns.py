@@ -31,8 +31,8 @@ from payment_svc.store import PaymentStore
 from tests.integration.choreographing import (
     CHOREOGRAPHED,
     Orders,
+    deliver,
     event,
-    hear,
     orders,
     outgoing,
     participant_process,
@@ -59,7 +59,7 @@ ROUNDS = range(8)
 
 async def confirmed(shop: Orders, key: str = "k") -> UUID:
     order = await shop.place(key)
-    await shop.hears(event(StockDispatched(), order))
+    await shop.receives(event(StockDispatched(), order))
     return order
 
 
@@ -79,9 +79,9 @@ async def test_a_returns_progress_begins_with_it_and_follows_events(
         return_id, reply = await shop.give_back(order)
         assert reply == ReturnAccepted(return_id=return_id, order_id=order)
         assert outgoing(judge, "order_svc")[-1] == "events/ReturnAccepted"
-        told = len(outgoing(judge, "order_svc"))
+        sent_events = len(outgoing(judge, "order_svc"))
         assert await shop.give_back(order) == (return_id, reply)  # and no event is sent again
-        assert len(outgoing(judge, "order_svc")) == told
+        assert len(outgoing(judge, "order_svc")) == sent_events
         assert await shop.view(return_id) == (
             "RUNNING",
             {
@@ -92,9 +92,9 @@ async def test_a_returns_progress_begins_with_it_and_follows_events(
             },
         )
         back = event(Restocked(), return_id, order_id=str(order))
-        await shop.hears(back, back)
+        await shop.receives(back, back)
         assert status(judge, order) == ("RETURNED", None)
-        await shop.hears(sent(judge, "order_svc")[-1])
+        await shop.receives(sent(judge, "order_svc")[-1])
         state, steps = await shop.view(return_id)
         assert (state, set(steps.values())) == ("COMPLETED", {"done"})
     assert returns(judge) == [("FINISHED", None, "return", "COMPLETED", True)]
@@ -107,7 +107,7 @@ async def test_a_refused_return_leaves_no_progress(settings: MakeSettings, judge
         assert isinstance(reply, NotReturnable)
         assert "not confirmed yet" in reply.remedy
         assert inbox(judge, "order_svc", return_id) == {}
-        await shop.hears(event(StockDispatched(), order))
+        await shop.receives(event(StockDispatched(), order))
         assert isinstance((await shop.give_back(order))[1], ReturnAccepted)
         assert isinstance((await shop.give_back(order, "other"))[1], NotReturnable)
     assert len(returns(judge)) == 1
@@ -134,18 +134,18 @@ async def test_a_fenced_return_is_closed_and_the_order_can_be_returned(
     async with orders(settings) as shop:
         order = await confirmed(shop)
         first, _ = await shop.give_back(order)
-        await shop.hears(event(NothingToRefund(), first, order_id=str(order)))
+        await shop.receives(event(NothingToRefund(), first, order_id=str(order)))
         assert status(judge, order) == ("RETURN_PENDING", None)  # not before the fence has answered
         fenced = event(Fenced(), first, "refund_order", reason="nothing_to_refund")
-        await shop.hears(fenced, fenced)
+        await shop.receives(fenced, fenced)
         assert status(judge, order) == ("CONFIRMED", None)
-        await shop.hears(sent(judge, "order_svc")[-1])
+        await shop.receives(sent(judge, "order_svc")[-1])
         assert (await shop.view(first))[0] == "COMPENSATED"
         second, reply = await shop.give_back(order, "again")
         assert isinstance(reply, ReturnAccepted)
-        await shop.hears(fenced)  # the first's, once more
+        await shop.receives(fenced)  # the first's, once more
         assert status(judge, order) == ("RETURN_PENDING", None)
-        await shop.hears(event(Restocked(), second, order_id=str(order)))
+        await shop.receives(event(Restocked(), second, order_id=str(order)))
     assert returns(judge) == [
         ("CLOSED", "nothing_to_refund", "return", "COMPENSATED", True),
         ("FINISHED", None, "return", "RUNNING", False),
@@ -157,7 +157,7 @@ async def test_a_timeout_repeats_the_return_and_then_asks_to_cancel_it(
 ) -> None:
     async with orders(settings, step_timeout_seconds=600, step_attempts=2) as shop:
         order = await confirmed(shop)
-        await shop.hears(sent(judge, "order_svc")[-1])  # the order's own saga has ended
+        await shop.receives(sent(judge, "order_svc")[-1])  # the order's own saga has ended
         return_id, _ = await shop.give_back(order)
         assert await shop.deadlines.run_once() == 0  # not yet
         for _ in range(3):
@@ -172,7 +172,7 @@ async def test_a_timeout_repeats_the_return_and_then_asks_to_cancel_it(
         assert (await shop.view(return_id))[1]["refund_order"] == "fencing"
 
     async with Database(settings("payment_svc")) as db:  # which fences, and says what for
-        await hear(Listener(payment(db), PAYMENT), asked[0])
+        await deliver(Listener(payment(db), PAYMENT), asked[0])
     (fenced,) = sent(judge, "payment_svc")
     assert (fenced.type, fenced.about) == ("Fenced", asked[0].about)
 
@@ -185,11 +185,11 @@ async def test_a_refund_and_its_fence_have_one_outcome_in_either_order(
         listener = Listener(payment(db), PAYMENT)
         for number, fence_first in ((1, False), (2, True)):
             order, back = saga(number), return_id_for(saga(number), "r")
-            await hear(listener, event(StockReserved(), order))
-            told = {"order_id": str(order), "reason": "x"}
-            opened = event(ReturnAccepted(return_id=back, order_id=order), back, **told)
-            asked = event(CancelAsked(reason="x"), back, "cancel_return", **told)
-            await hear(listener, *([asked, opened] if fence_first else [opened, asked]))
+            await deliver(listener, event(StockReserved(), order))
+            sent_events = {"order_id": str(order), "reason": "x"}
+            opened = event(ReturnAccepted(return_id=back, order_id=order), back, **sent_events)
+            asked = event(CancelAsked(reason="x"), back, "cancel_return", **sent_events)
+            await deliver(listener, *([asked, opened] if fence_first else [opened, asked]))
             said = [e.type for e in sent(judge, "payment_svc") if e.saga_id == back]
             refused = ["Fenced", "Fenced"]  # the fence's answer, and the late refund's
             assert said == (refused if fence_first else ["OrderRefunded", "PivotDone"])

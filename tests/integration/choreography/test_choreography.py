@@ -36,8 +36,8 @@ from tests.integration.choreographing import (
     ABOUT,
     CHOREOGRAPHED,
     Orders,
+    deliver,
     event,
-    hear,
     orders,
     outgoing,
     participant_process,
@@ -68,11 +68,11 @@ async def test_events_in_both_orders_of_arrival(settings: MakeSettings, judge: R
         await open_account(db, "ada", 100)
         listener = Listener(payment(db), PAYMENT)
         reserved, fenced = StockReserved(), Fenced()
-        await hear(listener, event(reserved, saga(1)))
-        await hear(listener, event(fenced, saga(1), reason="x"))
-        await hear(listener, event(fenced, saga(2), reason="x"))
-        await hear(listener, event(reserved, saga(2)))
-        await hear(listener, event(fenced, saga(3), reason="x"), event(reserved, saga(3)))
+        await deliver(listener, event(reserved, saga(1)))
+        await deliver(listener, event(fenced, saga(1), reason="x"))
+        await deliver(listener, event(fenced, saga(2), reason="x"))
+        await deliver(listener, event(reserved, saga(2)))
+        await deliver(listener, event(fenced, saga(3), reason="x"), event(reserved, saga(3)))
     assert transfers(judge, saga(1)) == ["CHARGE", "REFUND"]
     assert transfers(judge, saga(2)) == transfers(judge, saga(3)) == []
     assert inbox(judge, "payment_svc", saga(2)) == {"forward": "fenced", "compensating": "done"}
@@ -89,19 +89,19 @@ async def test_a_repeated_event_acts_once_and_brings_the_stored_event(
         await open_account(db, "ada", 100)
         listener = Listener(payment(db), PAYMENT)
         again = event(StockReserved(), saga(1))
-        await hear(listener, again, again)
-        await hear(listener, again)
+        await deliver(listener, again, again)
+        await deliver(listener, again)
     assert transfers(judge, saga(1)) == ["CHARGE"]
-    told = sent(judge, "payment_svc")
-    assert len(told) == 3
-    assert told[1:] == told[:1] * 2
+    sent_events = sent(judge, "payment_svc")
+    assert len(sent_events) == 3
+    assert sent_events[1:] == sent_events[:1] * 2
     assert outgoing(judge, "payment_svc") == ["events/PaymentCharged"] * 3
-    assert told[0].about == ABOUT
+    assert sent_events[0].about == ABOUT
 
 
 async def test_what_leads_to_nothing_is_passed_over(settings: MakeSettings, judge: Rows) -> None:
     async with Database(settings("payment_svc")) as db:
-        await hear(
+        await deliver(
             Listener(payment(db), PAYMENT), event(PaymentCharged(charge_id=saga(9)), saga(1))
         )
     assert inbox(judge, "payment_svc", saga(1)) == {}
@@ -118,12 +118,12 @@ async def test_progress_begins_with_its_order_and_follows_events(
         assert outgoing(judge, "order_svc") == ["events/OrderAccepted"]
         assert (await shop.view(order))[0] == "RUNNING"
         done = event(StockDispatched(), order)
-        await shop.hears(done, done)
-        await shop.hears(done)
+        await shop.receives(done, done)
+        await shop.receives(done)
         assert status(judge, order) == ("CONFIRMED", None)
-        told = sent(judge, "order_svc")[1:]
-        assert [e.type for e in told] == ["OrderConfirmed"] * 3
-        await shop.hears(told[0])
+        sent_events = sent(judge, "order_svc")[1:]
+        assert [e.type for e in sent_events] == ["OrderConfirmed"] * 3
+        await shop.receives(sent_events[0])
         state, steps = await shop.view(order)
         assert (state, set(steps.values())) == ("COMPLETED", {"done"})
     assert judge.execute(
@@ -137,17 +137,17 @@ async def test_an_order_is_rejected_once_both_others_confirmed(
 ) -> None:
     async with orders(settings) as shop:
         order = await shop.place()
-        await shop.hears(event(CardDeclined(), order))
+        await shop.receives(event(CardDeclined(), order))
         undone = [
             event(PaymentRefunded(nothing_to_undo=True), order, reason="card_declined"),
             event(StockReleased(), order, reason="card_declined"),
         ]
-        await shop.hears(undone[first])
+        await shop.receives(undone[first])
         assert status(judge, order) == ("PENDING", None)
         assert (await shop.view(order))[0] == "COMPENSATING"
-        await shop.hears(undone[1 - first], undone[first])
+        await shop.receives(undone[1 - first], undone[first])
         assert status(judge, order) == ("REJECTED", "card_declined")
-        await shop.hears(sent(judge, "order_svc")[-1])
+        await shop.receives(sent(judge, "order_svc")[-1])
         assert (await shop.view(order))[0] == "COMPENSATED"
 
 
@@ -156,14 +156,14 @@ async def test_asked_to_cancel_too_late_the_order_is_confirmed(
 ) -> None:
     async with orders(settings) as shop:
         order = await shop.place()
-        await shop.hears(event(PivotDone(), order, reason="dispatch_stock_timed_out"))
+        await shop.receives(event(PivotDone(), order, reason="dispatch_stock_timed_out"))
         assert status(judge, order) == ("CONFIRMED", None)
 
 
 async def test_an_event_of_an_unknown_order_is_poison(settings: MakeSettings) -> None:
     async with orders(settings) as shop:
         with pytest.raises(Poison, match="no order"):
-            await shop.hears(event(StockDispatched(), saga(77)))
+            await shop.receives(event(StockDispatched(), saga(77)))
 
 
 async def test_a_timeout_repeats_the_first_event_then_asks_to_cancel(
@@ -186,7 +186,7 @@ async def test_a_timeout_repeats_the_first_event_then_asks_to_cancel(
         assert [e.type for e in asked] == ["CancelAsked"] * 2  # without end
         assert asked[0].body == {"reason": "reserve_stock_timed_out"}
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
-        await shop.hears(event(StockReserved(), order))  # news, and no reason to go on
+        await shop.receives(event(StockReserved(), order))  # news, and no reason to go on
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
 
 
@@ -205,9 +205,9 @@ async def test_a_cancel_asks_the_pivots_owner_until_it_answers(
         assert asked[0].message_id == asked[1].message_id
         undone = [event(body, order, reason="cancelled")
                   for body in (PaymentRefunded(nothing_to_undo=True), StockReleased())]  # fmt: skip
-        await shop.hears(event(Fenced(), order, reason="cancelled"), *undone)
+        await shop.receives(event(Fenced(), order, reason="cancelled"), *undone)
         assert status(judge, order) == ("REJECTED", "cancelled")
-        assert await shop.cancel(order) == CancelNoted()  # as it was told before
+        assert await shop.cancel(order) == CancelNoted()  # as it was sent_events before
 
 
 async def test_once_the_goods_have_left_there_is_nothing_to_cancel(
@@ -215,7 +215,7 @@ async def test_once_the_goods_have_left_there_is_nothing_to_cancel(
 ) -> None:
     async with orders(settings) as shop:
         order = await shop.place()
-        await shop.hears(event(StockDispatched(), order))
+        await shop.receives(event(StockDispatched(), order))
         assert await shop.cancel(order) == OrderIsOver(status="CONFIRMED")
         assert await shop.cancel(saga(77)) == OrderUnknown()
         assert status(judge, order) == ("CONFIRMED", None)
@@ -228,7 +228,7 @@ async def test_a_cancel_that_races_the_pivot_has_one_outcome(
     async with orders(settings) as shop:
         for number in range(20):
             order = await shop.place(f"key-{number}")
-            both = [shop.hears(event(StockDispatched(), order)), shop.cancel(order)]
+            both = [shop.receives(event(StockDispatched(), order)), shop.cancel(order)]
             await asyncio.gather(*(both if number % 2 else reversed(both)))
             assert status(judge, order) == ("CONFIRMED", None)
             view = await shop.view(order)

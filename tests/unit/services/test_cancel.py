@@ -34,8 +34,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @dataclass
-class Desk(Batcher, CustomerQueries):
-    """A door behind which an order and its saga stand as they are said to, look after look."""
+class FakeDoor(Batcher, CustomerQueries):
+    """The door of one order: its reply, its status, and its saga as each look finds it."""
 
     reply: Reply = field(default_factory=CancelNoted)
     status: str = "PENDING"
@@ -97,37 +97,37 @@ RUNNING, TURNED = saga("RUNNING"), saga("COMPENSATING", compensate_asked=True)
 def test_cancelling_a_pending_order_answers_only_what_is_known(
     sagas: Sequence[SagaView | None], outcome: str
 ) -> None:
-    heard = Desk(sagas=sagas).post()
-    assert (heard.status_code, heard.json()["outcome"]) == (202, outcome)
-    assert heard.json()["look"] == f"/orders/{ORDER}"
-    assert heard.json()["told"]
+    response = FakeDoor(sagas=sagas).post()
+    assert (response.status_code, response.json()["outcome"]) == (202, outcome)
+    assert response.json()["look"] == f"/orders/{ORDER}"
+    assert response.json()["told"]
 
 
 @pytest.mark.parametrize(
-    "desk",
+    "door",
     [
-        lambda: Desk(sagas=[saga("RUNNING", pivot_passed=True)]),
-        lambda: Desk(sagas=[FENCED, FENCED, saga("RUNNING", pivot_passed=True)]),
-        lambda: Desk(sagas=[saga("COMPLETED", pivot_passed=True)]),
-        lambda: Desk(status="CONFIRMED"),
-        lambda: Desk(reply=OrderIsOver(status="CONFIRMED"), status="CONFIRMED"),
+        lambda: FakeDoor(sagas=[saga("RUNNING", pivot_passed=True)]),
+        lambda: FakeDoor(sagas=[FENCED, FENCED, saga("RUNNING", pivot_passed=True)]),
+        lambda: FakeDoor(sagas=[saga("COMPLETED", pivot_passed=True)]),
+        lambda: FakeDoor(status="CONFIRMED"),
+        lambda: FakeDoor(reply=OrderIsOver(status="CONFIRMED"), status="CONFIRMED"),
     ],
     ids=["passed", "passed under its fence", "completed", "confirmed since", "confirmed"],
 )
 def test_cancelling_past_the_pivot_is_refused_with_a_remedy(
-    desk: Callable[[], Desk],
+    door: Callable[[], FakeDoor],
 ) -> None:
-    heard = desk().post()
-    assert (heard.status_code, heard.json()["error"]) == (409, "too_late")
-    assert f"POST /orders/{ORDER}/returns" in heard.json()["remedy"]
+    response = door().post()
+    assert (response.status_code, response.json()["error"]) == (409, "too_late")
+    assert f"POST /orders/{ORDER}/returns" in response.json()["remedy"]
 
 
-def test_what_is_rejected_is_cancelled_however_often_it_is_asked() -> None:
+def test_cancelling_a_rejected_order_is_repeatable() -> None:
     for reply in (CancelNoted(), OrderIsOver(status="REJECTED")):
-        heard = Desk(reply=reply, status="REJECTED").post()
-        assert (heard.status_code, heard.json()["outcome"]) == (200, "cancelled")
+        response = FakeDoor(reply=reply, status="REJECTED").post()
+        assert (response.status_code, response.json()["outcome"]) == (200, "cancelled")
 
 
 def test_no_such_order() -> None:
-    heard = Desk(reply=OrderUnknown()).post()
-    assert (heard.status_code, heard.json()["error"]) == (404, "not_found")
+    response = FakeDoor(reply=OrderUnknown()).post()
+    assert (response.status_code, response.json()["error"]) == (404, "not_found")

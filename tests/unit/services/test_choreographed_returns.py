@@ -93,7 +93,7 @@ def test_a_refund_that_comes_after_its_fence_is_not_done() -> None:
     world = played(World())
     back = given_back(world)
     held = world.under_way.pop(until(world, "payment", "ReturnAccepted"))
-    world.silence(attempts=1)
+    world.time_out(attempts=1)
     assert back.statuses()["refund_order"] == "fencing"
     assert world.status == "RETURN_PENDING"  # nothing is undone before the fence has answered
     played(world)
@@ -110,14 +110,14 @@ def test_asked_to_cancel_too_late_it_goes_forward() -> None:
     world.deliver(until(world, "payment", "ReturnAccepted"))
     while world.under_way:  # OrderRefunded, to both who listen
         world.lose(0)
-    world.silence(attempts=1)
+    world.time_out(attempts=1)
     assert str(back.reason) == "refund_order_timed_out"
     played(world)
     assert stands(world) == ENDED
     assert (back.state, back.reason) == ("COMPLETED", None)
 
 
-def test_silence_after_the_refund_never_gives_up() -> None:
+def test_a_timeout_after_the_refund_never_gives_up() -> None:
     world = played(World())
     back = given_back(world)
     until(world, "inventory", "OrderRefunded")
@@ -137,7 +137,7 @@ def test_what_waits_for_the_refund_tells_of_it() -> None:
 
 
 @pytest.mark.parametrize("type_", sorted(LISTENERS))
-def test_what_is_lost_once_of_a_return_is_told_again(type_: str) -> None:
+def test_a_lost_event_of_a_return_is_published_again(type_: str) -> None:
     for who in LISTENERS[type_]:
         for refused in (False, True):
             world = played(World())
@@ -151,12 +151,12 @@ def test_what_is_lost_once_of_a_return_is_told_again(type_: str) -> None:
 
 def test_repeated_events_of_the_order_do_not_change_its_return() -> None:
     world = played(World())
-    told = len(world.delivered)
+    published = len(world.delivered)
     back = given_back(world)
-    for number in range(told):
+    for number in range(published):
         world.repeat(number)
     played(world)
-    for number in range(told):
+    for number in range(published):
         world.repeat(number)
     played(world)
     assert stands(world) == ENDED
@@ -191,10 +191,10 @@ def test_a_returns_progress_does_not_depend_on_the_event_order() -> None:
     for world in (played(World()), refunded_before(played(World()))):
         back = given_back(world)
         played(world)
-        heard = [e for who, e in world.delivered if who == "order" and e.saga_id == back.saga_id]
+        received = [e for who, e in world.delivered if who == "order" and e.saga_id == back.saga_id]
         opened = next(e for _, e in world.delivered if e.type == ReturnAccepted.__name__)
         shown = set()
-        for events in permutations(heard):
+        for events in permutations(received):
             again = SagaProgress(back.saga_id, RETURN)
             for event in [opened, *events, *events[:2]]:
                 again.record(event, 0)

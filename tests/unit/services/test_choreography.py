@@ -67,7 +67,7 @@ def test_nothing_is_undone_before_the_pivots_owner_answers() -> None:
     """Payment is silent, the order service asks to cancel, and that question is under way."""
     world = World()
     until(world, "payment", "StockReserved")
-    world.silence(attempts=1)
+    world.time_out(attempts=1)
     assert world.progress.statuses()["dispatch_stock"] == "fencing"
     asked = waiting(world, "inventory", "CancelAsked")
     assert world.goods == "HELD"
@@ -84,11 +84,11 @@ def test_an_early_charge_is_refunded_and_a_late_one_not_made() -> None:
         charge = until(world, "payment", "StockReserved")
         if late:
             held = world.under_way.pop(charge)
-            world.silence(attempts=1)
+            world.time_out(attempts=1)
             world.drain()
             world.under_way.append(held)
         else:
-            world.silence(attempts=1)
+            world.time_out(attempts=1)
         world.drain()
         assert world.status == "REJECTED"
         assert world.moves == ([] if late else ["CHARGE", "REFUND"])
@@ -98,7 +98,7 @@ def test_cancelling_after_the_goods_have_left_comes_too_late() -> None:
     world = World()
     until(world, "order", "StockDispatched")
     world.lose(0)
-    world.silence(attempts=1)
+    world.time_out(attempts=1)
     world.drain()
     assert (world.status, world.moves, world.goods) == ("CONFIRMED", ["CHARGE"], "DISPATCHED")
     assert world.progress.reason is None
@@ -129,7 +129,7 @@ def test_an_order_cancelled_before_its_pivot_is_undone() -> None:
 def test_after_the_pivot_it_only_goes_forward() -> None:
     world = World()
     until(world, "order", "StockDispatched")
-    world.cancel()  # the order service has not heard yet that the goods have left
+    world.cancel()  # the order service has not received StockDispatched yet
     assert world.progress.reason == "cancelled"
     played(world)
     assert (world.status, world.moves, world.goods) == ("CONFIRMED", ["CHARGE"], "DISPATCHED")
@@ -145,15 +145,15 @@ def test_an_unanswered_cancel_is_repeated_without_end() -> None:
         world.lose(0)
     assert {world.progress.time_out(1, past_sla=False) for _ in range(5)} == {"cancelled"}
     for _ in range(3):
-        world.silence()
+        world.time_out()
         world.drain()
     assert (world.status, world.reason) == ("REJECTED", "cancelled")
 
 
 def test_a_saga_given_up_already_is_not_cancelled_as_well() -> None:
     world = World()
-    world.silence(attempts=1)
-    world.silence(attempts=1)
+    world.time_out(attempts=1)
+    world.time_out(attempts=1)
     world.cancel()
     assert (world.progress.cancel_asked, world.progress.attempt) == ("reserve_stock_timed_out", 2)
     played(world)
@@ -207,16 +207,16 @@ def test_under_any_loss_repeat_and_reordering_all_services_agree(
             case "l" if world.under_way:
                 world.lose(dice.randrange(len(world.under_way)))
             case "s":
-                world.silence()
+                world.time_out()
             case "c":
                 world.cancel()
             case "b":
                 world.give_back(dice.choice("xyz"))
         agrees(world, ended=False)
     for _ in range(9):  # the broker is well again: deadlines bring it to its end
-        world.silence()
+        world.time_out()
         world.drain()
-    assert all(progress.ended for progress, _ in world.told.values())
+    assert all(progress.ended for progress, _ in world.sagas.values())
     agrees(world, ended=True)
 
 
@@ -235,7 +235,7 @@ def agrees(world: World, *, ended: bool) -> None:
     if ended:
         state = "COMPENSATED" if world.status == "REJECTED" else "COMPLETED"
         assert (world.status == "RETURN_PENDING", world.progress.state) == (False, state)
-        returned = [p for p, _ in world.told.values() if p.outline is RETURN]
+        returned = [p for p, _ in world.sagas.values() if p.outline is RETURN]
         finished = [p for p in returned if p.state == "COMPLETED"]
         assert len(finished) == (world.status == "RETURNED")
 
@@ -261,7 +261,7 @@ def _shown(events: list[Envelope]) -> tuple[str, str]:
 def test_an_event_implies_all_that_came_before_it() -> None:
     """Progress that missed an event is not misled by that."""
     world = World()
-    world.deliver()  # the goods are held; the order service does not hear it
+    world.deliver()  # the goods are held; the order service does not learn it
     world.lose(waiting(world, "order", "StockReserved"))
     until(world, "inventory", "PaymentCharged")
     assert world.progress.statuses() == {
@@ -288,9 +288,9 @@ def test_only_before_the_pivot_does_a_timeout_give_up() -> None:
 
 
 def test_every_event_that_a_step_can_publish_is_consumed() -> None:
-    told = {e for story in OUTLINES.values() for step in story.steps for e in step.events}
-    assert {*INVENTORY, *PAYMENT} - told == {CancelAsked}
-    assert {*CONSUMED} == told - {OrderAccepted, ReturnAccepted}
+    published = {e for outline in OUTLINES.values() for step in outline.steps for e in step.events}
+    assert {*INVENTORY, *PAYMENT} - published == {CancelAsked}
+    assert {*CONSUMED} == published - {OrderAccepted, ReturnAccepted}
     assert len(CONSUMED) == len(set(CONSUMED))
 
 
@@ -332,10 +332,10 @@ def _charged() -> World:
     return world
 
 
-@pytest.mark.parametrize("story", OUTLINES.values(), ids=lambda story: story.name)
-def test_every_refusal_of_a_step_leads_to_the_same(story: Outline) -> None:
-    """So one of them stands for all in the model."""
+@pytest.mark.parametrize("outline", OUTLINES.values(), ids=lambda outline: outline.name)
+def test_every_refusal_of_a_step_leads_to_the_same(outline: Outline) -> None:
+    """This lets one refusal of a step stand for all of them in the model."""
     tables = (INVENTORY, PAYMENT, ORDERS)
-    for step in story.steps:
+    for step in outline.steps:
         refusals = [event for event in step.events if event.outcome is Outcome.REFUSED]
         assert len({tuple(table.get(event) for table in tables) for event in refusals}) <= 1

@@ -156,7 +156,7 @@ def test_rule_19_confirming_a_confirmed_order_changes_nothing() -> None:
             ask(ORDER, here, RejectOrder(reason="no"), BOUGHT)
 
 
-def test_saga_started_is_heard_for_a_return_as_for_an_order() -> None:
+def test_saga_started_counts_for_a_return_as_for_an_order() -> None:
     here = book()
     ask(ORDER, here, OPEN)
     ask(ORDER, here, SagaStarted(), FIRST)
