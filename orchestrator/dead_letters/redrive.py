@@ -31,7 +31,7 @@ logger = log.get("dead_letters")
 
 
 class Disposal(StrEnum):
-    """What a person wants done with a dead letter."""
+    """The two ways a person can settle a dead letter."""
 
     REDRIVE = "redrive"
     DISCARD = "discard"
@@ -49,7 +49,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What came of one dead letter, and why not if so."""
+    """The result for one dead letter, and the reason if it was not settled."""
 
     letter_id: UUID
     result: Result

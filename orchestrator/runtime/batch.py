@@ -58,7 +58,7 @@ class Batch:
         rows: dict[UUID, InstanceRow],
         archived: set[UUID],
         now: float,
-        fence: Fence | None,
+        fence: Fence,
     ) -> None:
         self.tx = tx
         self.rows = rows
@@ -88,13 +88,12 @@ class Batch:
         claim = inbox.Claim(tx, claims) if claims else None
         new = list({key.saga_id for key in claims})
         locked = await store.lock(tx, list(set(saga_ids)), watch=watch, new=new)
-        return cls(tx, deployed, *locked, claim.fence() if claim else None)
+        return cls(tx, deployed, *locked, claim.fence() if claim else Fence((), {}))
 
     async def save(self) -> None:
         """Queue all that this batch writes; it leaves with the commit."""
         tx = self.tx
-        if self._fence is not None:
-            await inbox.keep(tx, self._fence)
+        await inbox.keep(tx, self._fence)
         store.save(tx, list(self._changed.values()))
         store.write_log(tx, self.log, self._deployed.process)
         store.park_replies(tx, self._parked_replies)
@@ -123,7 +122,7 @@ class Batch:
             logger.info("start.archived", saga_id=key.saga_id)
         elif self._is_first(key):
             self._begin(key.saga_id, message, Started(key.saga_id, message.data, asked_at))
-            self._settle(key, Outcome.DONE)
+            self._fence.settle(key, Row(Outcome.DONE, None))
 
     def _acknowledge_start(self, start: Envelope) -> None:
         """Answer a re-sent start, the only kind that names a reply queue (rule 8)."""
@@ -155,15 +154,10 @@ class Batch:
             outcome = Outcome.REFUSED
             detail = f"{message.actor}: {message.reason}: {late}"
             self.log.append((saga_id, Entry("cancel_refused", detail=detail)))
-        self._settle(envelope.key, outcome)
+        self._fence.settle(envelope.key, Row(outcome, None))
 
     def _is_first(self, key: Key) -> bool:
-        assert self._fence is not None  # noqa: S101 - Received.claims names this key
         return isinstance(self._fence.admit(key, _no_tombstone), First)
-
-    def _settle(self, key: Key, outcome: Outcome) -> None:
-        assert self._fence is not None  # noqa: S101 - Received.claims names this key
-        self._fence.settle(key, Row(outcome, None))
 
     def _take_reply(self, envelope: Envelope, reply: ReplyArrived) -> None:
         """Decide a reply, or park it for a process that has its saga's version deployed."""
