@@ -17,8 +17,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from common.kit.patience import Policy
-from common.kit.settings import SECRETS, Settings
+from common.kit.settings import SECRETS, Policy, Settings
 from common.messages.envelope import Direction, Message, Outcome, Refusal
 from docs.rooms import ROOT, whats_here
 from orchestrator.engine.definition import Definition, Kind
@@ -30,7 +29,7 @@ from tests.support.explore import Transition, explore
 
 GENERATED = "<!-- written by `python -m docs.generate`; edit that -->\n"
 
-# Which refusals a participant's handler can return (common/messages/contracts.py).
+# Which refusals a participant's handler can return (common/messages/shop).
 REFUSALS = {
     "create_order": ("OrderInvalid", "KeyReused"),
     "reserve_stock": ("OutOfStock", "NotStocked"),

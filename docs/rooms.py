@@ -26,6 +26,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "common/storage": "Postgres: transactions, inbox, outbox, fence",
         "common/kit": "settings, log, metrics, health, failpoints",
         "common/messages": "messages, and what they say",
+        "common/messages/shop": "the messages of the shop, by service",
     },
     "orchestrator: the saga engine, and the operator's tools": {
         "orchestrator": "the names that the author of a definition imports",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.messages.contracts import EffectsQuery, StockQuery, TouchedQuery
+from common.messages.contracts import EffectsQuery, TouchedQuery
+from common.messages.shop.inventory import StockQuery
 from common.process.process import run_participant
 from inventory_svc.choreography import REACTIONS
 from inventory_svc.handlers import HANDLERS

@@ -9,23 +9,24 @@ shelf.
 
 from __future__ import annotations
 
-from common.messages.contracts import (
-    CancelAsked,
-    CardDeclined,
+from common.messages.envelope import Fence, Fenced, PivotDone
+from common.messages.shop.inventory import (
     DispatchStock,
-    InsufficientFunds,
     NotStocked,
-    OrderAccepted,
-    OrderRefunded,
     OutOfStock,
-    PaymentCharged,
     ReleaseStock,
     ReservationNotHeld,
     ReserveStock,
     Restock,
+)
+from common.messages.shop.order import CancelAsked, OrderAccepted
+from common.messages.shop.payment import (
+    CardDeclined,
+    InsufficientFunds,
+    OrderRefunded,
+    PaymentCharged,
     UnknownAccount,
 )
-from common.messages.envelope import Fence, Fenced, PivotDone
 from common.participant.reactions import Reaction, Reactions
 
 _FENCE = Reaction("dispatch_stock", Fence)

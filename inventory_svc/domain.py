@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
-from common.messages.contracts import (
-    Line,
+from common.messages.errors import IllegalTransition
+from common.messages.shop.inventory import (
     NotStocked,
     OutOfStock,
     ReservationNotHeld,
@@ -26,7 +26,7 @@ from common.messages.contracts import (
     StockReleased,
     StockReserved,
 )
-from common.messages.errors import IllegalTransition
+from common.messages.shop.values import Line
 
 
 class ReservationStatus(StrEnum):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from common.messages.contracts import (
+from common.messages.envelope import Command
+from common.messages.shop.inventory import (
     DispatchStock,
     NotStocked,
     OutOfStock,
@@ -17,7 +18,6 @@ from common.messages.contracts import (
     StockReleased,
     StockReserved,
 )
-from common.messages.envelope import Command
 from common.participant.participant import Handler, Work
 from inventory_svc.domain import Stock
 

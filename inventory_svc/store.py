@@ -17,10 +17,9 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
-from common.messages.contracts import (
+from common.messages.contracts import Effects, EffectsQuery, TouchedPage, TouchedQuery
+from common.messages.shop.inventory import (
     DispatchStock,
-    Effects,
-    EffectsQuery,
     ReceiveStock,
     ReleaseStock,
     ReserveStock,
@@ -28,8 +27,6 @@ from common.messages.contracts import (
     StockPage,
     StockQuery,
     StockRow,
-    TouchedPage,
-    TouchedQuery,
 )
 from common.participant.participant import Work
 from common.storage.db import Tx

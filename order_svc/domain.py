@@ -16,8 +16,9 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
-from common.messages.contracts import (
-    Line,
+from common.messages.envelope import saga_id_for
+from common.messages.errors import IllegalTransition
+from common.messages.shop.order import (
     NotReturnable,
     OrderConfirmed,
     OrderInvalid,
@@ -29,14 +30,13 @@ from common.messages.contracts import (
     ReturnClosed,
     ReturnFinished,
 )
-from common.messages.envelope import saga_id_for
-from common.messages.errors import IllegalTransition
+from common.messages.shop.values import Line
 
 CREATE_ORDER = "create_order"
 OPEN_RETURN = "open_return"
 CANCEL_ORDER = "customer_cancels"
 CANCELLED = "cancelled"  # the reason of an order that its customer cancelled
-MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.messages.contracts.Minor)
+MAX_TOTAL = 10**15  # minor units; what a charge may carry (common.messages.shop.values.Minor)
 
 
 def return_id_for(order_id: UUID, idempotency_key: str) -> UUID:

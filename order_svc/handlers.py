@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from common.messages.contracts import (
-    START,
+from common.messages.contracts import START, CancelSaga, SagaStarted, StartSaga
+from common.messages.envelope import Command, Direction, Envelope, Key, Reply
+from common.messages.shop.order import (
     CancelNoted,
     CancelOrder,
-    CancelSaga,
     CloseReturn,
     ConfirmOrder,
     FinishReturn,
     KeyReused,
-    Line,
     ListProduct,
     NotReturnable,
     OpenReturn,
@@ -33,10 +32,8 @@ from common.messages.contracts import (
     ReturnAccepted,
     ReturnClosed,
     ReturnFinished,
-    SagaStarted,
-    StartSaga,
 )
-from common.messages.envelope import Command, Direction, Envelope, Key, Reply
+from common.messages.shop.values import Line
 from common.messages.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES, commands_of
 from common.participant.participant import Answered, Handler, OnDuplicate, Work
 from common.storage.outbox import Outgoing

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from common.messages.contracts import (
+from common.messages.contracts import SagaStarted
+from common.messages.shop.order import (
     CancelOrder,
     CloseReturn,
     FinishReturn,
     ListProduct,
     OpenReturn,
     PlaceOrder,
-    SagaStarted,
 )
 from common.participant.participant import Work
 from common.storage.db import Tx

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.messages.contracts import AccountsQuery, EffectsQuery, TouchedQuery
+from common.messages.contracts import EffectsQuery, TouchedQuery
+from common.messages.shop.payment import AccountsQuery
 from common.process.process import run_participant
 from payment_svc.choreography import REACTIONS
 from payment_svc.handlers import HANDLERS

@@ -7,16 +7,10 @@ came first. It refunds the charge of an order only once the order's pivot is fen
 
 from __future__ import annotations
 
-from common.messages.contracts import (
-    CancelAsked,
-    ChargePayment,
-    NothingToRefund,
-    RefundOrder,
-    RefundPayment,
-    ReturnAccepted,
-    StockReserved,
-)
 from common.messages.envelope import Fence, Fenced
+from common.messages.shop.inventory import StockReserved
+from common.messages.shop.order import CancelAsked, ReturnAccepted
+from common.messages.shop.payment import ChargePayment, NothingToRefund, RefundOrder, RefundPayment
 from common.participant.reactions import Reaction, Reactions
 
 REACTIONS: Reactions = {

@@ -16,7 +16,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
-from common.messages.contracts import (
+from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.payment import (
     AccountOpened,
     CardDeclined,
     Deposited,
@@ -27,7 +28,6 @@ from common.messages.contracts import (
     PaymentRefunded,
     UnknownAccount,
 )
-from common.messages.errors import IllegalTransition, Poison
 
 WORLD = "world:deposits"
 SHOP = "shop:revenue"

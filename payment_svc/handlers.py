@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from common.messages.contracts import (
+from common.messages.envelope import Command
+from common.messages.shop.payment import (
     AccountOpened,
     CardDeclined,
     ChargePayment,
@@ -18,7 +19,6 @@ from common.messages.contracts import (
     RefundPayment,
     UnknownAccount,
 )
-from common.messages.envelope import Command
 from common.participant.participant import Handler, Work
 from payment_svc.domain import AccountKey, Ledger
 

@@ -19,19 +19,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from common.messages.contracts import (
+from common.messages.contracts import Effects, EffectsQuery, TouchedPage, TouchedQuery
+from common.messages.shop.payment import (
     AccountRow,
     AccountsPage,
     AccountsQuery,
     ChargePayment,
     Deposit,
-    Effects,
-    EffectsQuery,
     OpenAccount,
     RefundOrder,
     RefundPayment,
-    TouchedPage,
-    TouchedQuery,
 )
 from common.participant.participant import Work
 from common.storage.db import Tx

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import psycopg
 
-from common.messages.contracts import StockReleased
+from common.messages.shop.inventory import StockReleased
 from common.process import process
 from common.storage import db
 from inventory_svc.domain import ReservationStatus, Stock

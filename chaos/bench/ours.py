@@ -25,8 +25,9 @@ from chaos.bench.figures import Measured
 from chaos.bench.workload import CURRENCY, Order
 from chaos.judge.snapshot import SAGAS
 from chaos.runtime import Endpoints
-from common.messages.contracts import Line, PlaceOrder
 from common.messages.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
+from common.messages.shop.order import PlaceOrder
+from common.messages.shop.values import Line
 from common.messages.topology import commands_of
 
 # How often ended sagas are looked for, by sagas in flight: a look must cost little beside the work.

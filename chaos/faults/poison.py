@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from chaos.stack.broker import command
-from common.messages.contracts import ConfirmOrder, DispatchStock
 from common.messages.envelope import Command
+from common.messages.shop.inventory import DispatchStock
+from common.messages.shop.order import ConfirmOrder
 
 MEGABYTE = 1_000_000
 NOT_JSON = "not_json"

@@ -17,7 +17,6 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from chaos.load.workload import Ask, Catalogue
-from common.messages.contracts import Deposit, ListProduct, OpenAccount, PlaceOrder, ReceiveStock
 from common.messages.envelope import (
     MAX_PACKED,
     ORDERS,
@@ -31,6 +30,9 @@ from common.messages.envelope import (
     saga_id_for,
     unpack,
 )
+from common.messages.shop.inventory import ReceiveStock
+from common.messages.shop.order import ListProduct, PlaceOrder
+from common.messages.shop.payment import Deposit, OpenAccount
 from common.messages.topology import commands_of
 
 REPLIES = "chaos.catalogue.replies"

@@ -17,17 +17,16 @@ from chaos.scenarios.scene import NATURAL, Scene, scenario
 from chaos.scenarios.situations import ARCHIVED, until_forgotten
 from chaos.stack.broker import command
 from chaos.waiting import ExperimentError, until
-from common.messages.contracts import (
-    ChargePayment,
-    OrderAccepted,
-    RefundPayment,
+from common.messages.contracts import StartSaga
+from common.messages.envelope import Direction, Envelope, Fenced, Key, Reply
+from common.messages.shop.inventory import (
     ReleaseStock,
     ReserveStock,
-    StartSaga,
     StockDispatched,
     StockReserved,
 )
-from common.messages.envelope import Direction, Envelope, Fenced, Key, Reply
+from common.messages.shop.order import OrderAccepted
+from common.messages.shop.payment import ChargePayment, RefundPayment
 from common.messages.topology import (
     ORCHESTRATOR_COMMANDS,
     commands_of,

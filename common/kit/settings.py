@@ -8,6 +8,7 @@ SAGAPROOF_POSTGRES_DSN_FILE names one that holds the value.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -16,14 +17,39 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common.kit.patience import Policy
-
 SECRETS = ("postgres_dsn", "amqp_url", "operator_tokens", "door_keys")
 URLS = {
     "postgres_dsn": "postgresql://ROLE:PASSWORD@HOST:5432/DATABASE",
     "amqp_url": "amqp://USER:PASSWORD@HOST:5672/VHOST",
 }
 SCHEMES = {"postgres_dsn": ("postgresql", "postgres"), "amqp_url": ("amqp", "amqps")}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The retry policy: how long a reply may take, and how often it is requested again; seconds.
+
+    Reads no clock and draws no random numbers.
+    """
+
+    timeout_seconds: float
+    attempts: int
+    backoff_first_seconds: float
+    backoff_cap_seconds: float
+    resend_cap_seconds: float
+    stuck_after_seconds: float
+    approval_expiry_seconds: float = 604_800.0
+
+    def patience(self, attempt: int, *, capped: bool, jitter: float) -> float:
+        """Return how long to wait for the reply to an attempt; `jitter` in [0, 1) is random.
+
+        It is the timeout, and from the second attempt on exponential backoff with full jitter.
+        Uncapped attempts (undo, fence, retriable) slow down to `resend_cap_seconds`.
+        """
+        doubled = self.backoff_first_seconds * 2.0 ** min(attempt - 2, 32) if attempt > 1 else 0.0
+        if capped:
+            return self.timeout_seconds + jitter * min(doubled, self.backoff_cap_seconds)
+        return min(self.timeout_seconds + jitter * doubled, self.resend_cap_seconds)
 
 
 class Settings(BaseSettings):
@@ -184,7 +210,7 @@ class Settings(BaseSettings):
 
     @property
     def policy(self) -> Policy:
-        """Of whoever owns deadlines."""
+        """Return timeouts and retries, for the process that enforces deadlines."""
         return Policy(
             timeout_seconds=self.step_timeout_seconds,
             attempts=self.step_attempts,

@@ -71,10 +71,10 @@ def queries_of(service: str) -> str:
     return f"{service}.queries"
 
 
-def is_a_callers(name: str) -> bool:
-    """Whether it is the private queue of somebody who asked, and may be gone.
+def is_private_reply_queue(name: str) -> bool:
+    """Return whether a queue is a caller's temporary reply queue, which may no longer exist.
 
-    Any other is a service's, or an event: what is for it waits until it is there.
+    Any other is a service's queue, or an event: messages for it wait until it exists.
     """
     ours = name.endswith(".commands") or name.startswith(("orchestrator.", event_of("")))
     return not ours

@@ -19,7 +19,7 @@ from common.kit.failpoints import Point
 from common.kit.health import Health
 from common.kit.settings import Settings
 from common.messages.envelope import MAX_PACKED, Key, key_of, pack
-from common.messages.topology import EVENTS, is_a_callers, route
+from common.messages.topology import EVENTS, is_private_reply_queue, route
 from common.storage import outbox
 from common.storage.db import Database, OutboxRow
 from common.transport.broker import Broker, Channel, Fate, Publication
@@ -173,7 +173,7 @@ class Relay:
 
     def _may_go(self, group: Sequence[OutboxRow], fate: Fate) -> bool:
         destination = group[0].destination
-        if fate is Fate.RETURNED and is_a_callers(destination):
+        if fate is Fate.RETURNED and is_private_reply_queue(destination):
             # A private queue that is gone; asking again gives the stored reply again.
             logger.warning(
                 "relay.reply_undeliverable", destination=destination, envelopes=len(group)

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.envelope import Command, Direction, Fence, Outcome, Undo, brief
 from common.messages.errors import IllegalTransition, Poison
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Definition, Kind, Step

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.envelope import Command, Direction, Message, Undo
 from common.messages.errors import SagaproofError
 

@@ -19,16 +19,11 @@ from common.http.app import (
     problems,
 )
 from common.kit.health import Health
-from common.messages.contracts import (
-    FIRST_ID,
-    MAX_PAGE,
-    AccountsQuery,
-    Name,
-    Sku,
-    SkuPrefix,
-    StockQuery,
-)
+from common.messages.contracts import FIRST_ID, MAX_PAGE
 from common.messages.errors import Infrastructure, NoAnswer
+from common.messages.shop.inventory import StockQuery
+from common.messages.shop.payment import AccountsQuery
+from common.messages.shop.values import Name, Sku, SkuPrefix
 from orchestrator.engine.instance import State
 from orchestrator.operator.auditor import Window
 from orchestrator.operator.backend import Backend

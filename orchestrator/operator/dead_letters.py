@@ -12,7 +12,8 @@ from fastapi import FastAPI, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from common.http.app import Caller, Problem, Refused, problems
-from common.messages.contracts import MAX_PAGE, Name
+from common.messages.contracts import MAX_PAGE
+from common.messages.shop.values import Name
 from orchestrator.dead_letters.redrive import Disposal, Result
 from orchestrator.dead_letters.store import DeadLetterFilter, FullDeadLetter
 from orchestrator.operator.backend import Backend

@@ -14,8 +14,8 @@ from fastapi import FastAPI, Path
 from pydantic import Field
 
 from common.http.app import Caller, Problem, Refused, problems
-from common.messages.contracts import Name
 from common.messages.errors import IllegalTransition
+from common.messages.shop.values import Name
 from orchestrator.operator.backend import Backend
 from orchestrator.operator.queries import StuckFilter
 from orchestrator.operator.requests import (

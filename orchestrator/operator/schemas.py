@@ -9,7 +9,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.messages.contracts import AccountRow, ProcessView, StockRow
+from common.messages.contracts import ProcessView
+from common.messages.shop.inventory import StockRow
+from common.messages.shop.payment import AccountRow
 from orchestrator.engine.definition import Definition, Kind
 from orchestrator.engine.instance import Instance
 from orchestrator.operator.audit import REMEDIES

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from common.messages.contracts import AccountsPage, AccountsQuery, StockPage, StockQuery
 from common.messages.envelope import Answer, Query
+from common.messages.shop.inventory import StockPage, StockQuery
+from common.messages.shop.payment import AccountsPage, AccountsQuery
 from common.messages.topology import ORCHESTRATOR_REPLIES, queries_of
 from common.process.process import Process
 from common.transport.query import Asker

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from orchestrator.engine.approval import ApprovalPolicy, before_a_gate
 from orchestrator.engine.decide import Undecidable
 from orchestrator.engine.definition import FORWARD, Definition

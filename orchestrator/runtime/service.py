@@ -14,7 +14,7 @@ from uuid import UUID
 from common.kit import log
 from common.kit.daemon import wait_for
 from common.kit.failpoints import Commit
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.contracts import SagaQuery, SagaView, StartSaga, StepView
 from common.messages.envelope import Envelope, Key
 from common.messages.errors import IllegalTransition

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.envelope import Direction, Envelope
 from common.storage.db import Tx, columns
 from orchestrator.engine.decide import Entry, Send

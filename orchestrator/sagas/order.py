@@ -8,16 +8,9 @@ the watch list, waits for a person before it is charged; its stock stays reserve
 
 from __future__ import annotations
 
-from common.messages.contracts import (
-    ChargePayment,
-    ConfirmOrder,
-    DispatchStock,
-    OrderData,
-    RefundPayment,
-    RejectOrder,
-    ReleaseStock,
-    ReserveStock,
-)
+from common.messages.shop.inventory import DispatchStock, ReleaseStock, ReserveStock
+from common.messages.shop.order import ConfirmOrder, OrderData, RejectOrder
+from common.messages.shop.payment import ChargePayment, RefundPayment
 from orchestrator.engine.definition import Definition, Kind, Step
 
 COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind

@@ -6,7 +6,9 @@ first, since that may still be refused; the goods follow. A new attempt is a new
 
 from __future__ import annotations
 
-from common.messages.contracts import CloseReturn, FinishReturn, RefundOrder, Restock
+from common.messages.shop.inventory import Restock
+from common.messages.shop.order import CloseReturn, FinishReturn
+from common.messages.shop.payment import RefundOrder
 from orchestrator.engine.definition import Definition, Kind, Step
 
 COMPENSATABLE, PIVOT, RETRIABLE = Kind.COMPENSATABLE, Kind.PIVOT, Kind.RETRIABLE

@@ -12,30 +12,34 @@ from functools import cached_property
 from typing import NamedTuple
 from uuid import UUID
 
-from common.messages.contracts import (
-    CardDeclined,
-    InsufficientFunds,
-    NothingToRefund,
+from common.messages.contracts import StepView
+from common.messages.envelope import Direction, Envelope, Fenced, Outcome, PivotDone, Reply
+from common.messages.shop.inventory import (
     NotStocked,
-    OrderAccepted,
-    OrderConfirmed,
-    OrderRefunded,
-    OrderRejected,
     OutOfStock,
-    PaymentCharged,
-    PaymentRefunded,
     ReservationNotHeld,
     Restocked,
-    ReturnAccepted,
-    ReturnClosed,
-    ReturnFinished,
-    StepView,
     StockDispatched,
     StockReleased,
     StockReserved,
+)
+from common.messages.shop.order import (
+    OrderAccepted,
+    OrderConfirmed,
+    OrderRejected,
+    ReturnAccepted,
+    ReturnClosed,
+    ReturnFinished,
+)
+from common.messages.shop.payment import (
+    CardDeclined,
+    InsufficientFunds,
+    NothingToRefund,
+    OrderRefunded,
+    PaymentCharged,
+    PaymentRefunded,
     UnknownAccount,
 )
-from common.messages.envelope import Direction, Envelope, Fenced, Outcome, PivotDone, Reply
 
 FORWARD, COMPENSATING = Direction.FORWARD, Direction.COMPENSATING
 Leg = tuple[str, Direction]

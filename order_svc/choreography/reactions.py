@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.messages.contracts import (
+from common.messages.envelope import Command, Direction, Envelope, Fenced, Key, PivotDone, Reply
+from common.messages.shop.inventory import Restocked, StockDispatched, StockReleased
+from common.messages.shop.order import (
     CancelAsked,
     CancelNoted,
     CancelOrder,
@@ -21,15 +23,11 @@ from common.messages.contracts import (
     OrderAccepted,
     OrderIsOver,
     OrderUnknown,
-    PaymentRefunded,
     PlaceOrder,
     RejectOrder,
-    Restocked,
     ReturnAccepted,
-    StockDispatched,
-    StockReleased,
 )
-from common.messages.envelope import Command, Direction, Envelope, Fenced, Key, PivotDone, Reply
+from common.messages.shop.payment import PaymentRefunded
 from common.messages.topology import event_of
 from common.participant.participant import Answered, Handler, Work
 from common.participant.reactions import Reaction, Reactions, parse_event, react

@@ -14,9 +14,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from common.kit.patience import Policy
-from common.messages.contracts import CancelOrder, SagaView
+from common.kit.settings import Policy
+from common.messages.contracts import SagaView
 from common.messages.envelope import Direction, Outcome
+from common.messages.shop.order import CancelOrder
 from common.participant.participant import Work
 from common.storage.db import Tx
 from order_svc.choreography import archive

@@ -24,10 +24,12 @@ from common.http.app import (
     problems,
 )
 from common.kit.health import Health
-from common.messages.contracts import (
+from common.messages.contracts import SagaView
+from common.messages.envelope import Reply
+from common.messages.errors import Infrastructure, NoAnswer
+from common.messages.shop.order import (
     CancelOrder,
     KeyReused,
-    Name,
     NotReturnable,
     OpenReturn,
     OrderAccepted,
@@ -35,10 +37,8 @@ from common.messages.contracts import (
     OrderUnknown,
     PlaceOrder,
     ReturnAccepted,
-    SagaView,
 )
-from common.messages.envelope import Reply
-from common.messages.errors import Infrastructure, NoAnswer
+from common.messages.shop.values import Name
 from order_svc.door.batcher import Batcher
 from order_svc.door.queries import CustomerQueries
 from order_svc.door.schemas import (

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from common.kit import log
 from common.kit.daemon import unless
 from common.kit.health import Health
-from common.messages.contracts import CancelOrder, OpenReturn, PlaceOrder
 from common.messages.envelope import Direction, Envelope, Key, Reply, saga_id_for
 from common.messages.errors import Infrastructure
+from common.messages.shop.order import CancelOrder, OpenReturn, PlaceOrder
 from common.participant.participant import Participant, Work
 from order_svc.domain import CANCEL_ORDER, CREATE_ORDER, OPEN_RETURN, OrderBook, return_id_for
 

@@ -9,7 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.http.app import Problem
-from common.messages.contracts import MAX_LINES, Currency, Line, Name, PlaceOrder, Quantity, Sku
+from common.messages.shop.order import PlaceOrder
+from common.messages.shop.values import MAX_LINES, Currency, Line, Name, Quantity, Sku
 
 MAX_BULK = 1000
 

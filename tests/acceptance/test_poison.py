@@ -13,14 +13,11 @@ from chaos.stack.broker import command
 from chaos.stack.database import CONFIRMED
 from chaos.stack.system import System
 from chaos.waiting import until
-from common.messages.contracts import (
-    ListProduct,
-    OpenAccount,
-    PaymentCharged,
-    ReceiveStock,
-    StartSaga,
-)
+from common.messages.contracts import StartSaga
 from common.messages.envelope import Envelope, pack
+from common.messages.shop.inventory import ReceiveStock
+from common.messages.shop.order import ListProduct
+from common.messages.shop.payment import OpenAccount, PaymentCharged
 from common.messages.topology import dead_letter_queue
 from tests.support.profiles import on
 

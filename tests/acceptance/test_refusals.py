@@ -14,7 +14,7 @@ from chaos.stack.broker import command
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
-from common.messages.contracts import ReleaseStock
+from common.messages.shop.inventory import ReleaseStock
 from tests.support.profiles import on
 
 pytestmark = on("plain")

@@ -8,24 +8,6 @@ from typing import Any
 from uuid import UUID
 
 from common.kit.settings import Settings
-from common.messages.contracts import (
-    CancelAsked,
-    CancelOrder,
-    CardDeclined,
-    Line,
-    ListProduct,
-    NothingToRefund,
-    OpenReturn,
-    OrderRefunded,
-    PaymentCharged,
-    PaymentRefunded,
-    PlaceOrder,
-    Restocked,
-    ReturnAccepted,
-    StockDispatched,
-    StockReleased,
-    StockReserved,
-)
 from common.messages.envelope import (
     Command,
     Direction,
@@ -36,6 +18,23 @@ from common.messages.envelope import (
     Reply,
     saga_id_for,
 )
+from common.messages.shop.inventory import Restocked, StockDispatched, StockReleased, StockReserved
+from common.messages.shop.order import (
+    CancelAsked,
+    CancelOrder,
+    ListProduct,
+    OpenReturn,
+    PlaceOrder,
+    ReturnAccepted,
+)
+from common.messages.shop.payment import (
+    CardDeclined,
+    NothingToRefund,
+    OrderRefunded,
+    PaymentCharged,
+    PaymentRefunded,
+)
+from common.messages.shop.values import Line
 from common.messages.topology import events_of
 from common.participant.participant import Participant, Store
 from common.participant.reactions import Listener, Reactions

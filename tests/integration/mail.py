@@ -18,22 +18,7 @@ from uuid import UUID
 import httpx
 
 from common.kit.settings import Settings
-from common.messages.contracts import (
-    ChargePayment,
-    ConfirmOrder,
-    Deposit,
-    DispatchStock,
-    Line,
-    OpenAccount,
-    PlaceOrder,
-    ReceiveStock,
-    RefundPayment,
-    RejectOrder,
-    ReleaseStock,
-    ReserveStock,
-    SagaStarted,
-    StartSaga,
-)
+from common.messages.contracts import SagaStarted, StartSaga
 from common.messages.envelope import (
     Command,
     Direction,
@@ -45,6 +30,10 @@ from common.messages.envelope import (
     pack,
     unpack,
 )
+from common.messages.shop.inventory import DispatchStock, ReceiveStock, ReleaseStock, ReserveStock
+from common.messages.shop.order import ConfirmOrder, PlaceOrder, RejectOrder
+from common.messages.shop.payment import ChargePayment, Deposit, OpenAccount, RefundPayment
+from common.messages.shop.values import Line
 from common.messages.topology import Queue, dead_letter_queue
 from common.transport.broker import Broker, Channel, Delivery, Fate, Publication
 from orchestrator.operator.doctor import expected

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.kit.patience import Policy
-from common.messages.contracts import OutOfStock, PaymentCharged, StartSaga, StockReserved
+from common.kit.settings import Policy
+from common.messages.contracts import StartSaga
 from common.messages.envelope import Direction, Envelope, Fence, Key, Reply
+from common.messages.shop.inventory import OutOfStock, StockReserved
+from common.messages.shop.payment import PaymentCharged
 from common.storage.db import Database
 from orchestrator.engine.approval import ApprovalPolicy
 from orchestrator.engine.definition import Definition

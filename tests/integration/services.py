@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from common.messages.contracts import Deposit, OpenAccount, ReceiveStock
 from common.messages.envelope import Envelope, Reply
+from common.messages.shop.inventory import ReceiveStock
+from common.messages.shop.payment import Deposit, OpenAccount
 from common.participant.participant import Participant, Store
 from common.storage.db import Database
 from inventory_svc.handlers import HANDLERS as INVENTORY

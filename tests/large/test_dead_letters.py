@@ -19,8 +19,8 @@ import pytest
 
 from chaos.runtime import Endpoints, Plan
 from chaos.runtime.native.runtime import NativeRuntime
-from common.messages.contracts import ChargePayment
 from common.messages.envelope import Direction, Envelope, Key
+from common.messages.shop.payment import ChargePayment
 from tests.integration.mail import NOON
 
 HALF = 50_000  # of each kind: charges of sagas that wait for them, and junk

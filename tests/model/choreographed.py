@@ -14,9 +14,9 @@ from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
-from common.messages.contracts import CancelAsked
 from common.messages.envelope import Direction, Envelope, Fenced, Key, Outcome, PivotDone, Reply
 from common.messages.errors import Poison
+from common.messages.shop.order import CancelAsked
 from common.participant import reactions
 from common.participant.reactions import Reactions
 from common.storage.fence import Row

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from common.messages.contracts import CancelAsked, CardDeclined
 from common.messages.envelope import Fenced
+from common.messages.shop.order import CancelAsked
+from common.messages.shop.payment import CardDeclined
 from common.participant import reactions
 from common.storage import fence
 from inventory_svc.choreography import REACTIONS as INVENTORY

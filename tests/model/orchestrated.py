@@ -20,7 +20,7 @@ from itertools import product
 from typing import NamedTuple
 from uuid import UUID
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.envelope import Direction, Key, Outcome
 from common.messages.errors import IllegalTransition
 from common.storage.fence import Row

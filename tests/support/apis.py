@@ -16,21 +16,12 @@ from fastapi import FastAPI
 from common.http.access import CUSTOMERS, OPERATORS, Keyring, Role
 from common.http.app import Entrance
 from common.kit.health import Health
-from common.messages.contracts import (
-    FIRST_ID,
-    AccountRow,
-    AccountsPage,
-    AccountsQuery,
-    KeyReused,
-    OrderAccepted,
-    OrderInvalid,
-    PlaceOrder,
-    StockPage,
-    StockQuery,
-    StockRow,
-)
+from common.messages.contracts import FIRST_ID
 from common.messages.envelope import Reply, saga_id_for
 from common.messages.errors import Infrastructure, NoAnswer
+from common.messages.shop.inventory import StockPage, StockQuery, StockRow
+from common.messages.shop.order import KeyReused, OrderAccepted, OrderInvalid, PlaceOrder
+from common.messages.shop.payment import AccountRow, AccountsPage, AccountsQuery
 from orchestrator.engine.decide import decide
 from orchestrator.engine.inputs import (
     Approvals,

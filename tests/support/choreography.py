@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from common.messages.contracts import CancelOrder, Line, OpenReturn, PlaceOrder
 from common.messages.envelope import (
     Command,
     Direction,
@@ -23,6 +22,8 @@ from common.messages.envelope import (
     Outcome,
     saga_id_for,
 )
+from common.messages.shop.order import CancelOrder, OpenReturn, PlaceOrder
+from common.messages.shop.values import Line
 from common.participant.participant import Answered, Handler, Work
 from common.participant.reactions import Reactions, react
 from common.storage.fence import Duplicate, Row, claims, fence_answer

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.envelope import Direction, Outcome
 from common.messages.errors import IllegalTransition
 from orchestrator.engine.decide import Decision, decide

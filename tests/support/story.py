@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from common.kit.patience import Policy
+from common.kit.settings import Policy
 from common.messages.envelope import Direction, Outcome
 from common.messages.errors import IllegalTransition
 from orchestrator.engine.decide import Decision, Send, decide

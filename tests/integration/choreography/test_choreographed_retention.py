@@ -11,16 +11,11 @@ import psycopg
 import pytest
 
 from common.kit.health import Health
-from common.messages.contracts import (
-    Line,
-    OrderAccepted,
-    ReceiveStock,
-    Restocked,
-    StockDispatched,
-    StockReserved,
-)
 from common.messages.envelope import Direction, Envelope, Fenced, Forget, Key, saga_id_for
 from common.messages.errors import Poison
+from common.messages.shop.inventory import ReceiveStock, Restocked, StockDispatched, StockReserved
+from common.messages.shop.order import OrderAccepted
+from common.messages.shop.values import Line
 from common.participant.reactions import Listener
 from common.participant.retention import Retention
 from common.storage.db import Database

@@ -8,16 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from common.messages.contracts import (
-    CancelAsked,
-    NothingToRefund,
-    NotReturnable,
-    Restocked,
-    ReturnAccepted,
-    StockDispatched,
-    StockReserved,
-)
 from common.messages.envelope import Fenced
+from common.messages.shop.inventory import Restocked, StockDispatched, StockReserved
+from common.messages.shop.order import CancelAsked, NotReturnable, ReturnAccepted
+from common.messages.shop.payment import NothingToRefund
 from common.participant.reactions import Listener
 from common.storage.db import Database
 from inventory_svc.choreography import REACTIONS as INVENTORY

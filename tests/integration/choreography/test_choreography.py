@@ -7,20 +7,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from common.messages.contracts import (
-    CancelNoted,
-    CardDeclined,
-    OrderAccepted,
-    OrderIsOver,
-    OrderUnknown,
-    PaymentCharged,
-    PaymentRefunded,
-    StockDispatched,
-    StockReleased,
-    StockReserved,
-)
 from common.messages.envelope import Fenced, PivotDone
 from common.messages.errors import Poison
+from common.messages.shop.inventory import StockDispatched, StockReleased, StockReserved
+from common.messages.shop.order import CancelNoted, OrderAccepted, OrderIsOver, OrderUnknown
+from common.messages.shop.payment import CardDeclined, PaymentCharged, PaymentRefunded
 from common.messages.topology import events_of
 from common.participant.reactions import Listener
 from common.process.process import Process

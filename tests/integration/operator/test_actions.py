@@ -7,8 +7,8 @@ from typing import LiteralString
 
 import pytest
 
-from common.messages.contracts import StockDispatched
 from common.messages.errors import ConstraintViolated, IllegalTransition, Infrastructure
+from common.messages.shop.inventory import StockDispatched
 from common.storage.db import Database
 from orchestrator.runtime import actions
 from orchestrator.runtime.actions import ActionFilter, OperatorAction

@@ -14,17 +14,11 @@ import pytest
 
 from common.http.access import Role
 from common.kit.settings import Settings
-from common.messages.contracts import (
-    AccountsQuery,
-    OrderRejected,
-    OutOfStock,
-    RejectOrder,
-    ReserveStock,
-    StartSaga,
-    StockQuery,
-    StockReserved,
-)
+from common.messages.contracts import StartSaga
 from common.messages.envelope import Command, Envelope, Query, Reply
+from common.messages.shop.inventory import OutOfStock, ReserveStock, StockQuery, StockReserved
+from common.messages.shop.order import OrderRejected, RejectOrder
+from common.messages.shop.payment import AccountsQuery
 from common.messages.topology import (
     ORCHESTRATOR_REPLIES,
     commands_of,

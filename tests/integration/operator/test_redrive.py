@@ -16,8 +16,8 @@ import pytest
 
 from common.http.access import Role
 from common.kit.health import Health
-from common.messages.contracts import ChargePayment, OpenAccount, PaymentCharged
 from common.messages.envelope import Envelope, Key
+from common.messages.shop.payment import ChargePayment, OpenAccount, PaymentCharged
 from common.storage.db import Database
 from orchestrator.dead_letters import store
 from orchestrator.dead_letters.intake import Intake

@@ -18,7 +18,7 @@ import psycopg
 
 from chaos.runtime.ports import free_ports
 from common.kit.settings import Settings
-from common.messages.contracts import ReserveStock
+from common.messages.shop.inventory import ReserveStock
 from common.messages.topology import commands_of
 from common.storage.db import Database
 from tests.integration.conftest import MakeSettings

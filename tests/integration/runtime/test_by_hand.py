@@ -9,15 +9,11 @@ from dataclasses import replace
 import pytest
 
 from common.kit.failpoints import Commit
-from common.messages.contracts import (
-    CardDeclined,
-    OrderRejected,
-    PaymentRefunded,
-    StockDispatched,
-    StockReleased,
-)
 from common.messages.envelope import Direction
 from common.messages.errors import IllegalTransition
+from common.messages.shop.inventory import StockDispatched, StockReleased
+from common.messages.shop.order import OrderRejected
+from common.messages.shop.payment import CardDeclined, PaymentRefunded
 from common.storage.db import Database
 from orchestrator.engine.inputs import DeadLettered
 from orchestrator.operator.queries import Queries, Stuck, StuckFilter

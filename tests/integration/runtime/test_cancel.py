@@ -6,20 +6,18 @@ import asyncio
 
 import pytest
 
-from common.messages.contracts import (
+from common.messages.contracts import CancelSaga, StartSaga
+from common.messages.envelope import Envelope, Fenced, saga_id_for
+from common.messages.shop.inventory import StockDispatched, StockReleased
+from common.messages.shop.order import (
     CancelNoted,
     CancelOrder,
-    CancelSaga,
-    Line,
     ListProduct,
     OrderConfirmed,
     OrderRejected,
     PlaceOrder,
-    StartSaga,
-    StockDispatched,
-    StockReleased,
 )
-from common.messages.envelope import Envelope, Fenced, saga_id_for
+from common.messages.shop.values import Line
 from common.participant.participant import Participant
 from common.storage.db import Database
 from order_svc.handlers import HANDLERS, ON_DUPLICATE

@@ -10,14 +10,10 @@ from typing import Any, LiteralString
 import pytest
 
 from common.kit.health import Health
-from common.messages.contracts import (
-    OrderConfirmed,
-    OrderRejected,
-    PaymentCharged,
-    StockDispatched,
-    StockReleased,
-)
 from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.inventory import StockDispatched, StockReleased
+from common.messages.shop.order import OrderConfirmed, OrderRejected
+from common.messages.shop.payment import PaymentCharged
 from common.storage.db import Database, Params, QueuedQuery, Tx
 from orchestrator import __main__ as root
 from orchestrator.engine.definition import Definition, Kind

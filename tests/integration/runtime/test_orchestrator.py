@@ -12,17 +12,12 @@ import pytest
 
 from common.kit.health import Health
 from common.kit.settings import Settings
-from common.messages.contracts import (
-    CardDeclined,
-    OrderConfirmed,
-    OrderRejected,
-    PaymentRefunded,
-    StartSaga,
-    StockDispatched,
-    StockReleased,
-)
+from common.messages.contracts import StartSaga
 from common.messages.envelope import Envelope, Fenced, Key, PivotDone
 from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.inventory import StockDispatched, StockReleased
+from common.messages.shop.order import OrderConfirmed, OrderRejected
+from common.messages.shop.payment import CardDeclined, PaymentRefunded
 from common.storage.db import Database
 from orchestrator import __main__ as root
 from orchestrator.runtime.timeouts import Reconciler

@@ -15,25 +15,24 @@ import pytest
 from common.kit.failpoints import Commit
 from common.kit.health import Health
 from common.kit.settings import Settings
-from common.messages.contracts import (
+from common.messages.contracts import SagaQuery
+from common.messages.envelope import Direction, Envelope, Forget, Key, pack, saga_id_for
+from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.inventory import ReceiveStock, StockDispatched
+from common.messages.shop.order import (
     CloseReturn,
     ConfirmOrder,
     KeyReused,
-    Line,
     ListProduct,
     OpenReturn,
     OrderAccepted,
     OrderConfirmed,
     OrderRejected,
     PlaceOrder,
-    ReceiveStock,
     RejectOrder,
     ReturnAccepted,
-    SagaQuery,
-    StockDispatched,
 )
-from common.messages.envelope import Direction, Envelope, Forget, Key, pack, saga_id_for
-from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.values import Line
 from common.participant.participant import Participant
 from common.participant.retention import Retention
 from common.storage.db import Database

@@ -7,24 +7,21 @@ from uuid import UUID
 
 import pytest
 
-from common.messages.contracts import (
+from common.messages.envelope import saga_id_for
+from common.messages.shop.inventory import DispatchStock, Restock
+from common.messages.shop.order import (
     CloseReturn,
     ConfirmOrder,
-    DispatchStock,
     FinishReturn,
-    Line,
     ListProduct,
-    NothingToRefund,
     NotReturnable,
     OpenReturn,
-    OrderRefunded,
     PlaceOrder,
-    RefundOrder,
-    Restock,
     ReturnAccepted,
     ReturnClosed,
 )
-from common.messages.envelope import saga_id_for
+from common.messages.shop.payment import NothingToRefund, OrderRefunded, RefundOrder
+from common.messages.shop.values import Line
 from common.participant.participant import Participant
 from common.storage.db import Database
 from order_svc.domain import OrderBook, return_id_for

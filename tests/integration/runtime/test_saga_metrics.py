@@ -7,14 +7,10 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from common.messages.contracts import (
-    OrderRejected,
-    OutOfStock,
-    RejectOrder,
-    ReserveStock,
-    StartSaga,
-)
+from common.messages.contracts import StartSaga
 from common.messages.envelope import Command, Envelope, Reply
+from common.messages.shop.inventory import OutOfStock, ReserveStock
+from common.messages.shop.order import OrderRejected, RejectOrder
 from common.storage.db import Database
 from orchestrator.runtime import metrics
 from orchestrator.runtime.service import Service

@@ -16,16 +16,11 @@ import pytest
 from common.kit import failpoints
 from common.kit.failpoints import ARMINGS, Action, Arming, Point, Tripped
 from common.kit.health import Health
-from common.messages.contracts import (
-    OrderConfirmed,
-    OrderRejected,
-    ReleaseStock,
-    ReserveStock,
-    SagaQuery,
-    StockDispatched,
-)
+from common.messages.contracts import SagaQuery
 from common.messages.envelope import Fenced
 from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.inventory import ReleaseStock, ReserveStock, StockDispatched
+from common.messages.shop.order import OrderConfirmed, OrderRejected
 from common.storage.db import Database
 from orchestrator.engine.decide import decide
 from orchestrator.operator.queries import Queries, StuckFilter

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from common.messages.contracts import (
+from common.messages.envelope import Envelope, Fence, Fenced, Outcome, PivotDone
+from common.messages.shop.inventory import (
     DispatchStock,
-    PaymentCharged,
-    PaymentRefunded,
     ReleaseStock,
     ReservationNotHeld,
     StockDispatched,
     StockReleased,
 )
-from common.messages.envelope import Envelope, Fence, Fenced, Outcome, PivotDone
+from common.messages.shop.payment import PaymentCharged, PaymentRefunded
 from common.participant.participant import Participant, Work
 from common.storage.db import Database, Tx
 from inventory_svc.store import InventoryStore

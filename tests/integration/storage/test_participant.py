@@ -7,16 +7,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from common.messages.contracts import (
-    KeyReused,
-    Line,
-    ListProduct,
-    OrderInvalid,
-    PlaceOrder,
-    RejectOrder,
-)
 from common.messages.envelope import Envelope, Outcome, saga_id_for
 from common.messages.errors import ConstraintViolated, Infrastructure
+from common.messages.shop.order import KeyReused, ListProduct, OrderInvalid, PlaceOrder, RejectOrder
+from common.messages.shop.values import Line
 from common.participant.participant import Participant
 from common.storage.db import Database, Tx
 from order_svc.handlers import HANDLERS as ORDER

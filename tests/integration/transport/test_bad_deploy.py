@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.kit.health import Health
-from common.messages.contracts import ChargePayment
 from common.messages.envelope import Envelope, Forget, Reply
+from common.messages.shop.payment import ChargePayment
 from common.messages.topology import dead_letter_queue
 from common.participant.participant import Participant
 from common.process.process import Process

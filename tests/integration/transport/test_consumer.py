@@ -15,9 +15,10 @@ from structlog.contextvars import get_contextvars
 from structlog.testing import capture_logs
 
 from common.kit.settings import Settings
-from common.messages.contracts import CardDeclined, ListProduct
 from common.messages.envelope import Direction, Envelope, Key
 from common.messages.errors import Infrastructure
+from common.messages.shop.order import ListProduct
+from common.messages.shop.payment import CardDeclined
 from common.messages.topology import Queue, dead_letter_queue
 from common.participant.participant import Work
 from common.process.process import Process

@@ -36,8 +36,8 @@ from chaos.scenarios.storm import FAULTS
 from chaos.scenarios.storm import draw as draw_fault
 from chaos.scenarios.table import SCENARIOS, suited_to
 from chaos.stack.database import CONFIRMED, rejected
-from common.messages.contracts import ChargePayment, RefundPayment
 from common.messages.envelope import Command, Direction, Envelope, Key, Unreadable, unpack
+from common.messages.shop.payment import ChargePayment, RefundPayment
 from common.storage.db import shipped_migrations
 from tests.previous_release import LATEST as LACKS
 

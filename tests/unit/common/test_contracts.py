@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from common.messages.contracts import MAX_LINES, Deposit, Line, ListProduct, PlaceOrder
 from common.messages.envelope import Envelope, Message, unpack
+from common.messages.shop.order import ListProduct, PlaceOrder
+from common.messages.shop.payment import Deposit
+from common.messages.shop.values import MAX_LINES, Line
 from tests.golden.examples import examples
 from tests.golden.regenerate import FOLDER, broken_promises, path_of, wire
 

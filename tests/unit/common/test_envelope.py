@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.messages.contracts import CardDeclined, ChargePayment, ConfirmOrder, OrderConfirmed
 from common.messages.envelope import (
     Command,
     Direction,
@@ -24,6 +23,8 @@ from common.messages.envelope import (
     unpack,
 )
 from common.messages.errors import Poison
+from common.messages.shop.order import ConfirmOrder, OrderConfirmed
+from common.messages.shop.payment import CardDeclined, ChargePayment
 
 SAGA = UUID("b5a1c1de-0000-4000-8000-000000000001")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

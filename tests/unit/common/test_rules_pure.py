@@ -14,7 +14,7 @@ from common.messages.topology import (
     NEVER,
     Queue,
     dead_letter_queue,
-    is_a_callers,
+    is_private_reply_queue,
 )
 from common.storage.db import OutboxRow
 from common.transport.relay import MAX_DELIVERY_CHARACTERS, pack_rows
@@ -41,9 +41,9 @@ def test_every_participant_has_a_work_queue_and_no_name_is_taken_twice() -> None
 
 
 def test_what_is_for_a_service_waits_and_what_is_for_a_caller_may_be_dropped() -> None:
-    assert not [queue.name for queue in WORK_QUEUES if is_a_callers(queue.name)]
-    assert is_a_callers("amq.gen-JzTY20BRgKO-HjmUJj0wLg")
-    assert is_a_callers("chaos.catalogue.replies")
+    assert not [queue.name for queue in WORK_QUEUES if is_private_reply_queue(queue.name)]
+    assert is_private_reply_queue("amq.gen-JzTY20BRgKO-HjmUJj0wLg")
+    assert is_private_reply_queue("chaos.catalogue.replies")
 
 
 @pytest.mark.parametrize("queue", WORK_QUEUES, ids=lambda queue: queue.name)

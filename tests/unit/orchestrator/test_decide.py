@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from common.messages import contracts
 from common.messages.envelope import Command, Direction, Fence, Outcome
 from common.messages.errors import IllegalTransition
+from common.messages.shop import inventory, order, payment
 from orchestrator.engine.decide import command_for, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Definition, Kind, Step
 from orchestrator.engine.inputs import (
@@ -171,7 +171,7 @@ def test_a_step_out_of_attempts_is_undone_first() -> None:
 
 def test_a_step_may_have_attempts_of_its_own() -> None:
     patient = replace(POLICY, attempts=3)
-    steps = (Step("a", Kind.COMPENSATABLE, "x", contracts.ConfirmOrder, contracts.RejectOrder,
+    steps = (Step("a", Kind.COMPENSATABLE, "x", order.ConfirmOrder, order.RejectOrder,
                   policy=patient),)  # fmt: skip
     story = given(Definition("own", 1, steps)).started().silent("a", times=2)
     story.expect(ask("a", attempt=3)).silent("a").expect(undo("a"))
@@ -576,12 +576,12 @@ def test_commands_are_filled_by_name_from_the_data_and_the_reason() -> None:
     story = given(ORDER_SAGA).awaiting("dispatch_stock")
     fenced = story.asked_to_compensate("customer_called").decision.sends[0]
     assert command_for(ORDER_SAGA, story.instance, fenced) == Fence()
-    assert command_for(
-        ORDER_SAGA, story.instance, ask("charge_payment")
-    ) == contracts.ChargePayment(customer="ada", total=700, currency="EUR")
+    assert command_for(ORDER_SAGA, story.instance, ask("charge_payment")) == payment.ChargePayment(
+        customer="ada", total=700, currency="EUR"
+    )
     assert command_for(
         ORDER_SAGA, story.instance, undo("create_order")
-    ) == contracts.RejectOrder(reason="customer_called")  # fmt: skip
+    ) == order.RejectOrder(reason="customer_called")  # fmt: skip
 
 
 class Rebuke(Command):
@@ -635,12 +635,12 @@ HOLIDAY = Definition(  # no door, two retriable steps
     "holiday",
     1,
     (
-        Step("flight", Kind.COMPENSATABLE, "a", contracts.ReserveStock, contracts.ReleaseStock),
-        Step("hotel", Kind.COMPENSATABLE, "b", contracts.ReserveStock, contracts.ReleaseStock),
-        Step("car", Kind.COMPENSATABLE, "c", contracts.ReserveStock, contracts.ReleaseStock),
-        Step("visa", Kind.PIVOT, "d", contracts.DispatchStock),
-        Step("tickets", Kind.RETRIABLE, "a", contracts.ConfirmOrder),
-        Step("letter", Kind.RETRIABLE, "e", contracts.ConfirmOrder),
+        Step("flight", Kind.COMPENSATABLE, "a", inventory.ReserveStock, inventory.ReleaseStock),
+        Step("hotel", Kind.COMPENSATABLE, "b", inventory.ReserveStock, inventory.ReleaseStock),
+        Step("car", Kind.COMPENSATABLE, "c", inventory.ReserveStock, inventory.ReleaseStock),
+        Step("visa", Kind.PIVOT, "d", inventory.DispatchStock),
+        Step("tickets", Kind.RETRIABLE, "a", order.ConfirmOrder),
+        Step("letter", Kind.RETRIABLE, "e", order.ConfirmOrder),
     ),
 )
 NO_PIVOT = Definition("no_pivot", 1, HOLIDAY.steps[:2])

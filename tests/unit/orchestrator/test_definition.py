@@ -13,21 +13,13 @@ import pytest
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
-from common.messages.contracts import (
-    CancelSaga,
-    ChargePayment,
-    ConfirmOrder,
-    DispatchStock,
-    Lines,
-    OrderData,
-    RefundPayment,
-    RejectOrder,
-    ReleaseStock,
-    ReserveStock,
-    StartSaga,
-)
+from common.messages.contracts import CancelSaga, StartSaga
 from common.messages.envelope import Command, Direction, Envelope, Key, Undo
 from common.messages.errors import Poison
+from common.messages.shop.inventory import DispatchStock, ReleaseStock, ReserveStock
+from common.messages.shop.order import ConfirmOrder, OrderData, RejectOrder
+from common.messages.shop.payment import ChargePayment, RefundPayment
+from common.messages.shop.values import Lines
 from common.messages.topology import commands_of
 from orchestrator.engine.definition import Definition, DefinitionError, Kind, Step
 from orchestrator.runtime.loading import load, queues_of

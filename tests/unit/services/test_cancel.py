@@ -13,15 +13,10 @@ import pytest
 
 from common.http.access import Role
 from common.kit.health import Health
-from common.messages.contracts import (
-    CancelNoted,
-    CancelOrder,
-    OrderIsOver,
-    OrderUnknown,
-    SagaView,
-)
+from common.messages.contracts import SagaView
 from common.messages.envelope import Reply
 from common.messages.errors import NoAnswer
+from common.messages.shop.order import CancelNoted, CancelOrder, OrderIsOver, OrderUnknown
 from order_svc.door import api
 from order_svc.door.api import make_app
 from order_svc.door.batcher import Batcher, CustomerCommand

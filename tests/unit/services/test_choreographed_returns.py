@@ -6,8 +6,8 @@ from itertools import permutations
 
 import pytest
 
-from common.messages.contracts import ReturnAccepted
 from common.messages.envelope import Direction, Envelope, Fenced, Key, PivotDone
+from common.messages.shop.order import ReturnAccepted
 from common.participant.reactions import react
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc.choreography.progress import RETURN, SagaProgress

@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.messages.contracts import (
-    CancelAsked,
-    OrderAccepted,
-    PaymentCharged,
-    ReturnAccepted,
-    StockReserved,
-)
 from common.messages.envelope import Direction, Envelope, Fenced, Key, Outcome
 from common.messages.errors import Poison
+from common.messages.shop.inventory import StockReserved
+from common.messages.shop.order import CancelAsked, OrderAccepted, ReturnAccepted
+from common.messages.shop.payment import PaymentCharged
 from common.participant.reactions import react
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc.choreography.progress import ORDER, OUTLINES, RETURN, Outline, SagaProgress

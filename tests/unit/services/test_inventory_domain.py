@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.messages.contracts import (
+from common.messages.envelope import Command, Direction, Envelope, Key
+from common.messages.errors import IllegalTransition
+from common.messages.shop.inventory import (
     DispatchStock,
-    Line,
     NotStocked,
     OutOfStock,
     ReceiveStock,
@@ -25,8 +26,7 @@ from common.messages.contracts import (
     StockReleased,
     StockReserved,
 )
-from common.messages.envelope import Command, Direction, Envelope, Key
-from common.messages.errors import IllegalTransition
+from common.messages.shop.values import Line
 from common.participant.participant import Work
 from inventory_svc.domain import Pieces, Reservation, ReservationStatus, Stock
 from inventory_svc.handlers import HANDLERS

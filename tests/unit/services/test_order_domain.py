@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.messages.contracts import (
+from common.messages.contracts import CancelSaga, SagaStarted, StartSaga
+from common.messages.envelope import Command, Direction, Envelope, Key, saga_id_for
+from common.messages.errors import IllegalTransition
+from common.messages.shop.order import (
     CancelNoted,
     CancelOrder,
-    CancelSaga,
     ConfirmOrder,
     KeyReused,
-    Line,
     ListProduct,
     OrderAccepted,
     OrderConfirmed,
@@ -29,11 +30,8 @@ from common.messages.contracts import (
     PlaceOrder,
     ProductListed,
     RejectOrder,
-    SagaStarted,
-    StartSaga,
 )
-from common.messages.envelope import Command, Direction, Envelope, Key, saga_id_for
-from common.messages.errors import IllegalTransition
+from common.messages.shop.values import Line
 from common.messages.topology import ORCHESTRATOR_COMMANDS, ORCHESTRATOR_REPLIES
 from common.participant.participant import Answered, Work
 from order_svc.domain import OrderBook, OrderState, OrderStatus, PlacedOrder, PricedLine, Product

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.messages.contracts import (
+from common.messages.envelope import Command, Direction, Envelope, Key
+from common.messages.errors import IllegalTransition, Poison
+from common.messages.shop.payment import (
     AccountOpened,
     CardDeclined,
     ChargePayment,
@@ -25,8 +27,6 @@ from common.messages.contracts import (
     RefundPayment,
     UnknownAccount,
 )
-from common.messages.envelope import Command, Direction, Envelope, Key
-from common.messages.errors import IllegalTransition, Poison
 from common.participant.participant import Work
 from payment_svc.domain import SHOP, WORLD, Account, AccountKey, Ledger, Transfer, TransferKind
 from payment_svc.handlers import HANDLERS

@@ -8,26 +8,22 @@ from uuid import UUID
 
 import pytest
 
-from common.messages.contracts import (
+from common.messages.contracts import SagaStarted, StartSaga
+from common.messages.envelope import Command, Direction, Envelope, Key, Undo, saga_id_for
+from common.messages.errors import IllegalTransition
+from common.messages.shop.inventory import Restock, Restocked
+from common.messages.shop.order import (
     CloseReturn,
     ConfirmOrder,
     FinishReturn,
-    NothingToRefund,
     NotReturnable,
     OpenReturn,
-    OrderRefunded,
-    RefundOrder,
     RejectOrder,
-    Restock,
-    Restocked,
     ReturnAccepted,
     ReturnClosed,
     ReturnFinished,
-    SagaStarted,
-    StartSaga,
 )
-from common.messages.envelope import Command, Direction, Envelope, Key, Undo, saga_id_for
-from common.messages.errors import IllegalTransition
+from common.messages.shop.payment import NothingToRefund, OrderRefunded, RefundOrder
 from common.messages.topology import ORCHESTRATOR_COMMANDS
 from common.participant.participant import Answered, Work
 from inventory_svc.domain import Pieces, Reservation, Stock

@@ -6,7 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from common.messages.contracts import FIRST_ID, AccountRow, StockRow
+from common.messages.contracts import FIRST_ID
+from common.messages.shop.inventory import StockRow
+from common.messages.shop.payment import AccountRow
 from orchestrator.operator.audit import Comparison, Discrepancy, Drift
 from orchestrator.operator.auditor import AuditPage, Window
 from orchestrator.operator.doctor import Finding

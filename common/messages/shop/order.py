@@ -1,0 +1,151 @@
+"""Commands and replies of the order service: orders, returns, prices."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from common.messages.envelope import Command, Done, Refusal, Undo
+from common.messages.shop.values import Currency, Line, Lines, Minor, Name, Sku
+
+
+class PlaceOrder(Command):
+    """What a customer asks for: SKUs and quantities, never prices. Step `create_order`."""
+
+    customer: Name
+    idempotency_key: Name
+    currency: Currency
+    lines: Lines
+
+
+class OrderAccepted(Done):
+    """The order stands PENDING; its saga will decide. Also the stored answer to every repeat."""
+
+    order_id: UUID
+    customer: str
+    currency: str
+    lines: tuple[Line, ...]
+    total: int
+
+
+class OrderInvalid(Refusal):
+    """The order was not written; the same key may be used again with a corrected one."""
+
+    reason: Literal["invalid_order"] = "invalid_order"
+    field: str
+    remedy: str
+
+
+class KeyReused(Refusal):
+    """This idempotency key already belongs to an order with another content."""
+
+    reason: Literal["idempotency_key_reused"] = "idempotency_key_reused"
+    order_id: UUID
+
+
+class CancelOrder(Command):
+    """A customer wants it no more. Step `customer_cancels` of the order's own saga id."""
+
+    order_id: UUID
+
+
+class CancelNoted(Done):
+    """It was asked for all of it to be undone. Whether that came in time, the order will say."""
+
+
+class OrderIsOver(Refusal):
+    """Nothing is left to cancel: the goods have left, or it was rejected before."""
+
+    reason: Literal["order_is_over"] = "order_is_over"
+    status: str
+
+
+class OrderUnknown(Refusal):
+    reason: Literal["order_unknown"] = "order_unknown"
+
+
+class ConfirmOrder(Command):
+    pass
+
+
+class OrderConfirmed(Done):
+    pass
+
+
+class RejectOrder(Undo):
+    reason: str
+
+
+class OrderRejected(Done):
+    pass
+
+
+class OpenReturn(Command):
+    """A customer gives a confirmed order back. Step `open_return`, done at the door."""
+
+    order_id: UUID
+    idempotency_key: Name
+
+
+class ReturnAccepted(Done):
+    """The order is locked for this return; its saga will decide. Also the answer to a repeat."""
+
+    return_id: UUID
+    order_id: UUID
+
+
+class NotReturnable(Refusal):
+    """Nothing was written; the same key may be used again when the order stands otherwise."""
+
+    reason: Literal["not_returnable"] = "not_returnable"
+    field: str
+    remedy: str
+
+
+class CloseReturn(Undo):
+    """Undoes OpenReturn; which order is read from the return, not from the message."""
+
+    reason: str
+
+
+class ReturnClosed(Done):
+    nothing_to_undo: bool = False
+
+
+class FinishReturn(Command):
+    order_id: UUID
+
+
+class ReturnFinished(Done):
+    pass
+
+
+class CancelAsked(Done):
+    """The order service's, of an order that was silent for too long or is not wanted any more: to
+    the pivot's owner, who alone can say whether it is too late. In the choreographed style only."""
+
+    reason: str
+
+
+class ListProduct(Command):
+    """Puts a SKU on the price list, or changes its price for orders to come."""
+
+    sku: Sku
+    price: Minor
+    currency: Currency
+
+
+class ProductListed(Done):
+    sku: str
+
+
+class OrderData(BaseModel):
+    """What the order saga begins with."""
+
+    order_id: UUID
+    customer: Name
+    currency: Currency
+    lines: Lines
+    total: Minor
