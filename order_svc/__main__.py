@@ -34,7 +34,7 @@ USAGE = "usage: python -m order_svc worker|door"
 
 
 class Orchestrated:
-    """The usual style: the orchestrator runs the sagas and answers where each of them is."""
+    """The usual style: the orchestrator runs the sagas and answers what state each is in."""
 
     handlers = HANDLERS
 
@@ -70,7 +70,7 @@ class Orchestrated:
 
 
 def coordination(process: Process) -> Orchestrated | Choreographed:
-    """Choose the style: what differs is the store, the handlers, the daemons, the saga's reader."""
+    """Choose the style; they differ in store, handlers, daemons and how a saga is read."""
     choreographed = process.settings.style == "choreographed"
     return Choreographed(process) if choreographed else Orchestrated(process)
 

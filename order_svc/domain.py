@@ -144,21 +144,21 @@ class OrderBook:
         self.listed.add(sku)
         return ProductListed(sku=sku)
 
-    def place(self, saga_id: UUID, step: str, asked: PlaceOrder) -> PlacedOrder | OrderInvalid:
+    def place(self, saga_id: UUID, step: str, command: PlaceOrder) -> PlacedOrder | OrderInvalid:
         if step != CREATE_ORDER:  # its undo would find nothing under another name
             return OrderInvalid(field="step", remedy=f"send it as step {CREATE_ORDER}")
-        if saga_id != saga_id_for(asked.customer, asked.idempotency_key):
+        if saga_id != saga_id_for(command.customer, command.idempotency_key):
             return OrderInvalid(
                 field="saga_id", remedy="make it from the customer and the idempotency key"
             )
-        lines = self._priced(asked)
+        lines = self._priced(command)
         if isinstance(lines, OrderInvalid):
             return lines
         total = sum(line.quantity * line.price for line in lines)
         if total > MAX_TOTAL:
             return OrderInvalid(field="lines", remedy=f"order for at most {MAX_TOTAL} in all")
-        order = PlacedOrder(saga_id, asked.customer, asked.currency, lines, total, self.now)
-        self.placed[saga_id] = (order, asked.idempotency_key)
+        order = PlacedOrder(saga_id, command.customer, command.currency, lines, total, self.now)
+        self.placed[saga_id] = (order, command.idempotency_key)
         self.orders[saga_id] = OrderState(
             customer=order.customer, currency=order.currency, total=total
         )
@@ -270,12 +270,12 @@ class OrderBook:
             raise IllegalTransition(f"order {order_id} was never placed")
         return order
 
-    def _priced(self, asked: PlaceOrder) -> tuple[PricedLine, ...] | OrderInvalid:
-        if asked.currency not in self.currencies:
-            return OrderInvalid(field="currency", remedy=f"nothing is sold in {asked.currency}")
+    def _priced(self, command: PlaceOrder) -> tuple[PricedLine, ...] | OrderInvalid:
+        if command.currency not in self.currencies:
+            return OrderInvalid(field="currency", remedy=f"nothing is sold in {command.currency}")
         lines: dict[str, PricedLine] = {}
-        for index, line in enumerate(asked.lines):
-            remedy = self._objection(line, asked.currency, lines)
+        for index, line in enumerate(command.lines):
+            remedy = self._objection(line, command.currency, lines)
             if remedy is not None:
                 return OrderInvalid(field=f"lines[{index}].sku", remedy=remedy)
             lines[line.sku] = PricedLine(line.sku, line.quantity, self.products[line.sku].price)

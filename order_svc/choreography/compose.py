@@ -23,7 +23,7 @@ from order_svc.domain import OrderBook
 
 
 class Choreographed:
-    """Each service reacts to events; the order service keeps progress and owns the deadline."""
+    """The style without an orchestrator: this service keeps progress and enforces deadlines."""
 
     handlers = reactions.HANDLERS
 

@@ -25,7 +25,7 @@ BATCH = 200  # orders and returns in one transaction
 
 
 class Deadlines:
-    """Publishes again for overdue sagas. Any number may run, since they take with SKIP LOCKED."""
+    """A daemon that publishes again for overdue sagas. Any number may run: they SKIP LOCKED."""
 
     def __init__(
         self,

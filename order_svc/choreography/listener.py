@@ -22,7 +22,7 @@ from order_svc.choreography.store import ProgressStore
 
 
 class ProgressListener:
-    """Handles batches of events. Any number may run, since each locks the progress it changes."""
+    """A handler of batches of events. Any number may run: each locks the progress it changes."""
 
     def __init__(
         self,

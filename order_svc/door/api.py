@@ -242,8 +242,8 @@ def _returning(app: FastAPI, door: Batcher, queries: CustomerQueries) -> None:
         """Return a confirmed order. To try again after a return was undone, use a new key."""
         if await queries.order(order_id) is None:
             raise _not_found(order_id)
-        asked = OpenReturn(order_id=order_id, idempotency_key=idempotency_key)
-        (reply,) = await door.ask([asked])
+        command = OpenReturn(order_id=order_id, idempotency_key=idempotency_key)
+        (reply,) = await door.ask([command])
         match reply:
             case ReturnAccepted():
                 return Returning.model_validate(reply, from_attributes=True)

@@ -26,7 +26,7 @@ Waiter = tuple[Work[CustomerCommand], "asyncio.Future[Reply]"]
 
 
 class Batcher:
-    """Takes commands by `ask` and handles them in batches; `run` is a daemon."""
+    """A daemon that takes commands by `ask` and handles them in batches."""
 
     def __init__(
         self, participant: Participant[OrderBook], batch: int, health: Health, stop: asyncio.Event

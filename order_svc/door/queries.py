@@ -27,7 +27,7 @@ _NEWEST_FIRST = " order by placed_at desc, order_id desc limit %s"
 _PAGE = _READ + " where customer = %s" + _NEWEST_FIRST
 _PAGE_AFTER = _READ + " where customer = %s" + _OLDER + _NEWEST_FIRST
 
-# Orders and returns, merged by id. The second column: whether it was alive in the asked window.
+# Orders and returns, merged by id, each with whether it was alive between `since` and `until`.
 _TOUCHED = """
 (select order_id as saga_id,
         coalesce(settled_at, 'infinity') >= coalesce(%(since)s, '-infinity'::timestamptz)
@@ -58,7 +58,7 @@ select r.return_id, %(open_return)s,
 
 
 class CustomerQueries:
-    """Reads for the customer API; `saga` reads where the saga of an order or a return is."""
+    """The reads of the customer API; `saga` reads the state of an order's or a return's saga."""
 
     def __init__(self, db: Database, saga: ReadSaga) -> None:
         self._db = db

@@ -23,7 +23,7 @@ BATCH = 200  # orders and returns in one transaction
 
 
 class StartResender:
-    """Resends with a backoff. Any number may run, since they take orders with SKIP LOCKED."""
+    """A daemon that resends with a backoff. Any number may run: they SKIP LOCKED."""
 
     def __init__(
         self,

@@ -330,7 +330,7 @@ def _charged() -> World:
 
 @pytest.mark.parametrize("outline", OUTLINES.values(), ids=lambda outline: outline.name)
 def test_every_refusal_of_a_step_leads_to_the_same(outline: Outline) -> None:
-    """This lets one refusal of a step stand for all of them in the model."""
+    """Let one refusal of a step stand for all of them in the model."""
     tables = (INVENTORY, PAYMENT, ORDERS)
     for step in outline.steps:
         refusals = [event for event in step.events if event.outcome is Outcome.REFUSED]
