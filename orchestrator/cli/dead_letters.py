@@ -40,7 +40,7 @@ Rate = Annotated[
 ]
 
 
-class State(StrEnum):
+class LetterState(StrEnum):
     """The states of a dead letter as the API names them."""
 
     OPEN = "open"
@@ -52,7 +52,9 @@ def list_(
     queue: Queue = None,
     reason: Reason = None,
     saga: Saga = None,
-    state: Annotated[State, typer.Option(help="Only those in this state.")] = State.OPEN,
+    state: Annotated[
+        LetterState, typer.Option(help="Only those in this state.")
+    ] = LetterState.OPEN,
     each: Annotated[
         bool, typer.Option("--each", help="List them one by one, not grouped.")
     ] = False,
@@ -89,7 +91,7 @@ def list_(
         for g in answer["groups"]
     )  # fmt: skip
     output.table(("#letters", "#times", "#first", "#last", "queue", "reason"), rows)
-    if state is State.OPEN:
+    if state is LetterState.OPEN:
         output.say("one by one: --each. Once the cause is gone: saga dead-letters redrive --help")
 
 
@@ -140,7 +142,7 @@ def show(
     if letter["saga_id"]:
         way = "the undo of " if letter["direction"] == "compensating" else ""
         output.line(f"{_what(letter)}: {way}{words(letter['step'] or '?')} of {letter['saga_id']}")
-    if letter["state"] != State.OPEN:
+    if letter["state"] != LetterState.OPEN:
         settled = f"{letter['state']} {age(letter['settled_at'])} ago by {letter['settled_by']}"
         output.line(f"{settled}: {letter['settled_why']}", "green")
     elif not letter["readable"]:
@@ -152,7 +154,7 @@ def show(
 
 
 @dataclass
-class Tally:
+class SettleTally:
     """The results so far."""
 
     dry_run: bool
@@ -254,7 +256,7 @@ def _settle(
     if bool(ids) == bool(queue or reason or saga or every):
         raise typer.BadParameter("give ids, or else --queue, --reason, --saga or --all")
     api = Api("operator", operator, output)
-    tally = Tally(bool(body["dry_run"]))
+    tally = SettleTally(bool(body["dry_run"]))
     try:
         if ids:
             body["letters"] = [api.get(f"/dead-letters/{one}")["letter_id"] for one in ids]
@@ -275,7 +277,7 @@ def _settle(
 
 
 def _in_bulk(
-    api: Api, verb: str, body: dict[str, Any], rate: float, total: int, tally: Tally
+    api: Api, verb: str, body: dict[str, Any], rate: float, total: int, tally: SettleTally
 ) -> None:
     """Send one request after another, each with at most a second's worth of dead letters."""
     columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn())
@@ -308,7 +310,7 @@ def _saga(api: Api, text: str | None) -> Any:
     return api.get(f"/sagas/{text}")["saga_id"]
 
 
-def _report(output: Output, verb: str, tally: Tally) -> None:
+def _report(output: Output, verb: str, tally: SettleTally) -> None:
     done = {"redrive": "redriven", "discard": "discarded"}[verb]
     would = f"would be {done}" if tally.dry_run else done
     output.line(f"{tally.results['done']} {would}", "green")

@@ -174,7 +174,7 @@ def reconcile(
     output.table(columns, rows)
 
 
-class Outcome(StrEnum):
+class ActionOutcome(StrEnum):
     DONE = "done"
     REFUSED = "refused"
 
@@ -188,7 +188,7 @@ def actions(
     action: Annotated[
         str | None, typer.Option(help="Only this action: compensate, retry, resolve, redrive ...")
     ] = None,
-    outcome: Annotated[Outcome | None, typer.Option(help="Only with this outcome.")] = None,
+    outcome: Annotated[ActionOutcome | None, typer.Option(help="Only with this outcome.")] = None,
     limit: Limit = 50,
     after: Annotated[
         int | None,

@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from orchestrator.cli.client import ASK_AGAIN_SECONDS, Api, Door, No, Unanswered, again
-from orchestrator.cli.orders_file import Bad, Line, NotAnOrdersFile, parse_line, read
+from orchestrator.cli.orders_file import BadLine, FileLine, NotAnOrdersFile, parse_line, read
 from orchestrator.cli.output import Exit, Json, Output, age, money, words
 
 POLL_SECONDS = 0.2
@@ -95,23 +95,23 @@ def _print_end(output: Output, view: dict[str, Any]) -> None:
 
 
 @dataclass
-class Tally:
+class FileTally:
     """The result of each line of a file."""
 
     lines: int = 0
-    bad: list[Bad] = field(default_factory=list)  # by line number
+    bad: list[BadLine] = field(default_factory=list)  # by line number
     repeats: int = 0
     unplaced: list[int] = field(default_factory=list)  # lines without an answer
     pending: list[str] = field(default_factory=list)  # order ids
     orders: set[str] = field(default_factory=set)
     ends: Counter[str] = field(default_factory=Counter)
 
-    def take(self, line: Line, result: dict[str, Any]) -> None:
+    def take(self, line: FileLine, result: dict[str, Any]) -> None:
         if result["http_status"] != ACCEPTED:
             problem = result["problem"]
             place = f"{problem['field']}: " if problem.get("field") else ""
             what = f"{words(problem['error'])}: {place}{problem['remedy']}"
-            self.bad.append(Bad(line.number, what))
+            self.bad.append(BadLine(line.number, what))
             return
         order_id = result["order"]["order_id"]
         if order_id in self.orders:
@@ -175,9 +175,9 @@ def place(
         lines = list(read(file))
     except (OSError, NotAnOrdersFile) as error:
         output.fail(Exit.NO, f"{file}: {error}", "see saga orders place --help for the two forms")
-    tally = Tally(lines=len(lines), bad=[line for line in lines if isinstance(line, Bad)])
+    tally = FileTally(lines=len(lines), bad=[line for line in lines if isinstance(line, BadLine)])
     with _progress(output) as progress:
-        _place_all(api, [line for line in lines if isinstance(line, Line)], tally, progress)
+        _place_all(api, [line for line in lines if isinstance(line, FileLine)], tally, progress)
         _settle_all(api, tally, time.monotonic() + wait, progress)
     tally.bad.sort(key=lambda bad: bad.number)
     if as_json:
@@ -192,14 +192,14 @@ def _progress(output: Output) -> Progress:
     return Progress(*columns, console=output.err, transient=True)
 
 
-def _place_all(api: Api, lines: Sequence[Line], tally: Tally, progress: Progress) -> None:
+def _place_all(api: Api, lines: Sequence[FileLine], tally: FileTally, progress: Progress) -> None:
     task = progress.add_task("placed", total=len(lines))
     for start in range(0, len(lines), BULK):
         _place_some(api, lines[start : start + BULK], tally, progress, task)
 
 
 def _place_some(
-    api: Api, lines: Sequence[Line], tally: Tally, progress: Progress, task: TaskID
+    api: Api, lines: Sequence[FileLine], tally: FileTally, progress: Progress, task: TaskID
 ) -> None:
     """Send one request, or its halves if that is too large.
 
@@ -218,14 +218,14 @@ def _place_some(
             _place_some(api, lines[:middle], tally, progress, task)
             _place_some(api, lines[middle:], tally, progress, task)
             return
-        tally.bad.extend(Bad(line.number, f"{words(str(no))}: {no.remedy}") for line in lines)
+        tally.bad.extend(BadLine(line.number, f"{words(str(no))}: {no.remedy}") for line in lines)
     else:
         for line, result in zip(lines, answer["results"], strict=True):
             tally.take(line, result)
     progress.advance(task, len(lines))
 
 
-def _settle_all(api: Api, tally: Tally, deadline: float, progress: Progress) -> None:
+def _settle_all(api: Api, tally: FileTally, deadline: float, progress: Progress) -> None:
     """Poll each order until it has ended, or the deadline passes."""
     task = progress.add_task("ended", total=len(tally.pending))
     while tally.pending:
@@ -252,7 +252,7 @@ def _ended(api: Api, order_id: str) -> Any:
     return None if view["status"] == PENDING else view
 
 
-def _report(output: Output, tally: Tally) -> None:
+def _report(output: Output, tally: FileTally) -> None:
     for bad in tally.bad:
         output.line(f"line {bad.number}: {bad.what}", "red")
     if tally.bad:

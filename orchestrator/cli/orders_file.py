@@ -20,7 +20,7 @@ KEY = "idempotency_key"
 
 
 @dataclass(frozen=True)
-class Line:
+class FileLine:
     """A line with an order, which the door may still refuse."""
 
     number: int
@@ -28,7 +28,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Bad:
+class BadLine:
     """A line that was not placed."""
 
     number: int
@@ -39,7 +39,7 @@ class NotAnOrdersFile(Exception):
     """The file as a whole is not a file of orders."""
 
 
-def read(path: Path) -> Iterator[Line | Bad]:
+def read(path: Path) -> Iterator[FileLine | BadLine]:
     """Read a .csv file as CSV, any other as JSON lines. Raises OSError, NotAnOrdersFile."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         yield from _csv(file) if path.suffix.lower() == ".csv" else _jsonl(file)
@@ -53,7 +53,7 @@ def parse_line(text: str) -> dict[str, Any]:
     return {"sku": sku, "quantity": int(quantity)}
 
 
-def _jsonl(file: TextIO) -> Iterator[Line | Bad]:
+def _jsonl(file: TextIO) -> Iterator[FileLine | BadLine]:
     for number, text in enumerate(file, start=1):
         if not text.strip():
             continue
@@ -61,12 +61,12 @@ def _jsonl(file: TextIO) -> Iterator[Line | Bad]:
             order = json.loads(text.strip())
         except ValueError as error:
             column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-            yield Bad(number, f"malformed JSON{column}")
+            yield BadLine(number, f"malformed JSON{column}")
         else:
             yield _keyed(number, order)
 
 
-def _csv(file: TextIO) -> Iterator[Line | Bad]:
+def _csv(file: TextIO) -> Iterator[FileLine | BadLine]:
     rows = csv.DictReader(file)
     if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
         raise NotAnOrdersFile(f"its first line must name the columns {', '.join(missing)}")
@@ -74,16 +74,16 @@ def _csv(file: TextIO) -> Iterator[Line | Bad]:
         try:
             lines = [parse_line(text) for text in (row["lines"] or "").split()]
         except ValueError as error:
-            yield Bad(rows.line_num, str(error))
+            yield BadLine(rows.line_num, str(error))
         else:
             given = {name: row[name] for name in COLUMNS if row[name]}
             yield _keyed(rows.line_num, {**given, "lines": lines})
 
 
-def _keyed(number: int, order: object) -> Line | Bad:
+def _keyed(number: int, order: object) -> FileLine | BadLine:
     if not isinstance(order, dict):
-        return Bad(number, "not a JSON object")
+        return BadLine(number, "not a JSON object")
     key = order.get(KEY)
     if not isinstance(key, str) or not key:
-        return Bad(number, f"no {KEY}: without one it could not be repeated safely")
-    return Line(number, order)
+        return BadLine(number, f"no {KEY}: without one it could not be repeated safely")
+    return FileLine(number, order)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from orchestrator.cli.output import (
     short,
     words,
 )
+from orchestrator.engine.instance import State
 
 FOLLOW_SECONDS = 0.5
 BEGINS_WITHIN_SECONDS = 10.0  # an order that was just placed has no saga yet
@@ -34,16 +34,6 @@ STYLES = {
     "parked": "bold yellow", "approved": "bold green", "rejected": "bold red", "expired": "red",
     "done": "green", "completed": "bold green", "compensated": "bold magenta",
 }  # fmt: skip
-
-
-class State(StrEnum):
-    """The states as the API names them; an option that the shell can complete."""
-
-    RUNNING = "RUNNING"
-    WAITING = "WAITING"
-    COMPENSATING = "COMPENSATING"
-    COMPLETED = "COMPLETED"
-    COMPENSATED = "COMPENSATED"
 
 
 def list_(

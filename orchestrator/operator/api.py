@@ -40,19 +40,19 @@ from orchestrator.operator.requests import (
     named_saga,
 )
 from orchestrator.operator.schemas import (
-    Accounts,
+    AccountRows,
+    ActionPage,
     ActionRow,
-    Actions,
     Audit,
     Diagnosis,
     SagaDetail,
     SagaPage,
     SagaRow,
-    Stock,
+    StockRows,
     Timeline,
     TimelineEntry,
     WatchedRow,
-    WatchList,
+    WatchListPage,
     definition_of,
 )
 from orchestrator.runtime.actions import ActionFilter
@@ -144,12 +144,12 @@ def _actions(app: FastAPI, backend: Backend) -> None:
         outcome: Literal["done", "refused"] | None = None,
         limit: Limit = 100,
         after: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    ) -> Actions:
+    ) -> ActionPage:
         """List the audit log: what operators did and were refused, newest first."""
         saga_id = None if saga is None else (await named_saga(queries, saga)).instance.saga_id
         which = ActionFilter(saga_id, actor, action, outcome)
         found = await queries.actions(which, after, limit)
-        return Actions(
+        return ActionPage(
             actions=[ActionRow.of(recorded) for recorded in found],
             next=found[-1].id if len(found) == limit else None,
         )
@@ -157,10 +157,10 @@ def _actions(app: FastAPI, backend: Backend) -> None:
 
 def _watch_list(app: FastAPI, backend: Backend) -> None:
     @app.get("/watch-list", responses=problems(422, 503))
-    async def watched(limit: Limit = 100, after: Name | None = None) -> WatchList:
+    async def watched(limit: Limit = 100, after: Name | None = None) -> WatchListPage:
         """List the customers whose orders are parked at the gate, by name."""
         found = await backend.queries.watched(after, limit)
-        return WatchList(
+        return WatchListPage(
             customers=[WatchedRow.model_validate(row) for row in found],
             next=found[-1].customer if len(found) == limit else None,
         )
@@ -172,7 +172,7 @@ def _watch_list(app: FastAPI, backend: Backend) -> None:
         return WatchedRow.model_validate(row)
 
     @app.post("/watch-list/remove", responses=problems(403, 404, 422, 503))
-    async def unwatch(wanted: WatchedCustomer, caller: Caller) -> WatchList:
+    async def unwatch(wanted: WatchedCustomer, caller: Caller) -> WatchListPage:
         """Take a customer off the list. Orders already parked still wait for a decision."""
         if not await backend.watch_list.remove(wanted.customer, caller.name, wanted.reason):
             remedy = "GET /watch-list shows who is on it"
@@ -186,18 +186,18 @@ def _services(app: FastAPI, backend: Backend) -> None:
         sku: Annotated[SkuPrefix, Query(description="its first characters")] = "",
         limit: Limit = 100,
         after: Sku | None = None,
-    ) -> Stock:
+    ) -> StockRows:
         """Show how many pieces of each SKU are on hand, held and dispatched."""
         page = await backend.services.stock(StockQuery(prefix=sku, after=after, limit=limit))
         rows = list(page.rows)
-        return Stock(stock=rows, next=rows[-1].sku if page.more else None)
+        return StockRows(stock=rows, next=rows[-1].sku if page.more else None)
 
     @app.get("/accounts", responses=problems(422, 503))
     async def accounts(
         customer: Name | None = None,
         limit: Limit = 100,
         after: Annotated[str | None, Query(pattern=ACCOUNT_KEY)] = None,
-    ) -> Accounts:
+    ) -> AccountRows:
         """List customers' accounts and their balances."""
         name, _, currency = (after or "").rpartition("/")
         place = (name, currency) if after else None
@@ -205,7 +205,7 @@ def _services(app: FastAPI, backend: Backend) -> None:
         page = await backend.services.accounts(query)
         rows = list(page.rows)
         last = f"{rows[-1].customer}/{rows[-1].currency}" if page.more else None
-        return Accounts(accounts=rows, next=last)
+        return AccountRows(accounts=rows, next=last)
 
 
 def _health(app: FastAPI, backend: Backend) -> None:

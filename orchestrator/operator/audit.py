@@ -196,13 +196,13 @@ def _after_the_end(
 ) -> Iterator[Discrepancy]:
     by_step = {effect.step: effect.standing for effect in effects}
     for step, allowed in expected.items():
-        standing = by_step.get(step, ABSENT)
-        if standing not in allowed:
+        found = by_step.get(step, ABSENT)
+        if found not in allowed:
             should = " or ".join(sorted(each or "nothing" for each in allowed))
-            what = f"the saga is {state}: {standing or 'nothing'} stands, expected {should}"
-            yield Discrepancy(_kind(state, step, standing), saga_id, step, what)
+            what = f"the saga is {state}: found {found or 'nothing'}, expected {should}"
+            yield Discrepancy(_kind(state, step, found), saga_id, step, what)
     for step in sorted(by_step.keys() - expected.keys()):
-        what = f"{by_step[step]} stands, and the saga has no such step"
+        what = f"found {by_step[step]}, and the saga has no such step"
         yield Discrepancy(Drift.WRONG_END, saga_id, step, what)
 
 
@@ -215,18 +215,18 @@ def _brought_back(effects: Sequence[Effect]) -> Iterator[Discrepancy]:
             yield _finding(Drift.RESTOCK_WITHOUT_RETURN, effect, what)
 
 
-def _kind(state: State, step: str, standing: str) -> Drift:
-    if standing.startswith(LOCKED):
+def _kind(state: State, step: str, found: str) -> Drift:
+    if found.startswith(LOCKED):
         return Drift.RETURN_PENDING_WITHOUT_SAGA
     if step == "refund_order":
-        return Drift.REFUND_WITHOUT_RETURN if standing else Drift.RETURN_WITHOUT_REFUND
+        return Drift.REFUND_WITHOUT_RETURN if found else Drift.RETURN_WITHOUT_REFUND
     if step == RESTOCK:
         return Drift.RETURN_WITHOUT_RESTOCK
-    if standing == "HELD":
+    if found == "HELD":
         return Drift.LEAKED_HOLD
-    if state is State.COMPENSATED and standing == "CHARGED":
+    if state is State.COMPENSATED and found == "CHARGED":
         return Drift.MISSING_REFUND
-    if standing == ABSENT or (state is State.COMPLETED and standing in TAKEN_BACK):
+    if found == ABSENT or (state is State.COMPLETED and found in TAKEN_BACK):
         return Drift.EFFECT_MISSING
     return Drift.WRONG_END
 

@@ -39,7 +39,7 @@ from orchestrator.operator.queries import Queries
 A = TypeVar("A", bound=Answer)
 
 
-class Ask(Protocol):
+class AskService(Protocol):
     """Sends a query to a service. Raises NoAnswer."""
 
     def __call__(self, service: str, query: Query, expected: type[A], /) -> Awaitable[A]: ...
@@ -65,7 +65,7 @@ class AuditPage:
 class Auditor:
     """Compares page by page. `services` are those that the audited sagas have steps at."""
 
-    def __init__(self, queries: Queries, ask: Ask, services: Sequence[str]) -> None:
+    def __init__(self, queries: Queries, ask: AskService, services: Sequence[str]) -> None:
         self._queries = queries
         self._ask = ask
         self._services = services

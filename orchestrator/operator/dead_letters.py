@@ -121,7 +121,7 @@ class LetterOutcome(BaseModel):
     why: str | None
 
 
-class Settled(BaseModel):
+class Settlements(BaseModel):
     done: int
     already: int
     refused: int
@@ -181,19 +181,19 @@ def add_dead_letters(app: FastAPI, backend: Backend) -> None:
         return LetterDetail.of(whole)
 
     @app.post("/dead-letters/redrive", responses=problems(403, 422, 503))
-    async def redrive(asked: Redrive, caller: Caller) -> Settled:
+    async def redrive(asked: Redrive, caller: Caller) -> Settlements:
         """Send the same messages to the queues they came from, each only once."""
         return await _settle(backend, Disposal.REDRIVE, asked, asked.why, caller.name)
 
     @app.post("/dead-letters/discard", responses=problems(403, 422, 503))
-    async def discard(asked: Discard, caller: Caller) -> Settled:
+    async def discard(asked: Discard, caller: Caller) -> Settlements:
         """Discard dead letters that can never be handled, with a reason. Sagas show it."""
         return await _settle(backend, Disposal.DISCARD, asked, asked.why, caller.name)
 
 
 async def _settle(
     backend: Backend, disposal: Disposal, asked: Which, why: str, actor: str
-) -> Settled:
+) -> Settlements:
     wanted = DeadLetterFilter("open", asked.queue, asked.reason, asked.saga_id)
     ids, more = asked.letters, False
     by_filter = wanted != DeadLetterFilter() or asked.all
@@ -206,7 +206,7 @@ async def _settle(
         more = len(ids) == asked.limit
     outcomes = await backend.redriver.settle(disposal, ids, actor, why, dry_run=asked.dry_run)
     counted = [outcome.result for outcome in outcomes]
-    return Settled(
+    return Settlements(
         done=counted.count(Result.DONE),
         already=counted.count(Result.ALREADY),
         refused=counted.count(Result.REFUSED),

@@ -38,7 +38,7 @@ from orchestrator.operator.schemas import (
     definition_of,
 )
 from orchestrator.operator.stuck import OVERDUE_SECONDS
-from orchestrator.operator.timeline import tell
+from orchestrator.operator.timeline import describe
 
 MOST_AT_ONCE = 200  # instances of one reconciliation; their rows are locked together
 MAY_ACT = problems(403, 404, 409, 422, 503)
@@ -188,6 +188,8 @@ async def _not_waiting(backend: Backend, saga_id: UUID, why: str) -> Refused:
     if decided is None:
         remedy = f"{why}: it is {seen.instance.state}. GET /waiting lists what waits"
         return Refused(409, Problem(error="not_waiting", field="saga_id", remedy=remedy))
-    told = tell(definition_of(backend.definitions, seen.instance), decided.entry, decided.at)
-    remedy = f"{told}, at {decided.at:%Y-%m-%d %H:%M:%S %Z}. That stands; GET /sagas/{saga_id}"
+    decision = describe(
+        definition_of(backend.definitions, seen.instance), decided.entry, decided.at
+    )
+    remedy = f"{decision}, at {decided.at:%Y-%m-%d %H:%M:%S %Z}. That stands; GET /sagas/{saga_id}"
     return Refused(409, Problem(error="already_decided", field="saga_id", remedy=remedy))

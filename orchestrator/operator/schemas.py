@@ -19,7 +19,7 @@ from orchestrator.operator.auditor import AuditPage
 from orchestrator.operator.doctor import SystemStatus, diagnose
 from orchestrator.operator.queries import LogEntry, Parked, Stuck
 from orchestrator.operator.stuck import explain, when_overdue
-from orchestrator.operator.timeline import tell
+from orchestrator.operator.timeline import describe
 from orchestrator.runtime.actions import RecordedAction
 from orchestrator.runtime.census import Seen
 
@@ -107,7 +107,7 @@ class StuckRow(SagaRow):
             cause=found.cause,
             standstill=found.why,
             remedy=found.remedy,
-            last_trouble=tell(definition, trouble.entry, trouble.at) if trouble else None,
+            last_trouble=describe(definition, trouble.entry, trouble.at) if trouble else None,
             last_trouble_at=trouble.at if trouble else None,
             next_try=seen.next_deadline,
         )
@@ -241,7 +241,7 @@ class TimelineEntry(BaseModel):
             detail=entry.detail,
             process=log_entry.process,
             answered_by=entry.answered_by,
-            told=tell(definition, entry, log_entry.at),
+            told=describe(definition, entry, log_entry.at),
         )
 
 
@@ -262,7 +262,7 @@ class WatchedRow(BaseModel):
     added_at: datetime
 
 
-class WatchList(BaseModel):
+class WatchListPage(BaseModel):
     customers: list[WatchedRow]
     next: str | None = Field(description=NEXT)
 
@@ -296,17 +296,17 @@ class ActionRow(BaseModel):
         )
 
 
-class Actions(BaseModel):
+class ActionPage(BaseModel):
     actions: list[ActionRow]
     next: int | None = Field(description=NEXT)
 
 
-class Stock(BaseModel):
+class StockRows(BaseModel):
     stock: list[StockRow]
     next: str | None = Field(description=NEXT)
 
 
-class Accounts(BaseModel):
+class AccountRows(BaseModel):
     accounts: list[AccountRow]
     next: str | None = Field(description=NEXT)
 

@@ -10,7 +10,7 @@ from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition, Kind, Step
 
 
-def tell(definition: Definition | None, entry: Entry, at: datetime) -> str:
+def describe(definition: Definition | None, entry: Entry, at: datetime) -> str:
     """Say what happened. An entry of a version that is not deployed here is shown unchanged."""
     if entry.entry == "undeployed":
         return "blocked: its definition version is not deployed; resumes once it is"

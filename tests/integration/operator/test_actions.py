@@ -64,7 +64,7 @@ async def test_a_refused_action_is_recorded_and_does_nothing_else(
     assert details == [(f"ada: compensate (customer called): {why}",)]
 
 
-async def test_who_lets_a_saga_through_its_gate_is_recorded_and_who_comes_late_is_too(
+async def test_gate_decisions_are_recorded_the_late_ones_too(
     db: Database,
 ) -> None:
     await give(service(db), start(1))

@@ -291,7 +291,7 @@ async def test_a_saga_that_ends_while_we_look_is_not_reported(
     assert (compared, skipped, findings) == (0, 1 if known_before else 2, [])
 
 
-async def test_an_order_that_is_given_back_while_we_look_is_not_reported(
+async def test_an_order_given_back_during_the_audit_is_not_reported(
     settings: MakeSettings, servers: Servers, database: str, admin: Rows, judge: Rows
 ) -> None:
     """It was confirmed when it was looked at, and when its goods were, they were back."""

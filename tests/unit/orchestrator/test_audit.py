@@ -191,7 +191,7 @@ def test_only_a_return_that_was_completed_has_put_goods_back() -> None:
 
 def test_a_finding_says_what_stands_and_what_should() -> None:
     (finding,) = looked(State.COMPENSATED, {**NOTHING_KEPT, "charge_payment": "CHARGED"}).findings
-    assert finding.what == "the saga is COMPENSATED: CHARGED stands, expected REFUNDED or nothing"
+    assert finding.what == "the saga is COMPENSATED: found CHARGED, expected REFUNDED or nothing"
     assert REMEDIES.keys() == set(Drift)
 
 

@@ -10,7 +10,7 @@ from common.messages.envelope import Direction, Outcome
 from orchestrator.engine.decide import Entry, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD
 from orchestrator.engine.inputs import Input, ReplyArrived, Started
-from orchestrator.operator.timeline import tell, words
+from orchestrator.operator.timeline import describe, words
 from orchestrator.runtime.actions import OperatorAction
 from orchestrator.sagas.order import ORDER_SAGA
 from tests.support.explore import explore
@@ -20,7 +20,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def told(entry: Entry) -> str:
-    return tell(ORDER_SAGA, entry, NOON)
+    return describe(ORDER_SAGA, entry, NOON)
 
 
 def test_every_entry_of_decide_is_told_in_words() -> None:

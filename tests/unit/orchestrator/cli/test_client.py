@@ -13,11 +13,7 @@ import typer
 from common.http.access import Role
 from orchestrator.cli import app, client
 from tests.support.apis import TOKENS
-from tests.unit.orchestrator.cli.running import (
-    ONE,
-    ORDER,
-    Saga,
-)
+from tests.unit.orchestrator.cli.running import ONE, ORDER, Saga
 
 NO_SERVER = "http://127.0.0.1:9"  # the discard port: nothing listens
 

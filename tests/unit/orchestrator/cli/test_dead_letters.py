@@ -10,10 +10,7 @@ from common.http.access import Role
 from orchestrator.cli import dead_letters
 from tests.support.apis import TOKENS, FakeBackend
 from tests.support.letters import envelope
-from tests.unit.orchestrator.cli.running import (
-    NoTime,
-    Saga,
-)
+from tests.unit.orchestrator.cli.running import NoTime, Saga
 
 PAYMENT, INVENTORY = "payment.commands", "inventory.commands"
 

@@ -7,14 +7,7 @@ from orchestrator.engine.inputs import TimedOut
 from orchestrator.operator.queries import StuckFilter
 from orchestrator.runtime.actions import ActionFilter, OperatorAction, RecordedAction
 from tests.support.apis import NOON, FakeBackend
-from tests.unit.orchestrator.cli.running import (
-    DECLINED,
-    ONE,
-    RESERVED,
-    STORY,
-    TWO,
-    Saga,
-)
+from tests.unit.orchestrator.cli.running import DECLINED, ONE, RESERVED, STORY, TWO, Saga
 
 SILENT_UNDO = (RESERVED, DECLINED, TimedOut("reserve_stock", COMPENSATING, 1, past_sla=True))
 

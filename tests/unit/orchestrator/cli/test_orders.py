@@ -9,10 +9,7 @@ import pytest
 
 from common.messages.envelope import saga_id_for
 from tests.support.apis import Shop
-from tests.unit.orchestrator.cli.running import (
-    ORDER,
-    Saga,
-)
+from tests.unit.orchestrator.cli.running import ORDER, Saga
 
 
 def test_an_order_is_placed_and_its_end_is_shown(saga: Saga, shop: Shop) -> None:

@@ -9,20 +9,11 @@ from uuid import UUID
 import pytest
 
 from common.messages.envelope import saga_id_for
-from orchestrator.cli import sagas
 from orchestrator.engine.definition import FORWARD
 from orchestrator.engine.inputs import TimedOut
-from orchestrator.engine.instance import State
 from orchestrator.operator.queries import SagaFilter
 from tests.support.apis import FakeBackend, Shop
-from tests.unit.orchestrator.cli.running import (
-    DECLINED,
-    ONE,
-    RESERVED,
-    STORY,
-    TWO,
-    Saga,
-)
+from tests.unit.orchestrator.cli.running import DECLINED, ONE, RESERVED, STORY, TWO, Saga
 
 
 def test_show_prints_the_timeline_of_a_compensated_saga(saga: Saga, backend: FakeBackend) -> None:
@@ -163,4 +154,3 @@ def test_list_prints_how_to_get_the_next_page(saga: Saga, backend: FakeBackend) 
     assert saga("list", "--limit", "2", "--after", str(TWO)).out == "no such saga\n"
     assert saga("list", "--older-than", "soon").code == 2
     assert saga("list", "--state", "LOST").code == 2
-    assert [*map(str, sagas.State)] == [*map(str, State)]

@@ -13,10 +13,7 @@ from orchestrator.operator.audit import Comparison, Discrepancy, Drift
 from orchestrator.operator.auditor import AuditPage, Window
 from orchestrator.operator.doctor import Finding
 from tests.support.apis import FakeBackend
-from tests.unit.orchestrator.cli.running import (
-    ONE,
-    Saga,
-)
+from tests.unit.orchestrator.cli.running import ONE, Saga
 
 
 def test_stock_and_accounts_are_paged(saga: Saga, backend: FakeBackend) -> None:
@@ -72,11 +69,11 @@ def test_an_audit_goes_page_by_page(saga: Saga, backend: FakeBackend) -> None:
 
 
 def test_drift_is_named_with_a_remedy_and_an_exit_code(saga: Saga, backend: FakeBackend) -> None:
-    uncharged = Discrepancy(Drift.MISSING_REFUND, ONE, "charge_payment", "CHARGED stands")
+    uncharged = Discrepancy(Drift.MISSING_REFUND, ONE, "charge_payment", "found CHARGED")
     backend.audit_pages = pages(uncharged)
     ran = saga("audit")
     assert ran.code == 1
-    assert f"missing refund  {ONE}  charge payment  CHARGED stands" in ran.out
+    assert f"missing refund  {ONE}  charge payment  found CHARGED" in ran.out
     assert "missing refund: see saga show; the customer is owed the money" in ran.out
     backend.filters.clear()
     document = saga("audit", "--json").document
