@@ -1,4 +1,4 @@
-"""A saga told as a story: what is given, what happens, what is expected. For tests of decide().
+"""A saga as a story: what is given, what happens, what is expected. For tests of decide().
 
     given(ORDER_SAGA).awaiting("charge_payment")
         .refused("charge_payment", "card_declined").expect(undo("reserve_stock"))
@@ -133,7 +133,7 @@ class Story:
     def fence_says(self, step: str, outcome: Outcome) -> Self:
         return self.replied(step, outcome, COMPENSATING)
 
-    def silent(
+    def timed_out(
         self, step: str, direction: Direction = FORWARD, *, times: int = 1, past_sla: bool = False
     ) -> Self:
         """Let the deadline of its latest attempt pass."""

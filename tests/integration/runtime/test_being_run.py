@@ -69,12 +69,12 @@ class Running:
 async def inventory(settings: Settings, directory: Path) -> AsyncIterator[Running]:
     (port,) = free_ports(1)
     secrets = {name: getattr(settings, name).get_secret_value() for name in TOLD}
-    told = {**FAST, **secrets, "health_port": port, "watch_every_seconds": 0.1}
+    env = {**FAST, **secrets, "health_port": port, "watch_every_seconds": 0.1}
     log = directory / "log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", ROLE), cwd=ROOT, stdout=out, stderr=out,
-            env={**os.environ, **{f"SAGAPROOF_{k.upper()}": str(v) for k, v in told.items()}},
+            env={**os.environ, **{f"SAGAPROOF_{k.upper()}": str(v) for k, v in env.items()}},
         )  # fmt: skip
     running = Running(process, port, log)
     try:
@@ -100,7 +100,7 @@ async def test_ready_says_which_server_is_gone_and_live_that_it_lives(
             checks = await running.checks()
             return "broker" in checks[QUEUE] and checks["watch"] == "ok"
 
-        await eventually(without_broker, "it knows that the broker is gone")
+        await eventually(without_broker, "readiness says that the broker is gone")
         assert (await running.health.get("/ready")).status_code == 503
         assert (await running.health.get("/live")).status_code == 200
         assert (await running.metrics())[f'sagaproof_ready{{check="{QUEUE}"}}'] == 0
@@ -117,7 +117,7 @@ async def test_ready_says_which_server_is_gone_and_live_that_it_lives(
                 checks = await running.checks()
                 return "postgres" in checks["watch"] and "postgres" in checks["relay"]
 
-            await eventually(without_database, "it knows that the database is gone")
+            await eventually(without_database, "readiness says that the database is gone")
             assert not await running.ready()
             superuser.execute(f"alter database {database} allow_connections true".encode())
         await eventually(running.ready, "it comes back by itself")

@@ -151,8 +151,8 @@ async def test_repeated_cancel_requests_send_the_same_message(
         assert type(unknown).__name__ == "OrderUnknown"
         await handle(orders, command(listed, saga(8), step="list_product", reply_to=None))
         await handle(orders, command(placed, order_id, reply_to=None))
-        told = [await handle(orders, wanted_no_more) for _ in range(2)]
-        assert told == [[CancelNoted()], [CancelNoted()]]  # every waiting client is answered
+        answers = [await handle(orders, wanted_no_more) for _ in range(2)]
+        assert answers == [[CancelNoted()], [CancelNoted()]]  # every waiting client is answered
     asked = sent(judge, "order_svc")
     # The broker may have lost the first, when it was replaced or its queues were purged.
     assert [envelope.type for envelope in asked] == ["StartSaga", "CancelSaga", "CancelSaga"]

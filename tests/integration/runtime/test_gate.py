@@ -93,7 +93,7 @@ async def test_a_total_at_or_above_its_currencys_threshold_asks(
 
 
 async def test_a_customer_on_the_watch_list_asks(db: Database, judge: Rows, admin: Rows) -> None:
-    watch(admin, "somebody else")
+    watch(admin, "bob")
     await park(service(db), 1)
     watch(admin)
     await park(service(db), 2)

@@ -100,8 +100,8 @@ async def test_rule_8_only_a_start_sent_again_is_answered_saga_started(
     rows = judge.execute(
         "select destination, envelope from orchestrator.outbox order by id desc"
     ).fetchall()
-    told = Envelope.model_validate_json(str(rows[0][1]))
-    assert (rows[0][0], told.type, told.saga_id) == ("order.commands", "SagaStarted", saga(1))
+    answer = Envelope.model_validate_json(str(rows[0][1]))
+    assert (rows[0][0], answer.type, answer.saga_id) == ("order.commands", "SagaStarted", saga(1))
     assert len(rows) == 2
 
 

@@ -154,9 +154,9 @@ async def test_an_ended_saga_is_archived_and_participants_forget_it(
     view = await service(db).view(SagaQuery(saga_id=saga(1)))
     assert (view.found, view.state, view.reason) == (True, "COMPENSATED", "out_of_stock")
 
-    told = forgets(judge)
-    assert set(told) == {"order.commands", "inventory.commands", "payment.commands"}
-    for forget in told.values():
+    sent_forgets = forgets(judge)
+    assert set(sent_forgets) == {"order.commands", "inventory.commands", "payment.commands"}
+    for forget in sent_forgets.values():
         assert set(forget.saga_ids) == {saga(1), saga(2)}
         assert forget.until.timestamp() > held[saga(1)].times["create_order"]["undo_issued"]
     assert await retention(db, settings).run_once() == 0
@@ -183,8 +183,8 @@ async def test_replicas_archive_the_oldest_first_and_none_twice(
     while await one.run_once():
         pass
     assert archived(judge) == {saga(n) for n in range(1, 11)}
-    told = [e.message() for e in sent(judge, ROLE) if e.type == "Forget"]
-    ids = [ident for m in told if isinstance(m, Forget) for ident in m.saga_ids]
+    sent_forgets = [e.message() for e in sent(judge, ROLE) if e.type == "Forget"]
+    ids = [ident for m in sent_forgets if isinstance(m, Forget) for ident in m.saga_ids]
     assert len(ids) == 3 * 10  # each to three participants, once
 
 
@@ -219,7 +219,7 @@ async def test_parked_and_stuck_sagas_stay_and_do_not_block_others(
     assert archived(judge) == {saga(2)}
 
 
-def set_aside(admin: Rows, envelope: Envelope) -> None:
+def dead_letter(admin: Rows, envelope: Envelope) -> None:
     """Insert a dead letter as the intake stores it."""
     admin.execute(
         "insert into orchestrator.dead_letter (letter_id, queue, reason, saga_id, reply, body,"
@@ -234,12 +234,12 @@ async def test_rule_18_forgetting_stops_at_an_open_dead_letter(
     db: Database, settings: MakeSettings, admin: Rows, judge: Rows
 ) -> None:
     await give_each(service(db), *refused(1), *refused(2))
-    set_aside(admin, charge(saga(1)))
+    dead_letter(admin, charge(saga(1)))
     assert await retention(db, settings).run_once() == 1
     assert archived(judge) == {saga(2)}
 
     await give_each(service(db), *refused(3))
-    set_aside(admin, charge(saga(99)))  # of no known saga, issued at noon: it may still be redriven
+    dead_letter(admin, charge(saga(99)))  # of no known saga; it may still be redriven
     assert await retention(db, settings).run_once() == 0
     admin.execute(
         "update orchestrator.dead_letter set state = 'discarded', settled_at = now(),"
@@ -314,7 +314,7 @@ async def test_dead_letters_redriven_long_ago_are_not_read(db: Database, admin: 
                now() - interval '2 hours'
           from generate_series(1, 5000) n""")
     ended(admin, 1, "order", 1, 1)
-    set_aside(admin, charge(saga(99)))
+    dead_letter(admin, charge(saga(99)))
     redriven = (
         "update orchestrator.dead_letter set state = 'redriven', settled_by = 'ann',"
         " settled_at = now() - %s::interval where saga_id = %s"

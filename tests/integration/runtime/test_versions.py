@@ -61,7 +61,7 @@ class ReleaseByCarrier(ReleaseStock):
     carrier: str
 
 
-# The replicas of a rolling restart: the old release knows version 1, the new one both.
+# The replicas of a rolling restart: the old release has version 1, the new one both.
 POLICY = replace(PATIENT, stuck_after_seconds=40)
 
 

@@ -91,9 +91,9 @@ def test_an_undo_holds_up_the_next_until_its_first_deadline() -> None:
         .awaiting("dispatch_stock")
         .refused("dispatch_stock", "no")
         .expect(undo("charge_payment"))
-        .silent("charge_payment", COMPENSATING)
+        .timed_out("charge_payment", COMPENSATING)
         .expect(undo("charge_payment", attempt=2), undo("reserve_stock"))
-        .silent("charge_payment", COMPENSATING)
+        .timed_out("charge_payment", COMPENSATING)
         .expect(undo("charge_payment", attempt=3))
     )
 
@@ -103,10 +103,10 @@ def test_reject_order_waits_for_every_other_undo() -> None:
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
         .refused("dispatch_stock", "no")
-        .silent("charge_payment", COMPENSATING)
+        .timed_out("charge_payment", COMPENSATING)
         .undone("reserve_stock")
         .expect_nothing()  # the refund is not confirmed: the customer is not informed yet
-        .silent("charge_payment", COMPENSATING)
+        .timed_out("charge_payment", COMPENSATING)
         .expect(undo("charge_payment", attempt=3))
         .undone("charge_payment")
         .expect(undo("create_order"))
@@ -118,14 +118,14 @@ def test_an_undo_is_resent_without_end_and_stuck_past_its_sla() -> None:
         given(ORDER_SAGA)
         .awaiting("charge_payment")
         .refused("charge_payment", "no")
-        .silent("reserve_stock", COMPENSATING, times=50)
+        .timed_out("reserve_stock", COMPENSATING, times=50)
         .expect(undo("reserve_stock", attempt=51))
         .expect_state(State.COMPENSATING, stuck=False)
-        .silent("reserve_stock", COMPENSATING, past_sla=True)
+        .timed_out("reserve_stock", COMPENSATING, past_sla=True)
         .expect(undo("reserve_stock", attempt=52))
         .expect_state(State.COMPENSATING, stuck=True)
         .expect_logged("timed_out", "stuck", "sent")
-        .silent("reserve_stock", COMPENSATING, past_sla=True)
+        .timed_out("reserve_stock", COMPENSATING, past_sla=True)
         .expect_logged("timed_out", "sent")  # logged once
         .undone("reserve_stock")
         .expect_state(State.COMPENSATING, stuck=False)
@@ -136,9 +136,9 @@ def test_a_retriable_step_is_resent_and_stuck_past_its_sla() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("confirm_order")
-        .silent("confirm_order", times=50)
+        .timed_out("confirm_order", times=50)
         .expect(ask("confirm_order", attempt=51))
-        .silent("confirm_order", past_sla=True)
+        .timed_out("confirm_order", past_sla=True)
         .expect_state(State.RUNNING, stuck=True)
         .done("confirm_order")
         .expect_state(State.COMPLETED, stuck=False)
@@ -159,9 +159,9 @@ def test_a_step_out_of_attempts_is_undone_first() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
-        .silent("charge_payment")
+        .timed_out("charge_payment")
         .expect(ask("charge_payment", attempt=2))
-        .silent("charge_payment")
+        .timed_out("charge_payment")
         .expect(undo("charge_payment"))
         .expect_state(State.COMPENSATING, reason="charge_payment_timed_out")
         .undone("charge_payment")
@@ -173,15 +173,15 @@ def test_a_step_may_have_attempts_of_its_own() -> None:
     patient = replace(POLICY, attempts=3)
     steps = (Step("a", Kind.COMPENSATABLE, "x", order.ConfirmOrder, order.RejectOrder,
                   policy=patient),)  # fmt: skip
-    story = given(Definition("own", 1, steps)).started().silent("a", times=2)
-    story.expect(ask("a", attempt=3)).silent("a").expect(undo("a"))
+    story = given(Definition("own", 1, steps)).started().timed_out("a", times=2)
+    story.expect(ask("a", attempt=3)).timed_out("a").expect(undo("a"))
 
 
 def test_rule_06_the_deadline_of_an_older_attempt_is_ignored() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("charge_payment")
-        .silent("charge_payment")
+        .timed_out("charge_payment")
         .expect_ignored(TimedOut("charge_payment", FORWARD, attempt=1))
         .done("charge_payment")
         .expect_ignored(TimedOut("charge_payment", FORWARD, attempt=2))
@@ -221,7 +221,7 @@ def test_a_rejection_undoes_what_was_done() -> None:
 
 
 def test_a_gate_that_expires_is_a_refusal() -> None:
-    story = given(ORDER_SAGA).parked("approve_order").silent("approve_order")
+    story = given(ORDER_SAGA).parked("approve_order").timed_out("approve_order")
     story.expect(undo("reserve_stock")).expect_state(State.COMPENSATING, reason="expired")
     story.expect_logged("expired", "turned", "sent")
     story.expect_illegal(GateDecided("approve_order", True, "ops", "late"), "waits for no decision")
@@ -278,13 +278,13 @@ def test_a_retry_is_the_same_message_and_uses_up_no_attempt() -> None:
         .expect_logged("retry_asked", "sent")
         .asked_to_retry()
         .asked_to_retry()
-        .silent("charge_payment")
+        .timed_out("charge_payment")
         .expect(ask("charge_payment", attempt=2))
     )
 
 
 def test_a_retry_of_a_fenced_pivot_repeats_only_the_fence() -> None:
-    story = given(ORDER_SAGA).awaiting("dispatch_stock").silent("dispatch_stock", times=2)
+    story = given(ORDER_SAGA).awaiting("dispatch_stock").timed_out("dispatch_stock", times=2)
     story.asked_to_retry().expect(fence("dispatch_stock"))
 
 
@@ -300,7 +300,7 @@ def test_compensation_goes_on_after_an_undo_is_resolved() -> None:
         .awaiting("dispatch_stock")
         .refused("dispatch_stock", "no")
         .expect(undo("charge_payment"))
-        .silent("charge_payment", COMPENSATING, past_sla=True)
+        .timed_out("charge_payment", COMPENSATING, past_sla=True)
         .expect_state(State.COMPENSATING, stuck=True)
         .resolved("charge_payment")
         .expect_nothing()  # the next undo went out when this one's first deadline passed
@@ -326,7 +326,7 @@ def test_pivot_fence_and_refusable_steps_cannot_be_resolved() -> None:
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
         .expect_illegal(pivot, "is the pivot")
-        .silent("dispatch_stock", times=2)
+        .timed_out("dispatch_stock", times=2)
         .expect_illegal(pivot, "is the pivot")
         .expect_illegal(Resolved("reserve_stock", "ops", "why"), "is done: only an undo")
         .expect_illegal(Resolved("confirm_order", "ops", "why"), "was never sent")
@@ -342,11 +342,11 @@ def test_rule_01_no_undo_while_the_pivot_is_unknown() -> None:
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
-        .silent("dispatch_stock", times=2)
+        .timed_out("dispatch_stock", times=2)
         .expect(fence("dispatch_stock"))
-        .silent("dispatch_stock", COMPENSATING, times=9)
+        .timed_out("dispatch_stock", COMPENSATING, times=9)
         .expect(fence("dispatch_stock", attempt=10))
-        .silent("dispatch_stock", COMPENSATING, past_sla=True)
+        .timed_out("dispatch_stock", COMPENSATING, past_sla=True)
         .expect(fence("dispatch_stock", attempt=11))
         .expect_state(State.RUNNING, stuck=True)
         .dead("dispatch_stock", COMPENSATING)
@@ -390,7 +390,7 @@ def test_rule_01_a_pivot_under_its_fence_may_still_say_no_itself(outcome: Outcom
     (
         given(ORDER_SAGA)
         .awaiting("dispatch_stock")
-        .silent("dispatch_stock", times=2)
+        .timed_out("dispatch_stock", times=2)
         .replied("dispatch_stock", outcome)
         .expect(undo("charge_payment"))
         .expect_ignored(ReplyArrived("dispatch_stock", COMPENSATING, Outcome.FENCED))
@@ -448,7 +448,7 @@ def test_rule_03_a_reply_that_is_not_awaited_is_only_logged() -> None:
         .awaiting("charge_payment")
         .expect_ignored(ReplyArrived("reserve_stock", FORWARD, Outcome.DONE))
         .expect_ignored(ReplyArrived("charge_payment", COMPENSATING, Outcome.DONE))
-        .silent("charge_payment", times=2)
+        .timed_out("charge_payment", times=2)
         .expect_ignored(ReplyArrived("charge_payment", FORWARD, Outcome.DONE))  # undone anyway
         .expect_ignored(ReplyArrived("charge_payment", FORWARD, Outcome.REFUSED))
         .expect_illegal(ReplyArrived("confirm_order", FORWARD, Outcome.DONE), "never sent")
@@ -472,7 +472,7 @@ def test_rule_08_a_dead_reply_is_stuck_and_resent() -> None:
         .reply_dead("charge_payment")
         .expect_nothing()
         .expect_state(State.RUNNING, stuck=True)
-        .silent("charge_payment")
+        .timed_out("charge_payment")
         .expect(ask("charge_payment", 2))
     )
 
@@ -510,7 +510,7 @@ def test_rule_08_any_other_dead_leg_is_stuck_and_still_resent(
     assert story.instance.stuck
     assert (dead, direction) in story.instance.timed_legs()  # its deadline goes on running
     again = ask(dead, attempt=2) if direction is FORWARD else undo(dead, attempt=2)
-    story.silent(dead, direction).expect(again)
+    story.timed_out(dead, direction).expect(again)
 
 
 def test_rule_08_a_dead_start_makes_a_stuck_instance() -> None:

@@ -215,7 +215,7 @@ class World:
             assert all(self.effects[name] for name in before), "goods left on what was undone"
         assert self.let_through or not self.effects["charge_payment"], "past a closed gate"
         if not self.effects["create_order"]:
-            assert not self.effects.total(), "the customer was told before it was true"
+            assert not self.effects.total(), "the customer was informed before it was true"
 
     def become_fair(self) -> None:
         """Deliver everything from here on, and let deadlines pass, until the saga ends."""

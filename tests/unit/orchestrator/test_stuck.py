@@ -16,7 +16,7 @@ from tests.support.story import DATA, SAGA, given
 UNDOING = (
     given(ORDER_SAGA).awaiting("charge_payment").refused("charge_payment", "no").instance
 )  # its stock is being released
-FENCING = given(ORDER_SAGA).awaiting("dispatch_stock").silent("dispatch_stock", times=2).instance
+FENCING = given(ORDER_SAGA).awaiting("dispatch_stock").timed_out("dispatch_stock", times=2).instance
 UNBEGUN = Instance(SAGA, "order", 2, DATA)
 TIMED_OUT = Entry("timed_out", "reserve_stock", COMPENSATING, 3)
 DEAD = Entry("dead_lettered", "reserve_stock", COMPENSATING, detail="exhausted")
