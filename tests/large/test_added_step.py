@@ -31,7 +31,7 @@ for suspicious, end in ((1000, ("CONFIRMED", None)), (1, ("REJECTED", "fraud_sus
 
 ORCHESTRATED = """
 from uuid import UUID
-from common.messages.contracts import CheckFraud
+from common.messages.shop.payment import CheckFraud
 from common.messages.envelope import Direction, Outcome
 from orchestrator import Policy
 from orchestrator.engine.decide import decide
