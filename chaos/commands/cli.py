@@ -98,7 +98,7 @@ def up(
             "--plan",
             metavar="FILE",
             help="A plan as JSON: settings, replicas, and services of your own."
-            " As examples/trip/plan.json.",
+            " See examples/trip/plan.json.",
         ),
     ] = None,
     style: StyleOption = "orchestrated",
@@ -155,7 +155,7 @@ def down(
 
 @app.command()
 def status(runtime: Kind = None, name: Name = None, as_json: Json = False) -> None:
-    """Show each process and where things are. Readiness is asked of the processes now."""
+    """Show each process, asked for its readiness now, and the addresses of the stack."""
     _show(choose(runtime, name), as_json=as_json)
 
 
@@ -196,7 +196,7 @@ def catalogue(
     runtime: Kind = None,
     name: Name = None,
 ) -> None:
-    """Bring products, stock and accounts in, and wait for every answer.
+    """Load products, stock and accounts, and wait for every answer.
 
     Loading the same catalogue again changes nothing.
     """
@@ -211,7 +211,7 @@ def catalogue(
 
 @app.command()
 def env(runtime: Kind = None, name: Name = None) -> None:
-    """Print where the stack's APIs are and what opens them, for a shell: eval "$(chaos env)"."""
+    """Print the addresses and tokens of the stack's APIs for a shell: eval "$(chaos env)"."""
     for variable, value in choose(runtime, name).endpoints().environment.items():
         typer.echo(f"export {variable}={value}")
 

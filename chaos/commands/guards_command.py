@@ -39,7 +39,7 @@ def guards(
     A process without its guard is a mutant: the same code, changed by an entry module of its own
     (tests/mutants); the services contain no switch for it. Native processes; each guard takes about
     half a minute. The result is build/guards.json. Exits with 0 only if the judge or the constraint
-    that must notice each removal did, and nothing broke under the same load with the guard in
+    that must notice each removal did, and nothing broke in the same trial with the guard in
     place.
     """
     known = {guard.name: guard for guard in GUARDS}
