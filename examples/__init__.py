@@ -1,1 +1,1 @@
-"""What a user of Sagaproof would write, and what the demo is fed with."""
+"""A saga as a user of Sagaproof would write it, and the orders of the demo."""

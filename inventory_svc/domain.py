@@ -48,7 +48,7 @@ class Pieces:
 
 @dataclass(slots=True)
 class Reservation:
-    """The pieces set aside for one saga; `step` is the step that made the reservation."""
+    """The pieces reserved for one saga; `step` is the step that made the reservation."""
 
     saga_id: UUID
     step: str

@@ -29,7 +29,7 @@ FAILURES = BUILD / "matrix-failures"  # logs, a directory for each cell that fai
 
 
 class Extent(StrEnum):
-    """How many of the cells are run."""
+    """The choice of cells to run."""
 
     ALL = "all"
     COVERING = "covering"

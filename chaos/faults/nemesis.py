@@ -40,7 +40,7 @@ class Nemesis(ABC):
 
     @property
     def where(self) -> str:
-        """What distinguishes it from every other fault of its kind."""
+        """The name that distinguishes it from every other fault of its kind."""
         return self.target
 
     @property

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Witness:
-    """Who noticed that something is wrong, and in which words."""
+    """A part that detected the violation, and its words."""
 
     who: str
     says: str

@@ -1,4 +1,4 @@
-"""What the judge decides on: the rows of all schemas, and what was asked from outside. Pure.
+"""The case that the judge decides: the rows of all schemas, and what was asked. Pure.
 
 The judge imports nothing from the services, so that a mistake of theirs cannot be repeated here.
 """

@@ -1,4 +1,4 @@
-"""Whether the system has come to rest, and if not, what remains.
+"""Quiescence: the system has come to rest, or what remains is named.
 
 At rest means: no order PENDING, no instance alive, every outbox empty, and then nothing
 ready or unacked in any queue, dead letters among them; and all of that a second time, because a
@@ -33,7 +33,7 @@ class Alive(NamedTuple):
 
 @dataclass(frozen=True)
 class Remaining:
-    """What has not come to rest; all empty if everything has."""
+    """The parts that have not come to rest; all empty if everything has."""
 
     pending_orders: int = 0
     alive: tuple[Alive, ...] = ()

@@ -35,7 +35,7 @@ class Finding:
 
 
 class Tally(NamedTuple):
-    """What a report counts first; None where it could not be judged."""
+    """The counts a report begins with; None where it could not be judged."""
 
     lost: int | None
     duplicated: int | None

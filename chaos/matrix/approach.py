@@ -1,4 +1,4 @@
-"""How orders come to a cell of the crash matrix: the situation in which its leg is in hand.
+"""The approach to a cell of the crash matrix: the situation in which its leg is in hand.
 
 Owns: which situation that is, for each leg. Must not know: what happens to the process there.
 """

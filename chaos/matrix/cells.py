@@ -73,7 +73,7 @@ SENT_AGAIN = RESERVE
 
 
 class Stack(Enum):
-    """Which stack a cell is run on."""
+    """The stack a cell is run on."""
 
     PLAIN = auto()
     FORGETFUL = auto()
@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def impossible(self) -> str | None:
-        """Why no process can come here; None if it can."""
+        """The reason why no process can come here; None if one can."""
         step, direction = self.leg
         if direction is COMPENSATING and step == "start":
             return "a saga is not started backwards"
@@ -124,7 +124,7 @@ class Cell:
 
     @property
     def repeatable(self) -> bool:
-        """Whether what it had in hand when it died comes back to this very process."""
+        """True if what it had in hand when it died comes back to this very process."""
         if self.point in _THROUGH:
             return False  # it is through with it
         if self.process == "operator":
@@ -134,12 +134,12 @@ class Cell:
 
     @property
     def freezable(self) -> bool:
-        """Whether it may freeze here: not at the door, or no order is accepted."""
+        """True if it may freeze here: not at the door, or no order is accepted."""
         return self.process != "door" and self.leg != CREATE
 
     @property
     def by_command(self) -> bool:
-        """Whether the orders must come as commands: the door's own do not pass here."""
+        """True if the orders must come as commands: the door's own do not pass here."""
         return self.process == "order" and self.leg in (CREATE, START)
 
 

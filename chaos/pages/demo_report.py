@@ -51,7 +51,7 @@ class Report:
 
     @property
     def as_foretold(self) -> Verdict:
-        """Whether each line, and every count, came out as the input alone says it must."""
+        """True if each line, and every count, came out as the input alone says it must."""
         wrong = [c for o in self.outcomes for c in (*o.answers, *o.ends) if not c.fits]
         if any(o.deviations for o in self.outcomes) or self.changed:
             return Verdict.FAIL

@@ -1,4 +1,4 @@
-"""How long orders took to settle, over time, with the faults marked on it. Pure.
+"""A chart of how long orders took to settle, with the faults marked on it. Pure.
 
 Owns: where everything goes; templates/run.html draws it. Must not know: where the figures come
 from.

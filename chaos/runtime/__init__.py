@@ -49,7 +49,7 @@ Progress = Callable[[str], None]
 
 
 class StackError(Exception):
-    """What is wrong with a stack, or with a request about it, and the remedy."""
+    """A mistake in a stack, or in a request about it, with the remedy."""
 
 
 def silent(_: str) -> None:
@@ -58,7 +58,7 @@ def silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stack is to be: one process of each service, unless set otherwise.
+    """The plan of a stack: one process of each service, unless set otherwise.
 
     `replicas` counts processes of a service, 0 for none. `settings` go to every service
     process: {"step_timeout_seconds": "0.5"}, `postgres` to the server (native only). `entry`
@@ -127,7 +127,7 @@ SERVERS_ONLY = Plan(replicas=dict.fromkeys(SERVICES, 0))
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the parts of a stack are found from outside, with passwords."""
+    """The addresses of a stack seen from outside, with passwords."""
 
     superuser_dsn: str
     judge_dsn: str

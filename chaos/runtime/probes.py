@@ -1,4 +1,4 @@
-"""Whether a server or a service answers: one question each, for both runtimes."""
+"""Probes for servers and services, one each, for both runtimes."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def _silent_pivot(
     end: End,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[UUID]:
-    """Until the fence is answered nothing is undone (rule 1)."""
+    """Give up the pivot; nothing is undone until its fence is answered (rule 1)."""
     with reach(scene, situations.FENCE_WAITS, fault) as orders:
         steps = dict(zip(orders, scene.system.db.steps(orders), strict=True))
         fenced = [order for order in orders if fencing(steps[order])]

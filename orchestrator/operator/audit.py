@@ -107,7 +107,7 @@ TAKEN_BACK = frozenset({"RELEASED", "REFUNDED", "REJECTED", ABSENT})
 
 @dataclass(frozen=True, slots=True)
 class AuditedInstance:
-    """What the audit needs of an instance."""
+    """The part of an instance that the audit needs."""
 
     definition: str
     state: State

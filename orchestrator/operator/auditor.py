@@ -47,7 +47,7 @@ class AskService(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """Which sagas to compare: those under way, or ended, between `since` and `until`."""
+    """The sagas to compare: those running, or ended, between `since` and `until`."""
 
     since: datetime | None = None
     until: datetime | None = None

@@ -21,7 +21,7 @@ from orchestrator.runtime.service import Service
 
 @dataclass(frozen=True)
 class Backend:
-    """What reads (`queries`, `services`, `auditor`, `doctor`) and what changes (the rest)."""
+    """The parts that read (`queries`, `services`, `auditor`, `doctor`) or change (the rest)."""
 
     definitions: Mapping[tuple[str, int], Definition]
     queries: Queries

@@ -165,7 +165,7 @@ select saga_id, instance ->> 'definition', instance ->> 'state', instance -> 'da
 
 @dataclass(frozen=True)
 class SagaFilter:
-    """Which instances to list; None matches all."""
+    """The instances to list; None matches all."""
 
     state: str | None = None
     awaits: str | None = None  # a step
@@ -177,7 +177,7 @@ class SagaFilter:
 
 @dataclass(frozen=True)
 class StuckFilter:
-    """Which stuck instances to list; None matches all."""
+    """The stuck instances to list; None matches all."""
 
     awaits: str | None = None  # a step
     older_than_seconds: float | None = None

@@ -268,7 +268,7 @@ class WatchListPage(BaseModel):
 
 
 class ActionRow(BaseModel):
-    """What an operator did or was refused."""
+    """An action of an operator, done or refused."""
 
     id: int
     at: datetime

@@ -1,4 +1,4 @@
-"""Why a saga is stuck and what a person can do about it, from its row and its log. Pure."""
+"""The cause and the remedy of a stuck saga, from its row and its log. Pure."""
 
 from __future__ import annotations
 

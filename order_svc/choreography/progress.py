@@ -135,7 +135,7 @@ class SagaProgress:
 
     @property
     def pivot_passed(self) -> bool:
-        """Whether the goods have left, or the money is back.
+        """True if the goods have left, or the money is back.
 
         The pivot says so, or its fence (PivotDone), or any step that comes after the pivot.
         """
@@ -145,7 +145,7 @@ class SagaProgress:
 
     @property
     def fenced(self) -> bool:
-        """Whether the pivot will never happen. Only then is a step undone or fenced."""
+        """True if the pivot will never happen. Only then is a step undone or fenced."""
         pivot = self.outline.steps[self.outline.pivot].name
         return any(
             event.outcome is Outcome.FENCED or (direction is COMPENSATING and step != pivot)
@@ -154,7 +154,7 @@ class SagaProgress:
 
     @property
     def reason(self) -> str | None:
-        """Why the saga is to be undone; None if it is not, or if it is too late for that."""
+        """The reason to undo the saga; None if there is none, or if it is too late for that."""
         if self.pivot_passed:
             return None
         undone = [
@@ -167,7 +167,7 @@ class SagaProgress:
 
     @property
     def all_undone(self) -> bool:
-        """Whether the other services have confirmed every undo."""
+        """True if the other services have confirmed every undo."""
         return all((step, COMPENSATING) in self.events for step in self.outline.undone_by_others)
 
     @property
@@ -193,7 +193,7 @@ class SagaProgress:
 
     @property
     def capped(self) -> bool:
-        """Whether a timeout may still give up: not once a cancel was asked, nor past the pivot."""
+        """True if a timeout may still give up: not once a cancel was asked, nor past the pivot."""
         return self.reason is None and not self.pivot_passed and not self.fenced
 
     def cancel(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What must always hold, as pure functions over a case. Pure.
+"""The invariants: what must always hold, as functions over a case. Pure.
 
 An invariant is a function whose docstring says what holds; it returns how many things it checked
 and what offends. Those of ALWAYS hold at every moment, also while sagas run; those of AT_REST only

@@ -1,4 +1,4 @@
-"""What compose is to run for a Plan, made out of compose.yaml's model. Pure.
+"""A Plan as a project of Docker Compose, made out of compose.yaml's model. Pure.
 
 A process is a compose service of its own, also a replica, so that it has a name of its own in
 logs. `python -m chaos.runtime.docker.compose` prints deploy/roles.sql.

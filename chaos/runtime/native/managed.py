@@ -38,7 +38,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Spec:
-    """How a process is run, how it shows that it is ready, and how it is stopped."""
+    """The way a process is run, shows that it is ready, and is stopped."""
 
     name: str
     command: tuple[str, ...]

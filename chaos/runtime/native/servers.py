@@ -1,4 +1,4 @@
-"""How the two servers of a native stack are run, and epmd, RabbitMQ's port mapper."""
+"""The two servers of a native stack, and epmd, RabbitMQ's port mapper."""
 
 from __future__ import annotations
 

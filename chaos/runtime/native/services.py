@@ -1,4 +1,4 @@
-"""How the services of a native stack are run, and the proxy between them and the servers."""
+"""The services of a native stack, and the proxy between them and the servers."""
 
 from __future__ import annotations
 
