@@ -60,7 +60,7 @@ class Keyring:
 
     @classmethod
     def parse(cls, text: str, roles: Collection[Role]) -> Keyring:
-        """Raises BadTokens."""
+        """Parse a list of tokens. Raises BadTokens."""
         holders: list[tuple[bytes, Actor]] = []
         for number, entry in enumerate(text.split(), start=1):
             try:
@@ -75,7 +75,7 @@ class Keyring:
         return cls(holders)
 
     def actor(self, token: str) -> Actor | None:
-        """Whose this is. Takes as long whether it is anybody's or nobody's."""
+        """Return the holder of a token, in the same time whether there is one or not."""
         given, found = _digest(token), None
         for digest, actor in self._holders:
             if hmac.compare_digest(digest, given):

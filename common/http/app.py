@@ -46,7 +46,7 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """An answer that is no success."""
+    """The answer to a request that is refused."""
 
     def __init__(
         self, status: int, problem: Problem, headers: Mapping[str, str] | None = None
@@ -62,13 +62,13 @@ Remedies = Mapping[type[SagaproofError], str]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What an endpoint may answer besides success, for its OpenAPI entry."""
+    """Return the errors an endpoint may answer, for its OpenAPI entry."""
     return {status: {"model": Problem} for status in statuses}
 
 
 @dataclass(frozen=True)
 class Entrance:
-    """Who may come in, and how much of what."""
+    """Who may use an API, and how much."""
 
     keyring: Keyring
     body_limit_bytes: int
@@ -76,8 +76,10 @@ class Entrance:
 
     @classmethod
     def of(cls, settings: Settings, name: str, roles: Collection[Role]) -> Entrance:
-        """As the setting of that name says. Without anybody in it there is nobody to serve, and
-        no default that everybody knows: BadTokens."""
+        """Make it from the setting of that name. Raises BadTokens, also if it is empty.
+
+        There is no default, which would be public.
+        """
         secret: SecretStr | None = getattr(settings, name)
         variable = f"SAGAPROOF_{name.upper()}"
         try:
@@ -108,7 +110,7 @@ Caller = Annotated[Actor, Depends(_caller)]  # for an endpoint that must know wh
 
 
 class _Endpoint(APIRoute):
-    """What every endpoint with a body may answer besides, without saying so."""
+    """An endpoint; one with a body may also answer 400 and 413, without declaring so."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         if not {*(more.get("methods") or READS)} <= {*READS}:
@@ -125,11 +127,10 @@ def new_app(
     explain: Explain,
     remedies: Remedies,
 ) -> FastAPI:
-    """An app without endpoints but /live, /ready, /openapi.json and /docs, which are open.
+    """Make an app with the endpoints /live, /ready, /openapi.json and /docs, which are open.
 
-    Every other is for those whom `entrance` knows, without saying so. `explain` says what is
-    wrong with a request; `remedies` what to do when we could not be asked, for Infrastructure
-    and NoAnswer.
+    Every other endpoint is only for the holders in `entrance`. `explain` describes what is wrong
+    with a request; `remedies` what to do on Infrastructure and NoAnswer.
     """
     app = FastAPI(
         title=title, version="1", description=about, redoc_url=None,
@@ -177,7 +178,7 @@ def _answer_problems(app: FastAPI, explain: Explain, remedies: Remedies) -> None
 
 
 def invalid_field(errors: Sequence[Any], error: str) -> Problem:
-    """The first thing wrong with a request, under this error code."""
+    """Describe the first thing wrong with a request, under this error code."""
     first = errors[0]
     place = [part for part in first["loc"] if part not in ("body", "header", "query", "path")]
     field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")

@@ -38,14 +38,14 @@ class Backoff:
         self._failures = 0
 
     async def pause(self) -> bool:
-        """Wait, or until the process is told to stop; whether to go on."""
+        """Wait for the pause or for shutdown; return whether to go on."""
         ceiling = min(self._cap, self._first * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
         return not await wait_for(self._stop, random.uniform(ceiling / 4, ceiling))  # noqa: S311 - not a secret
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event with a deadline; whether it is set."""
+    """Wait for the event with a deadline; return whether it is set."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -55,7 +55,7 @@ async def wait_for(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def unless(stop: asyncio.Event, awaited: Coroutine[Any, Any, T]) -> T | None:
-    """The result, or None if told to stop first; what was awaited is then cancelled."""
+    """Return the result, or None at shutdown, which cancels what was awaited."""
     task = asyncio.create_task(awaited)
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -73,12 +73,12 @@ async def keep_running(
     health: Health,
     stop: asyncio.Event,
 ) -> None:
-    """Run the daemon until told to stop; after a server's failure, again with backoff.
+    """Run the daemon until shutdown; after a server's failure, run it again with backoff.
 
-    `run` marks itself well in `health` once it works, and returns when `stop` is set.
+    `run` sets its own check in `health` once it works, and returns when `stop` is set.
     """
     backoff = Backoff.of_retries(settings, stop)
-    # Doubling, since each look gives back what was in hand, and the broker counts that.
+    # Doubling, since each attempt returns the deliveries in hand, and the broker counts that.
     pauses = Backoff(settings.bad_deploy_pause_seconds, settings.bad_deploy_pause_cap_seconds, stop)
     while not stop.is_set():
         started = asyncio.get_running_loop().time()

@@ -1,8 +1,8 @@
-"""Named crash points: before and after every commit, publish, confirm and ack.
+"""Failpoints: named points before and after every commit, publish, confirm and ack.
 
-Owns: the points' names, and dying at one. A no-op unless the process was given a directory in
-which points are armed, by a file of its own name: a list of `Arming`, which act one after
-another. Must not know: why anybody would want that.
+Tests and chaos kill, pause or fail a process there. A no-op unless the process was given a
+directory in which points are armed, by a file of its own name: a list of `Arming`, which act one
+after another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common.messages.envelope import Direction, Key
 
 
 class Point(StrEnum):
-    """Where a process may die. A member of the batch in hand says for which step it is reached."""
+    """A point where a process may die. The messages in hand say for which step it is reached."""
 
     BATCH_BEFORE_COMMIT = "batch.before_commit"
     BATCH_AFTER_COMMIT = "batch.after_commit"
@@ -34,20 +34,20 @@ class Point(StrEnum):
     RECONCILER_AFTER_COMMIT = "reconciler.after_commit"
     STARTER_BEFORE_COMMIT = "starter.before_commit"
     STARTER_AFTER_COMMIT = "starter.after_commit"
-    TRIES_BEFORE_COMMIT = "tries.before_commit"  # of the count that comes before a try alone
+    TRIES_BEFORE_COMMIT = "tries.before_commit"  # the count before a message runs alone
     TRIES_AFTER_COMMIT = "tries.after_commit"
-    TRIES_DONE_BEFORE_COMMIT = "tries_done.before_commit"  # of that count's removal
+    TRIES_DONE_BEFORE_COMMIT = "tries_done.before_commit"  # the removal of that count
     TRIES_DONE_AFTER_COMMIT = "tries_done.after_commit"
     DEAD_LETTER_BEFORE_PUBLISH = "dead_letter.before_publish"
     DEAD_LETTER_AFTER_PUBLISH = "dead_letter.after_publish"
     DEAD_LETTER_AFTER_CONFIRM = "dead_letter.after_confirm"
-    INTAKE_BEFORE_COMMIT = "intake.before_commit"  # of dead letters, by the orchestrator
+    INTAKE_BEFORE_COMMIT = "intake.before_commit"  # dead letters, by the orchestrator
     INTAKE_AFTER_COMMIT = "intake.after_commit"
     INTAKE_BEFORE_ACK = "intake.before_ack"
     INTAKE_AFTER_ACK = "intake.after_ack"
-    RETENTION_BEFORE_COMMIT = "retention.before_commit"  # of moving out what ended long ago
+    RETENTION_BEFORE_COMMIT = "retention.before_commit"  # archiving sagas that ended long ago
     RETENTION_AFTER_COMMIT = "retention.after_commit"
-    DEED_BEFORE_COMMIT = "deed.before_commit"  # of what a person asks for; the step is its name
+    DEED_BEFORE_COMMIT = "deed.before_commit"  # an operator's action; the step is its name
     DEED_AFTER_COMMIT = "deed.after_commit"
 
 
@@ -74,16 +74,16 @@ class Commit(StrEnum):
 
 class Action(StrEnum):
     KILL = "kill"
-    """As SIGKILL does: no cleanup."""
+    """SIGKILL: no cleanup."""
     PAUSE = "pause"
-    """As SIGSTOP does, until somebody sends SIGCONT."""
+    """SIGSTOP, until a SIGCONT."""
     RAISE = "raise"
-    """As a defect does."""
+    """An exception, as a defect raises it."""
 
 
 @dataclass(frozen=True)
 class Arming:
-    """Act at the n-th hit of this point by a member of this step and direction; None: any."""
+    """An action at the n-th hit of a point by a message of this step and direction; None: any."""
 
     point: Point
     step: str | None = None
@@ -103,11 +103,11 @@ ARMINGS = TypeAdapter(list[Arming])
 
 
 class Tripped(Exception):
-    """A failpoint was armed to raise."""
+    """The exception of a failpoint that was armed to raise."""
 
 
 class _Armory:
-    """Looks for this process's file whenever a point is reached."""
+    """The file that arms this process; it is looked for whenever a point is reached."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -128,7 +128,7 @@ class _Armory:
         _act(arming)
 
     def _disarm(self, later: list[Arming]) -> None:
-        """Before it acts, or the restarted process would die of it again."""
+        """Remove the arming before it acts, or the restarted process would die of it again."""
         if later:
             rest = self._file.with_suffix(".rest")
             rest.write_bytes(ARMINGS.dump_json(later))
@@ -151,7 +151,7 @@ _armory: _Armory | None = None
 
 
 def watch(directory: Path | None, process: str) -> None:
-    """From now on points are armed by `directory/process`; None: by nothing."""
+    """Let `directory/process` arm points from now on; None: nothing does."""
     global _armory
     _armory = _Armory(directory / process) if directory is not None else None
 
@@ -162,6 +162,6 @@ def watched() -> bool:
 
 
 def reach(point: Point, keys: Iterable[Key]) -> None:
-    """A point is reached with these in hand; `keys` is not looked at unless points are armed."""
+    """Act if the point is armed for one of `keys`, which is read only if any point may be."""
     if _armory is not None:
         _armory.reach(point, keys)

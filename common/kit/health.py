@@ -1,8 +1,7 @@
-"""Liveness and readiness that tell the truth, and metrics, over a few lines of HTTP.
+"""Liveness, readiness and metrics over a few lines of HTTP.
 
-Owns: the process's named checks. /live answers while the event loop turns; /ready
-answers 200 only if every check holds; /metrics is Prometheus's. The APIs mount the first two on
-their own apps as well, and not the third, which is for those who run them.
+/live answers while the event loop turns; /ready answers 200 only if every check holds; /metrics is
+Prometheus's. The APIs mount the first two on their own apps as well, but not the metrics.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from common.kit import metrics
 
 
 class Health:
-    """Named checks: None means well, a text says what is wrong."""
+    """The named checks of a process: None is well, a text says what is wrong."""
 
     def __init__(self, *expected: str) -> None:
         self._checks: dict[str, str | None] = {}
@@ -35,7 +34,7 @@ class Health:
 
     @property
     def checks(self) -> Mapping[str, str | None]:
-        """Each check and what is wrong with it."""
+        """Return each check and its problem, if any."""
         return self._checks
 
     def report(self) -> dict[str, object]:
@@ -74,6 +73,6 @@ class Health:
             asyncio.IncompleteReadError,
             asyncio.LimitOverrunError,
         ):
-            return  # a caller that went away or never asked; there is nobody to tell
+            return  # the caller went away or sent no request
         finally:
             writer.close()

@@ -11,7 +11,7 @@ import structlog
 
 
 def configure(process: str, level: str) -> None:
-    """Every line of this process carries its name and a timestamp in UTC."""
+    """Configure structlog: each line has the process's name and a timestamp in UTC."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -31,10 +31,10 @@ def configure(process: str, level: str) -> None:
 
 
 def about(**fields: object) -> AbstractContextManager[None]:
-    """Every line logged inside says these too, whoever logs it."""
+    """Add these fields to every line logged inside."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 
 def get(name: str) -> Any:
-    """A logger; structlog binds it lazily, so modules may take one at import."""
+    """Return a logger; structlog binds it lazily, so modules may take one at import."""
     return structlog.get_logger(component=name)

@@ -1,11 +1,8 @@
-"""What every process counts, for Prometheus.
+"""The Prometheus metrics that every process has.
 
-Owns: the metrics that all processes have, in the library's own registry. Must not know: when
-anything is counted, nor how it is scraped.
-
-What is counted on the way of a message is counted once per batch; what takes SQL is looked at
-by the watch every few seconds (common/process/gauges.py). Every label has a small set of values:
-names of queues, messages and steps that the code knows, never one that a message brings along.
+Counters of messages are incremented once per batch; gauges that need SQL are refreshed every few
+seconds (common/process/gauges.py). Every label has a small set of values: names of queues, messages
+and steps in the code, never a value from a message.
 """
 
 from __future__ import annotations
@@ -21,11 +18,11 @@ BATCH_SECONDS = Histogram(
     "sagaproof_batch_seconds", "From a batch taken to it acked", ["queue"], buckets=SECONDS
 )
 HELD = Counter("sagaproof_batches_held", "Batches that waited for a server to return", ["queue"])
-DEAD_LETTERS = Counter("sagaproof_dead_letters", "Envelopes set aside", ["queue", "reason"])
+DEAD_LETTERS = Counter("sagaproof_dead_letters", "Messages dead-lettered", ["queue", "reason"])
 
 COMMANDS = Counter("sagaproof_commands", "Commands acted on", ["command", "outcome"])
 DUPLICATES = Counter(
-    "sagaproof_duplicates", "Commands that came again and heard the stored reply", ["command"]
+    "sagaproof_duplicates", "Repeated commands, answered with the stored reply", ["command"]
 )
 FENCED = Counter(
     "sagaproof_fenced", "Late actions that came after their undo and were refused", ["command"]

@@ -1,8 +1,7 @@
-"""One frozen settings class. Built only in composition roots and passed down.
+"""One frozen settings class, built only in composition roots and passed down.
 
-Owns: every knob, its unit (in the name), its default and why. Secrets have no
-default. Read from the environment, prefix SAGAPROOF_; a secret may also be a file:
-SAGAPROOF_POSTGRES_DSN_FILE names one that holds the value.
+Each setting has its unit in its name. Secrets have no default. Read from the environment, prefix
+SAGAPROOF_; a secret may also be a file: SAGAPROOF_POSTGRES_DSN_FILE names one that holds the value.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ class Policy:
 
 
 class Settings(BaseSettings):
-    """What a process is told from outside."""
+    """The configuration of a process."""
 
     model_config = SettingsConfigDict(
         env_prefix="SAGAPROOF_",
         frozen=True,
         extra="ignore",
-        hide_input_in_errors=True,  # what is wrong with one secret is not told by quoting another
+        hide_input_in_errors=True,  # an error in one secret must not quote another
     )
 
     postgres_dsn: SecretStr = Field(description="libpq URL of this service's own role")
@@ -79,12 +78,12 @@ class Settings(BaseSettings):
         0, ge=0, le=65535, description="port of /live, /ready and /metrics; 0: none"
     )
     watch_every_seconds: float = Field(
-        2, gt=0, description="how often the gauges that take SQL are looked at"
+        2, gt=0, description="how often the gauges that need SQL are refreshed"
     )
     relay_behind_seconds: float = Field(
         30, gt=0, description="age of the oldest outbox row at which a process is not ready"
     )
-    health_host: str = Field("127.0.0.1", description="address they listen on")
+    health_host: str = Field("127.0.0.1", description="address that health_port listens on")
     door_host: str = Field("127.0.0.1", description="address the door listens on")
     door_port: int = Field(8080, ge=0, le=65535, description="port the door listens on")
     operator_host: str = Field("127.0.0.1", description="address the operator's API listens on")
@@ -93,11 +92,11 @@ class Settings(BaseSettings):
     )
     operator_tokens: SecretStr | None = Field(
         None,
-        description="who may ask the operator's API: `NAME:ROLE:TOKEN`, several separated by spaces"
+        description="who may use the operator's API: `NAME:ROLE:TOKEN`, several separated by spaces"
         " or lines; roles `viewer` and `operator`",
     )
     door_keys: SecretStr | None = Field(
-        None, description="who may ask the door: `NAME:KEY`, several separated by spaces or lines"
+        None, description="who may use the door: `NAME:KEY`, several separated by spaces or lines"
     )
     body_limit_bytes: int = Field(1_048_576, gt=0, description="largest HTTP body that is read")
     requests_per_second: float = Field(
@@ -111,9 +110,9 @@ class Settings(BaseSettings):
     )
     style: Literal["orchestrated", "choreographed"] = Field(
         "orchestrated",
-        description="who says what is next: the orchestrator, or each service by its reactions",
+        description="what decides the next step: the orchestrator, or each service's reactions",
     )
-    step_timeout_seconds: float = Field(5, gt=0, description="silence after which a step is resent")
+    step_timeout_seconds: float = Field(5, gt=0, description="timeout after which a step is resent")
     step_attempts: int = Field(
         5, ge=1, description="attempts before a step counts as unknown and the saga turns"
     )
@@ -134,13 +133,13 @@ class Settings(BaseSettings):
     )
     approval_thresholds: dict[str, Annotated[int, Field(ge=0)]] = Field(
         {},
-        description="per currency the total, in minor units, from which on a person is asked at a"
+        description="per currency the total, in minor units, from which on a person decides at a"
         ' gate, as JSON: `{"EUR": 100000}`',
     )
     start_resend_seconds: float = Field(
         5,
         gt=0,
-        description="a PENDING order whose saga is not known asks again after this, doubling",
+        description="after this the start of a PENDING order's saga is resent, doubling",
     )
     reconcile_every_seconds: float = Field(
         0.5, gt=0, description="how often overdue deadlines are looked for"
@@ -174,13 +173,13 @@ class Settings(BaseSettings):
         3,
         ge=2,
         description="different messages with the same error that mean a bad deploy; before"
-        " anything went well in a process, the same error so often on one",
+        " any handler succeeded in a process, the same error so often on one",
     )
     bad_deploy_pause_seconds: float = Field(
         30,
         gt=0,
-        description="how long a bad deploy at most stops consuming before it looks again; doubles"
-        " while all that it looks at fails",
+        description="how long a bad deploy at most stops consuming before it tries again; doubles"
+        " while every message fails",
     )
     bad_deploy_pause_cap_seconds: float = Field(300, gt=0, description="where that doubling ends")
     query_timeout_seconds: float = Field(2, gt=0, description="deadline of a query over the broker")
@@ -194,7 +193,7 @@ class Settings(BaseSettings):
         2, gt=0, description="Postgres lock_timeout; below the step timeout (rule 12)"
     )
     idle_in_transaction_seconds: float = Field(
-        3, gt=0, description="Postgres idle_in_transaction_session_timeout; likewise"
+        3, gt=0, description="Postgres idle_in_transaction_session_timeout; below the step timeout"
     )
     tcp_user_timeout_seconds: float = Field(
         5, gt=0, description="unacknowledged bytes or probes end a connection, to both servers"
@@ -204,7 +203,7 @@ class Settings(BaseSettings):
         None, description="where failpoints are armed, for chaos runs; unset: nowhere"
     )
     retry_first_seconds: float = Field(
-        0.1, gt=0, description="first pause after a server failed us, doubling"
+        0.1, gt=0, description="first pause after a server's failure, doubling"
     )
     retry_cap_seconds: float = Field(5, gt=0, description="where that doubling ends")
 
@@ -233,7 +232,7 @@ class Settings(BaseSettings):
     @field_validator("postgres_dsn", "amqp_url")
     @classmethod
     def _names_its_server(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
-        """What is left out a driver fills in: localhost, where somebody else's server listens."""
+        """Refuse a URL without a server: the driver would connect to any server on localhost."""
         name = str(info.field_name)
         try:
             url = urlsplit(secret.get_secret_value())

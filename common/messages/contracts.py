@@ -12,19 +12,22 @@ from pydantic import Field
 from common.messages.envelope import Answer, Command, Message, Query
 
 START = "start"
-"""The step of StartSaga: whoever begins a saga claims the inbox row of that name."""
+"""The step of StartSaga: beginning a saga claims the inbox row of that name."""
 
 
 class StartSaga(Command):
-    """Asks for a saga to run; an `attempt` above 1 wants SagaStarted back."""
+    """The request to run a saga; one resent (`attempt` above 1) is answered with SagaStarted."""
 
     definition: str
     data: dict[str, object]
 
 
 class CancelSaga(Command):
-    """The customer asks for all of it to be undone. It says what StartSaga says, because it may
-    come first: then the saga begins with it, so that there is one to be undone."""
+    """A customer's request to undo everything.
+
+    It has the data of StartSaga because it may come first: then the saga begins with it, so that
+    there is one to undo.
+    """
 
     definition: str
     data: dict[str, object]
@@ -33,11 +36,11 @@ class CancelSaga(Command):
 
 
 class SagaStarted(Command):
-    """To the order service: the saga is known, no need to ask again."""
+    """The answer to a resent StartSaga: the saga exists, so resending ends."""
 
 
 class SagaQuery(Query):
-    """Where does this saga stand?"""
+    """The query for a saga's state."""
 
     saga_id: UUID
 
@@ -75,8 +78,10 @@ FIRST_ID = UUID(int=0)  # no saga's
 
 
 class TouchedQuery(Query):
-    """The next sagas in the order of ids, from behind `after` on, of which this service holds an
-    effect that was made before `until` and not settled before `since`. `limit` are looked at."""
+    """The query for the next sagas by id, after `after`, with an effect held by this service.
+
+    The effect was made before `until` and not settled before `since`. `limit` sagas are examined.
+    """
 
     after: UUID = FIRST_ID
     since: datetime | None = None
@@ -85,26 +90,26 @@ class TouchedQuery(Query):
 
 
 class TouchedPage(Answer):
-    """Nobody up to `looked_to` is missing; None: nobody is missing at all."""
+    """The sagas found; complete up to `looked_to`, or altogether if it is None."""
 
     saga_ids: tuple[UUID, ...]
     looked_to: UUID | None
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]], limit: int) -> TouchedPage:
-        """From those that were looked at, and whether they lie in the window."""
+        """Make a page of the rows examined: a saga's id, and whether it is in the window."""
         touched = tuple(saga_id for saga_id, inside in rows if inside)
         return cls(saga_ids=touched, looked_to=rows[-1][0] if len(rows) == limit else None)
 
 
 class EffectsQuery(Query):
-    """What have these sagas left with this service?"""
+    """The query for the effects of these sagas in this service."""
 
     saga_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_PAGE)]
 
 
 class Effect(Message):
-    """What a step has left behind, and in which state it stands: CHARGED, HELD, REJECTED ..."""
+    """The effect of a step and its state: CHARGED, HELD, REJECTED ..."""
 
     saga_id: UUID
     step: str
@@ -122,18 +127,18 @@ class Effects(Answer):
 
 
 class ProcessQuery(Query):
-    """To every process: who are you, and how are you?"""
+    """The query to every process for its version and health."""
 
 
 class Check(Message):
-    """One thing a process needs to be ready, and what is wrong with it."""
+    """One readiness check of a process, and its problem if it has one."""
 
     name: str
     problem: str | None = None
 
 
 class ProcessView(Answer):
-    """`applied` is None if the process's database did not answer it."""
+    """A process's version and health; `applied` is None if its database did not answer."""
 
     process: str
     service: str

@@ -1,8 +1,6 @@
-"""One message of ours and how several travel as one delivery. Pure.
+"""The envelope of a message, the kinds of message, deterministic ids, the codec. Pure.
 
-Owns: the Envelope, the kinds of message, deterministic ids, the codec. A
-*delivery* is what the broker carries and acks: a JSON array of 1 to 64
-envelopes. Must not know: any business message, any server, any clock.
+A *delivery* is what the broker carries and acks: a JSON array of 1 to 64 envelopes.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from pydantic_core import from_json
 
 from common.messages.errors import Poison
 
-MAX_PACKED = 64  # envelopes in one delivery (design.md, 5.1)
+MAX_PACKED = 64  # envelopes in one delivery
 ORDERS = UUID("6f1d0c1a-5a39-5f0e-9d59-0d6f3c2f7a01")  # namespace of saga ids made from client keys
 
 
@@ -30,7 +28,7 @@ class Direction(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a reply says about its command, whatever the business calls it."""
+    """The outcome of a command, whatever the business calls it."""
 
     DONE = "done"
     """Done. For an undo: undone, or nothing to undo. For a pivot's fence: the pivot *was* done."""
@@ -41,7 +39,7 @@ class Outcome(StrEnum):
 
 
 class Key(NamedTuple):
-    """What one message is about; the inbox's primary key and the root of every id."""
+    """The subject of a message: the inbox's primary key, and the root of every id."""
 
     saga_id: UUID
     step: str
@@ -49,12 +47,12 @@ class Key(NamedTuple):
 
     @property
     def action(self) -> Key:
-        """The action an undo undoes."""
+        """Return the key of the action that an undo undoes."""
         return Key(self.saga_id, self.step, Direction.FORWARD)
 
     @property
     def command_id(self) -> UUID:
-        """A resend, a redrive and a requeue are the *same* message (design.md, 5.2)."""
+        """Return the id of the command: its resends and redrives are the *same* message."""
         return uuid5(self.saga_id, f"{self.step}:{self.direction}")
 
     @property
@@ -63,7 +61,7 @@ class Key(NamedTuple):
 
 
 def saga_id_for(customer: str, idempotency_key: str) -> UUID:
-    """The order's and its saga's id, the same over HTTP and AMQP, for ever."""
+    """Return the id of the order and its saga: the same over HTTP and AMQP, for ever."""
     return uuid5(ORDERS, f"{customer}\x1f{idempotency_key}")
 
 
@@ -84,7 +82,7 @@ class Message(BaseModel):
 
 
 def typed(type_: str, version: int, body: Mapping[str, Any]) -> Message:
-    """What the wire says. Raises Poison: unknown type or version, or a body that does not fit."""
+    """Return the message. Raises Poison for an unknown type or version, or an invalid body."""
     known = Message.registry.get((type_, version))
     if known is None:
         raise Poison("unknown_type", f"{type_} version {version}")
@@ -95,15 +93,15 @@ def typed(type_: str, version: int, body: Mapping[str, Any]) -> Message:
 
 
 class Command(Message):
-    """Imperative, has one owner."""
+    """A request to act, with one owner."""
 
 
 class Undo(Command):
-    """Takes an action back; travels in the compensating direction only, and cannot be refused."""
+    """A command that reverts an action; always compensating, and cannot be refused."""
 
 
 class Reply(Message):
-    """The outcome of a command, to whoever asked."""
+    """The outcome of a command, to its sender."""
 
     outcome: ClassVar[Outcome]
 
@@ -113,7 +111,7 @@ class Done(Reply):
 
 
 class Refusal(Reply):
-    """A business "no". Always a reply, never an exception that escapes a handler."""
+    """A business "no": always a reply, never an exception that escapes a handler."""
 
     outcome = Outcome.REFUSED
     reason: str
@@ -127,23 +125,25 @@ class Fenced(Reply):
 
 
 class PivotDone(Done):
-    """To a fence: too late, the pivot was done."""
+    """The reply to a fence that came too late: the pivot was done."""
 
 
 class Fence(Undo):
-    """To a pivot's owner: if you have not done it, never do; tell me which."""
+    """The command to a pivot's owner: never do the pivot, unless it is done; reply which."""
 
 
 class Forget(Command):
-    """To a participant of sagas that ended long ago: nothing of them can come any more but what is
-    old; keep no evidence of them. Their commands were first issued at `until` at the latest."""
+    """The command to delete the inbox rows of sagas that ended long ago (rule 18).
+
+    Their commands were first issued at `until` at the latest.
+    """
 
     until: datetime
     saga_ids: tuple[UUID, ...]
 
 
 class Query(Message):
-    """Asked over the broker with a deadline and a private reply queue; has no effect."""
+    """A request for data over the broker, with a deadline and a private reply queue."""
 
 
 class Answer(Message):
@@ -155,7 +155,7 @@ Word = Annotated[str, StringConstraints(max_length=63)]
 
 
 class Envelope(BaseModel):
-    """One message and what every reader of it needs to know."""
+    """A message with its metadata."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -167,10 +167,10 @@ class Envelope(BaseModel):
     version: int = 1
     outcome: Outcome | None = None  # replies only
     attempt: int = 1
-    first_issued_at: datetime  # the same in every resend (section 6, rule 18)
-    reply_to: Word | None = None  # the queue that wants the reply
+    first_issued_at: datetime  # the same in every resend (rule 18)
+    reply_to: Word | None = None  # the queue for the reply
     in_reply_to: UUID | None = None
-    process: str | None = None  # replies only: who handled the command, for the saga log
+    process: str | None = None  # replies only: the one that handled the command, for the saga log
     about: dict[str, Any] | None = None  # events and what they lead to: what the saga is about
     body: dict[str, Any] = {}
 
@@ -204,7 +204,7 @@ class Envelope(BaseModel):
         )
 
     def reply(self, body: Reply, *, issued_at: datetime, process: str | None = None) -> Envelope:
-        """The reply to this command; it carries the id of what it answers."""
+        """Make the reply to this command; it carries the command's id."""
         return Envelope.event(
             self.key,
             body,
@@ -225,7 +225,7 @@ class Envelope(BaseModel):
         process: str | None = None,
         about: dict[str, Any] | None = None,
     ) -> Self:
-        """The outcome of a command, to whoever cares: the same message as its reply."""
+        """Make an event: the outcome of a command for any service, equal to its reply."""
         return cls(
             message_id=key.reply_id,
             saga_id=key.saga_id,
@@ -246,13 +246,13 @@ class Envelope(BaseModel):
         return self.model_dump_json(exclude_none=True)
 
     def message(self) -> Message:
-        """The body. Raises Poison."""
+        """Return the typed body. Raises Poison."""
         return typed(self.type, self.version, self.body)
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """One member of a delivery (or a whole delivery) that is no envelope of ours."""
+    """A member of a delivery (or a whole delivery) that is no valid envelope."""
 
     raw: bytes
     reason: str
@@ -266,17 +266,17 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # its backslash not escaped itse
 
 
 def key_of(encoded: str) -> Key:
-    """Whose message an encoded envelope is."""
+    """Return the key of an encoded envelope."""
     return Envelope.model_validate_json(encoded).key
 
 
 def pack(encoded: Iterable[str]) -> bytes:
-    """Encoded envelopes to one delivery's body."""
+    """Pack encoded envelopes into the body of one delivery."""
     return ("[" + ",".join(encoded) + "]").encode()
 
 
 def unpack(body: bytes) -> Sequence[Envelope | Unreadable]:
-    """One delivery's body to its members; what is no envelope stands in its place as Unreadable."""
+    """Unpack the body of a delivery; each member that is no valid envelope is an Unreadable."""
     try:
         envelopes = _DELIVERY.validate_json(body)
     except ValidationError:
@@ -303,7 +303,7 @@ def _one(member: Any) -> Envelope | Unreadable:
     if _NUL.search(raw):
         return Unreadable(raw, "invalid_envelope", "it holds a NUL character")
     try:
-        if member.get("message_id") is None:  # a missing id is recomputed (section 6, rule 11)
+        if member.get("message_id") is None:  # a missing id is recomputed (rule 11)
             key = Key(
                 UUID(str(member["saga_id"])), str(member["step"]), Direction(member["direction"])
             )
@@ -333,7 +333,7 @@ def _expected_id(envelope: Envelope) -> UUID:
 
 
 def brief(error: ValidationError) -> str:
-    """Which fields, and what is wrong with each; none of the values."""
+    """Name the invalid fields and their errors, but none of the values."""
     return "; ".join(
         f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
         for e in error.errors(include_url=False)[:3]

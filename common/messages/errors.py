@@ -1,7 +1,6 @@
-"""The few error families of Sagaproof. Pure.
+"""The few error families of Sagaproof, by whose fault an error is. Pure.
 
-Owns: which kinds of failure exist and whose fault each one is. The docstring of
-a class is its default message. Must not know: servers, drivers, services.
+The docstring of a class is its default message.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ class SagaproofError(Exception):
 
 
 class Infrastructure(SagaproofError):
-    """A server, or the way to it, failed: not the message's fault. Hold it, try again."""
+    """A server, or the way to it, failed: not the message's fault. Keep it and retry."""
 
 
 class BrokerGone(Infrastructure):
@@ -27,7 +26,7 @@ class BrokerGone(Infrastructure):
 
 
 class Poison(SagaproofError):
-    """This envelope can never succeed; it belongs in the dead-letter queue with this reason."""
+    """The message can never be handled; it is dead-lettered with this reason."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -37,7 +36,7 @@ class Poison(SagaproofError):
 class BadDeploy(SagaproofError):
     """The same unexpected error again and again: this code is broken, not the messages.
 
-    `some_handled`: not on all that was tried; others went well beside.
+    `some_handled`: other messages succeeded meanwhile.
     """
 
     def __init__(self, message: str | None = None, *, some_handled: bool = False) -> None:
@@ -54,8 +53,8 @@ class ConstraintViolated(SagaproofError):
 
 
 class IllegalTransition(SagaproofError):
-    """This input makes no sense in this state; nothing was changed."""
+    """The input makes no sense in this state; nothing was changed."""
 
 
 class NoAnswer(SagaproofError):
-    """Nobody answered the query before its deadline."""
+    """The query was not answered before its deadline."""

@@ -1,9 +1,7 @@
-"""Queues and dead-letter queues as data. Pure.
+"""Queues, dead-letter queues and exchanges as data. Pure.
 
-Owns: names and arguments. Messages go through the default exchange, so a destination is
-a queue's name; only events, and what asks every process, go through exchanges of their own. Which
-queues there are follows from what is deployed: every consumer declares its own. Must not know: a
-driver, or who consumes what.
+Messages go through the default exchange, so a destination is a queue's name; only events and
+queries to every process go through exchanges of their own. Every consumer declares its own queues.
 """
 
 from __future__ import annotations
@@ -12,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-DELIVERY_LIMIT = (
-    1000  # explicit and high: before RabbitMQ 4.3 every return counts (section 6, rule 14)
-)
+DELIVERY_LIMIT = 1000  # explicit and high: before RabbitMQ 4.3 every return counts (rule 14)
 NEVER = 2**31 - 1  # looking at a dead letter returns it; 4.x would drop it after twenty looks
 ORCHESTRATOR_COMMANDS = "orchestrator.commands"  # StartSaga
 ORCHESTRATOR_REPLIES = "orchestrator.replies"
@@ -29,8 +25,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A fanout: what is published to it reaches every queue bound at that moment. A direct one:
-    every queue bound under the same key."""
+    """A fanout delivers to every queue bound to it; a direct one to those bound under the key."""
 
     name: str
     kind: Literal["fanout", "direct"] = "fanout"
@@ -45,29 +40,29 @@ def is_dead_letter_queue(name: str) -> bool:
 
 
 def commands_of(participant: str) -> str:
-    """The queue a participant takes its commands from."""
+    """Name the queue a participant takes its commands from."""
     return f"{participant}.commands"
 
 
 def events_of(service: str) -> str:
-    """The queue of all events a service reacts to; it binds it to EVENTS under their types."""
+    """Name the queue of all events a service reacts to; it is bound to EVENTS by their types."""
     return f"{service}.events"
 
 
 def event_of(type_: str) -> str:
-    """The destination of an event: whoever reacts to its type."""
+    """Name the destination of an event: all services that react to its type."""
     return f"{EVENTS.name}/{type_}"
 
 
 def route(destination: str) -> tuple[str, str]:
-    """Exchange and routing key."""
+    """Return the exchange and the routing key of a destination."""
     if destination.startswith(event_of("")):
         return EVENTS.name, destination.removeprefix(event_of(""))
     return "", destination
 
 
 def queries_of(service: str) -> str:
-    """The queue a service takes questions from."""
+    """Name the queue a service takes queries from."""
     return f"{service}.queries"
 
 
@@ -81,9 +76,9 @@ def is_private_reply_queue(name: str) -> bool:
 
 
 def work_queue(name: str) -> tuple[Queue, Queue]:
-    """A quorum queue whose dead letters are kept at least once, and where they go.
+    """Describe a quorum queue with at-least-once dead lettering, and its dead-letter queue.
 
-    At-least-once dead lettering needs overflow=reject-publish (section 6, rule 17).
+    At-least-once dead lettering needs overflow=reject-publish (rule 17).
     """
     dead = dead_letter_queue(name)
     work = Queue(
@@ -101,7 +96,7 @@ def work_queue(name: str) -> tuple[Queue, Queue]:
 
 
 def query_queue(name: str) -> tuple[Queue]:
-    """Questions have a deadline of their own: nothing to keep, nothing to dead-letter."""
+    """Describe a queue of queries, which have a deadline: none is kept or dead-lettered."""
     return (Queue(name, {"x-queue-type": "classic"}),)
 
 

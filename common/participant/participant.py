@@ -1,9 +1,9 @@
 """A participant: a batch of commands against its inbox, its state and its outbox.
 
-Owns: claim, load, decide, save, reply, in one transaction over a batch of 1..N. Replies
-are stored in the inbox and given again to every repeat; a transient failure rolls all
-back, claims included (section 6, rules 4 and 10). Must not know: any business rule; those
-are in a service's handlers, which are pure, and its store, which has the SQL.
+Claim, load, decide, save and reply are one transaction over a batch of 1..N commands. Replies are
+stored in the inbox and sent again to every repeat; a transient failure rolls all back, claims
+included (rules 4 and 10). Business rules are in a service's handlers, which are pure; SQL is in
+its store.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ class Work(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a handler returns when a plain reply does not say it all."""
+    """The result of a handler that returns more than a reply."""
 
     reply: Reply | None
     also: tuple[Outgoing, ...] = ()
     """Further messages, committed with the state."""
     keep: bool = True
-    """False: nothing was written, the claim is given back and the same key may be used again."""
+    """False: nothing was written; the claim is deleted and the same key may be used again."""
 
 
 Handler = Callable[[Any, Any], Reply | Answered]
@@ -88,16 +88,16 @@ class Store(Protocol[State]):
     """A service's SQL."""
 
     async def load(self, tx: Tx, batch: Sequence[Work]) -> State:
-        """Everything the batch concerns, locked in key order."""
+        """Load everything the batch concerns, locked in key order."""
 
     async def save(self, tx: Tx, state: State) -> None:
-        """What has changed, set-wise."""
+        """Save what has changed, set-wise."""
 
 
 class Participant(Generic[State]):
     """Handles batches of commands.
 
-    Commands `kept_for_ever` can tell a repeat without an inbox row, by what they left behind.
+    Commands `kept_for_ever` detect a repeat without an inbox row, by the rows they have written.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Participant(Generic[State]):
         self._process = process
 
     def parse(self, envelope: Envelope) -> Work:
-        """Raises Poison for what this participant can never handle."""
+        """Type a command. Raises Poison for what this participant can never handle."""
         message = envelope.message()
         if not isinstance(message, Command) or not (
             isinstance(message, Fence | Forget) or type(message) in self._handlers
@@ -129,9 +129,9 @@ class Participant(Generic[State]):
         return Work(envelope, message)
 
     async def handle(self, batch: Sequence[Work]) -> bool:
-        """One transaction over the whole batch; raises and changes nothing. Forget is apart.
+        """Handle a batch in one transaction, or raise and change nothing. Forget is apart.
 
-        Whether a handler ran: none does for repeats, fences and what is to be forgotten.
+        Return whether any handler ran: none does for repeats, fences and Forget.
         """
         for work in batch:
             if isinstance(work.command, Forget):
@@ -140,26 +140,30 @@ class Participant(Generic[State]):
         return bool(batch) and (await self._commit(batch)).handlers_ran
 
     async def answer(self, batch: Sequence[Work]) -> list[Reply | None]:
-        """The same, for the door: what was replied to each, which its caller hears; None where
-        nothing was, or where a stored reply was given again unread."""
+        """Handle a batch and return the reply to each, for the door.
+
+        It is None where there is none, or where a stored reply was sent again unread.
+        """
         return (await self._commit(batch)).replies
 
-    async def _commit(self, batch: Sequence[Work]) -> _Round:
+    async def _commit(self, batch: Sequence[Work]) -> _BatchResult:
         async with self._db.transaction(Commit.BATCH) as tx:
             tx.keys = (work.key for work in batch)
-            round_ = await self.take_part(tx, batch)
-        round_.count()
-        return round_
+            result = await self.handle_within(tx, batch)
+        result.count()
+        return result
 
     async def _forget(self, key: Key, forget: Forget) -> None:
-        """In a transaction of its own, so that many that waited do not become a long one. It can be
-        done again, so it needs no inbox row, which nobody would ever forget."""
+        """Delete inbox rows in a transaction of its own: many Forgets must not make a long one.
+
+        It is idempotent, so it needs no inbox row, which no Forget would ever delete.
+        """
         async with self._db.transaction(Commit.BATCH) as tx:
             tx.keys = [key]
             await inbox.forget(tx, forget.until, forget.saga_ids)
         logger.info("sagas.forgotten", sagas=len(forget.saga_ids), until=forget.until.isoformat())
 
-    async def take_part(self, tx: Tx, batch: Sequence[Work]) -> _Round:
+    async def handle_within(self, tx: Tx, batch: Sequence[Work]) -> _BatchResult:
         """Handle a batch inside the caller's transaction."""
         issued = [self._forgettable(work) for work in batch]
         oldest = min(filter(None, issued), default=None)
@@ -167,43 +171,43 @@ class Participant(Generic[State]):
         state = await self._store.load(tx, batch)
         await tx.sync()  # nothing is left to run, unless the store had nothing to load
         fence = claim.fence()
-        round_ = _Round()
+        result = _BatchResult()
         for work in batch:
             verdict = fence.admit(work.key, _tombstone, self._forgettable(work))
             if isinstance(verdict, Duplicate):
-                self._repeat(round_, work, verdict.row)
+                self._repeat(result, work, verdict.row)
                 continue
-            answered = self._act(round_, state, work, verdict)
+            answered = self._act(result, state, work, verdict)
             encoded = self._encode(work, answered.reply) if answered.reply else None
             outcome = answered.reply.outcome if answered.reply else Outcome.DONE
             if answered.keep:
                 fence.settle(work.key, Row(outcome, encoded))
-            round_.outgoing.extend(answered.also)
-            round_.answer(work, answered.reply, encoded)
-            round_.acted[type(work.command).__name__, outcome] += 1
+            result.outgoing.extend(answered.also)
+            result.answer(work, answered.reply, encoded)
+            result.acted[type(work.command).__name__, outcome] += 1
         await self._store.save(tx, state)
         await inbox.keep(tx, fence)
-        await outbox.append(tx, round_.outgoing)
-        return round_
+        await outbox.append(tx, result.outgoing)
+        return result
 
     def _forgettable(self, work: Work) -> datetime | None:
-        """When it was first issued; None if its evidence is never forgotten."""
+        """Return when it was first issued; None if its row is never forgotten."""
         if type(work.command) in self._kept_for_ever:
             return None
         issued = work.envelope.first_issued_at
-        return issued if issued.tzinfo else issued.replace(tzinfo=UTC)  # whoever sent it
+        return issued if issued.tzinfo else issued.replace(tzinfo=UTC)
 
-    def _act(self, round_: _Round, state: State, work: Work, verdict: First) -> Answered:
+    def _act(self, result: _BatchResult, state: State, work: Work, verdict: First) -> Answered:
         if isinstance(work.command, Fence):
             return Answered(fence_answer(verdict.action))
-        round_.handlers_ran = True
+        result.handlers_ran = True
         answered = self._handlers[type(work.command)](state, work)
         return answered if isinstance(answered, Answered) else Answered(answered)
 
-    def _repeat(self, round_: _Round, work: Work, row: Row) -> None:
-        """The stored reply again, without which a resend could never unstick a saga."""
+    def _repeat(self, result: _BatchResult, work: Work, row: Row) -> None:
+        """Send the stored reply again: without it a resend could never unstick a saga."""
         fenced = row.outcome is Outcome.FENCED
-        (round_.fenced if fenced else round_.repeated)[type(work.command).__name__] += 1
+        (result.fenced if fenced else result.repeated)[type(work.command).__name__] += 1
         event = "command.fenced" if fenced else "command.duplicate"
         logger.info(
             event,
@@ -215,21 +219,21 @@ class Participant(Generic[State]):
         )
         again = self._on_duplicate.get(type(work.command))
         if again is None or row.reply is None:
-            round_.answer(work, None, row.reply)
+            result.answer(work, None, row.reply)
             return
-        stored = _decode(row.reply)  # a caller who waits at the door hears a fenced one as well
+        stored = _decode(row.reply)  # a caller at the door gets a fenced one as well
         reply = again(work.command, stored) if row.outcome is Outcome.DONE else stored
-        round_.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
+        result.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
 
     def _encode(self, work: Work, reply: Reply) -> str:
-        """An event is as old as the saga it tells of, since what it leads to is (ADR 26)."""
-        told = work.envelope.reply_to == EVENTS.name
-        issued_at = work.envelope.first_issued_at if told else _now()
+        """Encode a reply. An event is as old as its saga, as its commands must be (ADR 26)."""
+        event = work.envelope.reply_to == EVENTS.name
+        issued_at = work.envelope.first_issued_at if event else _now()
         return work.envelope.reply(reply, issued_at=issued_at, process=self._process).encode()
 
 
-class _Round:
-    """What one batch sends, and what was replied to each of its commands in order."""
+class _BatchResult:
+    """The messages a batch sends, and the reply to each of its commands in order."""
 
     def __init__(self) -> None:
         self.outgoing: list[Outgoing] = []
@@ -240,7 +244,7 @@ class _Round:
         self.fenced: Tally[str] = Tally()
 
     def count(self) -> None:
-        """Once it is committed."""
+        """Count the batch; call it after the commit."""
         for (command, outcome), number in self.acted.items():
             metrics.COMMANDS.labels(command, outcome.value).inc(number)
         for tally, metric in ((self.repeated, metrics.DUPLICATES), (self.fenced, metrics.FENCED)):
@@ -252,13 +256,13 @@ class _Round:
         destination = work.envelope.reply_to
         if encoded is None or destination is None:
             return
-        if destination == EVENTS.name:  # to whoever reacts to it
+        if destination == EVENTS.name:  # to the services that react to it
             destination = event_of(type(reply or _decode(encoded)).__name__)
         self.outgoing.append(Outgoing(destination, encoded))
 
 
 def _tombstone(action: Key) -> Row:
-    """What the action will hear if it still comes."""
+    """Make the row by which an action is refused if it still comes."""
     reply = Envelope.command(action, Fence(), issued_at=_now(), reply_to=None).reply(
         Fenced(), issued_at=_now()
     )

@@ -1,11 +1,9 @@
-"""Choreography: an event leads to a command of the service's own, and no orchestrator asks for it.
+"""Choreography: an event leads to a command of the service's own, without an orchestrator.
 
-The event is the reply of the command before, published to whoever cares; what it leads to is
+The event is the reply to an earlier command, published to all services. The command it leads to is
 handled by the same participant code as if it had been sent. So a repeated event is a repeated
-command: the inbox knows it, and the stored reply goes out again as the event it is.
-
-Owns: making that command, and leaving alone what is no cause for one. Must not know: which event
-leads to what; that is each service's table REACTIONS.
+command: the inbox has its row, and the stored reply is published again as the event it is. Which
+event leads to which command is in each service's table REACTIONS.
 """
 
 from __future__ import annotations
@@ -24,13 +22,16 @@ from common.participant.participant import Participant, Work
 
 @dataclass(frozen=True)
 class Reaction:
-    """The command that an event leads to. Its fields are taken by name from what the saga is about,
-    which every event hands on: no service can ask for another's tables."""
+    """The command that an event leads to.
+
+    Its fields are taken by name from `about`, the saga's data, which every event hands on: no
+    service can read another's tables.
+    """
 
     step: str
     command: type[Command]
     of: str | None = None
-    """The step that the event must be of, where sagas share a type of event."""
+    """The step of the event, where sagas share a type of event."""
 
     @property
     def direction(self) -> Direction:
@@ -41,7 +42,7 @@ Reactions = Mapping[type[Reply], Reaction]
 
 
 def parse_event(event: Envelope) -> Reply:
-    """Raises Poison for what is no event."""
+    """Type an event. Raises Poison for what is no event."""
     message = event.message()
     if not isinstance(message, Reply) or event.outcome is None:
         raise Poison("not_an_event", f"{event.type} is no outcome of anything")
@@ -49,7 +50,7 @@ def parse_event(event: Envelope) -> Reply:
 
 
 def react(reactions: Reactions, event: Envelope) -> Envelope | None:
-    """The command; None for an event that leads to nothing here."""
+    """Make the command that an event leads to; None if it leads to none here."""
     reaction = reactions.get(type(parse_event(event)))
     if reaction is None or reaction.of not in (None, event.step):
         return None
@@ -70,7 +71,7 @@ def react(reactions: Reactions, event: Envelope) -> Envelope | None:
 
 
 def about_of(event: Envelope) -> dict[str, Any]:
-    """What is handed on: the first event is what the saga is about; a refusal adds its reason."""
+    """Return the saga's data to hand on: the first event's body; a refusal adds its reason."""
     about = event.body if event.about is None else event.about
     if event.outcome is Outcome.REFUSED:
         about = {**about, "reason": event.body.get("reason")}
@@ -78,7 +79,7 @@ def about_of(event: Envelope) -> dict[str, Any]:
 
 
 class Listener:
-    """Events in, commands to the participant; for a BatchConsumer."""
+    """Turns events into commands and handles them; for a BatchConsumer."""
 
     def __init__(self, participant: Participant[Any], reactions: Reactions) -> None:
         self._participant = participant

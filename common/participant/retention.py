@@ -1,9 +1,7 @@
-"""Retention: sagas that ended long ago are archived, and their participants told to forget them.
+"""Retention: archive sagas that ended long ago, and send Forget to their participants (rule 18).
 
-Owns: how much at a time and how often, the command Forget, and the beginning of the oldest
-transaction, which nobody may pass. A saga moves, and the command that says so lies in the outbox,
-in one transaction. Must not know: which sagas may go, nor where they are kept; that is the owner's
-`Archive` (the orchestrator's; the order service's, where there is none).
+Archiving and appending Forget to the outbox are one transaction. Which sagas may go, and where they
+are kept, is the `Archive`'s: the orchestrator's, or in choreography the order service's.
 """
 
 from __future__ import annotations
@@ -29,18 +27,19 @@ from common.storage.outbox import Outgoing
 logger = log.get("retention")
 
 FORGET = "forget"  # the step by which the command travels
-LOOK_SECONDS = 30.0  # at most, for what has become old enough
+LOOK_SECONDS = 30.0  # the longest pause between two looks for sagas that are old enough
 REST = 3.0  # times as long as a batch took: live traffic has at least three quarters of the time
 
-# Commands of a transaction that has not committed are not to be seen yet. They are issued after it
-# began, so its beginning bounds them. In a statement of its own, before the one that sees the rest.
+# Commands of a transaction that has not committed are not visible yet. They are issued after it
+# began, so its beginning bounds them. Read in a statement of its own, before the one that reads the
+# rest.
 _OLDEST_TRANSACTION = """
 select min(xact_start) from pg_stat_activity
  where datname = current_database() and usename = current_user"""
 
 
 class Ended(NamedTuple):
-    """A saga that has moved out. None of its commands was first issued after `last`."""
+    """An archived saga. None of its commands was first issued after `last`."""
 
     saga_id: UUID
     last: datetime
@@ -48,7 +47,7 @@ class Ended(NamedTuple):
 
 
 Archive = Callable[[Tx, int], Awaitable[Sequence[Ended]]]
-"""Moves out the oldest that may go, at most so many."""
+"""Archives the oldest sagas that may go, at most so many."""
 
 
 async def oldest_transaction(tx: Tx) -> datetime:
@@ -57,7 +56,7 @@ async def oldest_transaction(tx: Tx) -> datetime:
 
 
 class Retention:
-    """Any number may run: what one has taken the others skip."""
+    """A daemon. Any number may run: sagas that one has locked are skipped by the others."""
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class Retention:
             await wait_for(self._stop, rest)
 
     async def run_once(self) -> int:
-        """Archive one batch; how many it were."""
+        """Archive one batch; return how many sagas it had."""
         async with self._db.transaction(Commit.RETENTION) as tx:
             ended = await self._archive(tx, self._batch)
             if not ended:
@@ -100,7 +99,7 @@ class Retention:
 
 
 def _commands(ended: Sequence[Ended]) -> list[Outgoing]:
-    """To each participant, of the sagas it had a part in."""
+    """Make a Forget for each participant, of the sagas it took part in."""
     theirs: defaultdict[str, list[UUID]] = defaultdict(list)
     for saga in ended:
         for participant in saga.participants:
@@ -113,7 +112,7 @@ def _commands(ended: Sequence[Ended]) -> list[Outgoing]:
 
 
 def _command(until: datetime, saga_ids: Sequence[UUID]) -> Envelope:
-    """Named by one of its sagas, which is forgotten but once."""
+    """Make a Forget; its key is of one of its sagas, which is forgotten only once."""
     forget = Forget(until=until, saga_ids=tuple(saga_ids))
     key = _key(min(saga_ids))
     return Envelope.command(key, forget, issued_at=datetime.now(UTC), reply_to=None)

@@ -1,7 +1,6 @@
-"""Looks at what a process cannot count, every few seconds: how its service's tables stand.
+"""Refresh gauges that need SQL every few seconds: the outbox's depth and age.
 
-Owns: the outbox's depth and age as metrics, and `outbox`, the check that says when the relay
-is behind. Must not know: any other table; a service adds its own look.
+The check `outbox` says when the relay is behind. A service adds gauges of its own tables.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Look = Callable[[Tx], Awaitable[None]]
 
 
 class Watch:
-    """A daemon; it also notices that the database is gone while nothing is to do."""
+    """A daemon; it also detects an outage of the database while there is nothing else to do."""
 
     def __init__(
         self, db: Database, settings: Settings, health: Health, stop: asyncio.Event
@@ -47,14 +46,14 @@ class Watch:
         self._health.set("watch", None)
 
     async def _outbox(self, tx: Tx) -> None:
-        standing = await outbox.standing(tx)
-        metrics.OUTBOX_ROWS.set(standing.rows)
-        metrics.OUTBOX_AGE.set(standing.oldest_seconds)
-        behind = standing.oldest_seconds > self._behind
+        backlog = await outbox.backlog(tx)
+        metrics.OUTBOX_ROWS.set(backlog.rows)
+        metrics.OUTBOX_AGE.set(backlog.oldest_seconds)
+        behind = backlog.oldest_seconds > self._behind
         self._health.set(
             "outbox",
-            f"the relay is behind: the oldest of {standing.rows} rows has waited"
-            f" {standing.oldest_seconds:.0f} s"
+            f"the relay is behind: the oldest of {backlog.rows} rows has waited"
+            f" {backlog.oldest_seconds:.0f} s"
             if behind
             else None,
         )

@@ -1,6 +1,6 @@
-"""What every process is made of: settings, log, database, broker, relay, health, a good end.
+"""The parts of every process: settings, log, database, broker, relay, health, shutdown.
 
-Owns: starting in order, running the daemons side by side, stopping on SIGTERM within ten
+A process starts its parts in order, runs its daemons side by side, and stops on SIGTERM within ten
 seconds. A composition root fills it; see any service's __main__.py.
 """
 
@@ -52,11 +52,11 @@ logger = log.get("process")
 COMMON_MIGRATIONS = Path(__file__).parents[1] / "migrations"
 DISTRIBUTION = "sagaproof"
 Reader = Callable[[Tx, Any], Awaitable[Answer]]
-STOP_WITHIN_SECONDS = 8.0  # of the ten that whoever stops us waits; then it is cut off, safely
+STOP_WITHIN_SECONDS = 8.0  # of the ten before SIGKILL; then daemons are cancelled, safely
 
 
 class Process:
-    """The parts that daemons share, and the daemons."""
+    """The daemons of a process, and the parts they share."""
 
     def __init__(self, settings: Settings, *checks: str) -> None:
         self.settings = settings
@@ -73,7 +73,7 @@ class Process:
         }
 
     def add(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """A daemon of this process; `name` is also its check in /ready."""
+        """Add a daemon; `name` is also its check in /ready."""
         self._daemons[name] = run
 
     def consumer(
@@ -109,7 +109,7 @@ class Process:
         self.add(name, answerer.run)
 
     def answer_from(self, queue: str, readers: Mapping[type[Query], Reader]) -> None:
-        """Likewise, out of this process's database."""
+        """Answer the queries of this queue from the database, each in a READ ONLY transaction."""
 
         def reading(read: Reader) -> Respond:
             async def respond(query: Query) -> Answer:
@@ -121,7 +121,7 @@ class Process:
         self.answer(queue, {query: reading(read) for query, read in readers.items()})
 
     def announce(self, service: str, migrations: Path) -> None:
-        """Answer whoever asks which processes there are; `saga doctor` does."""
+        """Answer ProcessQuery, by which `saga doctor` finds the processes."""
         shipped = tuple(shipped_migrations(COMMON_MIGRATIONS, migrations))
 
         async def view(_: ProcessQuery) -> ProcessView:
@@ -144,7 +144,7 @@ class Process:
         self.answer(PROCESSES, {ProcessQuery: view})
 
     async def run(self) -> None:
-        """Until told to stop, or a daemon dies of a defect, which is raised."""
+        """Run until shutdown, or until a daemon dies of a defect, which is raised."""
         self.health.set("watch", "not started")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -154,7 +154,7 @@ class Process:
             self.health.served(self.settings.health_host, self.settings.health_port),
         ):
             logger.info("process.started")
-            gc.freeze()  # what is here stays; batches make many objects and few cycles
+            gc.freeze()  # the modules stay; batches make many objects and few cycles
             gc.set_threshold(50_000, 20, 20)
             tasks = [
                 asyncio.create_task(
@@ -193,9 +193,9 @@ def _release() -> str:
 def prepare(
     service: str, migrations: Path, check: Callable[[Settings], object] = lambda _: None
 ) -> Settings:
-    """Settings from the environment, logs configured, the schema migrated.
+    """Read the settings from the environment, configure the logs, migrate the schema.
 
-    `check` looks at the settings before anything is touched; its complaint ends the process.
+    `check` validates the settings before anything else; its SagaproofError ends the process.
     """
     settings = _from_environment()
     try:
@@ -213,7 +213,7 @@ def prepare(
 
 
 def _from_environment() -> Settings:
-    """Or the end, and a line for each that is missing or wrong."""
+    """Read the settings, or exit with a line for each that is missing or wrong."""
     try:
         return Settings()
     except ValidationError as error:
@@ -233,8 +233,10 @@ def run_participant(
     responders: Mapping[type[Query], Reader] | None = None,
     reactions: Reactions | None = None,
 ) -> None:
-    """A participant's whole composition root: its queues against its store and handlers; in the
-    choreographed style it takes the events it reacts to besides."""
+    """Run a participant: consume its queues with its store and handlers.
+
+    In the choreographed style it also consumes the events it reacts to.
+    """
     migrations = package / "migrations"
     settings = prepare(service, migrations)
 

@@ -1,7 +1,6 @@
-"""Postgres: the pool, the one transaction helper, migrations, errors told apart.
+"""Postgres: the pool, the one transaction helper, migrations, and whose fault an error is.
 
-Owns: how a transaction is run (pipelined, with a sync before Python thinks) and
-whose fault an error is. Must not know: any table but schema_migration.
+A transaction is pipelined, with a sync before Python goes on (rule 12).
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ logger = log.get("db")
 Params = Sequence[Any] | Mapping[str, Any]
 Write = tuple[LiteralString, Sequence[Any]]
 
-# Whose fault (section 6, rule 13): connection, rollback, resources, intervention, system, and the
+# Not the message's fault (rule 13): connection, rollback, resources, intervention, system, and the
 # codes that rule 12's own time limits and a migration under a cached plan raise.
 _INFRASTRUCTURE_CLASSES = ("08", "40", "53", "55", "57", "58")
 _INFRASTRUCTURE_CODES = ("25P03", "25P04", "0A000")
 
 
 def translate(error: psycopg.Error) -> SagaproofError | psycopg.Error:
-    """A driver error as one of ours, or itself if it is a defect of the statement."""
+    """Turn a driver's error into one of ours; a defect of the statement stays as it is."""
     state = error.sqlstate
     if state is None and isinstance(error, psycopg.ProgrammingError | psycopg.DataError):
-        return error  # the driver would not send it; no server will ever be well enough for it
+        return error  # the driver would not send it, to any server
     if state is None or state[:2] in _INFRASTRUCTURE_CLASSES or state in _INFRASTRUCTURE_CODES:
         return Infrastructure(f"postgres {state or 'connection'}: {error}")
     if state[:2] == "23":
@@ -225,7 +224,7 @@ def joined(writes: Sequence[Write]) -> Write:
 
 
 class Database:
-    """This process's connections to its own schema.
+    """The process's connections to its own schema.
 
     After each commit `on_committed` is given the rows that the transaction appended to the outbox.
     """
@@ -254,9 +253,9 @@ class Database:
         """Open a READ COMMITTED transaction: commit at the end, roll back if anything raises.
 
         `commit` names the failpoints before and after the commit; None has none, for writes that
-        send nothing. Raises Infrastructure (also when it is unknown whether the commit succeeded:
-        retry, the claims tell), ConstraintViolated, or psycopg's own error for a defective
-        statement.
+        send nothing. Raises Infrastructure, also when it is unknown whether the commit succeeded
+        (retry, for the claims detect a repeat); ConstraintViolated; or psycopg's own error for a
+        defective statement.
         """
         async with self._begun("begin") as tx:
             yield tx
@@ -297,7 +296,7 @@ _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off
 
 
 def connect_options(settings: Settings) -> dict[str, Any]:
-    """Every session's time limits, all below the step timeouts (section 6, rule 12)."""
+    """Return the options of every session: time limits, all below the step timeouts (rule 12)."""
     limits = {
         "statement_timeout": settings.statement_timeout_seconds,
         "lock_timeout": settings.lock_timeout_seconds,
@@ -310,8 +309,8 @@ def connect_options(settings: Settings) -> dict[str, Any]:
         ),
         "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
         "tcp_user_timeout": round(settings.tcp_user_timeout_seconds * 1000),
-        # Who only waits for an answer has no bytes unacknowledged: probes make some, and so a
-        # server that is cut off is noticed by whoever waits for it (by default: in two hours).
+        # While waiting for an answer no bytes are unacknowledged: probes make some, so that a
+        # connection to a server that is cut off ends soon (by default: in two hours).
         "keepalives_idle": max(1, round(settings.tcp_user_timeout_seconds / 2)),
         "keepalives_interval": max(1, round(settings.tcp_user_timeout_seconds / 4)),
         "application_name": settings.process or "sagaproof",
@@ -319,7 +318,7 @@ def connect_options(settings: Settings) -> dict[str, Any]:
 
 
 def shipped_migrations(*directories: Path) -> dict[str, str]:
-    """The numbered, forward-only migrations of this version, in order: name to SQL."""
+    """Return the numbered, forward-only migrations of this version, in order: name to SQL."""
     return {
         f"{d.parent.name}/{f.stem}": f.read_text()
         for d in directories
@@ -328,12 +327,12 @@ def shipped_migrations(*directories: Path) -> dict[str, str]:
 
 
 async def applied_migrations(tx: Tx) -> list[str]:
-    """Those that this schema has seen, whichever version brought them."""
+    """Return the migrations applied to this schema, by any version."""
     return [row[0] for row in await tx.fetch("select name from schema_migration order by 1")]
 
 
 def migrate(settings: Settings, *directories: Path) -> list[str]:
-    """Apply what is missing of the shipped migrations; returns their names.
+    """Apply the shipped migrations that are missing; return their names.
 
     Any number of processes may start at once: one migrates, the others wait for it.
     Raises SagaproofError if an applied migration was edited afterwards.

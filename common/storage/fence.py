@@ -1,15 +1,14 @@
-"""The claim rules: what may act, what is a repeat, what came too late. Pure.
+"""The claim rules: which command may act, which is a repeat, which came too late. Pure.
 
-Owns: which inbox rows a batch must claim, and what the inbox says to each command
-in delivery order. One unique row per (saga, step, direction) gives idempotence,
-null compensation and protection against late actions (design.md, 5.4):
+They decide which inbox rows a batch must claim, and whether each command acts, in delivery order.
+One unique row per (saga, step, direction) gives idempotence, null compensation and protection
+against late actions (rules 10 and 11):
 
 - a command acts only if its row was claimed by this very transaction;
-- an undo claims its action's row as well. If nobody had it, the claim is the
+- an undo claims its action's row as well. If there was none, the claim is the
   *tombstone*: nothing to undo, and the action, should it still come, is refused;
-- rows of sagas that ended long ago are forgotten, so what is as old and has no row does not act.
-
-Must not know: SQL, the broker, what any command means.
+- rows of sagas that ended long ago are forgotten, so a command as old and without a row does not
+  act (rule 18).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from datetime import datetime
 from common.messages.envelope import Direction, Fenced, Key, Outcome, PivotDone, Reply
 from common.messages.errors import Poison
 
-EVIDENCE_GONE = "evidence_gone"  # the reason by which such a command is set aside
+EVIDENCE_GONE = "evidence_gone"  # the reason by which such a command is dead-lettered
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +33,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """Act. `action` is, for an undo, what is known of its action; a tombstone if it never ran."""
+    """The command acts. For an undo, `action` is its action's row: a tombstone if it never ran."""
 
     action: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Do not act: give the stored reply again. A fenced row means the action came too late."""
+    """The command is a repeat: send the stored reply again. A fenced row: it came too late."""
 
     row: Row
 
 
 def claims(keys: Iterable[Key]) -> list[Key]:
-    """All rows the batch must claim, own and fence claims together, in one order for everybody.
+    """Return all rows the batch must claim, own and fence claims together, in one global order.
 
     Two statements, own rows first and fence rows after, deadlocked two replicas (rule 10).
     """
@@ -60,7 +59,7 @@ def claims(keys: Iterable[Key]) -> list[Key]:
 
 
 def fence_answer(action: Row | None) -> Reply:
-    """Told apart by the action's own row: the pivot is never guessed (design.md, 5.6)."""
+    """Answer a fence by the row of its action: whether the pivot was done is never guessed."""
     return PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()
 
 
@@ -80,10 +79,10 @@ class Fence:
     def admit(
         self, key: Key, tombstone: Callable[[Key], Row], issued_at: datetime | None = None
     ) -> First | Duplicate:
-        """What to do with the next command; `tombstone` makes the row laid for what never ran.
+        """Decide whether the next command acts; `tombstone` makes the row of an undone action.
 
-        `issued_at` is when it was *first* issued; None: its evidence is never forgotten. Raises
-        Poison for what is unknown and as old as what was forgotten: it may have been done.
+        `issued_at` is when it was *first* issued; None: its row is never forgotten. Raises Poison
+        for a command without a row that is as old as the forgotten ones: it may have been done.
         """
         row = self._known.get(key)
         if row is not None:
@@ -105,13 +104,13 @@ class Fence:
         return First(action=self._known[key.action])
 
     def settle(self, key: Key, row: Row) -> None:
-        """The command acted; this is what every repeat of it will hear."""
+        """Keep the row of a command that acted; every repeat of it is answered from it."""
         self._known[key] = row
 
     def settled(self) -> dict[Key, Row]:
-        """The claimed rows with what to keep of them."""
+        """Return the claimed rows to write."""
         return {key: self._known[key] for key in self._claimed if key in self._known}
 
     def given_back(self) -> list[Key]:
-        """Claims whose command left nothing behind: their rows go, and the key is free again."""
+        """Return the claims to delete: their commands wrote nothing, and may be sent again."""
         return [key for key in self._claimed if key not in self._known]

@@ -1,7 +1,4 @@
-"""The inbox table: one row for every command ever handled, with the reply it was given.
-
-Owns: the SQL of claiming and settling. The rules are fence.py's.
-"""
+"""The inbox table: one row for every command handled, with its reply. The rules are in fence.py."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from common.storage.db import Tx
 from common.storage.fence import Fence, Row, claims
 
 # Claim, then read, in two statements with a snapshot each: a claim-and-read in one saw nothing
-# beside an uncommitted action (section 6, rule 10). One insert, one order: no deadlocks. What was
-# forgotten is read with the rows: whoever claimed a row that was just forgotten has waited for that
-# transaction, and sees it here.
+# beside an uncommitted action (rule 10). One insert, one order: no deadlocks. The time until which
+# sagas are forgotten is read with the rows: a claim of a row that was just forgotten has waited for
+# that transaction, and sees its time here.
 _CLAIM = """
 insert into inbox (saga_id, step, direction)
 select saga_id, step, direction
@@ -51,11 +48,11 @@ def _columns(keys: Sequence[Key]) -> list[list[object]]:
 
 
 class Claim:
-    """Claims all the batch needs at the transaction's next sync, which waits for others that hold
-    one of the same rows. What is locked after it, in the same round trip, is locked in that order.
+    """The claims of a batch, queued: they run at the transaction's next sync.
 
-    `oldest` is when the first of them was issued whose evidence may be forgotten: what was
-    forgotten is read only if that is as old, since a row that is read costs more than none.
+    It waits for transactions that hold one of the same rows; rows locked later in the same round
+    trip are locked in that order. `oldest` is when the first of the commands was issued whose rows
+    may be forgotten: the time of forgetting is read only if it is as late, as each row read costs.
     """
 
     def __init__(self, tx: Tx, keys: Sequence[Key], oldest: datetime | None = None) -> None:
@@ -64,7 +61,7 @@ class Claim:
         self._known = tx.queue_query(_READ, [*columns, columns[0], oldest])
 
     def fence(self) -> Fence:
-        """After that sync."""
+        """Return the batch's view of the inbox; call it after that sync."""
         forgotten = (until for saga_id, *_, until in self._known.rows if saga_id is None)
         return Fence(
             claimed=[_key(*row) for row in self._claimed.rows],
@@ -102,7 +99,7 @@ async def keep(tx: Tx, fence: Fence) -> None:
 
 
 async def forget(tx: Tx, until: datetime, saga_ids: Sequence[UUID]) -> None:
-    """Remove all rows of these sagas. The row that says so is locked first: one at a time."""
+    """Delete all rows of these sagas. `forgotten` is locked first: one transaction at a time."""
     tx.queue_query("update forgotten set until = greatest(until, %s) where here", (until,))
     tx.queue_query("delete from inbox where saga_id = any(%b::uuid[])", (list(saga_ids),))
     await tx.sync()

@@ -1,7 +1,7 @@
-"""The outbox table: envelopes committed together with the state that caused them.
+"""The outbox table: envelopes committed together with the state that caused them (rule 2).
 
-Owns: its SQL. Rows are claimed with SKIP LOCKED and per destination, so that neither
-a slow peer nor one dead queue with a million rows stands in anybody's way.
+Rows are claimed with SKIP LOCKED and per destination, so that neither a slow peer nor one dead
+queue with a million rows delays the others (rule 16).
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from common.storage.db import OutboxRow, Tx
 
 
 class Outgoing(NamedTuple):
+    """A message to append to the outbox."""
+
     destination: str  # a queue
     envelope: Envelope | str  # or a reply already encoded
 
 
-class Standing(NamedTuple):
+class Backlog(NamedTuple):
+    """The outbox's depth and the age of its oldest row."""
+
     rows: int  # counted to MOST
     oldest_seconds: float  # 0: there are none
 
@@ -63,7 +67,7 @@ select o.destination, o.id, o.envelope
 
 # The first row of each destination is its oldest, but for transactions that overlapped.
 MOST = 10_000
-_STANDING = """
+_BACKLOG = """
 with recursive destinations as (
   (select destination from outbox order by destination limit 1)
   union all
@@ -76,9 +80,9 @@ select (select count(*) from (select from outbox limit %s) counted),
     select created_at from outbox where destination = d.destination order by id limit 1) first"""
 
 
-async def standing(tx: Tx) -> Standing:
-    """How much waits and for how long; as cheap when millions of rows do."""
-    return Standing(*(await tx.fetch(_STANDING, (MOST,)))[0])
+async def backlog(tx: Tx) -> Backlog:
+    """Read the backlog; as cheap for millions of rows as for few."""
+    return Backlog(*(await tx.fetch(_BACKLOG, (MOST,)))[0])
 
 
 async def take(
@@ -88,7 +92,7 @@ async def take(
     patience_seconds: float,
     age_seconds: float = 0.0,
 ) -> list[OutboxRow]:
-    """Lock up to `rows` oldest rows of each destination that is not paused, of that age or more."""
+    """Lock up to `rows` oldest rows of that age of each destination that is not paused."""
     patience = str(round(patience_seconds * 1000))
     found = await tx.fetch(
         _TAKE,
@@ -98,7 +102,10 @@ async def take(
 
 
 async def remove(tx: Tx, rows: Sequence[OutboxRow]) -> None:
-    """Their statistics say that the table is empty: a join with a list would believe them."""
+    """Delete these rows, a destination a statement.
+
+    The table's statistics say that it is empty: the plan of a join would rely on them.
+    """
     ids: dict[str, list[int]] = {}
     for row in rows:
         ids.setdefault(row.destination, []).append(row.id)

@@ -1,8 +1,7 @@
-"""RabbitMQ: the only place that speaks pika.
+"""RabbitMQ: the only module that imports pika.
 
-Owns: the connection, publishing with confirms, consuming with acks that belong to
-their channel (section 6, rules 15 and 16). Whatever breaks, every waiter hears
-BrokerGone and starts over with a new channel. Must not know: envelopes, tables.
+The connection, publishing with confirms, consuming with acks that belong to their channel (rules 15
+and 16). Whatever breaks, every waiter gets BrokerGone and starts over with a new channel.
 """
 
 from __future__ import annotations
@@ -32,6 +31,8 @@ REPLY_TO = "amq.rabbitmq.reply-to"  # the broker's own pseudo-queue for private 
 
 @dataclass(frozen=True)
 class Publication:
+    """A message to publish."""
+
     queue: str
     body: bytes
     headers: Mapping[str, Any] = field(default_factory=dict)
@@ -43,14 +44,14 @@ class Publication:
 
 @dataclass(frozen=True)
 class Depth:
-    """A queue as it counts itself."""
+    """A queue's own count of messages and consumers."""
 
     ready: int
     consumers: int
 
 
 class Fate(Enum):
-    """What the broker said of a publication. Confirmed is not routed: returned comes first."""
+    """The broker's answer to a publication. Confirmed is not routed: returned comes first."""
 
     CONFIRMED = "confirmed"
     RETURNED = "returned"  # no such queue
@@ -60,7 +61,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What the broker handed us and wants acked, on the channel it came by."""
+    """A message to ack on the channel it came by."""
 
     channel: Channel
     tag: int
@@ -81,18 +82,18 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: AsyncioConnection | None = None
-        self._blocked = False  # the connection: it reads no more from who has published
+        self._blocked = False  # the broker reads nothing more from this connection
         self._channels: WeakSet[Channel] = WeakSet()
         self._lock = asyncio.Lock()
 
     async def channel(self) -> Channel:
-        """A channel of its own with publisher confirms on. Raises BrokerGone."""
+        """Open a channel with publisher confirms. Raises BrokerGone."""
         async with self._lock:
             connection = self._connection
             if connection is None or not connection.is_open:
                 connection = self._connection = await self._connect()
                 self._blocked = False
-        if self._blocked:  # nobody would read the request: each would use up a channel number
+        if self._blocked:  # the request would not be read, and each would use up a channel number
             raise BrokerGone(BLOCKS)
         try:
             async with asyncio.timeout(self._settings.connect_timeout_seconds):
@@ -154,15 +155,15 @@ class Broker:
 
 
 def _came(opened: asyncio.Future[Any], it: Any) -> None:
-    """A connection or a channel is open: whoever waits for it has it."""
+    """Hand an open connection or channel to its waiter."""
     if opened.done():
-        it.close()  # too late: nobody waits for it any more
+        it.close()  # too late: its waiter has given up
     else:
         opened.set_result(it)
 
 
 def _resolve(future: asyncio.Future[Any], value: object) -> None:
-    """The driver may call back after the waiter has given up."""
+    """Set the result, unless the waiter has given up before the driver calls back."""
     if not future.done():
         future.set_result(value)
 
@@ -195,13 +196,13 @@ class Channel:
         return channel
 
     def close(self) -> None:
-        """What is unacked goes back to its queue."""
+        """Close the channel; the broker returns unacked deliveries to their queue."""
         if self._raw.is_open:
             self._raw.close()
         self._break("closed by us")
 
     def broken_by(self, reason: str) -> None:
-        """Whoever waits hears of it now."""
+        """Fail all waiters with BrokerGone."""
         self._break(reason)
 
     def _closed(self, reason: BaseException) -> None:
@@ -234,7 +235,7 @@ class Channel:
             self._waiters.discard(waiter)
 
     async def _call(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        """The broker's answer to one of the driver's methods."""
+        """Call one of the driver's methods; return the broker's answer."""
         return await self.wait(
             lambda waiter: method(*arguments, **more, callback=partial(_resolve, waiter))
         )
@@ -246,12 +247,12 @@ class Channel:
             await self._call(self._raw.queue_declare, queue.name, durable=True, arguments=arguments)
 
     async def depth(self, queue: str) -> Depth:
-        """What is ready in the queue and how many consume it. Code 404: there is no such queue."""
+        """Count a queue's ready messages and its consumers. BrokerGone: 404 if there is none."""
         frame = await self._call(self._raw.queue_declare, queue, passive=True)
         return Depth(int(frame.method.message_count), int(frame.method.consumer_count))
 
     async def ready_count(self, queue: str) -> int:
-        """Messages ready in the queue, as the queue itself counts them."""
+        """Count the messages ready in the queue."""
         return (await self.depth(queue)).ready
 
     # --- publishing ---
@@ -262,7 +263,7 @@ class Channel:
         timeout_seconds: float,
         sent: Callable[[], None] = lambda: None,
     ) -> list[Fate]:
-        """Publish persistently and mandatorily; the fate of each. Raises BrokerGone.
+        """Publish persistently and mandatorily; return the fate of each. Raises BrokerGone.
 
         `sent` is called between publishing and waiting for the confirms.
         """
@@ -271,7 +272,7 @@ class Channel:
         sent()
         _, silent = await asyncio.wait(futures, timeout=timeout_seconds)
         for future in silent:
-            future.cancel()  # a confirm that comes later finds nobody waiting
+            future.cancel()  # a confirm that comes later is ignored
         if any(future.exception() for future in futures if future not in silent):
             self.check()
         return [Fate.SILENT if future in silent else future.result() for future in futures]
@@ -324,7 +325,7 @@ class Channel:
     # --- consuming ---
 
     async def subscribe(self, exchange: Exchange) -> Consumer:
-        """Whatever is published to the exchange from now on, by a private queue of ours."""
+        """Consume what is published to the exchange from now on, through a private queue."""
         await self.declare_exchange(exchange)
         private = {"x-queue-type": "classic"}
         frame = await self._call(self._raw.queue_declare, "", exclusive=True, arguments=private)
@@ -336,7 +337,7 @@ class Channel:
         await self._call(self._raw.exchange_declare, exchange.name, exchange.kind, durable=True)
 
     async def bind(self, queue: str, exchange: Exchange, keys: Iterable[str]) -> None:
-        """What goes to the exchange under one of these keys reaches the queue from now on."""
+        """Bind the queue to the exchange by each of these keys."""
         await self.declare_exchange(exchange)
         for key in keys:
             await self._call(self._raw.queue_bind, queue, exchange.name, routing_key=key)
@@ -351,9 +352,9 @@ class Channel:
         self._unacked[tag] = None
 
     def ack(self, tags: Sequence[int]) -> None:
-        """Ack these. `multiple` only for a contiguous prefix of what is unacked (rule 15)."""
+        """Ack these; `multiple` only for a contiguous prefix of the unacked (rule 15)."""
         if self._broken is not None:
-            return  # the broker has taken them back; the inbox will know them
+            return  # the broker has returned them to their queue; the inbox detects repeats
         left = set(tags)
         prefix = 0
         while self._unacked and (first := next(iter(self._unacked))) in left:
@@ -371,7 +372,7 @@ class Channel:
 
 
 class Consumer:
-    """Deliveries of one queue, in order."""
+    """The deliveries of one queue, in order."""
 
     def __init__(self, channel: Channel, auto_ack: bool) -> None:
         self.channel = channel
@@ -395,7 +396,7 @@ class Consumer:
 
     @property
     def idle(self) -> bool:
-        """Nothing is waiting here."""
+        """Return whether no delivery is waiting."""
         return not self._waiting
 
     async def arrival(self) -> None:
@@ -405,7 +406,7 @@ class Consumer:
             await self.channel.wait(lambda waiter: setattr(self, "_arrived", waiter))
 
     def interrupt(self) -> None:
-        """From now on nobody waits for an arrival."""
+        """Let nothing wait for an arrival from now on."""
         self._interrupted = True
         self._wake()
 
@@ -414,12 +415,12 @@ class Consumer:
             _resolve(self._arrived, None)
 
     async def take(self) -> Delivery:
-        """The next delivery; waits for one. Raises BrokerGone."""
+        """Wait for the next delivery and take it. Raises BrokerGone."""
         await self.arrival()
         if not self._waiting:
             raise BrokerGone("interrupted before anything arrived")
         return self._waiting.popleft()
 
     def take_waiting(self) -> Delivery | None:
-        """The next delivery if there is one."""
+        """Take the next delivery if one is waiting."""
         return self._waiting.popleft() if self._waiting else None

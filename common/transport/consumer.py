@@ -40,8 +40,10 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Messages not acked: the deployed code looks broken (`verdict`), or shutdown interrupted the
-    retries."""
+    """Messages not acked, and why.
+
+    The deployed code looks broken (`verdict`), or, without one, shutdown interrupted the retries.
+    """
 
     verdict: str | None
     members: list[Member[Any]]
@@ -181,7 +183,7 @@ class BatchConsumer(Generic[T]):
                     await self._retry.forget_tries(channel, member)
 
     async def _give_back(self, consumer: Consumer, unfinished: Unfinished) -> None:
-        """Try what else has arrived, up to a batch of failures; the broker gets all failures back.
+        """Try what else has arrived, up to a batch of failures; closing the channel returns them.
 
         If no handler succeeded meanwhile, the failures' tries are not counted. Raises BadDeploy if
         that is the verdict.

@@ -1,7 +1,4 @@
-"""Questions over the broker: a deadline, a private reply queue, no inbox, no outbox, no effect.
-
-Owns: asking and answering. Must not know: what is asked.
-"""
+"""Queries over the broker: a deadline and a private reply queue; no inbox, no outbox, no effect."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ Respond = Callable[[Any], Awaitable[Answer]]
 
 
 class _Body(BaseModel):
-    """On the wire."""
+    """A query or an answer on the wire."""
 
     type: str
     version: int = 1
@@ -48,7 +45,7 @@ class _Body(BaseModel):
 
 
 class Asker:
-    """Asks. One channel and one private reply queue for all questions of this process."""
+    """Sends queries, over one channel and one private reply queue for the whole process."""
 
     def __init__(
         self, broker: Broker, settings: Settings, health: Health, stop: asyncio.Event
@@ -61,7 +58,7 @@ class Asker:
         self._open: dict[str, asyncio.Future[Answer]] = {}
 
     async def run(self) -> None:
-        """Keep the reply queue; a daemon."""
+        """Consume the reply queue; a daemon."""
         channel = await self._broker.channel()
         try:
             consumer = await channel.consume(REPLY_TO, prefetch=0, auto_ack=True)
@@ -77,7 +74,7 @@ class Asker:
             channel.close()
 
     async def ask(self, queue: str, query: Query) -> Answer:
-        """Raises NoAnswer if there is none before the deadline, for whatever reason."""
+        """Send a query and wait for its answer. Raises NoAnswer at the deadline."""
         timeout, channel = self._settings.query_timeout_seconds, self._channel
         if channel is None:
             raise NoAnswer("the broker is out of reach")
@@ -106,9 +103,9 @@ class Asker:
 async def ask_everybody(
     broker: Broker, exchange: Exchange, query: Query, seconds: float
 ) -> list[Answer]:
-    """What was answered within that time, by whoever it reached. Raises BrokerGone.
+    """Return the answers of all processes within that time. Raises BrokerGone.
 
-    On a channel of its own that declares nothing: it is there to find out what is wrong.
+    The channel is its own and declares nothing: this is for finding out what is wrong.
     """
     answers: list[Answer] = []
     channel = await broker.channel()
@@ -130,7 +127,7 @@ async def ask_everybody(
 
 
 def _answer(body: bytes) -> Answer | None:
-    """None for what cannot be read, as from a newer version: its question goes unanswered."""
+    """Read an answer; None if it cannot be read, as of a newer version: there is then none."""
     try:
         message = _Body.model_validate_json(body).message()
     except (ValueError, Poison):
@@ -140,8 +137,7 @@ def _answer(body: bytes) -> Answer | None:
 
 
 class Answerer:
-    """Answers the queries of a queue, as one of any number of processes that may; or those of an
-    exchange, as every process does."""
+    """Answers queries: of a queue, as one of several processes; or of an exchange, as all do."""
 
     def __init__(
         self,
@@ -166,7 +162,7 @@ class Answerer:
             consumer = await self._consume(channel)
             self._health.set(self._name, None)
             while (delivery := await unless(self._stop, consumer.take())) is not None:
-                channel.ack([delivery.tag])  # a question is worth one try; its asker has a deadline
+                channel.ack([delivery.tag])  # a query is tried once; it has a deadline
                 answer = await self._respond(delivery.body)
                 if answer is not None and delivery.reply_to is not None:
                     publication = Publication(
@@ -198,7 +194,7 @@ class Answerer:
             except Infrastructure as error:
                 logger.warning("query.held", queue=self._name, error=str(error))
                 await backoff.pause()
-            except Exception:  # a question, which has no effect, must not end who has work to do
+            except Exception:  # a query, which has no effect, must not end the process
                 logger.exception("query.failed", queue=self._name, type=type(query).__name__)
                 return None
         return None

@@ -1,9 +1,9 @@
-"""The relay: outbox to broker.
+"""The relay: from the outbox to the broker (rule 16).
 
-Owns: packing what waits for one queue into deliveries, publishing, and removing a row
-only when the broker has confirmed it (a crash in between means a duplicate, by design).
-What a process has just committed its relay carries at once, without looking for it; any process
-of a service relays what any other left behind (ADR 25). Must not know: what is in an envelope.
+It packs rows for one queue into deliveries, publishes them, and removes a row only when the broker
+has confirmed it (a crash in between means a duplicate, by design). Rows that its process has just
+committed are published at once, without reading them; any process of a service also relays what
+another left behind (ADR 25).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ logger = log.get("relay")
 
 # At most four bytes each: far below every broker's limit, so that packing cannot make poison.
 MAX_DELIVERY_CHARACTERS = 262_144
-# Rows younger than that are carried by whoever committed them, unless somebody is not sure.
+# Rows younger than that are left to the process that committed them, unless a row may be left over.
 CARRIED_SECONDS = 1.0
 REMOVE_WITHIN_SECONDS = 0.1  # of their confirm: so that some leave together
 
 
 class Relay:
-    """One process's relay. `carry()` after a commit; it looks for what was left as well."""
+    """The relay of a process: it publishes the rows given to `carry()`, and any left over."""
 
     def __init__(
         self, db: Database, broker: Broker, settings: Settings, health: Health, stop: asyncio.Event
@@ -51,25 +51,25 @@ class Relay:
         self._paused: dict[str, tuple[float, int]] = {}  # destination: (until, failures)
         self._declared_on: Channel | None = None  # where EVENTS was declared
         # Since we last connected a look left nothing behind, and nothing has failed after it
-        # (section 6, rule 6).
+        # (rule 6).
         self.flushed = False
         self._doubts = 0
 
     def carry(self, rows: Sequence[OutboxRow]) -> None:
-        """Publish what a transaction of ours has just committed."""
+        """Take rows that a transaction of this process has just committed, to publish them."""
         if len(self._carried) + len(rows) > self._settings.relay_rows:
-            self._doubt()  # the broker is slow: it waits in the outbox
+            self._doubt()  # the broker is slow: they wait in the outbox
         else:
             self._carried += rows
         self._wanted.set()
 
     def wake(self) -> None:
-        """Look now."""
+        """Look for rows now."""
         self._look_at = 0.0
         self._wanted.set()
 
     def _doubt(self) -> None:
-        """Something may be left: the next look takes whatever there is, however young."""
+        """Make the next look take rows of any age: some may be left over."""
         self.flushed = False
         self._doubts += 1
         self._look_at = 0.0
@@ -99,7 +99,7 @@ class Relay:
         return self._settings.relay_poll_seconds * jitter
 
     async def carry_on(self, channel: Channel) -> None:
-        """What was committed since the last time, all at once."""
+        """Publish what was committed since the last time, all at once."""
         paused = self._resting()
         rows = sorted(row for row in self._carried if row.destination not in paused)
         self._carried.clear()
@@ -111,12 +111,12 @@ class Relay:
             self._look_at = min(self._look_at, soon)
 
     async def run_once(self, channel: Channel) -> int:
-        """Remove what was confirmed, and relay what waits; how many rows this was of the latter."""
+        """Remove confirmed rows, and relay waiting ones; return how many of these."""
         paused, doubts = self._resting(), self._doubts
         confirmed, gone = self._confirmed, list[OutboxRow]()
         async with self._db.transaction(None) as tx:
             await outbox.remove(tx, confirmed)
-            # Longer than the wait for confirms below; other relays skip what we hold meanwhile.
+            # Longer than the wait for confirms below; other relays skip the rows locked meanwhile.
             patience = self._settings.confirm_timeout_seconds + 1
             age = CARRIED_SECONDS if self.flushed else 0.0
             rows = await outbox.take(tx, self._settings.relay_rows, paused, patience, age)
@@ -201,7 +201,7 @@ def _keys(rows: Iterable[OutboxRow]) -> Iterator[Key]:
 
 
 def pack_rows(rows: Iterable[OutboxRow]) -> Iterator[list[OutboxRow]]:
-    """Rows to deliveries: one destination each, at most 64 envelopes, not too large."""
+    """Group rows into deliveries: one destination each, at most 64 envelopes, not too large."""
     for _, group in groupby(rows, key=lambda row: row.destination):
         packed: list[OutboxRow] = []
         size = 0

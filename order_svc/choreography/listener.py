@@ -55,7 +55,7 @@ class ProgressListener:
                 if command is not None:
                     commands.append(self._participant.parse(command))
             if commands:
-                await self._participant.take_part(tx, commands)
+                await self._participant.handle_within(tx, commands)
             await self._store.save_progress(
                 tx, [saga for saga in locked.values() if saga.new_event]
             )

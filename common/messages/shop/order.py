@@ -12,7 +12,7 @@ from common.messages.shop.values import Currency, Line, Lines, Minor, Name, Sku
 
 
 class PlaceOrder(Command):
-    """What a customer asks for: SKUs and quantities, never prices. Step `create_order`."""
+    """A customer's order: SKUs and quantities, never prices. Step `create_order`."""
 
     customer: Name
     idempotency_key: Name
@@ -21,7 +21,7 @@ class PlaceOrder(Command):
 
 
 class OrderAccepted(Done):
-    """The order stands PENDING; its saga will decide. Also the stored answer to every repeat."""
+    """The order is PENDING; its saga will decide. Also the stored reply to every repeat."""
 
     order_id: UUID
     customer: str
@@ -39,20 +39,20 @@ class OrderInvalid(Refusal):
 
 
 class KeyReused(Refusal):
-    """This idempotency key already belongs to an order with another content."""
+    """The idempotency key already belongs to an order with another content."""
 
     reason: Literal["idempotency_key_reused"] = "idempotency_key_reused"
     order_id: UUID
 
 
 class CancelOrder(Command):
-    """A customer wants it no more. Step `customer_cancels` of the order's own saga id."""
+    """A customer cancels an order. Step `customer_cancels` of the order's own saga id."""
 
     order_id: UUID
 
 
 class CancelNoted(Done):
-    """It was asked for all of it to be undone. Whether that came in time, the order will say."""
+    """The cancellation was requested; the order's status will say whether it came in time."""
 
 
 class OrderIsOver(Refusal):
@@ -83,7 +83,7 @@ class OrderRejected(Done):
 
 
 class OpenReturn(Command):
-    """A customer gives a confirmed order back. Step `open_return`, done at the door."""
+    """A customer returns a confirmed order. Step `open_return`, handled at the door."""
 
     order_id: UUID
     idempotency_key: Name
@@ -97,7 +97,7 @@ class ReturnAccepted(Done):
 
 
 class NotReturnable(Refusal):
-    """Nothing was written; the same key may be used again when the order stands otherwise."""
+    """Nothing was written; the same key may be used again when the order's status has changed."""
 
     reason: Literal["not_returnable"] = "not_returnable"
     field: str
@@ -123,8 +123,10 @@ class ReturnFinished(Done):
 
 
 class CancelAsked(Done):
-    """The order service's, of an order that was silent for too long or is not wanted any more: to
-    the pivot's owner, who alone can say whether it is too late. In the choreographed style only."""
+    """The order service's event, in choreography, of an order that timed out or was cancelled.
+
+    The pivot's owner reacts: it alone can decide whether it is too late (rule 20).
+    """
 
     reason: str
 

@@ -1,5 +1,5 @@
 """The invariants stated a second time, in DDL: each named constraint is broken once, and heard of
-by its name (design.md, 5.14; section 6, rule 2)."""
+by its name (design.md, 5.14; rule 2)."""
 
 from __future__ import annotations
 

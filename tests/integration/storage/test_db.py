@@ -1,4 +1,4 @@
-"""Whose fault an error is (section 6, rules 12 and 13), migrations, and roles kept apart."""
+"""Whose fault an error is (rules 12 and 13), migrations, and roles kept apart."""
 
 from __future__ import annotations
 

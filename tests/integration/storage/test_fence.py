@@ -1,5 +1,5 @@
 """Undo before, after and beside its action, against the real participants (design.md, 5.4, 5.6;
-section 6, rules 1 and 10)."""
+rules 1 and 10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inbox's claims on a real Postgres (section 6, rules 4, 10 and 11)."""
+"""The inbox's claims on a real Postgres (rules 4, 10 and 11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A participant's one transaction: stored replies, and all or nothing (section 6, rule 4)."""
+"""A participant's one transaction: stored replies, and all or nothing (rule 4)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """A release that fails on what it is given is told from a message that no release could handle
-(section 6, rule 13; ADR 27)."""
+(rule 13; ADR 27)."""
 
 from __future__ import annotations
 

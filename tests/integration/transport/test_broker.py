@@ -1,4 +1,4 @@
-"""What the broker says of what we publish, and acks that belong to their channel (section 6,
+"""What the broker says of what we publish, and acks that belong to their channel (
 rules 15 and 16)."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The consuming loop: one bad message spoils nobody, an outage condemns nobody (section 6, rules
+"""The consuming loop: one bad message spoils nobody, an outage condemns nobody (rules
 11, 13, 14 and 16)."""
 
 from __future__ import annotations

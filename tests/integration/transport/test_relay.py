@@ -1,4 +1,4 @@
-"""Outbox to broker: nothing lost, nobody held up (section 6, rules 6 and 16; design.md, 5.10)."""
+"""Outbox to broker: nothing lost, nobody held up (rules 6 and 16; design.md, 5.10)."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_an_undo_whose_action_left_no_evidence_is_not_decided() -> None:
         fence.admit(UNDO, lay)
 
 
-# --- what is forgotten (section 6, rule 18) ------------------------------------------------
+# --- what is forgotten (rule 18) ------------------------------------------------
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(seconds=1)
