@@ -76,7 +76,7 @@ class Shelf:
 
 
 def lines_of(rng: random.Random, shelf: Shelf, certain: bool) -> list[Row]:
-    """1 to 5 lines, no SKU twice."""
+    """Return 1 to 5 lines, no SKU twice."""
     wanted = rng.choices((1, 2, 3, 4, 5), weights=(34, 27, 19, 12, 8))[0]
     ranks: list[int] = []
     while len(ranks) < wanted:
@@ -276,7 +276,7 @@ def as_json(document: Row) -> str:
 
 
 def generate(seed: int) -> dict[str, str]:
-    """File name to content."""
+    """Return the content of both files by name."""
     rng = random.Random(seed)
     orders, lines = order_file(rng)
     return {

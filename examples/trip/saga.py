@@ -42,7 +42,7 @@ class PlaceCancelled(Done):
 
 
 class ConfirmPlace(Command):
-    """Makes a booking final: from here on it is paid for and not refunded."""
+    """The command that makes a booking final: it is paid for and not refunded."""
 
 
 class PlaceConfirmed(Done):

@@ -224,7 +224,7 @@ async def test_rule_9_a_forgotten_orders_key_starts_no_second_saga(
 async def test_rule_18_every_event_is_as_old_as_its_saga(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """By one clock, the order service's database's: no participant's counts."""
+    """Use one clock, that of the order service's database, and no participant's."""
     async with (
         Database(settings("inventory_svc")) as goods,
         Database(settings("payment_svc")) as pay,
@@ -263,7 +263,7 @@ async def test_rule_18_an_old_event_is_set_aside_and_leads_to_nothing(
 async def test_rule_18_a_forgotten_refused_reservation_holds_nothing(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """No row of the domain remembers a refusal: there is no second line of defence."""
+    """A refusal leaves no row in the domain, so there is no second line of defence."""
     async with Database(settings("inventory_svc")) as db:
         listener = Listener(inventory(db), INVENTORY)
         await deliver(listener, ACCEPTED)

@@ -129,7 +129,7 @@ async def test_a_fenced_return_is_closed_and_the_order_can_be_returned(
         order = await confirmed(shop)
         first, _ = await shop.give_back(order)
         await shop.receives(event(NothingToRefund(), first, order_id=str(order)))
-        assert status(judge, order) == ("RETURN_PENDING", None)  # not before the fence has answered
+        assert status(judge, order) == ("RETURN_PENDING", None)  # not before the reply to the fence
         fenced = event(Fenced(), first, "refund_order", reason="nothing_to_refund")
         await shop.receives(fenced, fenced)
         assert status(judge, order) == ("CONFIRMED", None)
@@ -137,7 +137,7 @@ async def test_a_fenced_return_is_closed_and_the_order_can_be_returned(
         assert (await shop.view(first))[0] == "COMPENSATED"
         second, reply = await shop.give_back(order, "again")
         assert isinstance(reply, ReturnAccepted)
-        await shop.receives(fenced)  # the first's, once more
+        await shop.receives(fenced)  # the first return's event, repeated
         assert status(judge, order) == ("RETURN_PENDING", None)
         await shop.receives(event(Restocked(), second, order_id=str(order)))
     assert returns(judge) == [
@@ -165,7 +165,7 @@ async def test_a_timeout_repeats_the_return_and_then_asks_to_cancel_it(
         assert asked[0].about == {"order_id": str(order), "reason": "refund_order_timed_out"}
         assert (await shop.view(return_id))[1]["refund_order"] == "fencing"
 
-    async with Database(settings("payment_svc")) as db:  # which fences, and says what for
+    async with Database(settings("payment_svc")) as db:  # which fences the refund
         await deliver(Listener(payment(db), PAYMENT), asked[0])
     (fenced,) = sent(judge, "payment_svc")
     assert (fenced.type, fenced.about) == ("Fenced", asked[0].about)

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
 
 async def test_events_in_both_orders_of_arrival(settings: MakeSettings, judge: Rows) -> None:
-    """The charge before its undo is refunded; after it, it finds the tombstone."""
+    """A charge before its undo is refunded; one after it finds the tombstone."""
     async with Database(settings("payment_svc")) as db:
         await open_account(db, "ada", 100)
         listener = Listener(payment(db), PAYMENT)
@@ -177,7 +177,7 @@ async def test_a_timeout_repeats_the_first_event_then_asks_to_cancel(
         assert [e.type for e in asked] == ["CancelAsked"] * 2  # without end
         assert asked[0].body == {"reason": "reserve_stock_timed_out"}
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
-        await shop.receives(event(StockReserved(), order))  # news, and no reason to go on
+        await shop.receives(event(StockReserved(), order))  # a new event that needs no command
         assert (await shop.view(order))[1]["dispatch_stock"] == "fencing"
 
 
@@ -198,7 +198,7 @@ async def test_a_cancel_asks_the_pivots_owner_until_it_answers(
                   for body in (PaymentRefunded(nothing_to_undo=True), StockReleased())]  # fmt: skip
         await shop.receives(event(Fenced(), order, reason="cancelled"), *undone)
         assert status(judge, order) == ("REJECTED", "cancelled")
-        assert await shop.cancel(order) == CancelNoted()  # as it was sent_events before
+        assert await shop.cancel(order) == CancelNoted()  # the stored reply
 
 
 async def test_once_the_goods_have_left_there_is_nothing_to_cancel(
@@ -215,7 +215,7 @@ async def test_once_the_goods_have_left_there_is_nothing_to_cancel(
 async def test_a_cancel_that_races_the_pivot_has_one_outcome(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """Both hold the order's progress before the order: neither waits for the other for ever."""
+    """Both transactions lock the progress before the order, so they cannot deadlock."""
     async with orders(settings) as shop:
         for number in range(20):
             order = await shop.place(f"key-{number}")
@@ -273,7 +273,7 @@ def ended(judge: Rows) -> int:
 async def test_an_event_without_a_queue_waits_in_the_outbox(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """Returned by the broker; it goes out once a service has bound its queue."""
+    """The broker returns it; it is sent once a service has bound its queue."""
     ours = settings("order_svc", **CHOREOGRAPHED)
     process = Process(ours)
     async with mail(ours), running(process, "relay"):

@@ -30,7 +30,7 @@ def stands(world: World) -> tuple[str, list[str], str | None]:
 
 
 def refunded_before(world: World) -> World:
-    """By a hand that no return knows of."""
+    """Refund the charge under another saga's id."""
     (charge,) = world.ledger.made
     world.ledger.refunded.add(charge.transfer_id)
     return world
@@ -95,7 +95,7 @@ def test_a_refund_that_comes_after_its_fence_is_not_done() -> None:
     held = world.under_way.pop(until(world, "payment", "ReturnAccepted"))
     world.time_out(attempts=1)
     assert back.statuses()["refund_order"] == "fencing"
-    assert world.status == "RETURN_PENDING"  # nothing is undone before the fence has answered
+    assert world.status == "RETURN_PENDING"  # nothing is undone before the reply to the fence
     played(world)
     assert stands(world) == AS_IT_WAS
     assert (back.state, back.reason) == ("COMPENSATED", "refund_order_timed_out")
@@ -125,8 +125,8 @@ def test_a_timeout_after_the_refund_never_gives_up() -> None:
     assert back.stuck
 
 
-def test_what_waits_for_the_refund_tells_of_it() -> None:
-    """Also to an order service that missed it."""
+def test_an_event_after_the_refund_implies_it() -> None:
+    """The order service may have missed OrderRefunded itself."""
     world = played(World())
     back = given_back(world)
     restocked = until(world, "order", "Restocked")

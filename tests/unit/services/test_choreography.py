@@ -60,7 +60,7 @@ def test_a_refusal_is_fenced_then_undone_then_rejected(
 
 
 def test_nothing_is_undone_before_the_pivots_owner_answers() -> None:
-    """Payment is silent, the order service asks to cancel, and that question is under way."""
+    """Payment does not answer, and CancelAsked is under way to the inventory."""
     world = World()
     until(world, "payment", "StockReserved")
     world.time_out(attempts=1)
@@ -161,7 +161,7 @@ def test_a_saga_given_up_already_is_not_cancelled_as_well() -> None:
 
 @pytest.mark.parametrize("type_", sorted(LISTENERS))
 def test_a_lost_event_is_published_again(type_: str) -> None:
-    """Each event in turn is lost to each who listens, in stories that go well and that do not."""
+    """Lose each event once to each of its consumers, in a confirmed and a rejected order."""
     for card in ("good", "declined"):
         for who in LISTENERS[type_]:
             world = World(card=card)
@@ -209,7 +209,7 @@ def test_under_any_loss_repeat_and_reordering_all_services_agree(
             case "b":
                 world.give_back(dice.choice("xyz"))
         agrees(world, ended=False)
-    for _ in range(9):  # the broker is well again: deadlines bring it to its end
+    for _ in range(9):  # nothing is lost any more: deadlines finish every saga
         world.time_out()
         world.drain()
     assert all(progress.ended for progress, _ in world.sagas.values())
@@ -255,7 +255,7 @@ def _shown(events: list[Envelope]) -> tuple[str, str]:
 
 
 def test_an_event_implies_all_that_came_before_it() -> None:
-    """Progress that missed an event is not misled by that."""
+    """Progress is right even if an event was missed."""
     world = World()
     world.deliver()  # the goods are held; the order service does not learn it
     world.lose(waiting(world, "order", "StockReserved"))

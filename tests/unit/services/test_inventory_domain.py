@@ -59,7 +59,7 @@ def stock_of(**on_hand: int) -> Stock:
 
 
 def with_reservation(status: ReservationStatus) -> Stock:
-    """One loaded from the table, of 3 of 10."""
+    """Make the state as loaded with a reservation of 3 pieces of 10."""
     pieces = Pieces(on_hand=10, received=10)
     if status is not ReservationStatus.RELEASED:
         pieces.on_hand = 7

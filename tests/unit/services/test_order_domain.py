@@ -79,7 +79,7 @@ TEA_AND_CUP = order_of(("tea", 2), ("cup", 1))
 
 
 def with_order(status: OrderStatus) -> OrderBook:
-    """One loaded from the table."""
+    """Make the state as loaded with one order."""
     book = a_book()
     reason = "out_of_stock" if status is OrderStatus.REJECTED else None
     book.orders[ORDER] = OrderState(status, reason)
@@ -203,7 +203,7 @@ def test_an_order_under_another_id_than_its_own_is_invalid() -> None:
 
 
 def test_an_order_under_another_step_is_invalid() -> None:
-    """Its undo would find nothing to undo."""
+    """Otherwise its undo would find nothing to undo."""
     book = a_book()
     other = ask(book, TEA_AND_CUP, step="create")
     assert isinstance(other.reply, OrderInvalid)
