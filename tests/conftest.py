@@ -1,4 +1,4 @@
-"""What the run says of itself: which servers it used; and in CI, that nothing was skipped."""
+"""Signals, logging and the report of a test run; in CI, a skipped test is a failure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import structlog
 
 from tests.servers import chosen, chosen_for_stacks
 
-# What runs in the background of a shell is born deaf to these, and so are its children: the
-# stacks and shells that the tests interrupt.
+# A background job of a shell ignores these signals, and so would its children, which tests
+# interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
-# Its own default draws every exception with all locals, which takes the better part of a second.
+# structlog's default renders every exception with all locals, which takes most of a second.
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
@@ -32,11 +32,11 @@ def pytest_report_header() -> str:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """SAGAPROOF_NO_SKIPS=1, as .ci/run sets it: what should run and was skipped is a failure."""
+    """Fail the run if a test was skipped and SAGAPROOF_NO_SKIPS is set, as .ci/run does."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or not os.environ.get("SAGAPROOF_NO_SKIPS"):
         return
     skipped = reporter.stats.get("skipped", [])
     if skipped and exitstatus == 0:
-        reporter.write_line(f"{len(skipped)} skipped where nothing may be: a failure", red=True)
+        reporter.write_line(f"{len(skipped)} skipped, and SAGAPROOF_NO_SKIPS is set", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

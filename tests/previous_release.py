@@ -1,10 +1,9 @@
-"""`python -m tests.previous_release MODULE [ARGUMENT...]`: a process of the release before, until
-its stack says that it is to be of this one; then what `python -m MODULE ARGUMENT...` would run.
+"""Run a module as the previous release, unless its stack has released the current one.
 
-The release before knows one version of the order saga, ships no migration of LATEST, and has a
-defect that this one mends: goods that are BRITTLE it cannot put back. Its stack says so in the
-database's own setting RELEASED, a list of processes: a process looks once, when it starts. Where a
-service's latest migration is not of LATEST, its code needs it: its elder is itself.
+Usage: `python -m tests.previous_release MODULE [ARGUMENT...]`. The previous release has one version
+of the order saga, lacks the migrations in LATEST, and has a defect that the current one mends: it
+cannot put BRITTLE goods back. The database setting RELEASED lists the processes that run the
+current release; each reads it once, at its start.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ def is_released() -> bool:
     return os.environ["SAGAPROOF_PROCESS"] in ((row and row[0]) or "").split(",")
 
 
-def grow_younger() -> None:
-    """For as long as this process lives."""
+def become_previous_release() -> None:
+    """Patch this process until it ends."""
     whole = db.shipped_migrations
 
     def shipped(*directories: Path) -> dict[str, str]:
@@ -46,13 +45,13 @@ def grow_younger() -> None:
     for module in (db, process):
         mock.patch.object(module, "shipped_migrations", shipped).start()
     os.environ["SAGAPROOF_DEFINITIONS"] = DEFINITIONS
-    mock.patch.object(Stock, "release", _release_what_is_not_brittle(Stock.release)).start()
+    mock.patch.object(Stock, "release", _release_unless_brittle(Stock.release)).start()
 
 
-def _release_what_is_not_brittle(
+def _release_unless_brittle(
     release: Callable[[Stock, UUID], StockReleased],
 ) -> Callable[[Stock, UUID], StockReleased]:
-    def stumble(stock: Stock, saga_id: UUID) -> StockReleased:
+    def fail_on_brittle(stock: Stock, saga_id: UUID) -> StockReleased:
         held = stock.reservations.get(saga_id)
         if (
             held
@@ -62,7 +61,7 @@ def _release_what_is_not_brittle(
             raise KeyError(BRITTLE)
         return release(stock, saga_id)
 
-    return stumble
+    return fail_on_brittle
 
 
 if __name__ == "__main__":
@@ -70,5 +69,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m tests.previous_release MODULE [ARGUMENT...]")
     sys.argv = sys.argv[1:]
     if not is_released():
-        grow_younger()
+        become_previous_release()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

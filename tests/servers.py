@@ -1,7 +1,7 @@
-"""One Postgres and one RabbitMQ for the whole test run: containers where an engine answers,
-processes of our own otherwise. The tests are the same; the report says which they ran on.
+"""One Postgres and one RabbitMQ for the whole test run.
 
-RUNTIME=docker|native chooses. A server that the run did not start is never touched.
+They are containers where a Docker engine answers, native processes otherwise; RUNTIME=docker|native
+chooses. The report says which. A server that the run did not start is never touched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Servers:
 
 
 def chosen() -> str:
-    """docker or native, as asked or as found."""
+    """Return `docker` or `native`, as $RUNTIME asks or else as found."""
     asked = os.environ.get("RUNTIME")
     if asked in ("docker", "native"):
         return asked
@@ -51,8 +51,10 @@ def chosen() -> str:
 
 
 def chosen_for_stacks() -> str:
-    """Where acceptance tests run whole stacks: a process dies and returns several times faster
-    than a container, so native if its servers are here and nothing else was asked for."""
+    """Return the runtime of whole stacks: native where its servers are installed, or $RUNTIME.
+
+    A process dies and restarts several times faster than a container.
+    """
     if "RUNTIME" in os.environ or missing():
         return chosen()
     return "native"
@@ -67,7 +69,7 @@ def engine_answers() -> bool:
 
 @contextmanager
 def running() -> Iterator[Servers]:
-    """The servers, stopped and removed at the end."""
+    """Start the servers; stop and remove them at the end."""
     with {"docker": _containers, "native": native}[chosen()]() as servers:
         yield servers
 

@@ -1,20 +1,12 @@
-"""Acceptance tests share a stack by profile (tests/support/stages.py)."""
+"""Acceptance tests share a stack by profile."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from tests.support.stages import (
+    pytest_collection_modifyitems,
+    pytest_runtest_makereport,
+    stage,
+    system,
+)
 
-import pytest
-
-from tests.support.stages import pytest_runtest_makereport, stage, system
-
-__all__ = ["pytest_runtest_makereport", "stage", "system"]
-
-LONGEST_SECONDS = 240  # of a test that brings a stack up, on a machine that does much else
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker("acceptance")
-            item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
+__all__ = ["pytest_collection_modifyitems", "pytest_runtest_makereport", "stage", "system"]

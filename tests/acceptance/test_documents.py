@@ -1,4 +1,4 @@
-"""What a reader of the documents would type is typed, in their order, on a stack of its own."""
+"""The commands in the documents work, run in their order on one stack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DOCUMENTS = ("README.md", "docs/operations.md", "docs/runbook.md")  # each goes 
 
 
 def typed() -> list[str]:
-    """Of all documents; the stack goes down last."""
+    """List the commands of all documents; the stack goes down last."""
     found = [c for document in DOCUMENTS for block in blocks(document) for c in commands(block)]
     found = [c for c in found if not c.startswith("make ")]
     last = [c for c in found if "chaos down" in c]
@@ -20,7 +20,7 @@ def typed() -> list[str]:
 
 
 @pytest.mark.timeout(400)
-def test_what_the_readme_and_the_operations_page_say_to_type_works() -> None:
+def test_the_commands_in_readme_operations_and_runbook_work() -> None:
     with state_directory() as directory:
         said = run(typed(), directory)
     first_order = next(out for c, out in zip(typed(), said, strict=False) if "curl" in c)

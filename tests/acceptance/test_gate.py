@@ -1,4 +1,4 @@
-"""Orders that wait for a person, through the end of every process there is; and those cancelled."""
+"""Orders parked at the gate while every process is killed; and orders that are cancelled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from chaos.scenarios.people import expire
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.support.profiles import on
 from tests.support.saga import saga
+from tests.support.stages import on
 
 pytestmark = on("impatient")
 
@@ -19,7 +19,7 @@ EACH = 3
 
 
 def parked(system: System, here: Shop, count: int) -> list[UUID]:
-    """Orders of a customer on the watch list, waiting at their gate."""
+    """Place orders of a customer on the watch list and wait until they are parked."""
     saga(system, "watch", "add", here.customer("eve"), "--reason", "chargebacks")
     orders = system.door.place([here.order("eve", tea=1) for _ in range(count)])
     until(
@@ -29,7 +29,7 @@ def parked(system: System, here: Shop, count: int) -> list[UUID]:
     return orders
 
 
-def test_what_is_parked_outlives_every_process_and_ends_as_people_decide(system: System) -> None:
+def test_parked_orders_survive_a_full_stop_and_end_as_decided(system: System) -> None:
     here = system.stock_up(
         shop("parked", stock={"tea": 100}, accounts={"eve": PLENTY, "ann": PLENTY})
     )
@@ -64,8 +64,8 @@ def test_what_is_parked_outlives_every_process_and_ends_as_people_decide(system:
     system.verdict()
 
 
-def test_a_customer_is_told_the_truth_whether_it_came_in_time(system: System) -> None:
-    """Before a saga has begun, before the pivot, while nobody knows, and after it."""
+def test_a_cancel_is_answered_by_whether_it_came_in_time(system: System) -> None:
+    """Cancel before the saga starts, in a race with the pivot, and after it."""
     here = system.stock_up(shop("cancel", stock={"tea": 100}, accounts={"ann": PLENTY}))
     system.processes.stop("orchestrator")
     (unbegun,) = system.door.place([here.order("ann", tea=1)])

@@ -11,8 +11,7 @@ import pytest
 from chaos.load.shop import PLENTY, shop
 from chaos.load.workload import Ask
 from chaos.stack.system import System
-from tests.support.profiles import IN_THE_FLOW, on
-from tests.support.stages import Stage
+from tests.support.stages import IN_THE_FLOW, Stage, on
 
 pytestmark = on("impatient")
 
@@ -20,7 +19,7 @@ SEEDS = 50
 
 
 def orders(system: System, name: str) -> list[Ask]:
-    """A handful; two of them will be compensated."""
+    """Stock a shop and return a few orders, two of which will be compensated."""
     here = shop(
         name,
         stock={"tea": 50, "rare": 1},
@@ -37,7 +36,7 @@ def orders(system: System, name: str) -> list[Ask]:
 
 @pytest.fixture(scope="module")
 def flow_seconds(stage: Stage) -> float:
-    """How long the flow takes when nobody is killed."""
+    """Measure how long the flow takes without a kill."""
     system, seconds = stage.system(), []
     for n in range(3):
         asks = orders(system, f"calm-{n}")
@@ -65,5 +64,5 @@ def test_a_kill_at_any_moment_of_the_flow_changes_no_outcome(
     system.interim_verdict()
 
 
-def test_after_all_those_kills_everything_comes_to_rest(system: System) -> None:
+def test_after_all_kills_everything_comes_to_rest(system: System) -> None:
     system.verdict()

@@ -1,4 +1,4 @@
-"""What can never succeed is set aside with its reason, wherever it comes, and harms nobody."""
+"""Poison on any queue is dead-lettered with its reason, and its neighbours are handled."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from common.messages.shop.inventory import ReceiveStock
 from common.messages.shop.order import ListProduct
 from common.messages.shop.payment import OpenAccount, PaymentCharged
 from common.messages.topology import dead_letter_queue
-from tests.support.profiles import on
+from tests.support.stages import on
 
 pytestmark = on("plain")
 
-AMID = ("unknown_type", "wrong_message_id")  # also in the middle of what is right
+AMID = ("unknown_type", "wrong_message_id")  # also between good messages
 NEW_SKUS = ("cup", "pot")
 NEW_GOODS = (3, 4)
 NEW_CUSTOMERS = ("bob", "eve")
 
 
-def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) -> None:
+def test_poison_on_every_queue_is_dead_lettered_in_full_flow(system: System) -> None:
     here = system.stock_up(shop("poison", stock={"tea": 500}, accounts={"ann": PLENTY}))
     early = system.door.place([here.order("ann", tea=1) for _ in range(2)])
     system.db.ends(early)
@@ -58,7 +58,7 @@ def test_poison_on_every_queue_is_set_aside_while_orders_flow(system: System) ->
 
 
 def neighbours(here: Shop, ended: list[UUID]) -> dict[str, list[Envelope]]:
-    """For each queue two messages whose handling can be seen."""
+    """Make two messages for each queue, whose handling can be observed."""
     now = datetime.now(UTC)
     products = [ListProduct(sku=here.sku(s), price=PRICE, currency=CURRENCY) for s in NEW_SKUS]
     goods = [ReceiveStock(sku=here.sku("tea"), quantity=n) for n in NEW_GOODS]
@@ -72,7 +72,7 @@ def neighbours(here: Shop, ended: list[UUID]) -> dict[str, list[Envelope]]:
         "order.commands": [command(uuid4(), "list_product", p) for p in products],
         "inventory.commands": [command(uuid4(), "receive_stock", g) for g in goods],
         "payment.commands": [command(uuid4(), "open_account", a) for a in accounts],
-        # A start that is asked for again wants to hear that the saga is known.
+        # A resent start is answered with SagaStarted.
         "orchestrator.commands": [
             command(s, "start", again, reply_to="order.commands", attempt=2) for s in ended
         ],

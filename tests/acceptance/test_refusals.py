@@ -1,5 +1,4 @@
-"""Every business "no", end to end: the order's end, its saga as the customer sees it, and the
-verdict over what is left in all four schemas."""
+"""Every refusal, end to end: the order, its saga as the customer sees it, and the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
 from common.messages.shop.inventory import ReleaseStock
-from tests.support.profiles import on
+from tests.support.stages import on
 
 pytestmark = on("plain")
 
@@ -32,7 +31,7 @@ AT_PAYMENT = ("undone", "undone", "open", "refused", "not_sent", "not_sent")
 
 
 def saga_of(system: System, order_id: UUID) -> Any:
-    """The customer's view, once the saga has ended."""
+    """Wait for the end of the saga and return the customer's view of it."""
 
     def ended() -> Any:
         view = system.door.get(f"/orders/{order_id}/saga")
@@ -80,8 +79,8 @@ def test_a_refusal_turns_the_saga_and_undoes_what_was_done(
     system.verdict()
 
 
-def test_goods_that_are_no_longer_held_at_the_pivot_refund_the_charge(system: System) -> None:
-    """An undo of the reservation that comes from elsewhere, late or early, is final."""
+def test_a_released_reservation_at_the_pivot_refunds_the_charge(system: System) -> None:
+    """Release the reservation by a command from outside; that undo is final."""
     here = system.stock_up(shop("not-held", stock={"tea": 5}, accounts={"ann": PLENTY}))
     system.processes.stop("payment")
     (order_id,) = system.door.place([here.order("ann", tea=2)])
@@ -111,7 +110,7 @@ def test_goods_that_are_no_longer_held_at_the_pivot_refund_the_charge(system: Sy
     system.verdict()
 
 
-def test_an_order_that_goes_well_is_charged_dispatched_and_confirmed(system: System) -> None:
+def test_an_accepted_order_is_charged_dispatched_and_confirmed(system: System) -> None:
     here = system.stock_up(shop("goes-well", stock={"tea": 5}, accounts={"ann": 500}))
     answer = system.door.post(here.order("ann", tea=2))
     assert answer.status_code == 202
@@ -130,7 +129,7 @@ def test_an_order_that_goes_well_is_charged_dispatched_and_confirmed(system: Sys
     system.verdict()
 
 
-def test_an_invalid_order_is_told_why_and_nothing_is_written(system: System) -> None:
+def test_an_invalid_order_gets_the_reason_and_writes_nothing(system: System) -> None:
     here = system.stock_up(shop("invalid", stock={"tea": 5}, accounts={"ann": PLENTY}))
     right = here.order("ann", tea=1)
     line = right.body["lines"][0]

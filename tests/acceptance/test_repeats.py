@@ -1,4 +1,4 @@
-"""What is said twice happens once; what was lost is said again."""
+"""A repeated message has its effect once; a lost one is sent again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaos.load.workload import Ask, Catalogue, parse_catalogue, parse_orders
 from chaos.stack.database import CONFIRMED
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.support.profiles import on
+from tests.support.stages import on
 
 pytestmark = on("plain")
 
@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 LINES = (1900, 2130)  # among them wrong ones, repeats and a conflict
 
 
-def test_a_command_delivered_again_charges_once_and_the_skip_is_logged(system: System) -> None:
+def test_a_repeated_command_charges_once_and_logs_the_skip(system: System) -> None:
     here = system.stock_up(shop("again", stock={"tea": 5}, accounts={"ann": PLENTY}))
     system.processes.stop("payment")
     (order_id,) = system.door.place([here.order("ann", tea=1)])
@@ -38,7 +38,7 @@ def test_a_command_delivered_again_charges_once_and_the_skip_is_logged(system: S
     assert {(s["step"], s["message_id"]) for s in skips} == {
         ("charge_payment", str(command.message_id))
     }
-    # Each repeat was given the stored reply again, and nobody waited for it any more.
+    # Each repeat was answered with the stored reply, which was no longer awaited.
     until(lambda: len(_log(system, order_id, "ignored")) >= 2, "both replies are ignored")
     moves = system.db.rows("select kind from payment_svc.transfer where saga_id = %s", order_id)
     assert moves == [("CHARGE",)]
@@ -58,7 +58,7 @@ def _log(system: System, saga_id: UUID, entry: str) -> list[tuple[object, ...]]:
     )
 
 
-def test_a_saga_whose_start_was_lost_is_asked_for_again_and_runs_once(system: System) -> None:
+def test_a_lost_start_is_resent_and_the_saga_runs_once(system: System) -> None:
     here = system.stock_up(shop("lost", stock={"tea": 50}, accounts={"ann": PLENTY}))
     system.processes.stop("orchestrator")
     orders = system.door.place([here.order("ann", tea=1) for _ in range(5)])
@@ -90,7 +90,7 @@ def _known(system: System, order_ids: list[UUID]) -> bool:
     return all(known for (known,) in rows)
 
 
-def test_the_same_file_placed_twice_changes_nothing_but_the_count_of_repeats(
+def test_a_file_placed_twice_only_changes_the_count_of_repeats(
     system: System,
 ) -> None:
     asks, catalogue = _example()
@@ -116,7 +116,7 @@ def test_the_same_file_placed_twice_changes_nothing_but_the_count_of_repeats(
 
 
 def _example() -> tuple[list[Ask], Catalogue]:
-    """Some lines of the example; its catalogue."""
+    """Parse some lines of the example file, and its catalogue."""
     with (EXAMPLES / "orders.jsonl").open(encoding="utf-8") as lines:
         parsed = list(parse_orders(islice(lines, *LINES)))
     catalogue = parse_catalogue((EXAMPLES / "catalogue.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Two and three of everything, on the same SKUs."""
+"""Two and three replicas of every consumer, on the same SKUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from chaos.load.shop import PLENTY, shop
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
-from tests.support.profiles import CONSUMERS, on
+from tests.support.stages import CONSUMERS, on
 
 pytestmark = on("replicas")
 
@@ -20,10 +20,8 @@ CUSTOMERS = 4
 
 
 @pytest.mark.parametrize("replicas", [3, 2])
-def test_replicas_neither_oversell_nor_deadlock_on_contended_skus(
-    system: System, replicas: int
-) -> None:
-    """Every order names some SKUs in an order of its own; every batch most of them."""
+def test_replicas_neither_oversell_nor_deadlock(system: System, replicas: int) -> None:
+    """Place orders whose SKUs are in random order, so that every batch locks most of them."""
     here = system.stock_up(
         shop(
             f"contended-{replicas}",

@@ -1,4 +1,4 @@
-"""Processes and servers that end in mid-flow and come back: nothing is lost, nothing is undone."""
+"""Processes and servers that die in mid-flow and come back: nothing is lost or undone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from chaos.runtime import SERVERS
 from chaos.stack.database import CONFIRMED, Session
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.support.profiles import IN_THE_FLOW, on
+from tests.support.stages import IN_THE_FLOW, on
 
 STOP_SECONDS = 10.0
 UNDER_WAY = 20  # sagas: it is mid-flow
 
 
 def orders(system: System, name: str, count: int) -> list[Ask]:
-    """All of them can go well."""
+    """Stock a shop and return orders that can all be confirmed."""
     here = system.stock_up(shop(name, stock={"tea": 10_000}, accounts={"ann": PLENTY}))
     return [here.order("ann", tea=1) for _ in range(count)]
 
@@ -31,7 +31,7 @@ def until_mid_flow(system: System) -> None:
 
 
 def busiest(system: System) -> str:
-    """The orchestrator that began most of what is under way."""
+    """Return the orchestrator that started most of the sagas under way."""
     ((process,),) = system.db.rows(
         """
         select process from orchestrator.saga_log join orchestrator.saga_instance using (saga_id)
@@ -43,13 +43,13 @@ def busiest(system: System) -> str:
 
 @on("plain", "replicas")
 def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
-    """Or another goes on with what it began: with one of them, and with two."""
+    """Kill the only orchestrator, or one of two, which the other may replace."""
     replicas = system.processes.replicas("orchestrator")
     for process in replicas[2:]:
         system.processes.stop(process)
     asks = orders(system, f"resume-{len(replicas)}", 300)
     for process in system.processes.replicas("payment"):
-        system.runtime.pause(process)  # so that sagas stand where they can be found under way
+        system.runtime.pause(process)  # keeps sagas under way
     with system.door.placing(asks) as placed:
         until_mid_flow(system)
         victim = busiest(system)  # one of two may have begun nothing
@@ -79,7 +79,7 @@ def test_an_orchestrator_killed_in_mid_flow_resumes(system: System) -> None:
 
 
 @on("plain")
-def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System) -> None:
+def test_shutdown_is_in_time_and_loses_nothing(system: System) -> None:
     ended: list[UUID] = []
     for process in IN_THE_FLOW:
         with system.door.placing(orders(system, f"stop-{process}", 150)) as placed:
@@ -93,7 +93,7 @@ def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System)
         assert set(ends.values()) == {CONFIRMED}, process
         ended += ends
 
-    # What was in hand was acked: it was not handled again, unless we asked again.
+    # The batch in hand was acked: nothing was handled again unless it was resent.
     repeated = {
         UUID(line["saga_id"])
         for service in ("order", "inventory", "payment")
@@ -109,7 +109,7 @@ def test_a_process_told_to_stop_leaves_in_time_and_loses_nothing(system: System)
 
 
 @on("plain")
-def test_a_process_told_to_stop_commits_what_it_has_in_hand(system: System) -> None:
+def test_shutdown_commits_the_batch_in_hand(system: System) -> None:
     asks = orders(system, "finishes", 50)
     with ThreadPoolExecutor(1) as pool:
         with system.db.session("payment_svc") as session:
@@ -126,8 +126,8 @@ def test_a_process_told_to_stop_commits_what_it_has_in_hand(system: System) -> N
 
 
 @on("replicas")
-def test_what_a_killed_process_had_in_hand_is_handled_by_whoever_is_next(system: System) -> None:
-    """An ack comes after the commit: all of payment dies inside its transactions."""
+def test_the_batch_of_a_killed_process_is_handled_by_the_next(system: System) -> None:
+    """Kill every payment process inside its transaction: a batch is acked only after commit."""
     asks = orders(system, "in-hand", 50)
     with system.db.session("payment_svc") as session:
         session.execute("select from account where customer = 'in-hand.ann' for update")
@@ -142,7 +142,7 @@ def test_what_a_killed_process_had_in_hand_is_handled_by_whoever_is_next(system:
 
 
 def _waits_for_a_lock(session: Session) -> bool:
-    """Whether another session of the same role stands still."""
+    """Return whether another session of the same role waits for a lock."""
     found = session.execute(
         "select from pg_stat_activity where usename = current_user and wait_event_type = 'Lock'"
     )
@@ -151,7 +151,7 @@ def _waits_for_a_lock(session: Session) -> bool:
 
 @on("replicas")
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_server_killed_in_mid_flow_is_no_order_s_fault(system: System, server: str) -> None:
+def test_a_server_killed_in_mid_flow_fails_no_order(system: System, server: str) -> None:
     with system.door.placing(orders(system, f"server-{server}", 200)) as placed:
         until_mid_flow(system)
         system.processes.kill(server)

@@ -14,27 +14,27 @@ from chaos.load.workload import Ask
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import WITHIN_SECONDS, until
-from tests.support.profiles import on
 from tests.support.saga import COMMAND, saga
+from tests.support.stages import on
 
 pytestmark = on("impatient")
 
 
 def words_of(ask: Ask) -> list[str]:
-    """The order as `saga order` takes it."""
+    """Return the order as arguments of `saga order`."""
     lines = [f"--line={line['sku']}={line['quantity']}" for line in ask.body["lines"]]
     body = ask.body
     return ["order", f"--customer={body['customer']}", *lines, f"--key={ask.key}"]
 
 
 def place(system: System, ask: Ask, code: int = 0) -> UUID:
-    """By `saga order`; and once more by the door itself, so that the judge knows of it."""
+    """Place it by `saga order`, and again at the door, which records it for the judge."""
     order = json.loads(saga(system, *words_of(ask), "--json", code=code))
     assert system.door.place([ask]) == [UUID(order["order_id"])]
     return UUID(order["order_id"])
 
 
-def test_one_order_and_its_story(system: System) -> None:
+def test_show_tells_an_order_from_start_to_end(system: System) -> None:
     here = system.stock_up(shop("cli-one", stock={"tea": 3}, accounts={"ann": PLENTY}))
     confirmed = place(system, here.order("ann", tea=2))
     refused = place(system, here.order("ann", tea=2), code=1)
@@ -82,8 +82,8 @@ def test_a_file_placed_twice_counts_the_same(system: System, tmp_path: Path) -> 
     system.verdict()
 
 
-def test_following_a_saga_whose_payment_is_silent(system: System) -> None:
-    """What was asked in vain is undone once somebody is there to say that it never happened."""
+def test_following_a_saga_while_payment_is_down(system: System) -> None:
+    """Undo the unanswered charge once payment is back to say that it never happened."""
     here = system.stock_up(shop("cli-silent", stock={"tea": 5}, accounts={"ann": PLENTY}))
     system.processes.stop("payment")
     (order_id,) = system.door.place([here.order("ann", tea=2)])

@@ -1,4 +1,4 @@
-"""A release that fails on all it is given, on a whole stack: seen by /ready, and rolled back."""
+"""A release that fails on every message, on a whole stack: /ready says so until it is replaced."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from chaos.scenarios.rolling import Replace, release
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.support.profiles import on
 from tests.support.saga import saga
+from tests.support.stages import on
 
 pytestmark = on("defective")
 
-LOOKS = 8  # by the third, all that it gave back comes as suspicious
+LOOKS = 8  # from the third on, all messages come as redelivered
 DECLINED = rejected("card_declined")
 
 
-def test_a_bad_deploy_that_lasts_sets_nothing_aside_and_all_goes_on_once_it_is_rolled_back(
+def test_a_bad_deploy_dead_letters_nothing_and_ends_when_replaced(
     system: System,
 ) -> None:
     system.processes.stop("inventory")
@@ -29,7 +29,7 @@ def test_a_bad_deploy_that_lasts_sets_nothing_aside_and_all_goes_on_once_it_is_r
     before = len(system.processes.logged("inventory", "daemon.bad_deploy"))
     until(
         lambda: len(system.processes.logged("inventory", "daemon.bad_deploy")) >= before + LOOKS,
-        "it gave all back and looked again, time after time",
+        "it requeued everything and tried again, repeatedly",
     )
     assert not system.processes.is_ready("inventory")
     assert {steps["reserve_stock"] for steps in system.db.steps(orders)} == {"undoing"}

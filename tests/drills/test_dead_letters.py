@@ -1,5 +1,4 @@
-"""A dead letter of a defect, on a whole stack: a release that cannot undo a step of one order.
-From its taking in to its end, by what an operator types."""
+"""The dead letter of a release that cannot undo a step: from intake to end, by CLI."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
 from common.messages.topology import commands_of, dead_letter_queue
-from tests.support.profiles import on
 from tests.support.saga import saga
+from tests.support.stages import on
 from tests.support.stuck import is_stuck
 
 pytestmark = on("defective")
@@ -23,7 +22,7 @@ DECLINED = rejected("card_declined")
 
 
 def stumble(system: System, name: str) -> tuple[UUID, str]:
-    """An order that is declined, and whose stock cannot be released; and the letter of it."""
+    """Place an order whose release of stock fails; return it and its dead letter's id."""
     system.processes.stop("inventory")
     release(system)
     system.processes.start("inventory")
@@ -48,7 +47,7 @@ def stumble(system: System, name: str) -> tuple[UUID, str]:
 
 
 def mend(system: System) -> None:
-    """Inventory is of this release."""
+    """Replace inventory by the current release."""
     new = Replace("inventory")
     new.inject(system)
     new.heal(system)
@@ -62,27 +61,27 @@ def is_over(system: System, order: UUID) -> None:
     system.verdict(EXPLAINED)
 
 
-def test_redriven_too_early_it_comes_back_and_once_mended_it_ends_its_saga(system: System) -> None:
+def test_a_redrive_before_the_fix_comes_back_and_one_after_ends(system: System) -> None:
     order, letter = stumble(system, "redriven")
     saga(system, "dead-letters", "redrive", letter, "--why", "perhaps it helps")
     until(
         lambda: "dead-lettered 2 times" in saga(system, "dead-letters", "show", letter),
-        "it is set aside again",
+        "it is dead-lettered again",
     )
     mend(system)
-    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked
+    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # not retried by itself
     saga(system, "dead-letters", "redrive", letter, "--why", "mended")
     is_over(system, order)
 
 
-def test_discarded_with_a_reason_its_saga_says_so_and_is_asked_for_anew(system: System) -> None:
+def test_a_discarded_letter_shows_its_reason_and_can_be_retried(system: System) -> None:
     order, letter = stumble(system, "discarded")
     saga(system, "dead-letters", "discard", letter, "--why", "it is asked for anew tomorrow")
     is_stuck(system, "is a dead letter: ", order)
     is_stuck(system, "it is asked for anew tomorrow", order)
     saga(system, "dead-letters", "redrive", letter, "--why", "too late")
     mend(system)
-    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # nobody asked
+    assert system.db.steps([order])[0]["reserve_stock"] == "undoing"  # not retried by itself
     saga(system, "retry", str(order), "--reason", "mended")
     is_over(system, order)
     shown = saga(system, "dead-letters", "show", letter)

@@ -13,8 +13,8 @@ from chaos.scenarios.rolling import Replace, release
 from chaos.stack.database import CONFIRMED, rejected
 from chaos.stack.system import System
 from chaos.waiting import until
-from tests.support.profiles import on
 from tests.support.saga import saga
+from tests.support.stages import on
 from tests.support.stuck import is_stuck
 
 pytestmark = on("previous-release")
@@ -23,8 +23,7 @@ FEW = 4
 
 
 def an_hour_passes(system: System, orders: Sequence[UUID]) -> None:
-    """For these sagas: they began, and have stood still since, an hour earlier. Their deadlines
-    were judged all the while, so the next one is as near as ever."""
+    """Move these sagas' start and stuck time back an hour, but not their next deadline."""
     with psycopg.connect(system.endpoints.superuser_dsn, autocommit=True) as server:
         server.execute(
             "update orchestrator.saga_instance set started_at = started_at - interval '1 h',"
@@ -56,7 +55,7 @@ def test_a_service_that_was_down_for_an_hour(system: System) -> None:
 
 @contextmanager
 def rolled_back(system: System) -> Iterator[None]:
-    """The orchestrator is of the release before, which does not know the newest version."""
+    """Run the previous release of the orchestrator, which lacks the newest definition."""
     system.processes.stop("orchestrator")
     release(system)
     system.processes.start("orchestrator")
@@ -66,7 +65,7 @@ def rolled_back(system: System) -> Iterator[None]:
     new.heal(system)
 
 
-def test_a_saga_whose_version_is_deployed_no_longer(system: System) -> None:
+def test_a_saga_whose_version_is_no_longer_deployed(system: System) -> None:
     new = Replace("orchestrator")
     new.inject(system)
     new.heal(system)

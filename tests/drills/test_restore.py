@@ -1,5 +1,4 @@
-"""docs/runbook.md, "Backing up, restoring", typed as it stands: the database of a running stack
-goes back to an earlier moment, behind its broker."""
+"""Backup and restore as docs/runbook.md types them: the database falls behind the broker."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ from chaos.stack.database import CONFIRMED
 from chaos.stack.system import System
 from chaos.waiting import until
 from common.messages.topology import commands_of
-from tests.support.profiles import on
 from tests.support.reader import ROOT
 from tests.support.saga import saga
+from tests.support.stages import on
 
 pytestmark = on("impatient")
 
@@ -37,14 +36,14 @@ CHARGES = "select saga_id, count(*) from payment_svc.transfer where kind = 'CHAR
 
 
 def what_the_runbook_types() -> tuple[str, str]:
-    """To back up, and to restore."""
+    """Return the commands to back up, and those to restore."""
     (chapter,) = CHAPTER.findall((ROOT / "docs/runbook.md").read_text())
     backup, restore = map(textwrap.dedent, TYPED.findall(chapter))
     return backup, restore
 
 
 class Shell:
-    """Of an administrator, on a machine that has the servers' programs."""
+    """An administrator's shell, on a machine that has the servers' programs."""
 
     def __init__(self, system: System, home: Path) -> None:
         self._home = home
@@ -92,7 +91,9 @@ def charges(system: System, orders: Iterable[UUID]) -> Mapping[UUID, int]:
     return {order: counted[order] for order in orders if order in counted}
 
 
-def test_a_database_that_went_back_behind_its_broker(system: System, tmp_path: Path) -> None:
+def test_a_restored_database_behind_its_broker_loses_no_money(
+    system: System, tmp_path: Path
+) -> None:
     backup, restore = what_the_runbook_types()
     shell = Shell(system, tmp_path)
     here = system.stock_up(shop("restore", stock={"tea": 1000}, accounts={"ann": PLENTY}))
@@ -130,13 +131,13 @@ def test_a_database_that_went_back_behind_its_broker(system: System, tmp_path: P
     ends = system.db.ends(remembered)
     assert {ends[order] for order in before} == {CONFIRMED}
     assert set(ends.values()) <= {CONFIRMED, *GIVEN_UP}
-    assert CONFIRMED in {ended[order] for order in after}  # and paid, in the time that is no more
+    assert CONFIRMED in {ended[order] for order in after}  # and paid, before the restore
     system.rest()
     saga(system, "doctor")
     saga(system, "audit")
     assert "no open dead letter" in saga(system, "dead-letters", "list")
     assert not known(system, forgotten)
-    assert not charges(system, forgotten), "money was taken for an order that nobody remembers"
+    assert not charges(system, forgotten), "money was taken for an order that is not on record"
     door = httpx.Client(base_url=system.endpoints.door_url, headers=system.endpoints.door_headers)
     with door:
         assert door.get(f"/orders/{after[0]}").status_code == 404

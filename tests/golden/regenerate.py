@@ -1,8 +1,8 @@
-"""Writes the golden files anew: `python -m tests.golden.regenerate`.
+"""Write the golden files anew: `python -m tests.golden.regenerate`.
 
-A new type, a new version or a new optional field is written. A field that is gone, renamed
-or of another type is not: whoever sent the old form, or still reads it, would be left behind.
-Give the type a new version and let the old one live on.
+A new type, a new version or a new optional field is written. A field that is gone, renamed or of
+another type is refused, because a peer of an older release could not read it: give the type a new
+version and keep the old one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def wire(envelope: Envelope) -> dict[str, Any]:
 
 
 def fields(form: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every field of a JSON value and its type."""
+    """Yield the path and the type of every field of a JSON value."""
     yield path, type(form).__name__
     if isinstance(form, dict):
         for name, value in form.items():
@@ -41,7 +41,7 @@ def fields(form: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def broken_promises(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What a reader or a sender of the old form would miss in the new one."""
+    """List what a reader or a sender of the old form would miss in the new one."""
     gone = sorted(set(fields(old)) - set(fields(new)))
     promises = [f"{path} ({kind}) is gone" for path, kind in gone]
     try:

@@ -46,7 +46,7 @@ def servers() -> Iterator[Servers]:
 
 
 def prepare(servers: Servers) -> None:
-    """The roles, and the template with all schemas migrated."""
+    """Create the roles, and the template database with all schemas migrated."""
     with psycopg.connect(servers.dsn("postgres"), autocommit=True) as admin:
         # Nothing here outlives the run, and making a database waits for the disk.
         admin.execute("alter system set fsync = off")
@@ -62,7 +62,7 @@ def prepare(servers: Servers) -> None:
 
 
 def _make_roles(admin: psycopg.Connection[tuple[object, ...]]) -> None:
-    """A native server comes with the roles, under passwords that we do not know."""
+    """Create the roles; where a native server has them, set passwords that tests know."""
     if admin.execute("select from pg_roles where rolname = %s", (JUDGE,)).fetchone() is None:
         statements = list(role_statements(dict.fromkeys(ROLES, PASSWORD)))
     else:
@@ -73,7 +73,7 @@ def _make_roles(admin: psycopg.Connection[tuple[object, ...]]) -> None:
 
 @pytest.fixture
 def database(servers: Servers) -> Iterator[str]:
-    """The name of a database with all four schemas, migrated and empty."""
+    """Create a database with all four schemas, migrated and empty; return its name."""
     name = f"t{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(servers.dsn("postgres"), autocommit=True) as admin:
         admin.execute(f"create database {name} template {TEMPLATE}".encode())
@@ -83,7 +83,7 @@ def database(servers: Servers) -> Iterator[str]:
 
 @pytest.fixture
 def vhost(servers: Servers) -> str:
-    """The name of an empty virtual host. It ends with the server: deleting it takes a second."""
+    """Create a virtual host; return its name. It ends with the server: deleting takes a second."""
     name = f"t{os.getpid()}_{next(_numbers)}"
     auth = (servers.amqp_user, servers.amqp_password)
     with httpx.Client(base_url=f"{servers.management_url}/api", auth=auth) as api:
@@ -96,7 +96,7 @@ def vhost(servers: Servers) -> str:
 
 @pytest.fixture
 def settings(servers: Servers, database: str, vhost: str) -> MakeSettings:
-    """settings("payment_svc", step_timeout_seconds=0.5) for a process of that role."""
+    """Make settings for a role: settings("payment_svc", step_timeout_seconds=0.5)."""
 
     def make(role: str, **overrides: object) -> Settings:
         made = _settings(servers, database, vhost, role)
@@ -107,14 +107,14 @@ def settings(servers: Servers, database: str, vhost: str) -> MakeSettings:
 
 @pytest_asyncio.fixture
 async def db(settings: MakeSettings) -> AsyncIterator[Database]:
-    """The orchestrator's, unless a file has one of its own."""
+    """Open the orchestrator's database; some files override this with their own."""
     async with Database(settings("orchestrator")) as db:
         yield db
 
 
 @pytest.fixture
 def judge(servers: Servers, database: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """Reads all four schemas, writes none."""
+    """Connect as the judge, who reads all four schemas and writes none."""
     with psycopg.connect(servers.dsn(database, JUDGE, PASSWORD), autocommit=True) as connection:
         yield connection
 
@@ -129,14 +129,14 @@ def _settings(servers: Servers, database: str, vhost: str, role: str) -> Setting
 
 @pytest.fixture
 def admin(servers: Servers, database: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """The superuser, in this test's database: sees who waits for whom, ends sessions."""
+    """Connect as superuser, to see lock waits and end sessions."""
     with psycopg.connect(servers.dsn(database), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
 def nothing_left_claimed(judge: psycopg.Connection[tuple[object, ...]]) -> Iterator[None]:
-    """Whatever the test did: no inbox row was ever committed as merely claimed."""
+    """Check after the test that no inbox row was committed as merely claimed."""
     yield
     for schema in SERVICES:
         claimed = f"select * from {schema}.inbox where outcome = 'claimed'"
@@ -145,7 +145,7 @@ def nothing_left_claimed(judge: psycopg.Connection[tuple[object, ...]]) -> Itera
 
 @pytest.fixture
 def management(servers: Servers, vhost: str) -> Iterator[Management]:
-    """The broker's management API, for this test's virtual host."""
+    """Open the broker's management API for this test's virtual host."""
     auth = (servers.amqp_user, servers.amqp_password)
     with httpx.Client(base_url=f"{servers.management_url}/api", auth=auth) as api:
         yield Management(api, vhost)

@@ -1,7 +1,4 @@
-"""A service that stands for any, and its consumer: handles what it is given, or fails as told.
-
-Owns: what these tests see of it. Must not know: what any test is about.
-"""
+"""A stand-in service and its consumer, for tests of the consumer itself."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ QUEUE = "payment.commands"
 
 
 class Service:
-    """Stands for a service: remembers what it was given, and misbehaves as told."""
+    """A stand-in that records its batches and runs a fault for each number in `faults`."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -51,10 +48,10 @@ def consumer_of(process: Process, service: Service) -> BatchConsumer[Any]:
 
 
 def exhausted(number: int) -> tuple[str, bytes]:
-    """The dead letter of what failed alone too often."""
+    """Return the reason and body of the dead letter of a message whose solo tries are used up."""
     return "exhausted", b"[" + charge(saga(number)).encode().encode() + b"]"
 
 
 def tried_alone(judge: Rows) -> int:
-    """Messages whose tries are still counted."""
+    """Count the messages whose solo tries are recorded."""
     return judge.execute("select from payment_svc.solo_tries").rowcount

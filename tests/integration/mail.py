@@ -1,7 +1,7 @@
-"""Messages for these tests, and a hand in the broker's queues.
+"""Messages for integration tests, and direct access to the broker's queues.
 
-Owns: envelopes made short, sending and taking deliveries, the management API.
-Must not know: who handles what.
+Owns: short ways to make envelopes, sending and taking deliveries, the management API. Must not
+know: which service handles what.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Mail:
         self._channel = channel
 
     async def send(self, queue: str, *envelopes: Envelope) -> None:
-        """One delivery that carries them all."""
+        """Send the envelopes as one delivery."""
         await self.send_raw(queue, pack(e.encode() for e in envelopes))
 
     async def send_raw(self, queue: str, *bodies: bytes) -> None:
@@ -111,7 +111,7 @@ class Mail:
         return await self._channel.ready_count(queue)
 
     async def take(self, queue: str) -> list[Delivery]:
-        """What lies in the queue, and is gone from it now."""
+        """Take every delivery out of the queue."""
         count = await self.ready(queue)
         if not count:
             return []
@@ -124,11 +124,11 @@ class Mail:
         return deliveries
 
     async def envelopes(self, queue: str) -> list[Envelope]:
-        """What lies in the queue, unpacked; all of it must be readable."""
+        """Take every delivery out of the queue and unpack it; fail on one that is unreadable."""
         return _readable(await self.take(queue))
 
     async def await_envelopes(self, queue: str, count: int) -> list[Envelope]:
-        """The same, as it comes, until there are as many."""
+        """Take deliveries and unpack them until there are this many envelopes."""
         found: list[Envelope] = []
         async with asyncio.timeout(15):
             while len(found) < count:
@@ -136,7 +136,7 @@ class Mail:
         return found
 
     async def dead(self, queue: str, count: int = 0) -> list[tuple[str, bytes]]:
-        """Reason and body of every dead letter of this queue, now taken; waits for as many."""
+        """Take this many dead letters of the queue; return the reason and body of each."""
         found: list[Delivery] = []
         async with asyncio.timeout(15):
             found += await self.take(dead_letter_queue(queue))
@@ -153,7 +153,7 @@ def _readable(deliveries: Sequence[Delivery]) -> list[Envelope]:
 
 @asynccontextmanager
 async def mail(settings: Settings, *queues: Queue) -> AsyncIterator[Mail]:
-    """With all queues of the order saga declared, the caller's own, and these."""
+    """Connect, and declare all queues of the order saga, the caller's own, and these."""
     broker = Broker(settings)
     channel = await broker.channel()
     try:
@@ -165,7 +165,7 @@ async def mail(settings: Settings, *queues: Queue) -> AsyncIterator[Mail]:
 
 @dataclass(frozen=True)
 class Management:
-    """What an operator of the broker can do to one virtual host."""
+    """The broker's management API, for one virtual host."""
 
     api: httpx.Client
     vhost: str
@@ -176,7 +176,7 @@ class Management:
         return [connection["name"] for connection in answer.json()]
 
     def close_connections(self) -> int:
-        """By force; how many there were."""
+        """Close every connection by force; return how many there were."""
         names = self.connections()
         for name in names:
             answer = self.api.delete(f"/connections/{quote(name, safe='')}")

@@ -1,6 +1,6 @@
-"""The three real services as participants without a broker, for tests that hand them batches.
+"""Real participants without a broker, for tests that give them batches directly.
 
-Owns: their stores and handlers put together. Must not know: any rule of theirs.
+Owns: their composition, and queries of what they wrote. Must not know: any of their rules.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def inventory(db: Database, store: Store[Any] | None = None) -> Participant[Any]
 
 
 async def consume(participant: Participant[Any], *envelopes: Envelope) -> bool:
-    """As one batch, in this order."""
+    """Handle the envelopes as one batch, in this order."""
     return await participant.handle([participant.parse(envelope) for envelope in envelopes])
 
 
 async def handle(participant: Participant[Any], *envelopes: Envelope) -> Replies:
-    """The same, and what was replied."""
+    """Handle the envelopes as one batch and return the replies."""
     return await participant.answer([participant.parse(envelope) for envelope in envelopes])
 
 
@@ -61,7 +61,7 @@ async def receive_stock(db: Database, number: int = 8000, **quantities: int) -> 
 
 
 def sent(judge: Rows, schema: str) -> list[Envelope]:
-    """What waits in a service's outbox, in order."""
+    """List the messages in a service's outbox, in order."""
     rows = judge.execute(f"select envelope from {schema}.outbox order by id".encode())
     return [Envelope.model_validate_json(str(envelope)) for (envelope,) in rows]
 
@@ -72,7 +72,7 @@ def balance(judge: Rows, customer: str) -> object:
 
 
 def transfers(judge: Rows, saga_id: UUID) -> list[object]:
-    """The kinds of the transfers of a saga, sorted."""
+    """List the kinds of a saga's transfers, sorted."""
     rows = judge.execute(
         "select kind from payment_svc.transfer where saga_id = %s order by kind", (saga_id,)
     )
@@ -80,7 +80,7 @@ def transfers(judge: Rows, saga_id: UUID) -> list[object]:
 
 
 def stock(judge: Rows, sku: str) -> tuple[object, ...]:
-    """On hand, held, dispatched."""
+    """Return a SKU's on_hand, held and dispatched."""
     rows = judge.execute(
         "select on_hand, held, dispatched from inventory_svc.stock where sku = %s", (sku,)
     )
@@ -88,6 +88,6 @@ def stock(judge: Rows, sku: str) -> tuple[object, ...]:
 
 
 def inbox(judge: Rows, schema: str, saga_id: UUID) -> dict[str, object]:
-    """Outcome by direction; a saga's one step is meant."""
+    """Return outcome by direction, for a saga with one step here."""
     query = f"select direction, outcome from {schema}.inbox where saga_id = %s"
     return {str(d): outcome for d, outcome in judge.execute(query.encode(), (saga_id,))}

@@ -1,6 +1,6 @@
-"""Waiting for a condition with a deadline, never for a time; and daemons in the background.
+"""Waiting for a condition with a deadline, and running the daemons of a process in a test.
 
-Owns: how these tests run the parts of a process. Must not know: what any part does.
+Owns: how tests run the parts of a process. Must not know: what any part does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.storage.db import Tx
 T = TypeVar("T")
 Rows = psycopg.Connection[tuple[object, ...]]
 
-# Settings under which nothing that fails rests for long.
+# Settings under which a failure is retried at once.
 FAST: dict[str, Any] = {
     "retry_first_seconds": 0.02,
     "retry_cap_seconds": 0.1,
@@ -41,7 +41,7 @@ async def eventually(condition: Callable[[], T], what: str = "", *, within: floa
 
 
 async def eventually(condition: Callable[[], Any], what: str = "", *, within: float = 15) -> Any:
-    """What the condition says once it is true."""
+    """Wait until the condition is true and return its value; fail after `within` seconds."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
         value = condition()
@@ -60,9 +60,9 @@ def _source(condition: Callable[[], Any]) -> str:
 
 @asynccontextmanager
 async def running(process: Process, *daemons: str) -> AsyncIterator[None]:
-    """All daemons of the process, or those named, until the block ends.
+    """Run all daemons of the process, or those named, until the block ends.
 
-    A defect in one of them fails the test, as it would end the process.
+    A daemon that raises fails the test, as it would end the process.
     """
     async with process.db:
         tasks = [
@@ -86,7 +86,7 @@ async def running(process: Process, *daemons: str) -> AsyncIterator[None]:
 
 
 def reports(process: Process, check: str) -> str:
-    """What a process's /ready says of one of its checks."""
+    """Return what /ready reports for one check."""
     checks: Any = process.health.report()["checks"]
     return str(checks.get(check))
 
@@ -96,7 +96,7 @@ async def wired(
     composition_root: Callable[[Settings], Awaitable[None]],
     settings: Settings,
 ) -> Process:
-    """A process as its own composition root puts it together, but not run."""
+    """Return a process as its own composition root composes it, but do not run it."""
     put_together: list[Process] = []
 
     async def not_run(process: Process) -> None:
@@ -109,7 +109,7 @@ async def wired(
 
 
 def lock_waits(admin: Rows, role: str) -> int:
-    """How many sessions of this role stand still because another holds what they want."""
+    """Count the sessions of this role that wait for a lock."""
     admin.execute("select pg_stat_clear_snapshot()")  # else a transaction sees no newer session
     rows = admin.execute(
         "select 1 from pg_stat_activity"
@@ -120,7 +120,7 @@ def lock_waits(admin: Rows, role: str) -> int:
 
 
 def end_sessions(admin: Rows, role: str) -> int:
-    """Kill this role's backends, as a crash of the server would; how many there were."""
+    """Kill this role's backends, as a crash of the server would; return how many there were."""
     rows = admin.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and usename = %s",
@@ -130,8 +130,10 @@ def end_sessions(admin: Rows, role: str) -> int:
 
 
 async def rows_read(tx: Tx, table: str, doing: Awaitable[T]) -> tuple[T, int]:
-    """What it gives, and how many rows of this table it read: a figure which no busy machine can
-    falsify. Without the difference those of transactions just before would count with it."""
+    """Return the result and how many rows of this table it read, which load cannot skew.
+
+    The counter includes what this session read just before, so the difference is returned.
+    """
     before = await _rows_read(tx, table)
     given = await doing
     return given, await _rows_read(tx, table) - before

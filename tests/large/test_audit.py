@@ -23,7 +23,7 @@ SAGAS = ORDERS + ORDERS // 5  # one in five goes back, or was to
 WITHIN_SECONDS = 300
 RESIDENT_KIB = 200 * 1024  # the largest of all that take part
 SAGA = Path(__file__).parents[2] / ".venv" / "bin" / "saga"
-PLAN = Plan(replicas={"door": 0, "orchestrator": 0})  # nobody moves: only who is asked is there
+PLAN = Plan(replicas={"door": 0, "orchestrator": 0})  # only the services that are queried
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
-"""A hundred thousand dead letters: taken in, grouped, tried, redriven and discarded in bulk, by the
-command that an operator types, in minutes and in little memory (design.md, section 9)."""
+"""A hundred thousand dead letters, handled in bulk by CLI, in minutes and in little memory."""
 
 from __future__ import annotations
 
@@ -27,7 +26,12 @@ HALF = 50_000  # of each kind: charges of sagas that wait for them, and junk
 WITHIN_SECONDS = 600  # each of the phases
 RESIDENT_KIB = 200 * 1024  # the largest of all that take part
 SAGA = Path(__file__).parents[2] / ".venv" / "bin" / "saga"
-ASIDE = ("door", "order", "payment", "inventory")  # what is redriven stays where it can be counted
+ASIDE = (
+    "door",
+    "order",
+    "payment",
+    "inventory",
+)  # stopped: redriven letters stay countable
 NEVER = {"step_timeout_seconds": "7200", "resend_cap_seconds": "7200"}  # asked for again
 PLAN = Plan(replicas=dict.fromkeys(ASIDE, 0), settings=NEVER)
 PAYMENT, INVENTORY = "payment.commands", "inventory.commands"
@@ -76,7 +80,7 @@ def test_a_hundred_thousand_dead_letters(
     measured = Measured()
 
     def saga(*words: str) -> Any:
-        """What `saga dead-letters ... --json` prints."""
+        """Run `saga dead-letters WORDS --json` and return what it prints."""
         with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
             process = subprocess.Popen(
                 [SAGA, "dead-letters", *words, "--json"],

@@ -1,1 +1,1 @@
-"""The exhaustive model: every order of events there is, with the real decide() and fence."""
+"""The exhaustive model: every order of events, with the real decide(), reactions and fence."""

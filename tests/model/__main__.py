@@ -1,4 +1,4 @@
-"""`python -m tests.model`: explore everything, or show what breaks without a guard."""
+"""`python -m tests.model`: explore every order of events, or show what breaks without a guard."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def model(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Drive the code that decides, and the real fence, through every order of events there is.
+    """Drive the real deciding code and the real fence through every order of events.
 
-    The order saga, and the same order by events, on a network that repeats, reorders, delays and
-    loses without bound; silence, dead letters, a customer who cancels and an operator at any
-    moment; refusals wherever they are possible. Takes about half a minute. Exits with 1 if
-    something is wrong (or, without a guard, if nothing is).
+    The order saga in both styles, and the choreographed return, on a network that repeats,
+    reorders, delays and loses without bound; with timeouts, dead letters, cancellations and
+    operators at any moment, and refusals wherever they are possible. Takes some seconds. Exits
+    with 1 if something is wrong (or, without a guard, if nothing is).
     """
     if without is None:
         whole = {style: explore_style(style) for style in GUARDS}

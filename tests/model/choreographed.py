@@ -1,10 +1,10 @@
-"""Order and return without an orchestrator as one small state, and everything that can happen.
+"""Order and return without an orchestrator, as one small state and every move out of it.
 
-Owns: the state, and one step of it in each way there is. What reacts is the real `REACTIONS` of
-each service, what remembers is the real `SagaProgress`, what admits is the real fence. The
-network repeats, reorders, delays and loses without bound: an event once told can be heard at any
-later time, by each of its listeners again and again. What is lost is lost all at once: with less
-lost there is more that can happen, and nothing less.
+Owns: the state and its moves. The services react by their real `REACTIONS`, the order service
+remembers in its real `SagaProgress`, and the real fence admits commands. The network repeats, reorders
+and delays without bound: an event once published can reach each of its listeners at any later time,
+any number of times. A single move loses everything under way (`orchestrated.py` says why that is
+enough).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BEGUN: Mapping[str, PlacedOrder | OpenedReturn] = {
     "order": PlacedOrder(SAGA, "ann", "EUR", (PricedLine("tea", 2, 300),), 600, NOON),
     "return": OpenedReturn(SAGA, UUID(int=2), "ann", "EUR", 600, NOON),
 }
-ORDER: Reactions = {}  # hears by `hear`, which knows more than a table
+ORDER: Reactions = {}  # reacts by `hear()`, which takes its memory into account
 LISTENERS = {"order": ORDER, "inventory": INVENTORY, "payment": PAYMENT}
 EXAMPLES = {FORWARD: examples.FORWARD, COMPENSATING: examples.COMPENSATING}
 BODIES = {
@@ -54,7 +54,7 @@ Leg = tuple[str, Direction]
 
 
 class Event(NamedTuple):
-    """What was told, by which step in which direction of what kind of saga."""
+    """A reply, published as an event: of which saga and step, in which direction."""
 
     story: str
     step: str
@@ -62,33 +62,36 @@ class Event(NamedTuple):
     type: type[Reply]
 
 
-class Told(NamedTuple):
-    """An event on its way to one who listens."""
+class Delivery(NamedTuple):
+    """An event on its way to one listener."""
 
     event: Event
-    who: str
+    listener: str
 
 
 class World(NamedTuple):
-    """All there is, by numbers of `Numbered` things; of what is under way a bit for each."""
+    """What the order service remembers, the participants, and the deliveries under way.
 
-    story: str  # "": nothing is yet
-    known: int = 0
+    The first two are numbers of `Numbered` things; each possible delivery is one bit.
+    """
+
+    story: str  # "" before anything is placed
+    memory: int = 0
     locals: tuple[int, ...] = ()
     under_way: int = 0
 
 
-class Known(NamedTuple):
-    """What the order service remembers, without clocks, and with no attempts that do not count."""
+class Memory(NamedTuple):
+    """What the order service remembers: no clocks, and attempts only while they are limited."""
 
     story: str
-    heard: tuple[tuple[Leg, RecordedEvent], ...]
-    asked: str | None
+    events: tuple[tuple[Leg, RecordedEvent], ...]
+    cancel_asked: str | None
     attempt: int
 
 
-TOLD: Numbered[Told] = Numbered()
-KNOWN: Numbered[Known] = Numbered()
+DELIVERIES: Numbered[Delivery] = Numbered()
+MEMORIES: Numbered[Memory] = Numbered()
 LOCALS: Numbered[Local] = Numbered()
 
 Move = tuple[str, World]
@@ -99,43 +102,43 @@ def first() -> World:
 
 
 def moves(world: World) -> Iterator[Move]:
-    """Everything that can happen next and changes something, in words, and what comes of it.
+    """Yield every move that changes something: its description and the world after it.
 
-    Raises Violation.
+    Raises Violation if a move does what must never happen.
     """
     if not world.story:
         for story in OUTLINES:
-            yield f"{story}: it is placed at the door, whose inbox row says so", _begun(story)
+            yield f"{story}: the door accepts it and writes its inbox row", _begun(story)
         return
-    for told in TOLD.of(world.under_way):
-        yield from _heard(world, told)
+    for delivery in DELIVERIES.of(world.under_way):
+        yield from _deliver(world, delivery)
     if world.under_way:
-        yield "all that is under way is lost", world._replace(under_way=0)
-    progress = _progress(world.known)
+        yield "everything under way is lost", world._replace(under_way=0)
+    progress = _progress(world.memory)
     if not progress.ended:
         reason = progress.time_out(ATTEMPTS, past_sla=False)
         again = _first(world.story) if reason is None else _asked(world.story)
-        yield _changed(world, "a deadline passes", progress, _published(again))
+        yield _remember(world, "a deadline passes", progress, _published(again))
     if _may_cancel(world):
-        progress = _progress(world.known)
+        progress = _progress(world.memory)
         progress.cancel(CANCELLED)
-        yield _changed(world, "the customer cancels", progress, _published(_asked(world.story)))
+        yield _remember(world, "the customer cancels", progress, _published(_asked(world.story)))
 
 
 def ended(world: World) -> bool:
-    return bool(world.story) and _progress(world.known).ended
+    return bool(world.story) and _progress(world.memory).ended
 
 
 def check(world: World) -> None:
-    """Raises Violation for a state that must not be."""
-    wrong = _wrong(world.known, world.locals) if world.story else None
+    """Raise Violation if this world must not be."""
+    wrong = _wrong(world.memory, world.locals) if world.story else None
     if wrong:
         raise Violation(wrong)
 
 
 def forget() -> None:
-    """What was worked out with guards that are now others."""
-    for cached in (_hearing, _reaction, _handled, _published, _wrong):
+    """Clear the caches: a guard was removed or put back since they were filled."""
+    for cached in (_order_reacts, _participant_reacts, _handle, _published, _wrong):
         cached.cache_clear()
 
 
@@ -144,55 +147,55 @@ def _begun(story: str) -> World:
     progress.record(_envelope(_first(story)), 0)
     placed = Local(action=Row(Outcome.DONE, "accepted"), acted=1)
     locals_ = tuple(map(LOCALS, (placed, *(Local() for _ in NAMES[story][1:]))))
-    return World(story, KNOWN(_known(progress)), locals_, _published(_first(story)))
+    return World(story, MEMORIES(_memory(progress)), locals_, _published(_first(story)))
 
 
-# --- events and who hears them -------------------------------------------------------------
+# --- events and their listeners -------------------------------------------------------------
 
 
-def _heard(world: World, told: Told) -> Iterator[Move]:
-    event, who = told
-    words = f"{who} hears {event.type.__name__} of {event.step}"
-    if who == "order":
-        known, command = _hearing(world.known, event)
+def _deliver(world: World, delivery: Delivery) -> Iterator[Move]:
+    event, listener = delivery
+    words = f"{listener} receives {event.type.__name__} of {event.step}"
+    if listener == "order":
+        memory, command = _order_reacts(world.memory, event)
     else:
-        known, command = world.known, _reaction(who, event)
-    heard = world._replace(known=known)
+        memory, command = world.memory, _participant_reacts(listener, event)
+    received = world._replace(memory=memory)
     if command is None:
-        yield words, heard
+        yield words, received
         return
     if command.step not in NAMES[world.story]:
-        raise Violation(f"{words}, and does {command.step}, which is no part of it")
+        raise Violation(f"{words}, and does {command.step}, which is not a step of it")
     number = NAMES[world.story].index(command.step)
-    for done, local, published in _handled(world.story, world.locals[number], command):
+    for done, local, published in _handle(world.story, world.locals[number], command):
         locals_ = (*world.locals[:number], local, *world.locals[number + 1 :])
         under_way = world.under_way | published
-        yield f"{words}: {done}", heard._replace(locals=locals_, under_way=under_way)
+        yield f"{words}: {done}", received._replace(locals=locals_, under_way=under_way)
 
 
 @cache
-def _hearing(known: int, event: Event) -> tuple[int, Key | None]:
-    """What the order service then remembers, and what that leads to."""
-    progress = _progress(known)
+def _order_reacts(memory: int, event: Event) -> tuple[int, Key | None]:
+    """Return what the order service remembers after the event, and the command it then runs."""
+    progress = _progress(memory)
     try:
         _, command = order_reactions.record_event(progress, _envelope(event), 0)
     except Poison as poison:
         raise Violation(f"order cannot take {event}: {poison}") from poison
-    return KNOWN(_known(progress)), command.key if command else None
+    return MEMORIES(_memory(progress)), command.key if command else None
 
 
 @cache
-def _reaction(who: str, event: Event) -> Key | None:
+def _participant_reacts(listener: str, event: Event) -> Key | None:
     try:
-        command = reactions.react(LISTENERS[who], _envelope(event))
+        command = reactions.react(LISTENERS[listener], _envelope(event))
     except Poison as poison:
-        raise Violation(f"{who} cannot take {event}: {poison}") from poison
+        raise Violation(f"{listener} cannot take {event}: {poison}") from poison
     return command.key if command else None
 
 
 @cache
-def _handled(story: str, number: int, key: Key) -> list[tuple[str, int, int]]:
-    """In words, the participant after it, and what it publishes."""
+def _handle(story: str, number: int, key: Key) -> list[tuple[str, int, int]]:
+    """Return each result of a command: words, the participant after it, what it publishes."""
     return [
         (words, LOCALS(after), _published(_event(story, key, outcome)) if outcome else 0)
         for words, after, outcome in handled(LOCALS[number], key, PIVOTS[story])
@@ -200,7 +203,7 @@ def _handled(story: str, number: int, key: Key) -> list[tuple[str, int, int]]:
 
 
 def _event(story: str, key: Key, outcome: Outcome) -> Event:
-    """One refusal of a step stands for all: a test says that all lead to the same."""
+    """Return the event of an outcome; one refusal stands for all, as all lead to the same."""
     if outcome is Outcome.FENCED:
         return Event(story, key.step, key.direction, Fenced)
     if key.direction is COMPENSATING and key.step == PIVOTS[story]:
@@ -212,11 +215,10 @@ def _event(story: str, key: Key, outcome: Outcome) -> Event:
 
 @cache
 def _published(event: Event) -> int:
-    """To everybody who listens."""
-    listeners = [who for who, table in LISTENERS.items() if event.type in table]
+    listeners = [service for service, table in LISTENERS.items() if event.type in table]
     if event.type in CONSUMED:
         listeners.append("order")
-    return TOLD.bits(Told(event, who) for who in listeners)
+    return DELIVERIES.bits(Delivery(event, listener) for listener in listeners)
 
 
 def _first(story: str) -> Event:
@@ -236,7 +238,7 @@ def _sent(envelope: Envelope | str) -> Envelope:
 
 @cache
 def _envelope(event: Event) -> Envelope:
-    """About as little as it may be: what a cancelling leads to knows little but the reason."""
+    """Wrap the event with as little about the saga as it may carry."""
     begun = _sent(order_reactions.first_event(BEGUN[event.story]).envelope)
     asked = _sent(order_reactions.cancel_asked_event(BEGUN[event.story], "because").envelope)
     for own in (begun, asked):
@@ -256,24 +258,26 @@ def _envelope(event: Event) -> Envelope:
 # --- what the order service remembers ------------------------------------------------------
 
 
-def _changed(world: World, words: str, progress: SagaProgress, published: int) -> Move:
-    known = KNOWN(_known(progress))
-    return words, world._replace(known=known, under_way=world.under_way | published)
+def _remember(world: World, words: str, progress: SagaProgress, published: int) -> Move:
+    memory = MEMORIES(_memory(progress))
+    return words, world._replace(memory=memory, under_way=world.under_way | published)
 
 
-def _known(progress: SagaProgress) -> Known:
-    heard = tuple(sorted(progress.events.items()))
+def _memory(progress: SagaProgress) -> Memory:
+    events = tuple(sorted(progress.events.items()))
     attempt = progress.attempt if progress.capped else 1
-    return Known(progress.outline.name, heard, progress.cancel_asked, attempt)
+    return Memory(progress.outline.name, events, progress.cancel_asked, attempt)
 
 
 def _progress(number: int) -> SagaProgress:
-    known = KNOWN[number]
-    return SagaProgress(SAGA, OUTLINES[known.story], dict(known.heard), known.asked, known.attempt)
+    memory = MEMORIES[number]
+    return SagaProgress(
+        SAGA, OUTLINES[memory.story], dict(memory.events), memory.cancel_asked, memory.attempt
+    )
 
 
 def _may_cancel(world: World) -> bool:
-    """Of a return nobody is asked that; an order is pending, or it is too late."""
+    """Return whether the customer can cancel: only an order, and only while it is pending."""
     created, ended_well = LOCALS[world.locals[0]], LOCALS[world.locals[-1]]
     return world.story == "order" and not created.undone and not ended_well.acted
 
@@ -282,8 +286,8 @@ def _may_cancel(world: World) -> bool:
 
 
 @cache
-def _wrong(known: int, numbers: tuple[int, ...]) -> str | None:
-    progress = _progress(known)
+def _wrong(memory: int, numbers: tuple[int, ...]) -> str | None:
+    progress = _progress(memory)
     names, pivot_name = NAMES[progress.outline.name], PIVOTS[progress.outline.name]
     locals_ = {name: LOCALS[number] for name, number in zip(names, numbers, strict=True)}
     if wrong := wrong_effects(locals_, pivot_name):
@@ -300,9 +304,9 @@ def _wrong(known: int, numbers: tuple[int, ...]) -> str | None:
     if last in acted and acted != set(names):
         return f"the customer is told yes without {', '.join(sorted(set(names) - acted))}"
     if progress.pivot_passed and not pivot.acted:
-        return "the order service believes in a pivot that never was"
+        return "the order service records a pivot that was never done"
     if progress.fenced and not fenced:
-        return "the order service believes in a fence that is not there"
+        return "the order service records a fence that is not there"
     if progress.state == "COMPLETED" and last not in acted:
         return "COMPLETED, and the customer is not told"
     if progress.state == "COMPENSATED" and first not in undone:

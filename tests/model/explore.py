@@ -1,6 +1,6 @@
-"""Breadth-first exploration of all states, and the shortest way to a wrong one.
+"""Breadth-first search of all states, and the shortest way to a wrong one.
 
-Owns: the search, and whether an end can still be reached from everywhere. Must not know: what a
+Owns: the search, and whether an end can still be reached from every state. Must not know: what a
 state is.
 """
 
@@ -21,8 +21,7 @@ MOST = 3_000_000  # states; far more than there are, so that a mistake in the mo
 
 @dataclass(frozen=True)
 class Explored:
-    """What a whole exploration saw. `wrong` is None if all is well, else what is; then `trace` is
-    the shortest way there."""
+    """The result of an exploration. If something is `wrong`, `trace` is the shortest way there."""
 
     states: int
     transitions: int
@@ -34,24 +33,24 @@ class Explored:
 
 
 class Model(Protocol[W]):
-    """A module with a state and everything that can happen to it."""
+    """A module that defines a state and every move out of it."""
 
     def first(self) -> W: ...
 
     def moves(self, world: W, /) -> Iterator[tuple[str, W]]:
-        """What can happen next, in words, and what comes of it. Raises Violation."""
+        """Yield each move: its description and the state after it. Raises Violation."""
 
     def check(self, world: W, /) -> None:
-        """Raises Violation."""
+        """Raise Violation if this state must not be."""
 
     def ended(self, world: W, /) -> bool: ...
 
     def forget(self) -> None:
-        """What was worked out with guards that are now others."""
+        """Clear what was cached: a guard was removed or put back."""
 
 
 def explore(model: Model[W]) -> Explored:
-    """Everything there is, or up to the first violation."""
+    """Visit every state, or those up to the first violation."""
     model.forget()
     return _Search(model).run()
 
@@ -65,7 +64,7 @@ class _Search(Generic[W]):
         self._worlds: list[W] = [begin]
         self._from: list[tuple[int, str]] = [(-1, "the saga has begun")]
         self._depths: list[int] = [0]
-        self._before: list[list[int]] = [[]]  # whence each state can be reached
+        self._before: list[list[int]] = [[]]  # the states before each state
         self._transitions = 0
 
     def run(self) -> Explored:
@@ -101,7 +100,7 @@ class _Search(Generic[W]):
         return known
 
     def _without_an_end(self) -> int | None:
-        """The first state from which nothing leads to an end."""
+        """Return the first state from which no move leads to an end."""
         ended = [n for n, world in enumerate(self._worlds) if self._model.ended(world)]
         reaching, waiting = bytearray(len(self._worlds)), deque(ended)
         for number in ended:

@@ -1,7 +1,6 @@
-"""The guards of decide(), of the reactions and of the fence, each with the way to take it out of
-the real module.
+"""The guards of decide(), of the reactions and of the fence, and how to remove each from the code.
 
-Owns: the tables. Must not know: how a guard is taken out, nor what the model finds then.
+Owns: the tables. Must not know: how a removal works, nor what the model then finds.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ FENCING = (
         "if key.direction is Direction.COMPENSATING:": "if False:"}),
     Guard("an undo leaves a tombstone", fence.Fence, "admit", {
         "self._known[key.action] = tombstone(key.action)": "return First()"}),
-    Guard("a repeat hears the stored reply", fence.Fence, "settle", {
+    Guard("a repeat is answered with the stored reply", fence.Fence, "settle", {
         "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
     Guard("a fence says so if the pivot was done", fence, "fence_answer", {
         _FENCE_ANSWER: "Fenced()"}),
@@ -47,11 +46,11 @@ DECIDING = (
             "self._send(step, COMPENSATING); self._turn_back(reason)"}),
     Guard("the pivot is never guessed: given up, it is fenced", Move, "_give_up", {
         "step.kind is Kind.PIVOT": "False"}),
-    Guard("a silent step is unknown, not failed", Move, "_give_up", {
+    Guard("a step that times out is unknown, not failed", Move, "_give_up", {
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
     Guard("a pivot that was done after all is passed", Move, "_step_done", {
         "step.kind is Kind.PIVOT": "False"}),
-    Guard("past the pivot nobody is granted compensation", Move, "begin_compensation", {
+    Guard("past the pivot no compensation is granted", Move, "begin_compensation", {
         "if self._pivot_passed:": "if False:"}),
     Guard("a retriable step is never given up", Step, "is_capped", {
         "direction is FORWARD and self.kind is not Kind.RETRIABLE": "direction is FORWARD"}),
@@ -64,7 +63,7 @@ DECIDING = (
         "if self._all_settled():": "if True:"}),
     Guard("the customer is told last", Move, "_compensate", {
         "not step.at_the_door or self._all_settled(but=step.name)": "True"}),
-    Guard("what is silent is asked for again", Move, "time_out", {
+    Guard("a command that times out is resent", Move, "time_out", {
         "self._send(step, event.direction)": "pass"}),
     Guard("nothing lies ahead of a gate that waits", Move, "_advance", {
         "detail=why)\n            return": "detail=why)"}),
@@ -94,12 +93,12 @@ REACTING = (
         "reaction is None or reaction.of not in (None, event.step)": "reaction is None"}),
     Guard("the customer is told last", order_reactions, "record_event", {
         "not progress.all_undone": "False"}),
-    Entry("nobody undoes anything before the pivot is fenced", PAYMENT, CancelAsked,
+    Entry("nothing is undone before the pivot is fenced", PAYMENT, CancelAsked,
           replace(PAYMENT[Fenced], of=None)),
     Entry("an undo waits for the fence, not for a refusal", INVENTORY, CardDeclined,
           replace(INVENTORY[Fenced], of=None)),
 )  # fmt: skip
-# By style: what is explored, and its guards.
+# By style of the model.
 GUARDS: Mapping[str, tuple[Guard | Entry, ...]] = {
     "orchestrated": (*DECIDING, *FENCING),
     "choreographed": (*REACTING, *FENCING),

@@ -1,7 +1,7 @@
-"""Honest participants, as every model sees them: they remember what they did, and may refuse.
+"""Honest participants, shared by both models: they remember what they did, and may refuse.
 
-Owns: one command at its participant, behind the real fence, and what nobody's effects may
-ever be. Must not know: who asks, nor by what way the answer goes.
+Owns: how a participant handles one command behind the real fence, and which effects are always
+wrong. Must not know: who sent the command, nor how the reply travels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class Violation(Exception):
-    """What must never be is."""
+    """Something happened that must never happen."""
 
 
 class Local(NamedTuple):
-    """One step at its participant: its two inbox rows, how often it acted and was undone."""
+    """One step at its participant: its two inbox rows, how often it ran and was undone."""
 
     action: Row | None = None
     undo: Row | None = None
@@ -32,7 +32,7 @@ class Local(NamedTuple):
 
 
 class Numbered(Generic[T]):
-    """Gives each thing a number, and the thing back for the number."""
+    """A two-way numbering of things, so that a world can be a few small integers."""
 
     def __init__(self, things: Iterable[T] = ()) -> None:
         self._numbers: dict[T, int] = {}
@@ -63,8 +63,10 @@ class Numbered(Generic[T]):
 
 
 def handled(local: Local, key: Key, pivot: str) -> list[tuple[str, Local, Outcome | None]]:
-    """A command reaches its participant, who may have a choice: in words, the participant after it,
-    and what it answers. Raises Violation."""
+    """Return each way to handle a command: words, the participant after it, its reply.
+
+    Raises Violation if the fence breaks.
+    """
     action = key.action
     undo = key._replace(direction=Direction.COMPENSATING)
     known = {k: row for k, row in ((action, local.action), (undo, local.undo)) if row is not None}
@@ -85,10 +87,10 @@ def handled(local: Local, key: Key, pivot: str) -> list[tuple[str, Local, Outcom
     try:
         verdict = gate.admit(key, _tombstone)
     except AssertionError as refused:
-        raise Violation(f"the fence cannot tell about {key.step}: {refused}") from refused
+        raise Violation(f"the fence has no rows for {key.step}: {refused}") from refused
     if isinstance(verdict, Duplicate):
         stored = verdict.row
-        return [("it is known", local, stored.outcome if stored.reply is not None else None)]
+        return [("a duplicate", local, stored.outcome if stored.reply is not None else None)]
     if key.direction is Direction.FORWARD:
         no = [settled_as(Outcome.REFUSED, "refused")] if key.step in CAN_REFUSE else []
         return [settled_as(Outcome.DONE, "done", local._replace(acted=local.acted + 1)), *no]
@@ -105,7 +107,7 @@ def _tombstone(_: Key) -> Row:
 
 
 def wrong_effects(locals_: Mapping[str, Local], pivot: str) -> str | None:
-    """What is wrong whatever anybody thinks of the saga."""
+    """Return what is wrong with the effects, whatever state the saga is in, or None."""
     for name, local in locals_.items():
         if local.acted > 1 or local.undone > local.acted:
             return f"{name} was done {local.acted} times and undone {local.undone} times"

@@ -1,4 +1,4 @@
-"""The guards that a process can be started without, each with the way to take it out.
+"""The guards that a process can be started without, and how to remove each.
 
 Owns: the table MUTANTS; `chaos/guards/table.py` names them and says what breaks. Must not know:
 under which load.

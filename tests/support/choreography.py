@@ -57,7 +57,7 @@ Waiting = tuple[str, Envelope]  # and the service it goes to
 
 @dataclass
 class Service:
-    """One participant: its inbox and its state."""
+    """One participant: its inbox and its domain state."""
 
     handlers: Mapping[type[Command], Handler]
     state: Any

@@ -1,5 +1,7 @@
-"""Stands in for a service where the runtime is tested: is ready, says what it was given, leaves
-when told. `python -m tests.support.dummy_service`."""
+"""Stand in for a service in tests of the runtimes: `python -m tests.support.dummy_service`.
+
+It is always ready, prints its settings at the start, and a last line on SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Ready(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing: the log is what the tests read."""
+        """Print nothing: tests read the log."""
 
 
 def leave(*_: int | FrameType | None) -> NoReturn:

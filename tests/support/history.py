@@ -1,6 +1,6 @@
-"""A history of orders that went well or were refused, written straight into the four schemas.
+"""A history of confirmed and refused orders, written straight into the four schemas.
 
-Owns: rows as the services leave them, without their work. Must not know: who looks at them.
+Owns: rows as the services would leave them. Must not know: what reads them.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ select md5('refund ' || n)::uuid, 'REFUND', saga_id, 'refund_order', 'shop:reven
 
 
 def write_returns(dsn: str, first: int, last: int) -> None:
-    """Of orders number `first` to `last`, which are there: one in five goes back, or was to."""
+    """Write a return, finished or given up, for one in five of the orders `first` to `last`."""
     _write(dsn, _RETURNS, _RETURN_ROWS, first, last)
 
 
 def write_history(dsn: str, first: int, last: int) -> None:
-    """Orders number `first` to `last`; `dsn` is the superuser's."""
+    """Write the orders number `first` to `last`; `dsn` is the superuser's."""
     _write(dsn, _ORDERS, _ROWS, first, last)
 
 

@@ -1,6 +1,6 @@
-"""A reader of the documents: what they say to write and to type, and a shell to type it in.
+"""The commands that documents tell their reader to type, and a shell to run them in.
 
-Owns: taking commands out of pages, running them one after another, and which of them may fail.
+Owns: extracting commands from pages, running them in order, and the exit status each must have.
 Must not know: which pages there are.
 """
 
@@ -20,7 +20,7 @@ from tests.servers import chosen_for_stacks
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STATUS = "status of the line above:"
-# Everything else ends well.
+# By the start of the command; every other one must exit with 0.
 STATUSES = {
     ".venv/bin/saga order --customer c-017": 1,  # a declined card
     ".venv/bin/saga orders place examples/orders.jsonl": 1,  # a few of its lines are wrong
@@ -33,7 +33,7 @@ def blocks(document: str) -> list[str]:
 
 
 def commands(block: str) -> Iterator[str]:
-    """One by one; a backslash goes on in the next line."""
+    """Yield the commands one by one; a backslash continues a line."""
     for command in re.split(r"(?<!\\)\n", block):
         if command.strip() and not command.lstrip().startswith("#"):
             yield command
@@ -45,7 +45,7 @@ def wanted_status(command: str) -> int:
 
 @contextmanager
 def state_directory() -> Iterator[Path]:
-    """Not in a home: the servers drop root. And short: it holds unix sockets."""
+    """Create a directory with a short path (unix sockets) outside any home (servers drop root)."""
     directory = Path(tempfile.mkdtemp(prefix="sp-", dir="/var/tmp"))
     directory.chmod(0o755)
     yield directory
@@ -53,7 +53,7 @@ def state_directory() -> Iterator[Path]:
 
 
 def run(commands: list[str], state_dir: Path) -> list[str]:
-    """What each said. Fails with what did not end as it should."""
+    """Run the commands in one shell; return their outputs, or fail on an unexpected status."""
     script = "\n".join(rf"{command}{os.linesep}printf '\n{STATUS} %s\n' $?" for command in commands)
     done = subprocess.run(
         ["bash"],

@@ -1,7 +1,7 @@
-"""Taking a guard out of the real code, for a test or for a process that is to show what breaks.
+"""Removing a guard from the real code, for a test or a process that shows what then breaks.
 
-Owns: changing a function's source, so that a guard which has moved or is gone fails here instead
-of being tested no more. Must not know: any guard.
+Owns: the change of a function's source; a guard that moved or is gone fails loudly here. Must not
+know: any guard.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 @dataclass(frozen=True)
 class Guard:
-    """`owner.function` with each text of `changes` replaced by the other."""
+    """A function and the replacements in its source that remove the guard."""
 
     name: str
     owner: Any
@@ -35,7 +35,7 @@ class Guard:
             setattr(self.owner, self.function, whole)
 
     def remove(self) -> None:
-        """For as long as this process lives."""
+        """Replace the function until this process ends."""
         whole = getattr(self.owner, self.function)
         source = textwrap.dedent(inspect.getsource(whole))
         for there, broken in self.changes.items():
@@ -46,7 +46,7 @@ class Guard:
         exec(compile(source, self.name, "exec"), space)
         changed = space[self.function]
         assert isinstance(changed, FunctionType)
-        # Its module's own names, so that it calls what everybody else calls.
+        # With its module's own globals, so that later patches of them apply to it too.
         changed = FunctionType(changed.__code__, whole.__globals__, whole.__name__)
         changed.__defaults__, changed.__kwdefaults__ = whole.__defaults__, whole.__kwdefaults__
         setattr(self.owner, self.function, changed)
@@ -54,7 +54,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Entry:
-    """A table that says another thing of one key."""
+    """A guard that is one entry of a table; `broken` takes its place."""
 
     name: str
     table: Any
