@@ -1,10 +1,10 @@
 """Order and return without an orchestrator, as one small state and every move out of it.
 
 Owns: the state and its moves. The services react by their real `REACTIONS`, the order service
-remembers in its real `SagaProgress`, and the real fence admits commands. The network repeats, reorders
-and delays without bound: an event once published can reach each of its listeners at any later time,
-any number of times. A single move loses everything under way (`orchestrated.py` says why that is
-enough).
+remembers in its real `SagaProgress`, and the real fence admits commands. The network repeats,
+reorders and delays without bound: a published event can reach each of its listeners at any later
+time, any number of times. A single move loses everything under way (`orchestrated.py` says why that
+is enough).
 """
 
 from __future__ import annotations
