@@ -7,7 +7,6 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,24 +14,13 @@ import psycopg
 import pytest
 
 from chaos.runtime import Endpoints, Plan
-from chaos.runtime.native.runtime import NativeRuntime
+from tests.large.conftest import RESIDENT_KIB, SAGA, Up, peak_kib
 from tests.support.history import write_history, write_returns
 
 ORDERS = 100_000
 SAGAS = ORDERS + ORDERS // 5  # one in five goes back, or was to
 WITHIN_SECONDS = 300
-RESIDENT_KIB = 200 * 1024  # the largest of all that take part
-SAGA = Path(__file__).parents[2] / ".venv" / "bin" / "saga"
 PLAN = Plan(replicas={"door": 0, "orchestrator": 0})  # only the services that are queried
-
-
-@pytest.fixture
-def stack() -> Iterator[tuple[NativeRuntime, Endpoints]]:
-    runtime = NativeRuntime(f"large-{os.getpid()}")
-    try:
-        yield runtime, runtime.up(PLAN, tethered=True)
-    finally:
-        runtime.down()
 
 
 class Audited(NamedTuple):
@@ -56,7 +44,7 @@ def audit(endpoints: Endpoints, folder: Path) -> Audited:
 
 @pytest.mark.timeout(1800)
 def test_a_hundred_thousand_orders_are_audited_in_minutes(
-    stack: tuple[NativeRuntime, Endpoints], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: Up, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime, endpoints = stack
     for first in range(1, ORDERS, 20_000):
@@ -83,10 +71,3 @@ def test_a_hundred_thousand_orders_are_audited_in_minutes(
 
 
 SERVICES = ("operator", "order", "payment", "inventory")
-
-
-def peak_kib(pid: int) -> int:
-    (line,) = [
-        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line
-    ]
-    return int(line.split()[1])

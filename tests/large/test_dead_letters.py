@@ -16,22 +16,15 @@ import pika
 import psycopg
 import pytest
 
-from chaos.runtime import Endpoints, Plan
-from chaos.runtime.native.runtime import NativeRuntime
+from chaos.runtime import Plan
 from common.messages.envelope import Direction, Envelope, Key
 from common.messages.shop.payment import ChargePayment
 from tests.integration.mail import NOON
+from tests.large.conftest import RESIDENT_KIB, SAGA, Up, peak_kib
 
 HALF = 50_000  # of each kind: charges of sagas that wait for them, and junk
 WITHIN_SECONDS = 600  # each of the phases
-RESIDENT_KIB = 200 * 1024  # the largest of all that take part
-SAGA = Path(__file__).parents[2] / ".venv" / "bin" / "saga"
-ASIDE = (
-    "door",
-    "order",
-    "payment",
-    "inventory",
-)  # stopped: redriven letters stay countable
+ASIDE = ("door", "order", "payment", "inventory")  # stopped: redriven letters stay countable
 NEVER = {"step_timeout_seconds": "7200", "resend_cap_seconds": "7200"}  # asked for again
 PLAN = Plan(replicas=dict.fromkeys(ASIDE, 0), settings=NEVER)
 PAYMENT, INVENTORY = "payment.commands", "inventory.commands"
@@ -49,17 +42,8 @@ select lpad(to_hex(n), 32, '0')::uuid, 'order', 1, 'RUNNING',
   from generate_series(1, {HALF}) n"""
 
 
-@pytest.fixture
-def stack() -> Iterator[tuple[NativeRuntime, Endpoints]]:
-    runtime = NativeRuntime(f"large-letters-{os.getpid()}")
-    try:
-        yield runtime, runtime.up(PLAN, tethered=True)
-    finally:
-        runtime.down()
-
-
 class Measured:
-    """How long each phase took, and who was largest."""
+    """The seconds of each phase and the peak memory of each process."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -74,7 +58,7 @@ class Measured:
 
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_dead_letters(
-    stack: tuple[NativeRuntime, Endpoints], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: Up, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime, endpoints = stack
     measured = Measured()
@@ -178,8 +162,3 @@ def until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-
-
-def peak_kib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if "VmHWM" in line).split()[1])
