@@ -1,9 +1,7 @@
-"""A saga as a story: what is given, what happens, what is expected. For tests of decide().
+"""Given, when, then, for tests of decide() on one saga instance.
 
-    given(ORDER_SAGA).awaiting("charge_payment")
-        .refused("charge_payment", "card_declined").expect(undo("reserve_stock"))
-
-Owns: the words of such stories. Must not know: any one saga, any server.
+given(ORDER_SAGA).awaiting("charge_payment")
+    .refused("charge_payment", "card_declined").expect(undo("reserve_stock"))
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ fence = undo  # what the undo of a pivot is called
 
 
 class Story:
-    """One instance and what the last thing that happened made of it."""
+    """One instance, and the decision about its last input."""
 
     def __init__(self, definition: Definition, policy: Policy) -> None:
         self.definition = definition
@@ -84,12 +82,12 @@ class Story:
     # --- given ---
 
     def policy_asks(self, **gates: str) -> Self:
-        """From here on, at these gates, with this for a reason."""
+        """Make the policy ask a person at these gates, for this reason, from here on."""
         self.asked = gates
         return self
 
     def parked(self, gate: str) -> Self:
-        """Everything before the gate is done, and it waits there."""
+        """Complete every step before the gate, and wait there."""
         self.policy_asks(**{gate: "a large total"}).started()
         while self.instance.state is not State.WAITING:
             ((waiting, _),) = self.instance.awaited()
@@ -101,7 +99,7 @@ class Story:
         return self
 
     def awaiting(self, step: str) -> Self:
-        """Everything before `step` is done, and `step` was sent."""
+        """Complete every step before this one, and send it."""
         self.started()
         while step not in self.instance.steps:
             ((waiting, _),) = self.instance.awaited()
@@ -173,7 +171,7 @@ class Story:
     # --- what is expected ---
 
     def expect(self, *sends: Send) -> Self:
-        """Exactly these were sent by what happened last."""
+        """Expect exactly these sends of the last input."""
         assert self.decision.sends == sends
         return self
 

@@ -1,4 +1,4 @@
-"""The log of what operators did: written with the deed, never changed, and read."""
+"""The audit log: written in the transaction of the intervention, never changed, and read."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ async def test_gate_decisions_are_recorded_the_late_ones_too(
     )
 
 
-async def test_neither_is_there_without_the_other(db: Database, judge: Rows, admin: Rows) -> None:
+async def test_an_action_and_its_effect_commit_together(
+    db: Database, judge: Rows, admin: Rows
+) -> None:
     await give(service(db), start(1))
     with admin.transaction():  # the log cannot be written for now
         admin.execute("lock table orchestrator.operator_action in share mode")
@@ -102,7 +104,7 @@ async def test_neither_is_there_without_the_other(db: Database, judge: Rows, adm
         "delete from operator_action where false",
     ],
 )
-async def test_the_log_only_grows_also_for_who_owns_the_table(
+async def test_the_audit_log_only_grows_even_for_its_owner(
     db: Database, rewrite: LiteralString
 ) -> None:
     async with db.transaction(None) as tx:

@@ -44,7 +44,7 @@ STORES: dict[str, Any] = {
 
 
 class Plant(NamedTuple):
-    """Something wrong, and what must be found of it."""
+    """Something planted, and the drift that must be found."""
 
     number: int
     statement: str
@@ -186,7 +186,7 @@ def saga(judge: Rows, number: int, of: str = "saga") -> UUID:
 
 @pytest.fixture
 async def auditor(settings: MakeSettings) -> AsyncIterator[Auditor]:
-    """An operator's process that can ask all three services."""
+    """Return the auditor of an operator's process that can query all three services."""
     async with AsyncExitStack() as stack:
         for service, store in STORES.items():
             role = f"{service}_svc"
@@ -216,7 +216,7 @@ def auditor_of(process: Process, asker: Asker) -> Auditor:
 
 
 async def audit(auditor: Auditor, window: Window) -> tuple[int, int, list[Discrepancy]]:
-    """All pages."""
+    """Run all pages; return compared, skipped and what was found."""
     compared = skipped = 0
     findings: list[Discrepancy] = []
     while True:
@@ -229,7 +229,7 @@ async def audit(auditor: Auditor, window: Window) -> tuple[int, int, list[Discre
         window = replace(window, after=page.looked_to)
 
 
-async def test_a_clean_history_is_clean_whatever_the_size_of_a_page(
+async def test_a_clean_history_is_clean_with_pages_of_any_size(
     auditor: Auditor, servers: Servers, database: str
 ) -> None:
     write_history(servers.dsn(database), 1, ORDERS)
@@ -260,11 +260,11 @@ async def test_each_kind_of_drift_is_found_and_nothing_else(
 
 
 @pytest.mark.parametrize("known_before", [True, False])
-async def test_a_saga_that_ends_while_we_look_is_not_reported(
+async def test_a_saga_that_ends_during_the_audit_is_not_reported(
     known_before: bool, settings: MakeSettings, servers: Servers, database: str, admin: Rows,
     judge: Rows,
 ) -> None:  # fmt: skip
-    """Its hold is seen, and by the time its instance could be looked at it is released."""
+    """The hold is seen, and released before its instance is read."""
     write_history(servers.dsn(database), UNHELD, UNHELD)
     ident = saga(judge, UNHELD)
     admin.execute(
@@ -294,7 +294,7 @@ async def test_a_saga_that_ends_while_we_look_is_not_reported(
 async def test_an_order_given_back_during_the_audit_is_not_reported(
     settings: MakeSettings, servers: Servers, database: str, admin: Rows, judge: Rows
 ) -> None:
-    """It was confirmed when it was looked at, and when its goods were, they were back."""
+    """The order was confirmed when it was read; its goods were back when they were read."""
     write_history(servers.dsn(database), CONFIRMED, CONFIRMED)
     ident, asked = saga(judge, CONFIRMED), []
 
@@ -332,7 +332,7 @@ async def test_a_return_just_opened_is_left_out(
     assert [f.drift for f in findings] == [Drift.RETURN_PENDING_WITHOUT_SAGA]
 
 
-async def test_an_order_is_let_go_as_the_runbook_says(
+async def test_the_runbook_releases_the_lock_of_an_order(
     auditor: Auditor, servers: Servers, database: str, admin: Rows, judge: Rows
 ) -> None:
     write_history(servers.dsn(database), 1, 10)
@@ -367,11 +367,13 @@ async def test_sagas_under_way_and_orders_just_placed_are_left_out(
     assert [f.drift for f in findings] == [Drift.PENDING_WITHOUT_SAGA]
 
 
-async def test_a_window_holds_what_was_open_in_it_whole(
+async def test_a_window_has_every_saga_that_was_open_in_it(
     auditor: Auditor, servers: Servers, database: str, admin: Rows, judge: Rows
 ) -> None:
-    """A saga is compared with all it has left, also outside the window; what is still held is in
-    every window since."""
+    """A saga is compared with all its effects, also those outside the window.
+
+    What is still held is in every window since.
+    """
     write_history(servers.dsn(database), 1, 40)
     now = datetime.now(UTC)
     leaked, late = saga(judge, UNHELD), saga(judge, REFUNDED)

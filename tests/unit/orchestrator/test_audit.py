@@ -1,4 +1,4 @@
-"""What counts as drift, and what must not: instances beside effects, without a server."""
+"""What counts as drift and what must not, without a server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def looked(
     age: int = 60,
     definition: str = "order",
 ) -> Comparison:
-    """At one saga: its state before the effects were read, and after, if it was not there yet."""
+    """Audit one saga, by its state before its effects were read, or after if it was not there."""
     return compare(
         [SAGA],
         {SAGA: AuditedInstance(definition, before)} if before else {},
@@ -61,7 +61,7 @@ def drifts(*args: object, **more: object) -> dict[str, Drift]:
     return {finding.step: finding.drift for finding in found.findings}
 
 
-def test_what_ended_as_it_should_is_no_drift() -> None:
+def test_a_saga_that_left_what_it_should_is_no_drift() -> None:
     assert looked(State.COMPLETED, EVERYTHING) == Comparison(1, 0, ())
     assert looked(State.COMPENSATED, NOTHING_KEPT) == Comparison(1, 0, ())
     assert drifts(State.COMPENSATED, {"create_order": "REJECTED"}) == {}
@@ -70,17 +70,17 @@ def test_what_ended_as_it_should_is_no_drift() -> None:
 
 
 @pytest.mark.parametrize("state", [s for s in State if not s.ended])
-def test_a_saga_under_way_is_left_for_the_next_time(state: State) -> None:
+def test_a_saga_under_way_is_skipped(state: State) -> None:
     assert looked(state, {"reserve_stock": "HELD"}) == Comparison(0, 1, ())
 
 
 @pytest.mark.parametrize("state", State)
-def test_a_saga_that_began_while_we_looked_is_left_too(state: State) -> None:
-    """It may have gone on to its end since its effects were read."""
+def test_a_saga_that_began_during_the_audit_is_skipped(state: State) -> None:
+    """It may have ended since its effects were read."""
     assert looked(None, {"reserve_stock": "HELD"}, after=state) == Comparison(0, 1, ())
 
 
-def test_of_a_saga_that_does_not_exist_nothing_may_stand() -> None:
+def test_any_effect_of_a_saga_that_does_not_exist_is_drift() -> None:
     assert drifts(None, {"charge_payment": "CHARGED"}) == {"charge_payment": Drift.ORPHAN_CHARGE}
     for step, standing in (
         ("charge_payment", "REFUNDED"), ("reserve_stock", "HELD"), ("create_order", "REJECTED"),
@@ -88,7 +88,7 @@ def test_of_a_saga_that_does_not_exist_nothing_may_stand() -> None:
         assert drifts(None, {step: standing}) == {step: Drift.EFFECT_WITHOUT_INSTANCE}
 
 
-def test_an_order_may_wait_for_its_saga_for_as_long_as_the_grace() -> None:
+def test_an_order_may_wait_for_its_saga_for_the_grace() -> None:
     assert drifts(None, {"create_order": "PENDING"}, age=4) == {}
     assert drifts(None, {"create_order": "PENDING"}, age=6) == {
         "create_order": Drift.PENDING_WITHOUT_SAGA
@@ -158,7 +158,7 @@ def test_drift_of_a_return(state: State, step: str, standing: str | None, drift:
     assert drifts(state, effects, definition="return") == {step: drift}
 
 
-def test_of_a_return_that_does_not_exist_nothing_may_stand() -> None:
+def test_any_effect_of_a_return_that_does_not_exist_is_drift() -> None:
     assert drifts(None, {"refund_order": "REFUNDED"}) == {
         "refund_order": Drift.REFUND_WITHOUT_RETURN
     }
@@ -169,18 +169,18 @@ def test_of_a_return_that_does_not_exist_nothing_may_stand() -> None:
 
 
 @pytest.mark.parametrize("standing", ["CONFIRMED", "RETURN_PENDING", "RETURNED"])
-def test_goods_are_back_only_of_an_order_that_is_given_back(standing: str) -> None:
+def test_restocked_goods_need_an_order_that_was_given_back(standing: str) -> None:
     effects = {**EVERYTHING, "create_order": standing, "reserve_stock": "RETURNED"}
     found = {"reserve_stock": Drift.RESTOCK_WITHOUT_RETURN} if standing == "CONFIRMED" else {}
     assert drifts(State.COMPLETED, effects) == found
 
 
-def test_an_order_that_no_return_has_locked_is_not_locked() -> None:
+def test_an_order_locked_by_no_return_is_drift() -> None:
     effects = {**EVERYTHING, "create_order": "RETURN_PENDING by no return"}
     assert drifts(State.COMPLETED, effects) == {"create_order": Drift.RETURN_PENDING_WITHOUT_SAGA}
 
 
-def test_only_a_return_that_was_completed_has_put_goods_back() -> None:
+def test_only_a_completed_return_has_put_goods_back() -> None:
     assert AuditedInstance("return", State.COMPLETED, SAGA).restocked == SAGA
     for other in (
         AuditedInstance("return", State.COMPENSATED, SAGA),
@@ -189,26 +189,26 @@ def test_only_a_return_that_was_completed_has_put_goods_back() -> None:
         assert other.restocked is None
 
 
-def test_a_finding_says_what_stands_and_what_should() -> None:
+def test_a_discrepancy_says_what_was_found_and_expected() -> None:
     (finding,) = looked(State.COMPENSATED, {**NOTHING_KEPT, "charge_payment": "CHARGED"}).findings
     assert finding.what == "the saga is COMPENSATED: found CHARGED, expected REFUNDED or nothing"
     assert REMEDIES.keys() == set(Drift)
 
 
-def test_the_pages_and_the_help_name_every_drift() -> None:
+def test_docs_and_help_name_every_drift() -> None:
     for page in ("docs/operations.md", "docs/runbook.md", "orchestrator/cli/audit.py"):
         text = (ROOT / page).read_text()
         assert [drift for drift in Drift if drift.replace("_", " ") not in text] == [], page
 
 
-def test_a_saga_whose_ends_are_not_known_is_not_judged() -> None:
+def test_a_saga_without_a_table_of_ends_is_skipped() -> None:
     found = compare(
         [SAGA], {SAGA: AuditedInstance("trip", State.COMPLETED)}, [], {}, now=NOW, grace=GRACE
     )
     assert found == Comparison(0, 1, ())
 
 
-def test_the_table_names_steps_that_there_are() -> None:
+def test_the_tables_name_existing_steps() -> None:
     for table, saga in ((ORDER, ORDER_SAGA), (RETURN, RETURN_SAGA)):
         for expected in table.values():
             assert expected.keys() <= saga.by_name.keys()
