@@ -1,5 +1,4 @@
-"""The invariants stated a second time, in DDL: each named constraint is broken once, and heard of
-by its name (design.md, 5.14; rule 2)."""
+"""Invariants as constraints (rule 2): each is violated once, and reported by its name."""
 
 from __future__ import annotations
 
@@ -361,7 +360,7 @@ async def objection(db: Database, plant: Plant) -> str:
 
 
 @pytest.mark.parametrize("schema", SERVICES)
-async def test_rule_2_every_named_constraint_is_heard_of_by_its_name(
+async def test_rule_2_every_constraint_is_reported_by_its_name(
     settings: MakeSettings, schema: str
 ) -> None:
     plants = [plant for plant in PLANTS if plant.schema == schema]

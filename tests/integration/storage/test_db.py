@@ -112,7 +112,7 @@ async def expect_infrastructure(settings: Settings, sqlstate: str, act: Act) -> 
         await eventually(lambda: is_well(db))
 
 
-async def test_who_only_reads_can_neither_write_nor_lock_a_row(settings: MakeSettings) -> None:
+async def test_reading_can_neither_write_nor_lock_a_row(settings: MakeSettings) -> None:
     async with Database(settings(ROLE)) as db:
         await make_things(db)
         for defect in ("update thing set note = 'x'", "select from thing for update"):
@@ -158,7 +158,7 @@ async def test_rule_13_a_deadlock_is_infrastructure(settings: MakeSettings, admi
     assert "40P01" in str(loser)
 
 
-async def test_rule_12_a_process_that_stands_still_in_a_transaction_loses_its_locks(
+async def test_rule_12_a_process_stopped_in_a_transaction_loses_locks(
     settings: MakeSettings, admin: Rows
 ) -> None:
     """And hears of it as infrastructure (25P03) when it comes back."""
@@ -212,11 +212,13 @@ async def test_rule_13_a_server_out_of_reach_is_infrastructure(
         migrate(made)
 
 
-async def test_rule_12_whoever_only_waits_notices_that_the_server_is_cut_off(
+async def test_rule_12_a_waiting_process_detects_a_server_cut_off(
     settings: MakeSettings,
 ) -> None:
-    """Bytes unacknowledged are there only if probes are sent. (That they are noticed takes a
-    network to cut: the scenario off-the-network.)"""
+    """Keepalive probes make unacknowledged bytes.
+
+    The scenario off-the-network cuts a real network, so that they end the connection.
+    """
     options = connect_options(settings(ROLE, tcp_user_timeout_seconds=4))
     dsn = settings(ROLE).postgres_dsn.get_secret_value()
     async with await psycopg.AsyncConnection.connect(dsn, **options) as connection:
@@ -236,7 +238,7 @@ async def test_rule_13_an_exhausted_pool_is_infrastructure(settings: MakeSetting
                     raise AssertionError("there is no connection left")
 
 
-async def test_a_defective_statement_is_nobodys_fault_but_ours(settings: MakeSettings) -> None:
+async def test_a_defective_statement_is_not_infrastructure(settings: MakeSettings) -> None:
     async with Database(settings(ROLE)) as db:
         with pytest.raises(psycopg.errors.UndefinedTable):
             async with db.transaction(None) as tx:
@@ -284,7 +286,7 @@ async def test_a_transaction_is_read_committed_and_all_or_nothing(
             assert await tx.fetch("select count(*) from thing") == [(2,)]
 
 
-async def test_rule_12_no_lock_is_taken_before_its_statement_is_waited_for(
+async def test_rule_12_no_lock_is_taken_before_the_sync(
     settings: MakeSettings, admin: Rows
 ) -> None:
     """What is queued leaves with the commit: a process stopped between the two holds nothing."""
@@ -321,7 +323,7 @@ async def test_each_statement_of_a_round_trip_has_a_snapshot_of_its_own(
         assert await reading == [("theirs",)]
 
 
-async def test_the_writes_of_a_transaction_leave_as_one_statement_in_their_order(
+async def test_the_writes_of_a_transaction_leave_as_one_statement(
     settings: MakeSettings,
 ) -> None:
     async with Database(settings(ROLE)) as db:
@@ -369,7 +371,7 @@ def test_the_tables_that_a_statement_writes_are_read_from_it(sql: str, tables: s
 
 
 def scripts(directory: Path, **files: str) -> Path:
-    """A service's migrations; a name is said as `<service>/<file>`."""
+    """Write the migrations of a service, each named `<service>/<file>`."""
     migrations = directory / "svc" / "migrations"
     migrations.mkdir(parents=True, exist_ok=True)
     for name, sql in files.items():
@@ -419,7 +421,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(
     assert judge.execute("select to_regclass('payment_svc.thing')").fetchall() == [(None,)]
 
 
-# --- one role per schema (design.md, 5.12) -------------------------------------------------
+# --- one role per schema ----------------- -------------------------------------------------
 
 
 @pytest.mark.parametrize("role", SERVICES)

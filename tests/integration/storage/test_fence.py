@@ -1,5 +1,4 @@
-"""Undo before, after and beside its action, against the real participants (design.md, 5.4, 5.6;
-rules 1 and 10)."""
+"""Undo before, after and beside its action, against the real participants (rules 1 and 10)."""
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ async def test_an_undo_after_its_action_undoes_it(settings: MakeSettings, judge:
     assert inbox(judge, "payment_svc", saga(1)) == {"forward": "done", "compensating": "done"}
 
 
-async def test_an_undo_before_its_action_finds_nothing_and_the_late_action_is_refused(
+async def test_an_undo_before_its_action_refuses_the_late_action(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("payment_svc")) as db:
@@ -72,7 +71,7 @@ async def test_an_undo_before_its_action_finds_nothing_and_the_late_action_is_re
 
 
 @pytest.mark.parametrize("undo_first", [False, True], ids=["action first", "undo first"])
-async def test_rule_10_an_action_and_its_undo_in_one_batch_are_decided_in_order(
+async def test_rule_10_action_and_undo_in_one_batch_act_in_order(
     settings: MakeSettings, judge: Rows, undo_first: bool
 ) -> None:
     batch = [charge(saga(1)), refund(saga(1))]
@@ -128,7 +127,7 @@ async def test_rule_1_a_fence_after_its_pivot_answers_that_it_was_done(
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "in one batch"])
-async def test_rule_1_a_fence_before_its_pivot_keeps_it_from_ever_being_done(
+async def test_rule_1_a_fence_before_its_pivot_prevents_it(
     settings: MakeSettings, judge: Rows, together: bool
 ) -> None:
     async with Database(settings("inventory_svc")) as db:
@@ -142,7 +141,7 @@ async def test_rule_1_a_fence_before_its_pivot_keeps_it_from_ever_being_done(
     assert replies == {Outcome.FENCED}
 
 
-async def test_rule_1_a_fence_after_a_refused_pivot_answers_that_it_was_not_done(
+async def test_rule_1_a_fence_after_a_refused_pivot_replies_fenced(
     settings: MakeSettings,
 ) -> None:
     async with Database(settings("inventory_svc")) as db:
@@ -154,8 +153,10 @@ async def test_rule_1_a_fence_after_a_refused_pivot_answers_that_it_was_not_done
 
 
 class Overlap:
-    """Makes two transactions really overlap: whoever has claimed first waits in `load` until the
-    other stands still before its claims."""
+    """A store that makes two transactions overlap.
+
+    The one that has claimed first waits in `load` until the other waits for its claims.
+    """
 
     def __init__(self, admin: Rows, role: str) -> None:
         self._admin = admin
@@ -290,11 +291,14 @@ async def test_rule_10_replicas_with_the_same_sagas_never_deadlock(
             await race(replicas, one, other)
 
 
-async def test_rule_10_replicas_that_wait_for_the_same_goods_lock_them_in_one_order(
+async def test_rule_10_replicas_lock_the_same_goods_in_one_order(
     settings: MakeSettings, admin: Rows
 ) -> None:
-    """Both are held up in the middle of their SKUs: in any other order each would hold what the
-    other wants, and the deadlock would raise Infrastructure."""
+    """Delay both amid their SKUs.
+
+    In any other order each would hold a row the other wants, and the deadlock would raise
+    Infrastructure.
+    """
     skus = [f"sku-{n:02}" for n in range(40)]
     made = settings("inventory_svc")
     async with Database(made) as db_1, Database(made) as db_2:

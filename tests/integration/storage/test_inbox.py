@@ -60,7 +60,7 @@ class RolledBack(Exception):
 
 
 async def peek(db: Database, key: Key) -> First | Duplicate:
-    """What the inbox says to a command, which then is not handled."""
+    """Return the verdict on a command, which is then not handled."""
     with suppress(RolledBack):
         async with db.transaction(None) as tx:
             verdict = (await claim(tx, [key])).admit(key, tombstone)
@@ -68,7 +68,7 @@ async def peek(db: Database, key: Key) -> First | Duplicate:
     return verdict
 
 
-async def test_a_first_command_may_act_and_its_duplicate_hears_the_stored_reply(
+async def test_a_first_command_acts_and_its_duplicate_does_not(
     db: Database,
 ) -> None:
     await settle(db, ACTION)
@@ -97,9 +97,7 @@ async def test_an_undo_before_its_action_leaves_a_tombstone(db: Database) -> Non
     assert await peek(db, UNDO) == Duplicate(DONE)
 
 
-async def test_rule_10_a_claim_of_an_uncommitted_row_waits_and_then_reads_it(
-    db: Database, admin: Rows
-) -> None:
+async def test_rule_10_a_claim_waits_for_an_uncommitted_row(db: Database, admin: Rows) -> None:
     """A claim-and-read in a single statement saw nothing beside an uncommitted action."""
     async with db.transaction(None) as tx:
         fence = await claim(tx, [ACTION])

@@ -67,7 +67,7 @@ async def test_a_command_without_reply_to_is_handled_in_silence(
 
 
 @pytest.mark.parametrize("error", [Infrastructure("the server went away"), RuntimeError("a bug")])
-async def test_rule_4_a_transient_failure_rolls_everything_back_claim_included(
+async def test_rule_4_a_transient_failure_rolls_back_the_claim_too(
     settings: MakeSettings, judge: Rows, error: Exception
 ) -> None:
     class FailsOnce(PaymentStore):
@@ -147,7 +147,7 @@ async def list_tea(db: Database) -> None:
     await handle(order_service(db), command(tea, saga(7000), step="list_product", reply_to=None))
 
 
-async def test_an_answer_that_is_not_kept_leaves_no_trace_and_the_key_is_free(
+async def test_a_reply_that_is_not_kept_leaves_the_key_free(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("order_svc")) as db:
@@ -177,7 +177,7 @@ async def test_a_wrong_order_and_its_correction_may_share_a_batch(
     assert judge.execute("select from order_svc.customer_order").rowcount == 1
 
 
-async def test_another_body_under_the_same_key_is_refused_and_changes_nothing(
+async def test_another_body_under_the_same_key_is_refused(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("order_svc")) as db:

@@ -1,5 +1,4 @@
-"""A release that fails on what it is given is told from a message that no release could handle
-(rule 13; ADR 27)."""
+"""Telling a bad deploy from a message that no release could handle (rule 13, ADR 27)."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ BAD_DEPLOY = {"bad_deploy_pause_seconds": 0.05, "bad_deploy_pause_cap_seconds": 
 
 
 def said_of(health: Health) -> list[str]:
-    """What the consumer says of itself from now on, up to the colon."""
+    """Collect what the consumer reports to /ready from now on, up to the colon."""
     said: list[str] = []
     tell = health.set
 
@@ -66,10 +65,10 @@ def failing(*_: object) -> Reply:
     raise RuntimeError("no handler of this release works")
 
 
-async def test_rule_13_the_same_error_on_several_messages_is_a_bad_deploy(
+async def test_rule_13_the_same_error_on_several_is_a_bad_deploy(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """It stops consuming, is not ready, and condemns nothing; the next deploy handles all."""
+    """It stops consuming, is not ready, and dead-letters nothing; the next deploy handles all."""
     made = settings(ROLE, **{**FAST, "bad_deploy_pause_seconds": 3600})
     service, process = Service(), Process(made, QUEUE)
     service.faults = dict.fromkeys(range(1, 5), broken)
@@ -106,7 +105,7 @@ async def test_a_bad_deploy_looks_again_after_a_pause(settings: MakeSettings) ->
         assert await post.dead(QUEUE) == []
 
 
-async def test_a_bad_deploy_that_lasts_condemns_nothing_and_never_says_that_it_is_well(
+async def test_a_lasting_bad_deploy_dead_letters_nothing(
     settings: MakeSettings, judge: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it looks again: from the third time on each message comes as suspicious."""
@@ -133,7 +132,7 @@ async def test_a_bad_deploy_that_lasts_condemns_nothing_and_never_says_that_it_i
             assert tried_alone(judge) == 0
 
 
-async def test_a_bad_deploy_started_again_and_again_condemns_nothing(
+async def test_a_restarted_bad_deploy_dead_letters_nothing(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 3})
@@ -150,7 +149,7 @@ async def test_a_bad_deploy_started_again_and_again_condemns_nothing(
         assert tried_alone(judge) == 0
 
 
-async def test_of_a_bad_deploy_that_has_just_started_one_message_is_enough(
+async def test_one_message_is_enough_for_a_bad_deploy_just_started(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """A canary, or a quiet night: it gives back what it has, for others to handle."""
@@ -173,7 +172,7 @@ async def test_of_a_bad_deploy_that_has_just_started_one_message_is_enough(
         assert tried_alone(judge) == 0
 
 
-async def test_several_bad_messages_of_a_kind_are_found_while_all_others_go_on(
+async def test_several_bad_messages_are_found_while_others_succeed(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """At first they look like a bad deploy; then others go well beside them, time after time."""
@@ -199,7 +198,7 @@ async def test_several_bad_messages_of_a_kind_are_found_while_all_others_go_on(
     assert tried_alone(judge) == 0
 
 
-async def test_what_no_handler_sees_says_nothing_for_a_release_whose_every_handler_fails(
+async def test_success_without_a_handler_does_not_clear_a_bad_deploy(
     settings: MakeSettings, judge: Rows
 ) -> None:
     """Of what ended long ago participants hear all day, and repeats, whatever their handlers do."""
@@ -230,7 +229,7 @@ async def test_what_no_handler_sees_says_nothing_for_a_release_whose_every_handl
             assert tried_alone(judge) == 0
 
 
-async def test_bad_messages_of_one_delivery_are_found_though_one_was_tried_more_often(
+async def test_bad_messages_of_one_delivery_are_found_in_any_order(
     settings: MakeSettings, admin: Rows, judge: Rows
 ) -> None:
     """A look that a restart of the broker cuts short has counted only some of them."""
@@ -260,7 +259,7 @@ async def test_bad_messages_of_one_delivery_are_found_though_one_was_tried_more_
         assert sorted(letters) == sorted(exhausted(n) for n in (2, 3, 4))
 
 
-async def test_poison_is_set_aside_once_however_often_its_delivery_goes_back(
+async def test_poison_in_a_returned_delivery_is_dead_lettered_once(
     settings: MakeSettings,
 ) -> None:
     """A bad deploy gives back its neighbours, and it with them; discarded it would open again."""
@@ -278,7 +277,7 @@ async def test_poison_is_set_aside_once_however_often_its_delivery_goes_back(
         assert await post.dead(QUEUE, 1) == [("invalid_envelope", b"[42]")]
 
 
-async def test_what_went_well_beside_a_bad_deploy_is_acked(settings: MakeSettings) -> None:
+async def test_successes_beside_a_bad_deploy_are_acked(settings: MakeSettings) -> None:
     made = settings(ROLE, **{**FAST, "bad_deploy_pause_seconds": 3600})
     service, process = Service(), Process(made, QUEUE)
     service.faults = dict.fromkeys((1, 3, 5), broken)
@@ -292,7 +291,7 @@ async def test_what_went_well_beside_a_bad_deploy_is_acked(settings: MakeSetting
             await eventually(lambda: are_ready(3, post))
 
 
-async def test_before_it_gives_up_a_bad_deploy_tries_what_has_arrived_meanwhile(
+async def test_a_bad_deploy_first_tries_what_has_arrived_meanwhile(
     settings: MakeSettings,
 ) -> None:
     made = settings(ROLE, **{**FAST, "bad_deploy_pause_seconds": 3600})
@@ -319,7 +318,7 @@ async def are_ready(count: int, post: Mail) -> bool:
     return await post.ready(QUEUE) == count
 
 
-async def test_told_to_stop_amid_the_tries_it_leaves_them_and_holds_them_against_nobody(
+async def test_shutdown_amid_retries_returns_messages_uncounted(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **{**FAST, "retry_first_seconds": 3600, "retry_cap_seconds": 3600})

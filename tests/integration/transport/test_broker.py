@@ -1,5 +1,4 @@
-"""What the broker says of what we publish, and acks that belong to their channel (
-rules 15 and 16)."""
+"""Fates of publications, and acks that belong to their channel (rules 15 and 16)."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def tags(*deliveries: Delivery) -> list[int]:
 
 
 async def left(post: Mail, count: int) -> bytes:
-    """What has gone back to the queue, as many as should."""
+    """Take the deliveries that were returned to the queue, once all are there."""
 
     async def are_back() -> bool:
         return await post.ready(WORK) == count
@@ -92,7 +91,7 @@ async def test_confirms_for_many_at_once_reach_every_publication(
         assert several, "the broker never confirmed several at once; nothing was tested"
 
 
-async def test_a_confirm_that_comes_too_late_finds_nobody_and_disturbs_nobody(
+async def test_a_confirm_that_comes_too_late_is_ignored(
     settings: MakeSettings,
 ) -> None:
     made = settings(ROLE)
@@ -109,7 +108,7 @@ async def test_a_confirm_that_comes_too_late_finds_nobody_and_disturbs_nobody(
         assert await left(post, 3) == b"[1][1][2]"
 
 
-async def test_who_waits_for_a_confirm_hears_that_the_connection_is_lost(
+async def test_a_lost_connection_fails_those_waiting_for_confirms(
     settings: MakeSettings,
 ) -> None:
     made = settings(ROLE)
@@ -183,7 +182,7 @@ async def test_rule_15_multiple_is_used_for_a_contiguous_prefix_only(
 # --- what breaks ---------------------------------------------------------------------------
 
 
-async def test_a_connection_the_server_closes_wakes_whoever_waits_for_a_delivery(
+async def test_a_connection_the_server_closes_wakes_its_consumer(
     settings: MakeSettings, management: Management
 ) -> None:
     async with mail(settings(ROLE)), connected(settings(ROLE)) as broker:
@@ -295,8 +294,10 @@ async def test_a_connection_that_comes_too_late_is_closed_again(settings: MakeSe
 async def test_while_the_broker_blocks_publishers_no_channel_is_used_up(
     settings: MakeSettings,
 ) -> None:
-    """A request would wait unread, and be answered when nobody wants it any more: 2,047 of those
-    are all that a connection has."""
+    """Requests on a blocked connection are not read, and each would use up a channel number.
+
+    A connection has 2,047 of those.
+    """
     async with connected(settings(ROLE)) as broker:
         channel = await broker.channel()
         connection = broker._connection

@@ -1,5 +1,4 @@
-"""The consuming loop: one bad message spoils nobody, an outage condemns nobody (rules
-11, 13, 14 and 16)."""
+"""The consumer: neither a bad message nor an outage harms other messages (rules 11, 13, 14, 16)."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ from tests.integration.wire import Proxy, by
 
 
 def paying(settings: Settings, store: PaymentStore | None = None) -> Process:
-    """The payment service, whole."""
+    """Make the whole payment service."""
     process = Process(settings, QUEUE)
     participant = payment(process.db, store)
     process.consumer(QUEUE, participant.parse, participant.handle)
@@ -114,7 +113,7 @@ POISON: dict[str, tuple[str, object]] = {
 }
 
 
-async def test_one_poison_envelope_amid_a_packed_delivery_goes_alone_and_spoils_nobody(
+async def test_poison_in_a_packed_delivery_is_dead_lettered_alone(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -146,7 +145,7 @@ async def test_one_poison_envelope_amid_a_packed_delivery_goes_alone_and_spoils_
     [(b"\xff not json", "not_json"), (b'{"saga_id": 1}', "not_an_array")],
     ids=["not JSON", "not an array"],
 )
-async def test_a_delivery_that_is_no_array_of_envelopes_is_dead_lettered_as_it_came(
+async def test_a_delivery_that_is_no_array_is_dead_lettered_whole(
     settings: MakeSettings, judge: Rows, body: bytes, reason: str
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -190,7 +189,7 @@ async def test_rule_13_a_flood_of_poison_is_no_bad_deploy(
         assert [reason for reason, _ in await post.dead(QUEUE, 200)] == ["unknown_type"] * 200
 
 
-async def test_a_dead_letter_that_cannot_be_kept_keeps_its_message_where_it_is(
+async def test_a_dead_letter_not_published_leaves_its_message(
     settings: MakeSettings, management: Management
 ) -> None:
     """Published with its reason, confirmed and not returned, then acked: in this order."""
@@ -210,7 +209,7 @@ async def test_a_dead_letter_that_cannot_be_kept_keeps_its_message_where_it_is(
 # --- one bad message, or a bad deploy (rule 13) --------------------------------------------
 
 
-async def test_a_handler_that_fails_for_one_message_spares_its_neighbours(
+async def test_a_handler_failing_for_one_message_spares_others(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -231,7 +230,7 @@ async def test_a_handler_that_fails_for_one_message_spares_its_neighbours(
         assert process.health.ready
 
 
-async def test_whatever_is_logged_on_the_way_says_which_message_or_how_many(
+async def test_log_lines_name_the_message_or_count_the_batch(
     settings: MakeSettings,
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -276,7 +275,7 @@ async def test_a_message_that_fails_a_few_times_is_handled_in_the_end(
 # --- whose fault: the servers' (rule 13) ---------------------------------------------------
 
 
-async def test_rule_13_a_backend_killed_amid_a_batch_condemns_nothing(
+async def test_rule_13_a_killed_backend_dead_letters_nothing(
     settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
     kills = [1, 2, 3]
@@ -324,7 +323,7 @@ async def test_rule_13_a_database_out_of_reach_holds_the_batch(
             assert tried_alone(judge) == 0
 
 
-async def test_rule_13_a_commit_of_unknown_fate_is_tried_again_through_the_claims(
+async def test_rule_13_a_commit_of_unknown_fate_is_retried(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -368,7 +367,7 @@ class Deadly(Service):
 
 
 async def live_and_die(settings: Settings, service: Deadly) -> None:
-    """A process until the message kills it: nothing is finished, its connections break."""
+    """Run a process until the message kills it: nothing is finished, its connections break."""
     process = Process(settings, QUEUE)
     consumer = consumer_of(process, service)
     async with process.db:
@@ -382,7 +381,7 @@ async def live_and_die(settings: Settings, service: Deadly) -> None:
             await process.broker.close()
 
 
-async def test_rule_14_what_kills_its_process_is_found_and_innocents_are_spared(
+async def test_rule_14_a_message_that_kills_its_process_is_found(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -413,7 +412,7 @@ async def test_rule_14_what_kills_its_process_is_found_and_innocents_are_spared(
         assert await post.ready(QUEUE) == 0
 
 
-async def test_rule_14_a_prefetch_given_back_again_and_again_is_handled_in_the_end(
+async def test_rule_14_a_prefetch_returned_many_times_is_handled(
     settings: MakeSettings,
 ) -> None:
     """The broker's own default would have set all of it aside after twenty returns."""
@@ -440,7 +439,7 @@ async def test_rule_14_a_prefetch_given_back_again_and_again_is_handled_in_the_e
 # --- rule 16: what breaks comes back by itself ---------------------------------------------
 
 
-async def test_rule_16_connections_closed_by_the_server_lose_nothing_and_double_nothing(
+async def test_rule_16_connections_closed_by_the_server_lose_nothing(
     settings: MakeSettings, judge: Rows, management: Management
 ) -> None:
     made = settings(ROLE, **FAST, batch_envelopes=5)
@@ -464,7 +463,7 @@ async def test_rule_16_connections_closed_by_the_server_lose_nothing_and_double_
     assert balance(judge, "ada") == 8000
 
 
-async def test_rule_16_a_consumer_whose_queue_was_deleted_declares_it_and_goes_on(
+async def test_rule_16_a_consumer_declares_a_deleted_queue_again(
     settings: MakeSettings, management: Management
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -478,7 +477,7 @@ async def test_rule_16_a_consumer_whose_queue_was_deleted_declares_it_and_goes_o
 
 
 async def post_and_see(post: Mail, service: Service) -> bool:
-    """What is sent while the queue is gone is lost with it; its sender would hear."""
+    """Send until the queue exists: what is sent before is lost, which a sender would detect."""
     try:
         await post.send(QUEUE, charge(saga(1)))
     except AssertionError:
@@ -506,7 +505,7 @@ async def test_a_queue_declared_otherwise_is_reported_and_waited_for(
 # --- rule 6: drained -----------------------------------------------------------------------
 
 
-async def test_rule_6_drained_means_the_queue_was_seen_empty_since_we_connected(
+async def test_rule_6_drained_means_seen_empty_since_connecting(
     settings: MakeSettings, management: Management
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -575,11 +574,13 @@ async def test_a_process_told_to_stop_finishes_the_batch_in_hand(settings: MakeS
         assert [e.saga_id for e in await post.await_envelopes(QUEUE, 1)] == [saga(2)]
 
 
-async def test_rule_13_an_outage_of_the_database_gives_nothing_back_that_went_back_before(
+async def test_rule_13_an_outage_returns_no_delivery_that_runs_alone(
     settings: MakeSettings,
 ) -> None:
-    """What is counted before its try is held like any other: else each second of the outage would
-    be a return, and in the end the broker sets it aside."""
+    """A message whose attempt is counted first is kept during an outage like any other.
+
+    Else it would be returned again and again, and the broker would dead-letter it in the end.
+    """
     made = settings(ROLE, **FAST, connect_timeout_seconds=0.2)
     async with mail(made) as post, Proxy(made.postgres_dsn) as proxy:
         await post.send(QUEUE, charge(saga(1)))

@@ -52,7 +52,7 @@ async def found(query: SagaQuery) -> SagaView:
     return SagaView(saga_id=query.saga_id, found=True)
 
 
-async def test_a_question_is_answered_and_a_hundred_at_once_each_with_its_own(
+async def test_a_hundred_queries_at_once_get_their_own_answers(
     settings: MakeSettings,
 ) -> None:
     made = settings("orchestrator", **FAST, query_timeout_seconds=30)
@@ -141,7 +141,7 @@ async def test_an_asker_comes_back_from_a_lost_connection(
         await eventually(lambda: answered(asker, QUESTION))
 
 
-async def test_an_outage_of_the_database_is_tried_again_until_the_deadline(
+async def test_a_query_is_retried_during_an_outage_until_its_deadline(
     settings: MakeSettings,
 ) -> None:
     outage = [Infrastructure("no database")] * 3

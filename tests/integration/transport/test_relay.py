@@ -1,4 +1,4 @@
-"""Outbox to broker: nothing lost, nobody held up (rules 6 and 16; design.md, 5.10)."""
+"""Outbox to broker: nothing lost, nothing delayed (rules 6 and 16)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def once(relay: Relay, channel: Channel | Watched) -> int:
 # --- packing -------------------------------------------------------------------------------
 
 
-async def test_what_waits_for_one_queue_travels_together_64_at_most_and_in_order(
+async def test_rows_for_one_queue_are_packed_in_order_up_to_64(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE)
@@ -145,7 +145,7 @@ async def test_rule_16_what_was_returned_goes_once_its_queue_is_there(
         assert numbers(await post.envelopes(PAYMENT)) == [1]
 
 
-async def test_rule_16_a_failing_round_doubles_the_pause_once_however_much_waits(
+async def test_rule_16_a_failed_publish_doubles_the_pause_once(
     settings: MakeSettings, management: Management
 ) -> None:
     made = settings(ROLE, retry_first_seconds=0.01, retry_cap_seconds=3600)
@@ -206,7 +206,7 @@ async def test_rule_16_rows_the_broker_is_silent_about_stay(
         assert set(numbers(await post.envelopes(ORDER))) == {1}
 
 
-async def test_a_reply_to_a_private_queue_that_is_gone_is_dropped_and_said_so(
+async def test_a_reply_to_a_missing_private_queue_is_dropped(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE)
@@ -221,7 +221,7 @@ async def test_a_reply_to_a_private_queue_that_is_gone_is_dropped_and_said_so(
 # --- crashes, replicas, order of commits ---------------------------------------------------
 
 
-async def test_a_crash_between_confirm_and_removal_makes_a_duplicate_and_loses_nothing(
+async def test_a_crash_between_confirm_and_removal_duplicates(
     settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -237,7 +237,7 @@ async def test_a_crash_between_confirm_and_removal_makes_a_duplicate_and_loses_n
         assert numbers(await post.envelopes(ORDER)) == [1, 2, 1, 2]
 
 
-async def test_two_relays_share_the_work_and_neither_waits_for_the_other(
+async def test_two_relays_share_the_work_without_waiting(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, relay_rows=10)
@@ -274,7 +274,7 @@ async def test_a_row_committed_out_of_sequence_is_not_skipped(
         assert numbers(await post.envelopes(ORDER)) == [2, 1]
 
 
-async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
+async def test_many_rows_for_a_paused_queue_slow_no_other(
     settings: MakeSettings,
 ) -> None:
     async def touched(db: Database, paused: Sequence[str]) -> tuple[list[str], int]:
@@ -303,7 +303,7 @@ async def test_a_hundred_thousand_rows_for_a_resting_queue_slow_nobody(
 # --- rule 6: flushed -----------------------------------------------------------------------
 
 
-async def test_rule_6_flushed_means_that_a_look_left_nothing_behind_since_we_connected(
+async def test_rule_6_flushed_means_no_row_left_since_connecting(
     settings: MakeSettings, management: Management
 ) -> None:
     made = settings(ROLE, **FAST)
@@ -353,7 +353,7 @@ async def test_rule_6_flushed_ends_with_the_connection(settings: MakeSettings) -
 # --- the daemon ----------------------------------------------------------------------------
 
 
-async def test_what_was_committed_is_carried_at_once_and_what_was_left_is_looked_for(
+async def test_committed_rows_go_at_once_left_over_ones_are_found(
     settings: MakeSettings, judge: Rows
 ) -> None:
     patient = settings(ROLE, **{**FAST, "relay_poll_seconds": 3600})
@@ -371,7 +371,7 @@ async def test_what_was_committed_is_carried_at_once_and_what_was_left_is_looked
         assert numbers(await post.envelopes(CALLER)) == [1, 2]
 
 
-async def test_a_young_row_is_left_to_whoever_carries_it_and_an_old_one_to_nobody(
+async def test_a_young_row_is_left_to_its_process_an_old_one_is_not(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE)
@@ -450,7 +450,7 @@ async def test_a_relay_that_is_told_to_stop_removes_what_was_confirmed(
         assert numbers(await post.envelopes(ORDER)) == [1]
 
 
-async def test_the_relay_comes_back_by_itself_from_the_loss_of_either_server(
+async def test_the_relay_recovers_from_the_loss_of_either_server(
     settings: MakeSettings, judge: Rows, admin: Rows
 ) -> None:
     made = settings(ROLE, **FAST)

@@ -38,7 +38,7 @@ class Authorities:
 
 @pytest.fixture(scope="module")
 def servers(servers: Servers) -> Iterator[Servers]:
-    """This run's, or native ones where they are containers, in which TLS cannot be turned on."""
+    """Yield this run's servers, or native ones instead of containers, which have no TLS here."""
     if servers.rabbitmqctl is not None:
         yield servers
         return

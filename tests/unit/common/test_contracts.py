@@ -1,5 +1,8 @@
-"""The wire form of every message, pinned. After an intended change:
-`python -m tests.golden.regenerate`, which refuses what would leave an older peer behind."""
+"""The wire form of every message, pinned.
+
+After an intended change: `python -m tests.golden.regenerate`, which refuses a change that an older
+peer could not read.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def is_ours(cls: type[Message]) -> bool:
     return cls.__module__.startswith("common.")
 
 
-def test_every_message_has_one_golden_file_and_no_file_is_left_over() -> None:
+def test_every_message_has_exactly_one_golden_file() -> None:
     ours = {
         f"{name}.v{version}.json"
         for (name, version), cls in Message.registry.items()
@@ -73,7 +76,7 @@ def test_an_older_reader_ignores_fields_from_the_future(example: Envelope) -> No
 
 
 def with_a_future(form: Any) -> Any:
-    """The same with an unknown field in every object but a saga's data, which is its own."""
+    """Add an unknown field to every object but a saga's data, which is its own."""
     if isinstance(form, dict):
         known = {n: value if n == "data" else with_a_future(value) for n, value in form.items()}
         return known | {"mood": "bright"}
@@ -97,7 +100,7 @@ def test_regenerating_keeps_what_older_peers_rely_on(
     assert broken_promises(old, {**old, **change}) == broken
 
 
-def test_regenerating_refuses_a_new_field_that_old_senders_do_not_fill() -> None:
+def test_regenerating_refuses_a_new_required_field() -> None:
     new = wire(next(example for example in EXAMPLES if example.type == "PlaceOrder"))
     old = {**new, "body": {"customer": "ada"}}
     (broken,) = broken_promises(old, new)

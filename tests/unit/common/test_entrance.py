@@ -71,7 +71,7 @@ def test_what_is_no_token_is_told_from_one_that_is_unknown(header: str) -> None:
 
 
 @EVERY
-def test_the_page_of_an_api_says_what_every_endpoint_wants_and_answers(
+def test_openapi_has_every_endpoint_s_parameters_and_errors(
     name: str, method: str, route: APIRoute
 ) -> None:
     page = APPS[name].openapi()
@@ -153,7 +153,7 @@ def test_who_asks_too_often_is_told_how_long_to_wait() -> None:
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """What a process is told, but for tokens; no server is there."""
+    """Set the settings of a process without tokens; its servers do not exist."""
     for name in [name for name in os.environ if name.startswith("SAGAPROOF_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SAGAPROOF_POSTGRES_DSN", f"postgresql://door:{SECRET}@127.0.0.1:9/x")
@@ -162,7 +162,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def ended(check: Callable[[Settings], object]) -> str:
-    """The last words of a process that does not start."""
+    """Return the error of a process that does not start."""
     with pytest.raises(SystemExit) as end:
         prepare("door", MIGRATIONS, check=check)
     assert SECRET not in str(end.value)
@@ -199,7 +199,7 @@ def test_so_it_is_for_the_process_itself(nowhere: pytest.MonkeyPatch) -> None:
         assert re.fullmatch(r"SAGAPROOF_\w+: it is not set, or empty\..*\n", done.stderr)
 
 
-def test_what_is_wrong_with_a_setting_is_a_line_and_quotes_no_secret(
+def test_an_invalid_setting_is_one_line_without_secrets(
     nowhere: pytest.MonkeyPatch,
 ) -> None:
     nowhere.delenv("SAGAPROOF_AMQP_URL")

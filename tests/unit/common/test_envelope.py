@@ -42,7 +42,7 @@ repeatable = settings(max_examples=100, derandomize=True, deadline=None, databas
 
 
 def wire(envelope: Envelope, **changes: Any) -> dict[str, Any]:
-    """An envelope as JSON, changed; None takes a field away."""
+    """Return an envelope as JSON with changes; None removes a field."""
     member = {**json.loads(envelope.encode()), **changes}
     return {name: value for name, value in member.items() if value is not None}
 
@@ -65,7 +65,7 @@ def test_ids_are_the_same_for_ever() -> None:
     )
 
 
-def test_a_resend_is_the_same_message_and_a_reply_names_what_it_answers() -> None:
+def test_a_resend_has_the_same_id_and_a_reply_names_it() -> None:
     resend = Envelope.command(KEY, ConfirmOrder(), issued_at=NOON, reply_to=None, attempt=9)
     assert resend.message_id == CHARGE.message_id
     assert DECLINED.in_reply_to == CHARGE.message_id
@@ -169,7 +169,7 @@ def test_rule_11_what_is_set_aside_for_its_id_keeps_all_it_said() -> None:
     assert json.loads(read.raw)["hint"] == "from a newer release"
 
 
-def test_rule_11_another_message_id_is_found_beside_a_member_that_is_no_envelope() -> None:
+def test_rule_11_a_wrong_id_is_found_beside_an_invalid_member() -> None:
     _, read = unpack(json.dumps([7, wire(CHARGE, message_id=str(SAGA))]).encode())
     assert isinstance(read, Unreadable)
     assert read.reason == "wrong_message_id"

@@ -61,7 +61,7 @@ def functions() -> list[tuple[str, Function]]:
 
 
 def own(root: ast.AST) -> Iterator[ast.AST]:
-    """What is in it, but not in a function within it."""
+    """Yield the nodes of a function, without those of functions in it."""
     for node in ast.iter_child_nodes(root):
         if not isinstance(node, Function):
             yield node
@@ -69,7 +69,7 @@ def own(root: ast.AST) -> Iterator[ast.AST]:
 
 
 def points(nodes: Iterable[ast.AST]) -> list[str]:
-    """What is passed to reach() there, in order."""
+    """Return the points passed to reach() there, in order."""
     return [
         node.args[0].attr
         for node in nodes
@@ -91,7 +91,7 @@ def calls(nodes: Iterable[ast.AST], *methods: str) -> list[ast.Call]:
 
 
 def beside(function: Function, node: ast.AST) -> tuple[list[str], list[str], list[str]]:
-    """The points that a function passes before, within and after this part of it."""
+    """Return the points a function reaches before, within and after this part of it."""
     first, last = node.lineno, node.end_lineno or 0  # type: ignore[attr-defined]
     within = list(ast.walk(node))
     others = [n for n in own(function) if isinstance(n, ast.Call) and n not in within]

@@ -93,7 +93,7 @@ def test_the_undo_of_a_refused_action_is_told_that_it_was_refused() -> None:
 
 
 @pytest.mark.parametrize("key", [ACTION, UNDO], ids=["action", "undo"])
-def test_a_repeat_hears_the_stored_reply_in_the_same_batch_and_later(key: Key) -> None:
+def test_a_repeat_gets_the_stored_reply_in_any_batch(key: Key) -> None:
     fence = batch(key, key, inbox={} if key == ACTION else {ACTION: DONE})
     assert isinstance(fence.admit(key, lay), First)
     fence.settle(key, REFUSED)
@@ -188,7 +188,7 @@ LATER = NOON + timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("claimed", [True, False])
-def test_rule_18_what_is_as_old_as_what_was_forgotten_does_not_act(claimed: bool) -> None:
+def test_rule_18_a_command_as_old_as_forgotten_does_not_act(claimed: bool) -> None:
     """Whether its row could be claimed, or was removed between the claim and the look."""
     fence = Fence([ACTION] if claimed else [], {}, forgotten_until=NOON)
     with pytest.raises(Poison, match="evidence_gone") as gone:
@@ -197,9 +197,7 @@ def test_rule_18_what_is_as_old_as_what_was_forgotten_does_not_act(claimed: bool
     assert fence.settled() == {}
 
 
-def test_rule_18_what_is_known_what_is_younger_and_what_has_other_evidence_is_not_concerned() -> (
-    None
-):
+def test_rule_18_known_younger_and_kept_for_ever_still_act() -> None:
     assert Fence([], {ACTION: DONE}, NOON).admit(ACTION, lay, NOON) == Duplicate(DONE)
     assert Fence([ACTION], {}, NOON).admit(ACTION, lay, LATER) == First()
     assert Fence([ACTION], {}, NOON).admit(ACTION, lay) == First()

@@ -34,20 +34,20 @@ def rows(destination: str, *sizes: int) -> list[OutboxRow]:
 # --- topology ------------------------------------------------------------------------------
 
 
-def test_every_participant_has_a_work_queue_and_no_name_is_taken_twice() -> None:
+def test_every_participant_has_a_work_queue_of_its_own() -> None:
     names = {queue.name for queue in WORK_QUEUES}
     assert {"order.commands", "inventory.commands", "payment.commands"} < names
     assert len({queue.name for queue in QUEUES}) == len(QUEUES)
 
 
-def test_what_is_for_a_service_waits_and_what_is_for_a_caller_may_be_dropped() -> None:
+def test_only_messages_to_private_reply_queues_are_dropped() -> None:
     assert not [queue.name for queue in WORK_QUEUES if is_private_reply_queue(queue.name)]
     assert is_private_reply_queue("amq.gen-JzTY20BRgKO-HjmUJj0wLg")
     assert is_private_reply_queue("chaos.catalogue.replies")
 
 
 @pytest.mark.parametrize("queue", WORK_QUEUES, ids=lambda queue: queue.name)
-def test_rule_17_dead_letters_are_kept_at_least_once_in_a_queue_that_exists(queue: Queue) -> None:
+def test_rule_17_dead_lettering_is_at_least_once(queue: Queue) -> None:
     assert queue.arguments["x-queue-type"] == "quorum"
     assert queue.arguments["x-dead-letter-strategy"] == "at-least-once"
     assert queue.arguments["x-overflow"] == "reject-publish"
