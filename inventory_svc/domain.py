@@ -57,7 +57,7 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class GoodsDelivery:
     saga_id: UUID
     step: str
     sku: str
@@ -73,14 +73,14 @@ class Stock:
     moved: set[str] = field(default_factory=set)  # SKUs
     made: dict[UUID, Reservation] = field(default_factory=dict)
     settled: dict[UUID, Reservation] = field(default_factory=dict)
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[GoodsDelivery] = field(default_factory=list)
 
     def receive(self, saga_id: UUID, step: str, sku: str, quantity: int) -> StockReceived:
         pieces = self.pieces.setdefault(sku, Pieces())
         pieces.on_hand += quantity
         pieces.received += quantity
         self.moved.add(sku)
-        self.deliveries.append(Delivery(saga_id, step, sku, quantity))
+        self.deliveries.append(GoodsDelivery(saga_id, step, sku, quantity))
         return StockReceived(sku=sku)
 
     def reserve(

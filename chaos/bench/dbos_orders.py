@@ -28,7 +28,7 @@ WARM_UP_ORDERS = 3  # by each thread
 READ_COMMITTED: Any = "READ COMMITTED"
 
 
-class Shop:
+class DbosShop:
     """The four steps and the workflow over them, on tables of their own."""
 
     def __init__(self, dsn: str, connections: int) -> None:
@@ -107,10 +107,10 @@ class Shop:
         )
 
 
-class Loop:
+class OrderingThreads:
     """Each thread places one order after another and notes when it ended and how long it took."""
 
-    def __init__(self, shop: Shop, threads: int, seed: int, prefix: str) -> None:
+    def __init__(self, shop: DbosShop, threads: int, seed: int, prefix: str) -> None:
         self._shop = shop
         self._seed = seed
         self._names = [f"{prefix}-{n}" for n in range(threads)]
@@ -172,10 +172,12 @@ def main() -> None:
             "max_executor_threads": connections,
         }
     )
-    shop = Shop(dsn, connections)
+    shop = DbosShop(dsn, connections)
     DBOS.launch()
     try:
-        print(json.dumps(Loop(shop, int(threads), int(seed), prefix).run(float(seconds))))
+        print(
+            json.dumps(OrderingThreads(shop, int(threads), int(seed), prefix).run(float(seconds)))
+        )
     finally:
         DBOS.destroy()
 

@@ -22,7 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from chaos.bench import meter
 from chaos.bench.figures import Measured
-from chaos.bench.workload import CURRENCY, Order
+from chaos.bench.workload import CURRENCY, BenchOrder
 from chaos.judge.snapshot import SAGAS
 from chaos.runtime import Endpoints
 from common.messages.envelope import MAX_PACKED, Direction, Envelope, Key, pack, saga_id_for
@@ -53,7 +53,7 @@ class Loop:
 
     channel: BlockingChannel
     db: psycopg.Connection[tuple[object, ...]]
-    orders: Iterator[Order]
+    orders: Iterator[BenchOrder]
     look_seconds: float
     flying: dict[UUID, float] = field(default_factory=dict)
     ended: list[tuple[float, float]] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Loop:
 def measure(
     endpoints: Endpoints,
     processes: Mapping[str, int],
-    orders: Iterator[Order],
+    orders: Iterator[BenchOrder],
     in_flight: int,
     seconds: float,
     style: str = "orchestrated",
@@ -140,7 +140,7 @@ def measure(
 
 @contextmanager
 def _loop(
-    endpoints: Endpoints, orders: Iterator[Order], in_flight: int, style: str
+    endpoints: Endpoints, orders: Iterator[BenchOrder], in_flight: int, style: str
 ) -> Iterator[Loop]:
     with (
         pika.BlockingConnection(pika.URLParameters(endpoints.amqp_url)) as connection,
@@ -160,7 +160,7 @@ def _read(endpoints: Endpoints, processes: Mapping[str, int], style: str) -> met
     )
 
 
-def _command(order: Order) -> Envelope:
+def _command(order: BenchOrder) -> Envelope:
     lines = tuple(Line(sku=sku, quantity=quantity) for sku, quantity in order.lines)
     body = PlaceOrder(
         customer=order.customer, idempotency_key=order.key, currency=CURRENCY, lines=lines

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from chaos.load.workload import Account, Arrival, Catalogue, Deposit, Product
+from chaos.load.workload import Arrival, Catalogue, CatalogueAccount, Deposit, Product
 
 SKUS = 500
 CUSTOMERS = 200
@@ -22,7 +22,7 @@ PLENTY = 1_000_000  # pieces; a thousand times that in cents
 
 
 @dataclass(frozen=True)
-class Order:
+class BenchOrder:
     """One customer's order; `total` is in cents."""
 
     key: str
@@ -34,7 +34,7 @@ class Order:
         return PRICE * sum(quantity for _, quantity in self.lines)
 
 
-def orders(seed: int, prefix: str) -> Iterator[Order]:
+def orders(seed: int, prefix: str) -> Iterator[BenchOrder]:
     """Draw orders without end, SKUs evenly, so that rows are contended by chance only."""
     dice = random.Random(f"{seed} {prefix}")
     number = 0
@@ -42,7 +42,7 @@ def orders(seed: int, prefix: str) -> Iterator[Order]:
         number += 1
         picked = dice.sample(range(SKUS), dice.randint(1, 3))
         lines = tuple((_sku(n), dice.randint(1, 3)) for n in sorted(picked))
-        yield Order(f"{prefix}-{number}", _customer(dice.randrange(CUSTOMERS)), lines)
+        yield BenchOrder(f"{prefix}-{number}", _customer(dice.randrange(CUSTOMERS)), lines)
 
 
 def shares(skew: float, skus: int) -> list[float]:
@@ -54,7 +54,7 @@ def shares(skew: float, skus: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def skewed(seed: int, prefix: str, skew: float, skus: int) -> Iterator[Order]:
+def skewed(seed: int, prefix: str, skew: float, skus: int) -> Iterator[BenchOrder]:
     """Draw orders without end, of one line each, so that only the demand differs by skew."""
     dice, bounds = random.Random(f"{seed} {prefix}"), list(accumulate(shares(skew, skus)))
     number = 0
@@ -62,7 +62,7 @@ def skewed(seed: int, prefix: str, skew: float, skus: int) -> Iterator[Order]:
         number += 1
         (sku,) = dice.choices(range(skus), cum_weights=bounds)
         lines = ((_sku(sku), dice.randint(1, 3)),)
-        yield Order(f"{prefix}-{number}", _customer(dice.randrange(CUSTOMERS)), lines)
+        yield BenchOrder(f"{prefix}-{number}", _customer(dice.randrange(CUSTOMERS)), lines)
 
 
 def catalogue(count: int = SKUS) -> Catalogue:
@@ -72,7 +72,7 @@ def catalogue(count: int = SKUS) -> Catalogue:
     return Catalogue(
         products=tuple(Product(sku, PRICE, CURRENCY) for sku in skus),
         stock=tuple(Arrival(sku, PLENTY, "bench") for sku in skus),
-        accounts=tuple(Account(customer, CURRENCY, "good") for customer in customers),
+        accounts=tuple(CatalogueAccount(customer, CURRENCY, "good") for customer in customers),
         deposits=tuple(
             Deposit(customer, CURRENCY, 1000 * PLENTY, "bench") for customer in customers
         ),

@@ -18,7 +18,7 @@ import typer
 
 from chaos.bench import ours, theirs
 from chaos.bench.figures import Measured, Pair, document
-from chaos.bench.workload import CUSTOMERS, SKUS, Order, catalogue, orders
+from chaos.bench.workload import CUSTOMERS, SKUS, BenchOrder, catalogue, orders
 from chaos.console.options import Json, Name, Seconds, Seed
 from chaos.console.results import BUILD, keep, machine, provenance
 from chaos.console.stage import Stage
@@ -136,7 +136,7 @@ def _ours(
     endpoints: Endpoints,
     pids: dict[str, int],
     seconds: float,
-    asked: Iterator[Order],
+    asked: Iterator[BenchOrder],
 ) -> dict[int, Measured]:
     found = {}
     for in_flight in IN_FLIGHT:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.load.workload import Account, Arrival, Ask, Catalogue, Deposit, Product
+from chaos.load.workload import Arrival, Ask, Catalogue, CatalogueAccount, Deposit, Product
 
 PRICE = 100  # of everything
 CURRENCY = "EUR"
@@ -53,7 +53,7 @@ def shop(
         products=tuple(Product(here.sku(s), PRICE, CURRENCY) for s in (*stock, *unstocked)),
         stock=tuple(Arrival(here.sku(s), n, f"{name}-first") for s, n in stock.items()),
         accounts=tuple(
-            Account(here.customer(a), CURRENCY, "declined" if a in declined else "good")
+            CatalogueAccount(here.customer(a), CURRENCY, "declined" if a in declined else "good")
             for a in accounts
         ),
         deposits=tuple(

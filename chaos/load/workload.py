@@ -65,7 +65,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Account:
+class CatalogueAccount:
     customer: str
     currency: str
     card: str
@@ -85,7 +85,7 @@ class Catalogue:
 
     products: tuple[Product, ...] = ()
     stock: tuple[Arrival, ...] = ()
-    accounts: tuple[Account, ...] = ()
+    accounts: tuple[CatalogueAccount, ...] = ()
     deposits: tuple[Deposit, ...] = ()
 
     def __add__(self, other: Catalogue) -> Catalogue:

@@ -72,7 +72,7 @@ _COUNTED = {"order": CONFIRM, "inventory": RESERVE, "payment": CHARGE, "orchestr
 SENT_AGAIN = RESERVE
 
 
-class Stack(Enum):
+class StackKind(Enum):
     """The stack a cell is run on."""
 
     PLAIN = auto()
@@ -117,10 +117,10 @@ class Cell:
         return self.point.partition(".")[0]
 
     @property
-    def stack(self) -> Stack:
+    def stack(self) -> StackKind:
         if self.process == "operator":
-            return Stack.ATTENDED
-        return Stack.FORGETFUL if self.leg == FORGET else Stack.PLAIN
+            return StackKind.ATTENDED
+        return StackKind.FORGETFUL if self.leg == FORGET else StackKind.PLAIN
 
     @property
     def repeatable(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chaos.faults.nemesis import hold
 from chaos.matrix.approach import dead_letters, orders_for, travel
-from chaos.matrix.cells import Cell, Stack
+from chaos.matrix.cells import Cell, StackKind
 from chaos.runtime import Plan, StackError
 from chaos.runtime.base import Runtime
 from chaos.scenarios.scene import Scene
@@ -31,11 +31,11 @@ _NO_OPERATOR = {"operator": 0}
 # What fails before its tries are counted must not be taken for a bad deploy.
 _SETTINGS = {**FAULT_SETTINGS, "bad_deploy_messages": "100"}
 PLANS = {
-    Stack.PLAIN: Plan(replicas=_NO_OPERATOR, settings=_SETTINGS),
-    Stack.FORGETFUL: Plan(
+    StackKind.PLAIN: Plan(replicas=_NO_OPERATOR, settings=_SETTINGS),
+    StackKind.FORGETFUL: Plan(
         replicas=_NO_OPERATOR, settings={**_SETTINGS, "retention_seconds": "0.5"}
     ),
-    Stack.ATTENDED: Plan(settings=_SETTINGS),
+    StackKind.ATTENDED: Plan(settings=_SETTINGS),
 }
 FROZEN_SECONDS = 4.0  # past all attempts of a step, and Postgres's limits of a second
 
@@ -63,7 +63,7 @@ class Matrix:
         self._say = say
         self._failures = failures
         self._system: System | None = None
-        self._stack = Stack.PLAIN
+        self._stack = StackKind.PLAIN
         self._armory = Armory()
         self._numbers = itertools.count(1)
 
@@ -128,7 +128,7 @@ class Matrix:
         system.runtime.resume(cell.process)
         until(lambda: system.processes.is_ready(cell.process), f"{cell.process} is ready")
 
-    def _up(self, stack: Stack) -> System:
+    def _up(self, stack: StackKind) -> System:
         if self._system is not None and self._stack is not stack:
             self._down()
         if self._system is None:

@@ -28,7 +28,7 @@ class Settled(NamedTuple):
     confirmed: bool
 
 
-class Fault(NamedTuple):
+class FaultSpan(NamedTuple):
     """A fault, from its injection until it was healed."""
 
     begins: float
@@ -63,7 +63,7 @@ class Chart:
     bottom: int = BOTTOM
 
 
-def lay_out(orders: Sequence[Settled], faults: Sequence[Fault]) -> Chart:
+def lay_out(orders: Sequence[Settled], faults: Sequence[FaultSpan]) -> Chart:
     """Place everything; all seconds count from the same beginning."""
     last = max([o.at + o.took for o in orders] + [f.ends for f in faults]) or 1.0
     most = max([o.took for o in orders] + [1.0]) * ABOVE

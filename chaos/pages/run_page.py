@@ -9,9 +9,8 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from chaos.judge.history import Fault as Struck
-from chaos.judge.history import read_history
-from chaos.pages.latency_chart import Chart, Fault, Settled, lay_out
+from chaos.judge.history import Fault, read_history
+from chaos.pages.latency_chart import Chart, FaultSpan, Settled, lay_out
 from chaos.pages.render import Row, render, totals
 
 RESULT = "result.json"
@@ -76,24 +75,24 @@ def _chart(stack: Path) -> Chart | None:
     )
 
 
-def _faults(history: Path, zero: datetime) -> list[Fault]:
+def _faults(history: Path, zero: datetime) -> list[FaultSpan]:
     """Pair each fault with its healing. Those that overlap are drawn as one."""
     begun: dict[tuple[str, str], datetime] = {}
     found = []
     for event in read_history(history):
-        if isinstance(event, Struck) and not event.healed:
+        if isinstance(event, Fault) and not event.healed:
             begun[event.what, event.target] = event.at
-        elif isinstance(event, Struck) and (since := begun.pop((event.what, event.target), None)):
+        elif isinstance(event, Fault) and (since := begun.pop((event.what, event.target), None)):
             took = (event.at - since).total_seconds()
             begins = (since - zero).total_seconds()
             says = f"{event.what} {event.target}, {took:.1f} s"
-            found.append(Fault(begins, begins + took, says))
-    merged: list[Fault] = []
+            found.append(FaultSpan(begins, begins + took, says))
+    merged: list[FaultSpan] = []
     for fault in sorted(found):
         if merged and fault.begins < merged[-1].ends:
             last = merged.pop()
             ends, says = max(last.ends, fault.ends), f"{last.says}; {fault.says}"
-            merged.append(Fault(last.begins, ends, says))
+            merged.append(FaultSpan(last.begins, ends, says))
         else:
             merged.append(fault)
     return merged

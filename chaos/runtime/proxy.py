@@ -1,7 +1,7 @@
 """A small TCP proxy between processes and servers, to break the network between them.
 
 `python -m chaos.runtime.proxy JSON` serves the lines it is given, one per process and server, and
-takes requests on a control port. Tests use `Line` in their own process.
+takes requests on a control port. Tests use `ProxyLine` in their own process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Connection:
 
 
 @dataclass
-class Line:
+class ProxyLine:
     """The way of one process to one server."""
 
     spec: LineSpec
@@ -145,7 +145,7 @@ class Proxy:
     """All lines, and the control port."""
 
     def __init__(self, specs: Sequence[LineSpec]) -> None:
-        self._lines = {spec.name: Line(spec) for spec in specs}
+        self._lines = {spec.name: ProxyLine(spec) for spec in specs}
 
     async def run(self, host: str, port: int) -> None:
         async with contextlib.AsyncExitStack() as listening:

@@ -40,7 +40,7 @@ Rate = Annotated[
 ]
 
 
-class LetterState(StrEnum):
+class ListedState(StrEnum):
     """The states of a dead letter as the API names them."""
 
     OPEN = "open"
@@ -53,8 +53,8 @@ def list_(
     reason: Reason = None,
     saga: Saga = None,
     state: Annotated[
-        LetterState, typer.Option(help="Only those in this state.")
-    ] = LetterState.OPEN,
+        ListedState, typer.Option(help="Only those in this state.")
+    ] = ListedState.OPEN,
     each: Annotated[
         bool, typer.Option("--each", help="List them one by one, not grouped.")
     ] = False,
@@ -91,7 +91,7 @@ def list_(
         for g in answer["groups"]
     )  # fmt: skip
     output.table(("#letters", "#times", "#first", "#last", "queue", "reason"), rows)
-    if state is LetterState.OPEN:
+    if state is ListedState.OPEN:
         output.say("one by one: --each. Once the cause is gone: saga dead-letters redrive --help")
 
 
@@ -142,7 +142,7 @@ def show(
     if letter["saga_id"]:
         way = "the undo of " if letter["direction"] == "compensating" else ""
         output.line(f"{_what(letter)}: {way}{words(letter['step'] or '?')} of {letter['saga_id']}")
-    if letter["state"] != LetterState.OPEN:
+    if letter["state"] != ListedState.OPEN:
         settled = f"{letter['state']} {age(letter['settled_at'])} ago by {letter['settled_by']}"
         output.line(f"{settled}: {letter['settled_why']}", "green")
     elif not letter["readable"]:

@@ -71,7 +71,7 @@ class BulkResponse(BaseModel):
     results: list[BulkResult]
 
 
-class PricedLine(BaseModel):
+class OrderViewLine(BaseModel):
     sku: str
     quantity: int
     price: int
@@ -81,7 +81,7 @@ class OrderView(BaseModel):
     order_id: UUID
     customer: str
     currency: str
-    lines: list[PricedLine]
+    lines: list[OrderViewLine]
     total: int
     status: str
     reason: str | None

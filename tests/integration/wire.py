@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import SecretStr
 
 from chaos.runtime.ports import HOST
-from chaos.runtime.proxy import Line, LineSpec, Mode
+from chaos.runtime.proxy import LineSpec, Mode, ProxyLine
 from common.kit.settings import Settings
 from tests.integration.waiting import eventually
 
@@ -20,7 +20,7 @@ class Proxy:
     def __init__(self, url: SecretStr) -> None:
         self._url = urlsplit(url.get_secret_value())
         server = self._url.hostname or "", self._url.port or 0
-        self._line = Line(LineSpec("test", HOST, 0, *server))
+        self._line = ProxyLine(LineSpec("test", HOST, 0, *server))
 
     @property
     def url(self) -> SecretStr:

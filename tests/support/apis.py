@@ -46,7 +46,7 @@ from orchestrator.sagas.order import ORDER_SAGA
 from order_svc.door.api import make_app as door_app
 from order_svc.door.batcher import Batcher, CustomerCommand
 from order_svc.door.queries import CustomerQueries
-from order_svc.door.schemas import OrderView, PricedLine
+from order_svc.door.schemas import OrderView, OrderViewLine
 from tests.support.letters import Letters
 from tests.support.story import DATA, POLICY
 
@@ -267,7 +267,7 @@ class Shop(Batcher, CustomerQueries):
         if order_id not in self.read:
             status = "PENDING"
         self.read.add(order_id)
-        lines = [PricedLine(sku=o.sku, quantity=o.quantity, price=PRICE) for o in order.lines]
+        lines = [OrderViewLine(sku=o.sku, quantity=o.quantity, price=PRICE) for o in order.lines]
         return OrderView(
             order_id=order_id, customer=order.customer, currency=order.currency, lines=lines,
             total=sum(line.quantity * PRICE for line in lines), status=status,

@@ -29,7 +29,7 @@ def say(event: str, **fields: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Account:
+class SystemUser:
     """The user a server runs as when we are root."""
 
     uid: int
@@ -46,7 +46,7 @@ class Spec:
     directory: Path
     ports: tuple[int, ...]
     answers: Callable[[], bool]  # blocks for a few seconds at most
-    account: Account | None = None
+    account: SystemUser | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 12.0  # services promise ten
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from chaos.runtime import Endpoints
 from chaos.runtime.endpoints import RABBITMQ_USER, SUPERUSER, Ports, Secrets
 from chaos.runtime.native.install import Programs
-from chaos.runtime.native.managed import Account, Spec
+from chaos.runtime.native.managed import Spec, SystemUser
 from chaos.runtime.ports import HOST
 from chaos.runtime.probes import PROBE_SECONDS, postgres_answers, rabbitmq_answers
 from chaos.runtime.stack import Stack, write_private
@@ -170,16 +170,16 @@ def plain_environment(home: Path) -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(home)}
 
 
-def account_of(name: str) -> Account | None:
+def account_of(name: str) -> SystemUser | None:
     """Return the user to drop root for: servers should not run as root."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = known.get(name) or known["nobody"]
-    return Account(entry.pw_uid, entry.pw_gid)
+    return SystemUser(entry.pw_uid, entry.pw_gid)
 
 
-def _make_home(home: Path, account: Account | None, files: Mapping[str, str]) -> None:
+def _make_home(home: Path, account: SystemUser | None, files: Mapping[str, str]) -> None:
     """Create a directory and files for the account alone."""
     if home.exists():  # of an attempt to start that found a port taken
         shutil.rmtree(home)

@@ -17,7 +17,7 @@ from chaos.matrix.cells import (
     START,
     Cell,
     Leg,
-    Stack,
+    StackKind,
     combinations,
     covering,
     possible,
@@ -69,8 +69,8 @@ def test_forgetting_has_cells_in_every_process_it_involves() -> None:
 def test_cells_that_need_another_stack_come_together() -> None:
     stacks = [cell.stack for cell in by_stack(possible())]
     assert stacks == sorted(stacks, key=lambda stack: stack.value)
-    assert set(stacks) == set(Stack) == set(PLANS)
-    assert [s for s, plan in PLANS.items() if "operator" in plan.processes] == [Stack.ATTENDED]
+    assert set(stacks) == set(StackKind) == set(PLANS)
+    assert [s for s, plan in PLANS.items() if "operator" in plan.processes] == [StackKind.ATTENDED]
 
 
 def test_there_is_a_situation_for_every_cell() -> None:

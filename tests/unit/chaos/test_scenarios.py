@@ -26,8 +26,7 @@ from chaos.faults.tampering import (
     Tampering,
 )
 from chaos.judge.history import Fault, History
-from chaos.pages.latency_chart import Fault as Struck
-from chaos.pages.latency_chart import Settled, lay_out
+from chaos.pages.latency_chart import FaultSpan, Settled, lay_out
 from chaos.pages.render import totals
 from chaos.pages.run_page import write_report
 from chaos.scenarios.rolling import LATEST
@@ -145,7 +144,7 @@ def test_poison_is_of_every_kind() -> None:
 
 def test_the_chart_marks_orders_and_faults() -> None:
     orders = [Settled(0.0, 0.02, True), Settled(3.0, 30.0, False)]
-    chart = lay_out(orders, [Struck(1.0, 2.0, "Kill payment")])
+    chart = lay_out(orders, [FaultSpan(1.0, 2.0, "Kill payment")])
     (quick, quick_at, confirmed), (_, slow_at, rejected_) = chart.dots
     assert (confirmed, rejected_) == ("confirmed", "rejected")
     assert quick_at > slow_at, "what took longer is higher"

@@ -27,11 +27,11 @@ from chaos.judge.history import (
 )
 from chaos.load.model import Bounds, Foreseen, foresee, what_is_wrong
 from chaos.load.workload import (
-    Account,
     Arrival,
     Ask,
     BadLine,
     Catalogue,
+    CatalogueAccount,
     Deposit,
     Product,
     facts_of,
@@ -55,9 +55,9 @@ CATALOGUE = Catalogue(
         Arrival("mug", 10, "d-1"),
     ),
     accounts=(
-        Account("ann", "EUR", "good"),
-        Account("bob", "EUR", "declined"),
-        Account("cid", "EUR", "good"),
+        CatalogueAccount("ann", "EUR", "good"),
+        CatalogueAccount("bob", "EUR", "declined"),
+        CatalogueAccount("cid", "EUR", "good"),
     ),
     deposits=(
         Deposit("ann", "EUR", 90_000, "t-1"),
