@@ -56,11 +56,12 @@ isolation: setup ## anomalies with and without countermeasures; docs/isolation.m
 	@$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-check: setup ## ruff, mypy, import-linter, and that the generated pages are current
+check: setup ## ruff, mypy, import-linter, the language, and that the generated pages are current
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 	@$(bin)/mypy
 	@$(bin)/lint-imports
+	@$(bin)/pytest -q tests/unit/repository/test_english.py
 	@$(bin)/python examples/generate.py --seed 7 --check
 	@$(bin)/python -m docs.generate --check
 

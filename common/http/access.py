@@ -1,4 +1,4 @@
-"""Who may ask our HTTP APIs, and how often. Pure.
+"""Access to the HTTP APIs: tokens, roles and rates. Pure.
 
 Owns: the tokens a process is given, kept as hashes, each with a name and a role, and the
 allowance of each name. Must not know: HTTP, where tokens come from, the clock.
@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what a bearer token may consist o
 
 
 class Role(StrEnum):
-    """What somebody is to the API they ask."""
+    """The role of a caller of an API."""
 
     VIEWER = "viewer"  # may look
     OPERATOR = "operator"  # may look and act
@@ -42,7 +42,7 @@ CUSTOMERS = (Role.CUSTOMER,)
 
 @dataclass(frozen=True)
 class Actor:
-    """Whom a token belongs to."""
+    """The owner of a token."""
 
     name: str
     role: Role

@@ -1,4 +1,4 @@
-"""What our HTTP APIs have in common.
+"""The base of both HTTP APIs.
 
 Owns: who is let in, how a caller is told what is wrong (always an error, and where it can be
 said the field and the remedy), the limits, /live and /ready, and serving an app inside a
@@ -33,12 +33,12 @@ from common.process.process import Process
 
 MALFORMED = ("malformed_json", "missing_key")  # 400: not even a request
 HEALTH = ("/live", "/ready")
-OPEN = {*HEALTH, "/docs", "/docs/oauth2-redirect", "/openapi.json"}  # to whoever comes by
+OPEN = {*HEALTH, "/docs", "/docs/oauth2-redirect", "/openapi.json"}  # without a token
 READS = ("GET", "HEAD", "OPTIONS")
 
 
 class Problem(BaseModel):
-    """What is wrong, where, and what to do about it."""
+    """An error, the field it is about, and the remedy."""
 
     error: str
     field: str | None = None
@@ -68,7 +68,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Entrance:
-    """Who may use an API, and how much."""
+    """The tokens that open an API, and its limits."""
 
     keyring: Keyring
     body_limit_bytes: int
@@ -292,7 +292,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(app: FastAPI, process: Process, host: str, port: int) -> None:
-    """Until the process is told to stop; its check is `http`."""
+    """Serve until the process shuts down; the health check is `http`."""
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, lifespan="off",
         timeout_graceful_shutdown=5,

@@ -34,7 +34,7 @@ class Poison(SagaproofError):
 
 
 class BadDeploy(SagaproofError):
-    """The same unexpected error again and again: this code is broken, not the messages.
+    """A repeated unexpected error: this code is broken, not the messages.
 
     `some_handled`: other messages succeeded meanwhile.
     """

@@ -16,7 +16,7 @@ LOOKS = 8  # from the third on, all messages come as redelivered
 DECLINED = rejected("card_declined")
 
 
-def test_a_bad_deploy_dead_letters_nothing_and_ends_when_replaced(
+def test_a_bad_deploy_dead_letters_nothing_until_it_is_replaced(
     system: System,
 ) -> None:
     system.processes.stop("inventory")

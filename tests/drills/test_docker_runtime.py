@@ -1,4 +1,4 @@
-"""What only Docker has: the image, objects that a crash left, and compose.yaml by itself."""
+"""The parts only Docker has: the image, objects that a crash left, and compose.yaml by itself."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def set_aside(channel: Any, queue: str, body: bytes, reason: str) -> None:
 
 
 def delivered(amqp_url: str) -> Iterator[int]:
-    """How many envelopes each delivery holds that waits for the payment service."""
+    """Yield the number of envelopes in each delivery that waits for the payment service."""
     with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
         channel = connection.channel()
         while (got := channel.basic_get(PAYMENT, auto_ack=True))[0] is not None:

@@ -70,7 +70,7 @@ class Delivery(NamedTuple):
 
 
 class World(NamedTuple):
-    """What the order service remembers, the participants, and the deliveries under way.
+    """The memory of the order service, the participants, and the deliveries under way.
 
     The first two are numbers of `Numbered` things; each possible delivery is one bit.
     """
@@ -82,7 +82,7 @@ class World(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What the order service remembers: no clocks, and attempts only while they are limited."""
+    """The memory of the order service: no clocks, and attempts only while they are limited."""
 
     story: str
     events: tuple[tuple[Leg, RecordedEvent], ...]

@@ -63,7 +63,7 @@ Reply = tuple[str, Direction, Outcome]
 
 
 class Summary(NamedTuple):
-    """What decide() can tell apart about an instance: no texts, no clocks."""
+    """The part of an instance that matters to decide(): no texts, no clocks."""
 
     state: State
     progress: tuple[Progress | None, ...]  # by step

@@ -1,4 +1,4 @@
-"""What a stack of either runtime shows of itself, and what it leaves behind.
+"""A stack of either runtime seen from outside, and the traces it leaves.
 
 Owns: looking. Must not know: what a test does to the stack.
 """

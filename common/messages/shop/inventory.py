@@ -82,7 +82,7 @@ class StockQuery(Query):
 
 
 class StockRow(Message):
-    """Where the pieces of one SKU are; on_hand + held + dispatched = received."""
+    """The pieces of one SKU; on_hand + held + dispatched = received."""
 
     sku: str
     on_hand: int

@@ -144,7 +144,7 @@ class ProductListed(Done):
 
 
 class OrderData(BaseModel):
-    """What the order saga begins with."""
+    """The data the order saga begins with."""
 
     order_id: UUID
     customer: Name

@@ -1,1 +1,1 @@
-"""What the trip promises, in parts and as a whole."""
+"""Tests of the trip's promises, in parts and as a whole."""

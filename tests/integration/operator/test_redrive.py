@@ -297,9 +297,7 @@ async def test_a_discarded_undo_leaves_its_saga_stuck_with_the_reason(
     assert office.actions() == [("ann", "discard", "because", "done", saga(1))]
 
 
-async def test_a_discarded_forward_command_was_taken_for_unknown_before(
-    office: Office, judge: Rows
-) -> None:
+async def test_a_discarded_forward_command_was_unknown_before(office: Office, judge: Rows) -> None:
     await asked_to_charge(office, 1)
     (ident,) = await office.bury_envelopes(PAYMENT, charge(1))
     sent = commands(judge)

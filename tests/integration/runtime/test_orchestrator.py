@@ -212,7 +212,7 @@ async def test_rule_7_replicas_that_race_on_an_instance_take_one_step(
 async def test_rule_7_a_reply_waits_for_the_instances_lock(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
-    """Of two contradictory replies the second is decided on what the first led to."""
+    """Decide the second of two contradictory replies on what the first led to."""
     await give(service(db), start(1))
     with admin.transaction():
         admin.execute("lock table orchestrator.saga_log in share mode")
@@ -279,7 +279,7 @@ async def test_rule_1_a_silent_pivot_is_fenced_before_any_undo(
     assert state(judge) == ("COMPENSATED", "dispatch_stock_timed_out")
 
 
-async def test_rule_1_a_fence_that_came_too_late_sends_the_saga_forward(
+async def test_rule_1_a_fence_too_late_sends_the_saga_forward(
     db: Database, judge: Rows, admin: Rows
 ) -> None:
     await give_each(service(db), *TO_THE_PIVOT)

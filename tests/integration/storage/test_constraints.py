@@ -13,7 +13,7 @@ from tests.integration.conftest import MakeSettings
 from tests.integration.waiting import Rows
 
 
-class Plant(NamedTuple):
+class Forbidden(NamedTuple):
     """Statements of which the last breaks the constraint."""
 
     schema: str
@@ -183,12 +183,12 @@ FORGOTTEN: LiteralString = (
     f"insert into progress_archive (saga_id, progress) values ({SAGA}, '{{}}')"
 )
 PLANTS = [
-    *(Plant(schema, *plant) for schema in SERVICES for plant in COMMON),
-    Plant("orchestrator", "saga_archive_pk", (ARCHIVED, ARCHIVED)),
+    *(Forbidden(schema, *plant) for schema in SERVICES for plant in COMMON),
+    Forbidden("orchestrator", "saga_archive_pk", (ARCHIVED, ARCHIVED)),
     # Orchestrator. Rule 2: COMPENSATED needs every sent step settled, COMPLETED every step done;
     # a passed pivot excludes both COMPENSATING and COMPENSATED.
     *(
-        Plant(
+        Forbidden(
             "orchestrator",
             "compensated_means_every_step_settled",
             (ended("'COMPENSATED'", create_order="undone", charge_payment=status),),
@@ -196,7 +196,7 @@ PLANTS = [
         for status in ("sent", "done", "unknown", "undoing", "fencing")
     ),
     *(
-        Plant(
+        Forbidden(
             "orchestrator",
             "completed_means_every_step_done",
             (ended("'COMPLETED'", create_order="done", dispatch_stock=status),),
@@ -204,7 +204,7 @@ PLANTS = [
         for status in ("sent", "refused", "unknown", "undoing", "undone", "fencing", "fenced")
     ),
     *(
-        Plant(
+        Forbidden(
             "orchestrator",
             "passed_pivot_excludes_compensation",
             (instance(f"'{state}'", "{}", f", pivot_passed{column}", f", true{value}"),),
@@ -214,101 +214,113 @@ PLANTS = [
             ("COMPENSATED", ", ended_at", ", now()"),
         )
     ),
-    Plant("orchestrator", "saga_instance_pk", (instance(), instance())),
-    Plant("orchestrator", "saga_state_known", (instance("'LOST'"),)),
-    Plant("orchestrator", "waiting_has_a_gate_and_a_deadline", (instance("'WAITING'"),)),
-    Plant(
+    Forbidden("orchestrator", "saga_instance_pk", (instance(), instance())),
+    Forbidden("orchestrator", "saga_state_known", (instance("'LOST'"),)),
+    Forbidden("orchestrator", "waiting_has_a_gate_and_a_deadline", (instance("'WAITING'"),)),
+    Forbidden(
         "orchestrator",
         "watched_customer_pk",
         ("insert into watched_customer (customer, actor, reason) values ('ada', 'ops', 'x')",) * 2,
     ),
-    Plant("orchestrator", "ended_awaits_nothing", (instance("'COMPLETED'"),)),
-    Plant("orchestrator", "ended_awaits_nothing", (instance(more=", ended_at", values=", now()"),)),
-    Plant(
+    Forbidden("orchestrator", "ended_awaits_nothing", (instance("'COMPLETED'"),)),
+    Forbidden(
+        "orchestrator", "ended_awaits_nothing", (instance(more=", ended_at", values=", now()"),)
+    ),
+    Forbidden(
         "orchestrator",
         "ended_awaits_nothing",
         (instance("'COMPLETED'", "{}", ", ended_at, next_deadline", ", now(), now()"),),
     ),
-    Plant("orchestrator", "saga_log_pk", (LOG, LOG)),
-    Plant("orchestrator", "operator_action_pk", (action(), action())),
-    Plant("orchestrator", "held_reply_pk", (HELD_REPLY, HELD_REPLY)),
-    Plant("orchestrator", "operator_action_outcome_known", (action(outcome="perhaps"),)),
-    Plant("orchestrator", "operator_action_has_actor_and_reason", (action(actor=""),)),
-    Plant("orchestrator", "operator_action_has_actor_and_reason", (action(reason=""),)),
-    Plant("orchestrator", "operator_action_has_actor_and_reason", (action(outcome="refused"),)),
-    Plant("orchestrator", "dead_letter_pk", (letter(), letter())),
-    Plant("orchestrator", "came_at_least_once", (letter("0"),)),
-    Plant("orchestrator", "dead_letter_state_known", (letter("1", "lost", "now(), 'ann', 'x'"),)),
-    Plant("orchestrator", "settled_by_somebody", (letter("1", "redriven", "now(), null, null"),)),
-    Plant("orchestrator", "settled_by_somebody", (letter("1", "open", "null, 'ann', null"),)),
-    Plant(
+    Forbidden("orchestrator", "saga_log_pk", (LOG, LOG)),
+    Forbidden("orchestrator", "operator_action_pk", (action(), action())),
+    Forbidden("orchestrator", "held_reply_pk", (HELD_REPLY, HELD_REPLY)),
+    Forbidden("orchestrator", "operator_action_outcome_known", (action(outcome="perhaps"),)),
+    Forbidden("orchestrator", "operator_action_has_actor_and_reason", (action(actor=""),)),
+    Forbidden("orchestrator", "operator_action_has_actor_and_reason", (action(reason=""),)),
+    Forbidden("orchestrator", "operator_action_has_actor_and_reason", (action(outcome="refused"),)),
+    Forbidden("orchestrator", "dead_letter_pk", (letter(), letter())),
+    Forbidden("orchestrator", "came_at_least_once", (letter("0"),)),
+    Forbidden(
+        "orchestrator", "dead_letter_state_known", (letter("1", "lost", "now(), 'ann', 'x'"),)
+    ),
+    Forbidden(
+        "orchestrator", "settled_by_somebody", (letter("1", "redriven", "now(), null, null"),)
+    ),
+    Forbidden("orchestrator", "settled_by_somebody", (letter("1", "open", "null, 'ann', null"),)),
+    Forbidden(
         "orchestrator",
         "discarded_for_a_reason",
         (letter("1", "discarded", "now(), 'ann', null"),),
     ),
     # Order.
-    Plant("order_svc", "product_pk", (PRODUCT, PRODUCT)),
-    Plant("order_svc", "price_not_negative", (PRODUCT, "update product set price = -1")),
-    Plant("order_svc", "order_once", (order(), order(key="k2"))),
-    Plant("order_svc", "order_key_once", (order(), order(OTHER))),
-    Plant("order_svc", "total_not_negative", (order(total="-1"),)),
-    Plant("order_svc", "order_status_known", (order(status="'SHIPPED', null"),)),
-    Plant("order_svc", "rejected_has_a_reason", (order(status="'REJECTED', null"),)),
-    Plant("order_svc", "rejected_has_a_reason", (order(status="'CONFIRMED', 'no'"),)),
-    Plant("order_svc", "returned_by_one_return", (order(status="'RETURNED', null"),)),
-    Plant("order_svc", "returned_by_one_return", (order(status="'RETURN_PENDING', null"),)),
-    Plant("order_svc", "order_return_once", (given_back(), given_back(order_id=OTHER))),
-    Plant("order_svc", "return_key_once", (given_back(status="'CLOSED', 'no'"), given_back(OTHER))),
-    Plant("order_svc", "one_return_per_order", (given_back(), given_back(OTHER, key="k2"))),
-    Plant("order_svc", "return_status_known", (given_back(status="'LOST', null"),)),
-    Plant("order_svc", "closed_has_a_reason", (given_back(status="'CLOSED', null"),)),
-    Plant("order_svc", "saga_progress_pk", (progress(), progress())),
-    Plant("order_svc", "progress_archive_pk", (FORGOTTEN, FORGOTTEN)),
-    Plant("order_svc", "progress_state_known", (progress("'LOST'"),)),
-    Plant(
+    Forbidden("order_svc", "product_pk", (PRODUCT, PRODUCT)),
+    Forbidden("order_svc", "price_not_negative", (PRODUCT, "update product set price = -1")),
+    Forbidden("order_svc", "order_once", (order(), order(key="k2"))),
+    Forbidden("order_svc", "order_key_once", (order(), order(OTHER))),
+    Forbidden("order_svc", "total_not_negative", (order(total="-1"),)),
+    Forbidden("order_svc", "order_status_known", (order(status="'SHIPPED', null"),)),
+    Forbidden("order_svc", "rejected_has_a_reason", (order(status="'REJECTED', null"),)),
+    Forbidden("order_svc", "rejected_has_a_reason", (order(status="'CONFIRMED', 'no'"),)),
+    Forbidden("order_svc", "returned_by_one_return", (order(status="'RETURNED', null"),)),
+    Forbidden("order_svc", "returned_by_one_return", (order(status="'RETURN_PENDING', null"),)),
+    Forbidden("order_svc", "order_return_once", (given_back(), given_back(order_id=OTHER))),
+    Forbidden(
+        "order_svc", "return_key_once", (given_back(status="'CLOSED', 'no'"), given_back(OTHER))
+    ),
+    Forbidden("order_svc", "one_return_per_order", (given_back(), given_back(OTHER, key="k2"))),
+    Forbidden("order_svc", "return_status_known", (given_back(status="'LOST', null"),)),
+    Forbidden("order_svc", "closed_has_a_reason", (given_back(status="'CLOSED', null"),)),
+    Forbidden("order_svc", "saga_progress_pk", (progress(), progress())),
+    Forbidden("order_svc", "progress_archive_pk", (FORGOTTEN, FORGOTTEN)),
+    Forbidden("order_svc", "progress_state_known", (progress("'LOST'"),)),
+    Forbidden(
         "order_svc",
         "heard_pivot_excludes_compensation",
         (progress("'COMPENSATING'", "{}", ", pivot_passed", ", true"),),
     ),
-    Plant(
+    Forbidden(
         "order_svc",
         "heard_completed_means_every_step_done",
         (progress("'COMPLETED'", '{"s": {"status": "sent"}}', ", ended_at", ", now()"),),
     ),
-    Plant(
+    Forbidden(
         "order_svc",
         "heard_compensated_means_every_step_settled",
         (progress("'COMPENSATED'", '{"s": {"status": "done"}}', ", ended_at", ", now()"),),
     ),
-    Plant("order_svc", "heard_end_awaits_nothing", (progress("'COMPLETED'"),)),
-    Plant(
+    Forbidden("order_svc", "heard_end_awaits_nothing", (progress("'COMPLETED'"),)),
+    Forbidden(
         "order_svc",
         "heard_end_awaits_nothing",
         (progress("'COMPLETED'", "{}", ", ended_at, next_deadline", ", now(), now()"),),
     ),
     # Payment.
-    Plant("payment_svc", "account_of_a_customer", (account("shop:revenue"),)),
-    Plant("payment_svc", "card_known", (account(card="gold"),)),
-    Plant("payment_svc", "balance_not_negative", (account(), "update account set balance = -1")),
-    Plant("payment_svc", "account_pk", (account(), account())),
-    Plant(
+    Forbidden("payment_svc", "account_of_a_customer", (account("shop:revenue"),)),
+    Forbidden("payment_svc", "card_known", (account(card="gold"),)),
+    Forbidden(
+        "payment_svc", "balance_not_negative", (account(), "update account set balance = -1")
+    ),
+    Forbidden("payment_svc", "account_pk", (account(), account())),
+    Forbidden(
         "payment_svc",
         "transfer_pk",
         (transfer(), transfer(saga_id=OTHER)),
     ),
-    Plant("payment_svc", "transfer_kind_known", (transfer(kind="GIFT"),)),
-    Plant("payment_svc", "amount_not_negative", (transfer(amount="-1"),)),
-    Plant("payment_svc", "two_sides", (transfer(sides="'ada', 'ada'"),)),
-    Plant("payment_svc", "refund_names_its_charge", (transfer(refund_of=SAGA),)),
-    Plant("payment_svc", "refund_names_its_charge", (transfer(kind="REFUND"),)),
-    Plant("payment_svc", "refund_of_a_transfer", (refund(OTHER, "charge_payment"),)),
-    Plant(
+    Forbidden("payment_svc", "transfer_kind_known", (transfer(kind="GIFT"),)),
+    Forbidden("payment_svc", "amount_not_negative", (transfer(amount="-1"),)),
+    Forbidden("payment_svc", "two_sides", (transfer(sides="'ada', 'ada'"),)),
+    Forbidden("payment_svc", "refund_names_its_charge", (transfer(refund_of=SAGA),)),
+    Forbidden("payment_svc", "refund_names_its_charge", (transfer(kind="REFUND"),)),
+    Forbidden("payment_svc", "refund_of_a_transfer", (refund(OTHER, "charge_payment"),)),
+    Forbidden(
         "payment_svc",
         "effect_once",
         (transfer(kind="DEPOSIT"), transfer(OTHER, kind="DEPOSIT")),
     ),
-    Plant("payment_svc", "one_charge_per_saga", (transfer(), transfer(OTHER, step="charge_again"))),
-    Plant(
+    Forbidden(
+        "payment_svc", "one_charge_per_saga", (transfer(), transfer(OTHER, step="charge_again"))
+    ),
+    Forbidden(
         "payment_svc",
         "one_refund_per_charge",
         (
@@ -318,16 +330,16 @@ PLANTS = [
         ),
     ),
     # Inventory.
-    Plant("inventory_svc", "stock_pk", (stock("1", "0", "0", "1"), stock("1", "0", "0", "1"))),
-    Plant("inventory_svc", "on_hand_not_negative", (stock("-1", "1", "0", "0"),)),
-    Plant("inventory_svc", "held_not_negative", (stock("1", "-1", "0", "0"),)),
-    Plant("inventory_svc", "dispatched_not_negative", (stock("1", "0", "-1", "0"),)),
-    Plant("inventory_svc", "stock_conserved", (stock("1", "1", "1", "4"),)),
-    Plant("inventory_svc", "delivery_once", (DELIVERY, DELIVERY)),
-    Plant("inventory_svc", "delivery_positive", (DELIVERY, "update delivery set quantity = 0")),
-    Plant("inventory_svc", "reservation_status_known", (reservation("LOST"),)),
-    Plant("inventory_svc", "reservation_once", (reservation(), reservation())),
-    Plant(
+    Forbidden("inventory_svc", "stock_pk", (stock("1", "0", "0", "1"), stock("1", "0", "0", "1"))),
+    Forbidden("inventory_svc", "on_hand_not_negative", (stock("-1", "1", "0", "0"),)),
+    Forbidden("inventory_svc", "held_not_negative", (stock("1", "-1", "0", "0"),)),
+    Forbidden("inventory_svc", "dispatched_not_negative", (stock("1", "0", "-1", "0"),)),
+    Forbidden("inventory_svc", "stock_conserved", (stock("1", "1", "1", "4"),)),
+    Forbidden("inventory_svc", "delivery_once", (DELIVERY, DELIVERY)),
+    Forbidden("inventory_svc", "delivery_positive", (DELIVERY, "update delivery set quantity = 0")),
+    Forbidden("inventory_svc", "reservation_status_known", (reservation("LOST"),)),
+    Forbidden("inventory_svc", "reservation_once", (reservation(), reservation())),
+    Forbidden(
         "inventory_svc",
         "one_reservation_per_saga",
         (reservation(), reservation(step="reserve_again")),
@@ -339,7 +351,7 @@ class NobodyObjected(Exception):
     pass
 
 
-async def attempt(db: Database, plant: Plant) -> None:
+async def attempt(db: Database, plant: Forbidden) -> None:
     *before, last = plant.statements
     async with db.transaction(None) as tx:
         for statement in before:
@@ -349,7 +361,7 @@ async def attempt(db: Database, plant: Plant) -> None:
         raise NobodyObjected
 
 
-async def objection(db: Database, plant: Plant) -> str:
+async def objection(db: Database, plant: Forbidden) -> str:
     try:
         await attempt(db, plant)
     except ConstraintViolated as violated:
@@ -371,7 +383,7 @@ async def test_rule_2_every_constraint_is_reported_by_its_name(
 
 
 def test_no_constraint_is_left_without_a_violation_planted(admin: Rows) -> None:
-    """Whoever adds a constraint adds the row that it must refuse."""
+    """Every new constraint comes with a row that it must refuse."""
     named = admin.execute(
         "select n.nspname, c.conname from pg_constraint c"
         "  join pg_class r on r.oid = c.conrelid join pg_namespace n on n.oid = r.relnamespace"

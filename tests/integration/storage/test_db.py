@@ -1,4 +1,4 @@
-"""Whose fault an error is (rules 12 and 13), migrations, and roles kept apart."""
+"""Transactions and their errors (rules 12 and 13), migrations, and roles kept apart."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ async def test_rule_13_a_deadlock_is_infrastructure(settings: MakeSettings, admi
 async def test_rule_12_a_process_stopped_in_a_transaction_loses_locks(
     settings: MakeSettings, admin: Rows
 ) -> None:
-    """And hears of it as infrastructure (25P03) when it comes back."""
+    """Once resumed, it gets an infrastructure error (25P03)."""
 
     async def act(tx: Tx) -> None:
         await tx.fetch("select from thing where id = 1 for update")
@@ -173,7 +173,7 @@ async def test_rule_12_a_process_stopped_in_a_transaction_loses_locks(
     await expect_infrastructure(settings(ROLE, idle_in_transaction_seconds=0.1), "postgres", act)
 
 
-async def test_rule_13_a_plan_outlived_by_a_migration_is_infrastructure(
+async def test_rule_13_a_plan_older_than_a_migration_is_infrastructure(
     settings: MakeSettings, admin: Rows
 ) -> None:
     async with Database(settings(ROLE, pool_size=2)) as db:
@@ -289,7 +289,7 @@ async def test_a_transaction_is_read_committed_and_all_or_nothing(
 async def test_rule_12_no_lock_is_taken_before_the_sync(
     settings: MakeSettings, admin: Rows
 ) -> None:
-    """What is queued leaves with the commit: a process stopped between the two holds nothing."""
+    """Queued writes leave with the commit: a process stopped before it holds no lock."""
     async with Database(settings(ROLE)) as db:
         await make_things(db)
         async with db.transaction(None) as tx:
@@ -300,10 +300,10 @@ async def test_rule_12_no_lock_is_taken_before_the_sync(
             assert await tx.fetch("select note from thing where id = 1") == [("mine",)]
 
 
-async def test_each_statement_of_a_round_trip_has_a_snapshot_of_its_own(
+async def test_each_statement_of_a_round_trip_has_its_own_snapshot(
     settings: MakeSettings, admin: Rows
 ) -> None:
-    """What rule 10 stands on: the second statement sees what the first waited for."""
+    """The second statement sees what the first waited for; rule 10 depends on it."""
     async with Database(settings(ROLE)) as db:
         await make_things(db)
 

@@ -26,7 +26,7 @@ from tests.integration.waiting import Rows
 pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
 
-async def test_a_duplicate_gets_the_stored_reply_again_and_acts_no_more(
+async def test_a_duplicate_gets_the_stored_reply_and_acts_no_more(
     settings: MakeSettings, judge: Rows
 ) -> None:
     async with Database(settings("payment_svc")) as db:
@@ -193,7 +193,7 @@ async def test_another_body_under_the_same_key_is_refused(
 
 
 async def test_a_late_order_hears_that_its_undo_came_first(settings: MakeSettings) -> None:
-    """Whoever waits for the answer must get one."""
+    """The caller that waits for the answer must get one."""
     order = place(("tea", 1))
     undo = command(RejectOrder(reason="timed out"), order.saga_id)
     async with Database(settings("order_svc")) as db:

@@ -201,7 +201,7 @@ async def test_several_bad_messages_are_found_while_others_succeed(
 async def test_success_without_a_handler_does_not_clear_a_bad_deploy(
     settings: MakeSettings, judge: Rows
 ) -> None:
-    """Of what ended long ago participants hear all day, and repeats, whatever their handlers do."""
+    """Forget and repeats succeed all day, whatever the handlers do."""
     made = settings(ROLE, **{**FAST, **BAD_DEPLOY, "solo_tries": 3})
     process = Process(made, QUEUE)
     participant = Participant(process.db, PaymentStore(), {ChargePayment: failing})

@@ -291,7 +291,7 @@ async def test_a_connection_that_comes_too_late_is_closed_again(settings: MakeSe
         await eventually(lambda: not proxy.connections, "what nobody waits for is closed", within=5)
 
 
-async def test_while_the_broker_blocks_publishers_no_channel_is_used_up(
+async def test_a_blocking_broker_uses_up_no_channel(
     settings: MakeSettings,
 ) -> None:
     """Requests on a blocked connection are not read, and each would use up a channel number.

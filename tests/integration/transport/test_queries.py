@@ -160,7 +160,7 @@ async def test_a_query_is_retried_during_an_outage_until_its_deadline(
 async def test_a_question_that_cannot_be_answered_stops_nobody(
     settings: MakeSettings, error: Exception
 ) -> None:
-    """Of an instance, say, whose definition only the other replicas know."""
+    """For example about an instance whose definition only other replicas have."""
 
     async def respond(query: SagaQuery) -> SagaView:
         if query == QUESTION:

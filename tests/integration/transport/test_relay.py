@@ -36,7 +36,7 @@ async def put(db: Database, destination: str, *numbers: int) -> list[OutboxRow]:
 
 
 def waiting(judge: Rows) -> list[tuple[object, ...]]:
-    """How many rows wait for each destination."""
+    """Count the rows that wait for each destination."""
     return judge.execute(
         "select destination, count(*) from orchestrator.outbox group by 1 order by 1"
     ).fetchall()
@@ -386,7 +386,7 @@ async def test_a_young_row_is_left_to_its_process_an_old_one_is_not(
         assert waiting(judge) == []
 
 
-async def test_what_comes_faster_than_the_broker_confirms_is_looked_for(
+async def test_rows_faster_than_the_confirms_are_looked_for(
     settings: MakeSettings, judge: Rows
 ) -> None:
     made = settings(ROLE, relay_rows=2)

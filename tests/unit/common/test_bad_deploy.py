@@ -1,4 +1,4 @@
-"""Whose fault an error is, by a clock of the test's."""
+"""The bad-deploy detector, by a clock of the test's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is let in by the two APIs, with what and how often; and what starts without any tokens."""
+"""Access to the two APIs: tokens, roles, rates; and what starts without any tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def api(app: FastAPI, **headers: str) -> httpx.Client:
 
 
 def endpoints() -> Iterator[tuple[str, str, APIRoute]]:
-    """Of both APIs: whose, its method."""
+    """Yield every endpoint of both APIs: the API's name, the method, the route."""
     for name, app in APPS.items():
         for route in app.routes:
             if isinstance(route, APIRoute):
@@ -225,7 +225,7 @@ def test_an_invalid_setting_is_one_line_without_secrets(
 def test_a_url_that_leaves_its_server_to_the_driver_is_refused(
     nowhere: pytest.MonkeyPatch, variable: str, url: str
 ) -> None:
-    """Which would take localhost, where somebody else's listens."""
+    """The driver would take localhost, where another server may listen."""
     nowhere.setenv(variable, url)
     said = ended(lambda _: None)
     assert said.startswith(f"{variable}: it is empty, or no URL that names a server; write ")

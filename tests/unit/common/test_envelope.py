@@ -1,4 +1,4 @@
-"""Ids that never change, and a codec in which one bad member spoils nobody else."""
+"""Ids that never change, and a codec in which one bad member spoils no other."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_an_undo_then_its_action_in_one_batch() -> None:
     assert fence.settled() == {ACTION: TOMBSTONE, UNDO: UNDONE}
 
 
-def test_the_undo_of_a_refused_action_is_told_that_it_was_refused() -> None:
+def test_the_undo_of_a_refused_action_sees_the_refusal() -> None:
     fence = batch(UNDO, inbox={ACTION: REFUSED})
     assert fence.admit(UNDO, lay) == First(action=REFUSED)
     fence.settle(UNDO, UNDONE)
@@ -189,7 +189,7 @@ LATER = NOON + timedelta(seconds=1)
 
 @pytest.mark.parametrize("claimed", [True, False])
 def test_rule_18_a_command_as_old_as_forgotten_does_not_act(claimed: bool) -> None:
-    """Whether its row could be claimed, or was removed between the claim and the look."""
+    """Its row was claimed, or was removed between the claim and the reading."""
     fence = Fence([ACTION] if claimed else [], {}, forgotten_until=NOON)
     with pytest.raises(Poison, match="evidence_gone") as gone:
         fence.admit(ACTION, lay, NOON)

@@ -1,4 +1,4 @@
-"""When a person must approve: thresholds, the watch list, and the definition's own gate."""
+"""The policy of the gate: thresholds, the watch list, and the definition's own gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as drift and what must not, without a server."""
+"""Drift, and what must not count as drift, without a server."""
 
 from __future__ import annotations
 

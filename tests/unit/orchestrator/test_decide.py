@@ -572,7 +572,7 @@ def test_rule_08_a_dead_letter_not_awaited_changes_nothing() -> None:
 # --- what is sent --------------------------------------------------------------------------
 
 
-def test_commands_are_filled_by_name_from_the_data_and_the_reason() -> None:
+def test_commands_are_filled_from_the_data_and_the_reason() -> None:
     story = given(ORDER_SAGA).awaiting("dispatch_stock")
     fenced = story.asked_to_compensate("customer_called").decision.sends[0]
     assert command_for(ORDER_SAGA, story.instance, fenced) == Fence()

@@ -312,7 +312,7 @@ def test_a_process_exits_with_that_sentence_first_of_all() -> None:
         ("orchestrator.return_saga:RETURN_SAGA", "orchestrator.sagas.returns:RETURN_SAGA"),
     ],
 )
-def test_the_old_place_of_a_definition_still_loads_with_a_warning(old: str, new: str) -> None:
+def test_the_old_path_of_a_definition_loads_with_a_warning(old: str, new: str) -> None:
     with capture_logs() as logs:
         assert load(old) == load(new)
     assert [(line["event"], line["setting"], line["write"]) for line in logs] == [

@@ -15,6 +15,9 @@ RULES = {int(number) for number in re.findall(r"^### Rule (\d+)\.", PAGE, re.MUL
 SECTIONS = dict(enumerate(re.split(r"^### Rule \d+\.", PAGE, flags=re.MULTILINE)[1:], start=1))
 
 CITED = re.compile(r"\brules? (\d+)(?:(?:,| and| to|, and) (\d+))*", re.IGNORECASE)
+OUTSIDE = re.compile(r"\bsection \d|\b(?:design|next|plain-english)\.md|shared design", re.I)
+# Applied migrations are never edited: deployed schemas hold their checksums (common/storage/db.py).
+APPLIED = re.compile(r"/migrations/\d+_\w+\.sql$")
 
 
 def texts() -> dict[str, str]:
@@ -33,6 +36,16 @@ def test_every_rule_that_is_cited_is_there() -> None:
         if not {int(number) for number in re.findall(r"\d+", cited.group())} <= RULES
     ]
     assert unknown == []
+
+
+def test_no_document_outside_the_repository_is_cited() -> None:
+    outside = [
+        f"{name}: {cited.group()}"
+        for name, text in texts().items()
+        for cited in OUTSIDE.finditer(text)
+        if not APPLIED.search(name) and not name.endswith("test_rules.py")
+    ]
+    assert outside == []
 
 
 def test_the_rules_are_numbered_without_a_hole() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the command share: its result, a clock, and a saga's usual events."""
+"""The common ground of the command's tests: its result, a clock, a saga's usual events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORY = (RESERVED, DECLINED, RELEASED, REJECTED)
 
 @dataclass
 class Result:
-    """What a command printed, and its exit code."""
+    """The output of a command, and its exit code."""
 
     code: int
     out: str
