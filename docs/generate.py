@@ -205,7 +205,8 @@ def readme() -> str:
     text = (ROOT / "README.md").read_text()
     stated = {row[2]: _number(row[3]) for row in SIZE.finditer(text)}
     counted = {file: _lines(ROOT / file) for file in stated}
-    if all(_close(stated[file], counted[file]) for file in stated):
+    in_all = _number(TOTAL.findall(text)[0][1])
+    if in_all == sum(stated.values()) and all(_close(stated[f], counted[f]) for f in stated):
         return text
     text = SIZE.sub(lambda row: f"{row[1]}{counted[row[2]]:,}{row[4]}", text)
     return TOTAL.sub(lambda row: f"{row[1]}{sum(counted.values()):,}{row[3]}", text)
