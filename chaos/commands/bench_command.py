@@ -16,7 +16,7 @@ import httpx
 import psycopg
 import typer
 
-from chaos.bench import ours, theirs
+from chaos.bench import ours, profile, theirs
 from chaos.bench.figures import Measured, Pair, document
 from chaos.bench.workload import CUSTOMERS, SKUS, BenchOrder, catalogue, orders
 from chaos.console.options import Json, Name, Seconds, Seed
@@ -33,12 +33,13 @@ RESULT = BUILD / "bench.json"
 PAGE = CHECKOUT / "docs/performance.md"
 IN_FLIGHT = (1, 20, 1000)
 ALONE_ROUNDS = 5
+PROFILED = (1, 1000)
 PROCESSES, THREADS = (1, 2, 4), (1, 8, 32)
 CATALOGUE_SECONDS = 60.0
 # One process of each service that the flow needs; the orders come by command, past the door.
 PLAN = Plan(
     replicas={"door": 0, "operator": 0},
-    postgres={"max_connections": "400"},
+    postgres={"shared_preload_libraries": "pg_stat_statements", "max_connections": "400"},
 )
 
 
@@ -128,6 +129,11 @@ def _measure(
             stage.say(f"DBOS: {processes} processes of {threads} threads")
             theirs_found[processes, threads] = dbos(processes, threads, seconds, 1)
         rounds.append(_ours(stage, endpoints, pids, seconds, orders(seed, "2")))
+    about["profiles"] = []
+    for in_flight in PROFILED:
+        stage.say(f"profile: where the time goes with {in_flight:,} in flight")
+        asked = orders(seed, f"profile {in_flight}")
+        about["profiles"].append(profile.take(endpoints, pids, asked, in_flight, seconds))
     return document(rounds, theirs_found, alone, about)
 
 

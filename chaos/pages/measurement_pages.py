@@ -86,9 +86,16 @@ def performance(result: Row) -> str:
         last=last,
         best=max(result["dbos"], key=lambda row: float(row["sagas_per_second"])),
         python=[name for name in last[0]["per_saga"]["cpu_ms"] if name not in SERVERS],
+        packages=[_packages(profile["python"]) for profile in result["profiles"]],
     )
 
 
 def figures(result: Row) -> str:
     """Tabulate sagas per second, latency and cost, for the terminal."""
     return render("figures.md", result=result)
+
+
+def _packages(python: Row) -> list[str]:
+    """Order what was at work by its share over all processes."""
+    found = {package for shares in python.values() for package in shares}
+    return sorted(found, key=lambda p: -sum(shares.get(p, 0) for shares in python.values()))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chaos.bench.figures import Measured, Pair, document, percentile, ratios
+from chaos.bench.profile import by_package
 from chaos.bench.workload import PRICE, catalogue, orders
 from chaos.pages.measurement_pages import figures, performance
 
@@ -63,6 +64,11 @@ def a_result() -> dict[str, Any]:
         "configuration": {
             "postgres": "15.1", "rabbitmq": "3.10", "dbos": "3", "cores": 2, "orders": "small",
         },
+        "profiles": [{
+            "in_flight": 1000,
+            "python": {"order": {"json": 0.25}, "payment": {"json": 0.5, "uuid.py": 0.1}},
+            "statements": [{"ms_per_saga": 0.5, "calls_per_saga": 0.2, "statement": "select 1"}],
+        }],
     }  # fmt: skip
     return document(OURS, THEIRS, ALONE, about)
 
@@ -73,6 +79,7 @@ def test_the_page_shows_provenance_and_every_figure() -> None:
     assert "throughput: 12.5 times DBOS's" in page
     assert "| 4 | 32 | 60 | 2,000.0 |" in page
     assert "| 2 | 1,000 | 900 | 1,100.0 |" in page
+    assert "| `json` | 25% | 50% |" in page
     assert "MISSED" not in page
 
 
@@ -80,6 +87,16 @@ def test_without_dbos_there_are_figures_and_no_ratios() -> None:
     alone = document(OURS, {}, [], {})
     assert (alone["ratios"], alone["missed"]) == (None, [])
     assert "DBOS" not in figures(alone)
+
+
+def test_a_profile_counts_innermost_frames_and_skips_waiting() -> None:
+    raw = [
+        "run (asyncio/runners.py:1);handle (common/relay.py:9);dumps (json/__init__.py:2) 3",
+        "run (asyncio/runners.py:1);loads (json/decoder.py:2) 4",
+        "run (asyncio/runners.py:1);select (selectors.py:468) 100",
+        "_bootstrap (threading.py:1);_worker (concurrent/futures/thread.py:81) 100",
+    ]
+    assert by_package(raw) == {"json/__init__.py": 3, "json/decoder.py": 4}
 
 
 def test_orders_are_drawn_alike_and_can_all_be_carried() -> None:
