@@ -62,7 +62,12 @@ async def worker(settings: Settings) -> None:
     service = service_of(process, definitions)
     queues = queues_of(definitions)
     replies = process.consumer(ORCHESTRATOR_REPLIES, service.parse, service.handle, others=queues)
-    process.consumer(ORCHESTRATOR_COMMANDS, service.parse, service.handle, room=service.room)
+    process.consumer(
+        ORCHESTRATOR_COMMANDS,
+        service.parse,
+        service.handle,
+        wait_for_capacity=service.wait_for_capacity,
+    )
     process.answer(ORCHESTRATOR_QUERIES, {SagaQuery: service.view})
     reconciler = Reconciler(
         process.db,

@@ -26,7 +26,7 @@ from order_svc.door.api import make_app
 from order_svc.door.batcher import Batcher
 from order_svc.door.queries import CustomerQueries, ReadSaga
 from order_svc.door.start_resender import StartResender
-from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
+from order_svc.handlers import HANDLERS, ON_DUPLICATE, RECOGNISED_BY_STATE
 from order_svc.store import OrderStore
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -81,7 +81,7 @@ def participant_of(process: Process, style: Orchestrated | Choreographed) -> Par
         style.store,
         style.handlers,
         on_duplicate=ON_DUPLICATE,
-        kept_for_ever=KEPT_FOR_EVER,
+        recognised_by_state=RECOGNISED_BY_STATE,
         process=process.settings.process,
     )
 

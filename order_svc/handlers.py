@@ -208,4 +208,4 @@ ON_DUPLICATE: dict[type[Command], OnDuplicate] = {
     OpenReturn: stored_reply,
 }
 # Their repeats are recognised without an inbox row, by the order or the return itself.
-KEPT_FOR_EVER: frozenset[type[Command]] = frozenset({PlaceOrder, OpenReturn})
+RECOGNISED_BY_STATE: frozenset[type[Command]] = frozenset({PlaceOrder, OpenReturn})

@@ -129,7 +129,7 @@ def _event(
     body: Reply,
     direction: Direction = Direction.FORWARD,
 ) -> Envelope:
-    return Envelope.event(Key(order, step, direction), body, issued_at=issued, about=about)
+    return Envelope.of_reply(Key(order, step, direction), body, issued_at=issued, about=about)
 
 
 def _start(old: Old) -> Envelope:

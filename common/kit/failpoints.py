@@ -47,8 +47,8 @@ class Point(StrEnum):
     INTAKE_AFTER_ACK = "intake.after_ack"
     RETENTION_BEFORE_COMMIT = "retention.before_commit"  # archiving sagas that ended long ago
     RETENTION_AFTER_COMMIT = "retention.after_commit"
-    DEED_BEFORE_COMMIT = "deed.before_commit"  # an operator's action; the step is its name
-    DEED_AFTER_COMMIT = "deed.after_commit"
+    INTERVENTION_BEFORE_COMMIT = "deed.before_commit"  # an operator's action; the step is its name
+    INTERVENTION_AFTER_COMMIT = "deed.after_commit"
 
 
 class Commit(StrEnum):
@@ -61,7 +61,7 @@ class Commit(StrEnum):
     TRIES_DONE = "tries_done"
     INTAKE = "intake"
     RETENTION = "retention"
-    DEED = "deed"
+    INTERVENTION = "deed"
 
     @property
     def before(self) -> Point:

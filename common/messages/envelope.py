@@ -129,7 +129,11 @@ class PivotDone(Done):
 
 
 class Fence(Undo):
-    """The command to a pivot's owner: never do the pivot, unless it is done; reply which."""
+    """The command to a pivot's owner: never do the pivot, unless it is done; reply which.
+
+    It reverts nothing. It is an Undo because it travels and is answered as one: compensating, for
+    ever resent, never refused, and it leaves a tombstone if the action has not come.
+    """
 
 
 class Forget(Command):
@@ -205,7 +209,7 @@ class Envelope(BaseModel):
 
     def reply(self, body: Reply, *, issued_at: datetime, process: str | None = None) -> Envelope:
         """Make the reply to this command; it carries the command's id."""
-        return Envelope.event(
+        return Envelope.of_reply(
             self.key,
             body,
             issued_at=issued_at,
@@ -215,7 +219,7 @@ class Envelope(BaseModel):
         )
 
     @classmethod
-    def event(
+    def of_reply(
         cls,
         key: Key,
         body: Reply,
@@ -225,7 +229,7 @@ class Envelope(BaseModel):
         process: str | None = None,
         about: dict[str, Any] | None = None,
     ) -> Self:
-        """Make an event: the outcome of a command for any service, equal to its reply."""
+        """Make the reply to the command of this key; an event is one that is published."""
         return cls(
             message_id=key.reply_id,
             saga_id=key.saga_id,

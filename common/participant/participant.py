@@ -35,8 +35,8 @@ from common.messages.envelope import (
 from common.messages.errors import Poison
 from common.messages.topology import EVENTS, event_of
 from common.storage import inbox, outbox
+from common.storage.admission import Duplicate, First, Row, fence_answer
 from common.storage.db import Database, Tx
-from common.storage.fence import Duplicate, First, Row, fence_answer
 from common.storage.outbox import Outgoing
 
 logger = log.get("participant")
@@ -97,7 +97,8 @@ class Store(Protocol[State]):
 class Participant(Generic[State]):
     """Handles batches of commands.
 
-    Commands `kept_for_ever` detect a repeat without an inbox row, by the rows they have written.
+    `recognised_by_state` are commands whose repeats their handler recognises from the service's
+    own rows, so that acting on one without an inbox row is no danger (rule 18).
     """
 
     def __init__(
@@ -107,14 +108,14 @@ class Participant(Generic[State]):
         handlers: Mapping[type[Command], Handler],
         *,
         on_duplicate: Mapping[type[Command], OnDuplicate] | None = None,
-        kept_for_ever: Collection[type[Command]] = (),
+        recognised_by_state: Collection[type[Command]] = (),
         process: str | None = None,
     ) -> None:
         self._db = db
         self._store = store
         self._handlers = handlers
         self._on_duplicate = on_duplicate or {}
-        self._kept_for_ever = frozenset(kept_for_ever)
+        self._kept_for_ever = frozenset(recognised_by_state)
         self._process = process
 
     def parse(self, envelope: Envelope) -> Work:
@@ -129,9 +130,10 @@ class Participant(Generic[State]):
         return Work(envelope, message)
 
     async def handle(self, batch: Sequence[Work]) -> bool:
-        """Handle a batch in one transaction, or raise and change nothing. Forget is apart.
+        """Handle a batch in one transaction, or raise and change nothing.
 
-        Return whether any handler ran: none does for repeats, fences and Forget.
+        Return whether any handler ran: none does for repeats, fences and Forget. Each Forget gets
+        its own transaction: many in one would make a long one.
         """
         for work in batch:
             if isinstance(work.command, Forget):
@@ -154,10 +156,7 @@ class Participant(Generic[State]):
         return result
 
     async def _forget(self, key: Key, forget: Forget) -> None:
-        """Delete inbox rows in a transaction of its own: many Forgets must not make a long one.
-
-        It is idempotent, so it needs no inbox row, which no Forget would ever delete.
-        """
+        """Delete inbox rows; it is idempotent, so it claims no row of its own."""
         async with self._db.transaction(Commit.BATCH) as tx:
             tx.keys = [key]
             await inbox.forget(tx, forget.until, forget.saga_ids)
@@ -169,11 +168,11 @@ class Participant(Generic[State]):
         oldest = min(filter(None, issued), default=None)
         claim = inbox.Claim(tx, [work.key for work in batch], oldest)
         state = await self._store.load(tx, batch)
-        await tx.sync()  # nothing is left to run, unless the store had nothing to load
-        fence = claim.fence()
+        await tx.sync()  # runs the claim if load() queried nothing; otherwise a no-op
+        view = claim.view()
         result = _BatchResult()
         for work in batch:
-            verdict = fence.admit(work.key, _tombstone, self._forgettable(work))
+            verdict = view.admit(work.key, _tombstone, self._forgettable(work))
             if isinstance(verdict, Duplicate):
                 self._repeat(result, work, verdict.row)
                 continue
@@ -181,12 +180,12 @@ class Participant(Generic[State]):
             encoded = self._encode(work, answered.reply) if answered.reply else None
             outcome = answered.reply.outcome if answered.reply else Outcome.DONE
             if answered.keep:
-                fence.settle(work.key, Row(outcome, encoded))
+                view.record_reply(work.key, Row(outcome, encoded))
             result.outgoing.extend(answered.also)
             result.answer(work, answered.reply, encoded)
             result.acted[type(work.command).__name__, outcome] += 1
         await self._store.save(tx, state)
-        await inbox.keep(tx, fence)
+        await inbox.keep(tx, view)
         await outbox.append(tx, result.outgoing)
         return result
 
@@ -208,9 +207,8 @@ class Participant(Generic[State]):
         """Send the stored reply again: without it a resend could never unstick a saga."""
         fenced = row.outcome is Outcome.FENCED
         (result.fenced if fenced else result.repeated)[type(work.command).__name__] += 1
-        event = "command.fenced" if fenced else "command.duplicate"
         logger.info(
-            event,
+            "command.fenced" if fenced else "command.duplicate",
             type=work.envelope.type,
             saga_id=work.saga_id,
             step=work.step,
@@ -226,9 +224,9 @@ class Participant(Generic[State]):
         result.answer(work, reply, row.reply if reply is stored else self._encode(work, reply))
 
     def _encode(self, work: Work, reply: Reply) -> str:
-        """Encode a reply. An event is as old as its saga, as its commands must be (ADR 26)."""
-        event = work.envelope.reply_to == EVENTS.name
-        issued_at = work.envelope.first_issued_at if event else _now()
+        """Encode a reply. A published one is as old as its saga: so are its commands (ADR 26)."""
+        published = work.envelope.reply_to == EVENTS.name
+        issued_at = work.envelope.first_issued_at if published else _now()
         return work.envelope.reply(reply, issued_at=issued_at, process=self._process).encode()
 
 
@@ -263,10 +261,7 @@ class _BatchResult:
 
 def _tombstone(action: Key) -> Row:
     """Make the row by which an action is refused if it still comes."""
-    reply = Envelope.command(action, Fence(), issued_at=_now(), reply_to=None).reply(
-        Fenced(), issued_at=_now()
-    )
-    return Row(Outcome.FENCED, reply.encode())
+    return Row(Outcome.FENCED, Envelope.of_reply(action, Fenced(), issued_at=_now()).encode())
 
 
 def _decode(encoded: str) -> Reply:

@@ -81,7 +81,7 @@ class Process:
         queue: str,
         parse: Callable[..., Any],
         handle: Callable[..., Awaitable[bool]],
-        room: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        wait_for_capacity: Callable[[], Coroutine[Any, Any, None]] | None = None,
         others: Sequence[Queue] = (),
         events: Sequence[str] = (),
     ) -> BatchConsumer[Any]:
@@ -89,7 +89,7 @@ class Process:
             queue,
             parse,
             handle,
-            room=room,
+            wait_for_capacity=wait_for_capacity,
             others=others,
             events=events,
             db=self.db,

@@ -1,4 +1,4 @@
-"""The inbox table: one row for every command handled, with its reply. The rules are in fence.py."""
+"""The inbox table: one row for every command handled, with its reply; rules in admission.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import datetime
 from uuid import UUID
 
 from common.messages.envelope import Direction, Key, Outcome
+from common.storage.admission import InboxView, Row, claims
 from common.storage.db import Tx
-from common.storage.fence import Fence, Row, claims
 
 # Claim, then read, in two statements with a snapshot each: a claim-and-read in one saw nothing
 # beside an uncommitted action (rule 10). One insert, one order: no deadlocks. The time until which
 # sagas are forgotten is read with the rows: a claim of a row that was just forgotten has waited for
-# that transaction, and sees its time here.
+# that transaction, and sees its time here. `here` is the key of the single row of `forgotten`.
 _CLAIM = """
 insert into inbox (saga_id, step, direction)
 select saga_id, step, direction
@@ -30,14 +30,14 @@ select i.saga_id, i.step, i.direction, i.outcome, i.reply, null::timestamptz
  union all
 select null, null, null, null, null, until from forgotten where here and until >= %b::timestamptz"""
 
-_SETTLE = """
+_WRITE = """
 update inbox i set outcome = k.outcome, reply = k.reply
   from unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[])
     as k (saga_id, step, direction, outcome, reply)
  where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)
    and i.saga_id = any(%b::uuid[])"""
 
-_GIVE_BACK = """
+_DELETE_UNUSED = """
 delete from inbox i using unnest(%b::uuid[], %b::text[], %b::text[]) as k (saga_id, step, direction)
  where (i.saga_id, i.step, i.direction) = (k.saga_id, k.step, k.direction)
    and i.saga_id = any(%b::uuid[])"""
@@ -50,9 +50,8 @@ def _columns(keys: Sequence[Key]) -> list[list[object]]:
 class Claim:
     """The claims of a batch, queued: they run at the transaction's next sync.
 
-    It waits for transactions that hold one of the same rows; rows locked later in the same round
-    trip are locked in that order. `oldest` is when the first of the commands was issued whose rows
-    may be forgotten: the time of forgetting is read only if it is as late, as each row read costs.
+    That sync waits for every transaction that holds one of the same rows. `oldest`: the earliest
+    `first_issued_at` in the batch; `forgotten` is read only if it reaches that far.
     """
 
     def __init__(self, tx: Tx, keys: Sequence[Key], oldest: datetime | None = None) -> None:
@@ -60,10 +59,10 @@ class Claim:
         self._claimed = tx.queue_query(_CLAIM, columns)
         self._known = tx.queue_query(_READ, [*columns, columns[0], oldest])
 
-    def fence(self) -> Fence:
+    def view(self) -> InboxView:
         """Return the batch's view of the inbox; call it after that sync."""
         forgotten = (until for saga_id, *_, until in self._known.rows if saga_id is None)
-        return Fence(
+        return InboxView(
             claimed=[_key(*row) for row in self._claimed.rows],
             known={
                 _key(*key): Row(Outcome(outcome), reply)
@@ -78,23 +77,17 @@ def _key(saga_id: UUID, step: str, direction: str) -> Key:
     return Key(saga_id, step, Direction(direction))
 
 
-async def keep(tx: Tx, fence: Fence) -> None:
+async def keep(tx: Tx, view: InboxView) -> None:
     """Write what the batch decided; no row is committed as merely claimed."""
-    settled = fence.settled()
-    if settled:
-        rows = list(settled.values())
-        columns = [
-            *_columns(list(settled)),
-            [r.outcome.value for r in rows],
-            [r.reply for r in rows],
-            [key.saga_id for key in settled],
-        ]
-        tx.queue_write(_SETTLE, columns)
-    if back := fence.given_back():
+    if decided := view.rows_to_write():
+        keys, rows = list(decided), list(decided.values())
+        values = [[row.outcome.value for row in rows], [row.reply for row in rows]]
+        tx.queue_write(_WRITE, [*_columns(keys), *values, [key.saga_id for key in keys]])
+    if unused := view.unused_claims():
         tx.queue_write(
-            _GIVE_BACK,
-            [*_columns(back), [key.saga_id for key in back]],
-            other_rows="a claim is either settled or given back",
+            _DELETE_UNUSED,
+            [*_columns(unused), [key.saga_id for key in unused]],
+            other_rows="a claim is either written or deleted",
         )
 
 

@@ -54,9 +54,10 @@ class BatchConsumer(Generic[T]):
     """Consumes one queue.
 
     `parse` types an envelope or raises Poison. `handle` processes a batch and returns whether any
-    handler ran; only such successes count in bad-deploy detection. `room`, if given, returns when
-    another batch may be taken. `others` are queues that handling sends to: they are declared here,
-    so that nothing waits for their consumers. `events` are the types of event bound to the queue.
+    handler ran; only such successes count in bad-deploy detection. `wait_for_capacity`, if given,
+    returns when another batch may be taken. `others` are queues that handling sends to: they are
+    declared here, so that nothing waits for their consumers. `events` are the types of event bound
+    to the queue.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class BatchConsumer(Generic[T]):
         parse: Callable[[Envelope], T],
         handle: Callable[[Sequence[T]], Awaitable[bool]],
         *,
-        room: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        wait_for_capacity: Callable[[], Coroutine[Any, Any, None]] | None = None,
         others: Sequence[Queue] = (),
         events: Sequence[str] = (),
         db: Database,
@@ -76,7 +77,7 @@ class BatchConsumer(Generic[T]):
     ) -> None:
         self._queue = queue
         self._parse = parse
-        self._room = room
+        self._capacity = wait_for_capacity
         self._others = others
         self._events = events
         self._broker = broker
@@ -113,16 +114,16 @@ class BatchConsumer(Generic[T]):
     async def _wait_for_arrival(self, consumer: Consumer) -> None:
         if consumer.idle and not self.drained:
             self.drained = await consumer.channel.ready_count(self._queue) == 0 and consumer.idle
-        await self._wait_for_room()
+        await self._wait_for_capacity()
         if consumer.idle:
             # Another replica may have emptied a queue that was not empty: then nothing arrives.
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if self.drained else LOOK_AGAIN_SECONDS):
                     await consumer.arrival()
 
-    async def _wait_for_room(self) -> None:
-        if self._room is not None:
-            await unless(self._stop, self._room())
+    async def _wait_for_capacity(self) -> None:
+        if self._capacity is not None:
+            await unless(self._stop, self._capacity())
 
     def _take_batch(self, consumer: Consumer) -> list[Opened]:
         """Take what has arrived, up to about `batch_envelopes` messages."""
@@ -190,7 +191,7 @@ class BatchConsumer(Generic[T]):
         """
         failed = unfinished.members
         while len(failed) < self._settings.batch_envelopes and not self._stop.is_set():
-            await self._wait_for_room()
+            await self._wait_for_capacity()
             if not (batch := self._take_batch(consumer)):
                 break
             more = await self.process(consumer.channel, batch)

@@ -82,7 +82,7 @@ class Redriver:
         async with self._db.reading() as tx:
             about = await store.abouts(tx, letter_ids)
         sagas = [a.saga_id for a in about.values() if a.saga_id]
-        async with self._service.batch(Commit.DEED, sagas) as batch:
+        async with self._service.batch(Commit.INTERVENTION, sagas) as batch:
             batch.tx.keys = batch.action_keys()
             # Instances before dead letters: the order in which the intake locks them.
             letters = await store.lock(batch.tx, list(about))

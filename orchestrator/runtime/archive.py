@@ -15,8 +15,8 @@ from uuid import UUID
 from common.kit import log
 from common.messages.envelope import Envelope, unpack
 from common.participant.retention import Archive, Ended, oldest_transaction
+from common.storage.admission import EVIDENCE_GONE
 from common.storage.db import QueuedQuery, Tx
-from common.storage.fence import EVIDENCE_GONE
 from orchestrator.engine.definition import Definition
 from orchestrator.runtime.loading import participants_of
 

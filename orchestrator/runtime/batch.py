@@ -18,8 +18,8 @@ from common.messages.envelope import Command, Envelope, Key, Outcome
 from common.messages.errors import IllegalTransition, Poison
 from common.messages.topology import ORCHESTRATOR_REPLIES, commands_of, dead_letter_queue
 from common.storage import inbox, outbox
+from common.storage.admission import First, InboxView, Row
 from common.storage.db import Tx
-from common.storage.fence import Fence, First, Row
 from common.storage.outbox import Outgoing
 from orchestrator.engine.decide import Entry, Send, Undecidable, command_for, decide
 from orchestrator.engine.definition import FORWARD, Definition
@@ -58,7 +58,7 @@ class Batch:
         rows: dict[UUID, InstanceRow],
         archived: set[UUID],
         now: float,
-        fence: Fence,
+        view: InboxView,
     ) -> None:
         self.tx = tx
         self.rows = rows
@@ -68,7 +68,7 @@ class Batch:
         self.waited: list[tuple[str, str, float]] = []  # step, direction, seconds until its answer
         self._deployed = deployed
         self._now = now
-        self._fence = fence
+        self._inbox = view
         self._changed: dict[UUID, InstanceRow] = {}
         self._actions: list[OperatorAction] = []
         self._parked_replies: list[tuple[str, Envelope]] = []
@@ -88,12 +88,12 @@ class Batch:
         claim = inbox.Claim(tx, claims) if claims else None
         new = list({key.saga_id for key in claims})
         locked = await store.lock(tx, list(set(saga_ids)), watch=watch, new=new)
-        return cls(tx, deployed, *locked, claim.fence() if claim else Fence((), {}))
+        return cls(tx, deployed, *locked, claim.view() if claim else InboxView((), {}))
 
     async def save(self) -> None:
         """Queue all that this batch writes; it leaves with the commit."""
         tx = self.tx
-        await inbox.keep(tx, self._fence)
+        await inbox.keep(tx, self._inbox)
         store.save(tx, list(self._changed.values()))
         store.write_log(tx, self.log, self._deployed.process)
         store.park_replies(tx, self._parked_replies)
@@ -122,7 +122,7 @@ class Batch:
             logger.info("start.archived", saga_id=key.saga_id)
         elif self._is_first(key):
             self._begin(key.saga_id, message, Started(key.saga_id, message.data, asked_at))
-            self._fence.settle(key, Row(Outcome.DONE, None))
+            self._inbox.record_reply(key, Row(Outcome.DONE, None))
 
     def _acknowledge_start(self, start: Envelope) -> None:
         """Answer a re-sent start, the only kind that names a reply queue (rule 8)."""
@@ -154,10 +154,10 @@ class Batch:
             outcome = Outcome.REFUSED
             detail = f"{message.actor}: {message.reason}: {late}"
             self.log.append((saga_id, Entry("cancel_refused", detail=detail)))
-        self._fence.settle(envelope.key, Row(outcome, None))
+        self._inbox.record_reply(envelope.key, Row(outcome, None))
 
     def _is_first(self, key: Key) -> bool:
-        return isinstance(self._fence.admit(key, _no_tombstone), First)
+        return isinstance(self._inbox.admit(key, _no_tombstone), First)
 
     def _take_reply(self, envelope: Envelope, reply: ReplyArrived) -> None:
         """Decide a reply, or park it for a process that has its saga's version deployed."""

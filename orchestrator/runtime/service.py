@@ -32,7 +32,7 @@ from orchestrator.runtime.messages import Received, parse
 
 logger = log.get("orchestrator")
 
-ROOM_POLL_SECONDS = 0.25
+CAPACITY_POLL_SECONDS = 0.25
 LOGGED = (
     "turned", "timed_out", "stuck", "ignored", "completed", "compensated",
     "parked", "approved", "rejected", "expired",
@@ -57,7 +57,7 @@ class Service:
         self._db = db
         self.deployed = DeployedDefinitions(definitions, policy, process, approval)
         self._running_limit = running_limit
-        self._room = 0
+        self._capacity = 0
         self._ended = asyncio.Event()
 
     @asynccontextmanager
@@ -111,21 +111,21 @@ class Service:
             batch.tx.keys = (one.envelope.key for one in received)
             for one in received:
                 batch.take(one)
-        self._room -= sum(isinstance(one.message, StartSaga) for one in received)
+        self._capacity -= sum(isinstance(one.message, StartSaga) for one in received)
         return True
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until another saga may run; starts wait in their queue, where no deadline runs.
 
         Without this backpressure a burst makes every queue longer than the step timeout, resends
         make it longer still, and in the end every saga compensates. Stuck sagas do not count.
         """
-        while self._room <= 0:
+        while self._capacity <= 0:
             self._ended.clear()
             async with self._db.reading() as tx:
-                self._room = self._running_limit - await store.count_running(tx)
-            if self._room <= 0:
-                await wait_for(self._ended, ROOM_POLL_SECONDS)
+                self._capacity = self._running_limit - await store.count_running(tx)
+            if self._capacity <= 0:
+                await wait_for(self._ended, CAPACITY_POLL_SECONDS)
 
     async def view(self, query: SagaQuery) -> SagaView:
         async with self._db.reading() as tx:
@@ -176,7 +176,7 @@ class Service:
 
         Call it only in a process that has read all replies (rule 6).
         """
-        async with self.batch(Commit.DEED, saga_ids) as batch:
+        async with self.batch(Commit.INTERVENTION, saga_ids) as batch:
             batch.tx.keys = batch.action_keys()
             return {one: batch.reconcile(one, actor, reason) for one in saga_ids}
 
@@ -225,7 +225,7 @@ class Service:
         Raises IllegalTransition if it is refused.
         """
         refusal: str | None = None
-        async with self.batch(Commit.DEED, [saga_id], watch=watch) as batch:
+        async with self.batch(Commit.INTERVENTION, [saga_id], watch=watch) as batch:
             batch.tx.keys = batch.action_keys()
             try:
                 batch.decide(saga_id, event_for(batch.row(saga_id).instance))

@@ -14,8 +14,8 @@ from common.messages.envelope import Envelope
 from common.messages.errors import Poison
 from common.participant.participant import Participant
 from common.participant.reactions import parse_event
+from common.storage.admission import EVIDENCE_GONE
 from common.storage.db import Database, Tx
-from common.storage.fence import EVIDENCE_GONE
 from order_svc.choreography.archive import archived
 from order_svc.choreography.reactions import record_event
 from order_svc.choreography.store import ProgressStore

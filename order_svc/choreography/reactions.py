@@ -103,7 +103,7 @@ def _event(
     what: PlacedOrder | OpenedReturn, key: Key, body: Reply, about: dict[str, Any] | None = None
 ) -> Outgoing:
     at = what.placed_at if isinstance(what, PlacedOrder) else what.opened_at
-    event = Envelope.event(key, body, issued_at=at, attempt=what.attempt, about=about)
+    event = Envelope.of_reply(key, body, issued_at=at, attempt=what.attempt, about=about)
     return Outgoing(event_of(event.type), event)
 
 

@@ -45,7 +45,7 @@ from order_svc.choreography.listener import ProgressListener
 from order_svc.choreography.reactions import HANDLERS
 from order_svc.choreography.store import ProgressStore
 from order_svc.domain import CANCEL_ORDER, OPEN_RETURN, return_id_for
-from order_svc.handlers import KEPT_FOR_EVER, ON_DUPLICATE
+from order_svc.handlers import ON_DUPLICATE, RECOGNISED_BY_STATE
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import NOON, command, saga
 from tests.integration.services import handle
@@ -74,7 +74,7 @@ STEPS: dict[type[Reply], tuple[str, Direction]] = {
 def event(body: Reply, saga_id: UUID, step: str | None = None, **more: str) -> Envelope:
     its_step, direction = STEPS[type(body)]
     key = Key(saga_id, step or its_step, direction)
-    return Envelope.event(key, body, issued_at=NOON, about={**ABOUT, **more})
+    return Envelope.of_reply(key, body, issued_at=NOON, about={**ABOUT, **more})
 
 
 def outgoing(judge: Rows, schema: str) -> list[object]:
@@ -93,7 +93,11 @@ class Orders:
         self.db = db
         self.store = ProgressStore(settings.policy)
         self.participant = Participant(
-            db, self.store, HANDLERS, on_duplicate=ON_DUPLICATE, kept_for_ever=KEPT_FOR_EVER
+            db,
+            self.store,
+            HANDLERS,
+            on_duplicate=ON_DUPLICATE,
+            recognised_by_state=RECOGNISED_BY_STATE,
         )
         self.listener = ProgressListener(db, self.store, self.participant)
         process = Process(settings)

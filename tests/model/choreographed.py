@@ -19,7 +19,7 @@ from common.messages.errors import Poison
 from common.messages.shop.order import CancelAsked
 from common.participant import reactions
 from common.participant.reactions import Reactions
-from common.storage.fence import Row
+from common.storage.admission import Row
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from order_svc.choreography import reactions as order_reactions
 from order_svc.choreography.progress import OUTLINES, RecordedEvent, SagaProgress
@@ -247,7 +247,7 @@ def _envelope(event: Event) -> Envelope:
     steps = NAMES[event.story]
     past = steps.index(event.step) > steps.index(PIVOTS[event.story])
     by_cancelling = event.direction is COMPENSATING or past
-    return Envelope.event(
+    return Envelope.of_reply(
         Key(SAGA, event.step, event.direction),
         BODIES[event.type],
         issued_at=NOON,

@@ -12,7 +12,7 @@ from common.messages.envelope import Fenced
 from common.messages.shop.order import CancelAsked
 from common.messages.shop.payment import CardDeclined
 from common.participant import reactions
-from common.storage import fence
+from common.storage import admission
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from orchestrator.engine.decide import Move
 from orchestrator.engine.definition import Step
@@ -24,20 +24,20 @@ from tests.support.without import Entry, Guard
 
 _FENCE_ANSWER = "PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()"
 FENCING = (
-    Guard("what is known is not done again", fence.Fence, "admit", {
+    Guard("what is known is not done again", admission.InboxView, "admit", {
         "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
-    Guard("a late action is refused", fence.Fence, "admit", {
+    Guard("a late action is refused", admission.InboxView, "admit", {
         "if row is not None:": "if row is not None and row.outcome is not Outcome.FENCED:",
         "if key not in self._claimed:": "if False:"}),
-    Guard("an undo claims its action as well", fence, "claims", {
+    Guard("an undo claims its action as well", admission, "claims", {
         "if key.direction is Direction.COMPENSATING:": "if False:"}),
-    Guard("an undo leaves a tombstone", fence.Fence, "admit", {
+    Guard("an undo leaves a tombstone", admission.InboxView, "admit", {
         "self._known[key.action] = tombstone(key.action)": "return First()"}),
-    Guard("a repeat is answered with the stored reply", fence.Fence, "settle", {
+    Guard("a repeat is answered with the stored reply", admission.InboxView, "record_reply", {
         "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
-    Guard("a fence says so if the pivot was done", fence, "fence_answer", {
+    Guard("a fence says so if the pivot was done", admission, "fence_answer", {
         _FENCE_ANSWER: "Fenced()"}),
-    Guard("a fence says so if the pivot was not done", fence, "fence_answer", {
+    Guard("a fence says so if the pivot was not done", admission, "fence_answer", {
         _FENCE_ANSWER: "PivotDone()"}),
 )  # fmt: skip
 DECIDING = (

@@ -23,7 +23,7 @@ from uuid import UUID
 from common.kit.settings import Policy
 from common.messages.envelope import Direction, Key, Outcome
 from common.messages.errors import IllegalTransition
-from common.storage.fence import Row
+from common.storage.admission import Row
 from orchestrator.engine.decide import Send, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Kind
 from orchestrator.engine.inputs import (

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from common.messages.envelope import Direction, Fenced, Key, Outcome
-from common.storage import fence
-from common.storage.fence import Duplicate, Row
+from common.storage import admission
+from common.storage.admission import Duplicate, Row
 
 CAN_REFUSE = frozenset({"reserve_stock", "charge_payment", "dispatch_stock", "refund_order"})
 
@@ -70,15 +70,15 @@ def handled(local: Local, key: Key, pivot: str) -> list[tuple[str, Local, Outcom
     action = key.action
     undo = key._replace(direction=Direction.COMPENSATING)
     known = {k: row for k, row in ((action, local.action), (undo, local.undo)) if row is not None}
-    wanted = fence.claims([key])
+    wanted = admission.claims([key])
     rows = {k: row for k, row in known.items() if k in wanted}
-    gate = fence.Fence([k for k in wanted if k not in known], rows)
+    gate = admission.InboxView([k for k in wanted if k not in known], rows)
 
     def settled_as(
         outcome: Outcome, words: str, changed: Local = local
     ) -> tuple[str, Local, Outcome | None]:
-        gate.settle(key, Row(outcome, "said"))
-        settled = gate.settled()
+        gate.record_reply(key, Row(outcome, "said"))
+        settled = gate.rows_to_write()
         after = changed._replace(
             action=settled.get(action, local.action), undo=settled.get(undo, local.undo)
         )
@@ -95,7 +95,7 @@ def handled(local: Local, key: Key, pivot: str) -> list[tuple[str, Local, Outcom
         no = [settled_as(Outcome.REFUSED, "refused")] if key.step in CAN_REFUSE else []
         return [settled_as(Outcome.DONE, "done", local._replace(acted=local.acted + 1)), *no]
     if key.step == pivot:
-        outcome = fence.fence_answer(verdict.action).outcome
+        outcome = admission.fence_answer(verdict.action).outcome
         return [settled_as(outcome, f"the pivot is {outcome}")]
     if verdict.action is not None and verdict.action.outcome is Outcome.DONE:
         return [settled_as(Outcome.DONE, "undone", local._replace(undone=local.undone + 1))]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pika
 
 from common.messages.envelope import pack
-from common.storage import fence, outbox
+from common.storage import admission, outbox
 from common.storage.db import Tx
 from common.storage.outbox import Outgoing
 from common.transport import consumer
@@ -54,13 +54,13 @@ _ACK = "channel.ack([opened.delivery.tag for opened in settled])"
 _ACK_FIRST = "channel.ack([opened.delivery.tag for opened in batch])"
 _BEGINNING = "began = _now()"
 CHANGED = (
-    Guard("inbox", fence.Fence, "admit", {
+    Guard("inbox", admission.InboxView, "admit", {
         "if row is not None:": "if False:", "if key not in self._claimed:": "if False:"}),
     Guard("charged-already", payment.Ledger, "charge", {
         "if saga_id in self.charges:": "if False:"}),
-    Guard("fence", fence.Fence, "admit", {
+    Guard("fence", admission.InboxView, "admit", {
         "self._known[key.action] = tombstone(key.action)": "return First()"}),
-    Guard("stored-reply", fence.Fence, "settle", {
+    Guard("stored-reply", admission.InboxView, "record_reply", {
         "self._known[key] = row": "self._known[key] = Row(row.outcome, None)"}),
     Guard("ack-after-commit", consumer.BatchConsumer, "process", {
         _ACK: "pass", _BEGINNING: f"{_ACK_FIRST}; {_BEGINNING}"}),

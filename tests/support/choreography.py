@@ -26,8 +26,7 @@ from common.messages.shop.order import CancelOrder, OpenReturn, PlaceOrder
 from common.messages.shop.values import Line
 from common.participant.participant import Answered, Handler, Work
 from common.participant.reactions import Reactions, react
-from common.storage.fence import Duplicate, Row, claims, fence_answer
-from common.storage.fence import Fence as Claims
+from common.storage.admission import Duplicate, InboxView, Row, claims, fence_answer
 from inventory_svc.choreography import REACTIONS as INVENTORY
 from inventory_svc.domain import Pieces, Stock
 from inventory_svc.handlers import HANDLERS as INVENTORY_HANDLERS
@@ -69,8 +68,8 @@ class Service:
         assert isinstance(message, Command)
         work = Work(command, message)
         mine = claims([command.key])
-        fence = Claims([k for k in mine if k not in self.inbox], self.inbox)
-        verdict = fence.admit(command.key, _tombstone)
+        view = InboxView([k for k in mine if k not in self.inbox], self.inbox)
+        verdict = view.admit(command.key, _tombstone)
         if isinstance(verdict, Duplicate):
             assert verdict.row.reply is not None
             return [Envelope.model_validate_json(verdict.row.reply)]
@@ -82,8 +81,8 @@ class Service:
         assert answered.reply is not None
         event = command.reply(answered.reply, issued_at=NOON)
         if answered.keep:
-            fence.settle(command.key, Row(answered.reply.outcome, event.encode()))
-            self.inbox |= fence.settled()
+            view.record_reply(command.key, Row(answered.reply.outcome, event.encode()))
+            self.inbox |= view.rows_to_write()
         also = [out.envelope for out in answered.also if isinstance(out.envelope, Envelope)]
         return [event, *also] if command.reply_to else also
 

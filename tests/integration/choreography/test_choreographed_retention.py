@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_claimed")
 
 ROLE = "order_svc"
 LATER = NOON + timedelta(days=1)
-ACCEPTED = Envelope.event(
+ACCEPTED = Envelope.of_reply(
     Key(saga(1), "create_order", Direction.FORWARD),
     OrderAccepted(order_id=saga(1), customer="ada", currency="EUR",
                   lines=(Line(sku="tea", quantity=2),), total=8),

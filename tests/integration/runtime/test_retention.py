@@ -43,7 +43,7 @@ from orchestrator.runtime.archive import archiving
 from orchestrator.runtime.store import lock
 from orchestrator.sagas.order import DEFINITIONS
 from order_svc.domain import return_id_for
-from order_svc.handlers import HANDLERS, KEPT_FOR_EVER, ON_DUPLICATE
+from order_svc.handlers import HANDLERS, ON_DUPLICATE, RECOGNISED_BY_STATE
 from order_svc.store import OrderStore
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import NOON, charge, command, refund, reserve, saga
@@ -469,7 +469,11 @@ def forgotten(saga_id: UUID) -> Envelope:
 
 def order_service(db: Database) -> Participant[Any]:
     return Participant(
-        db, OrderStore(), HANDLERS, on_duplicate=ON_DUPLICATE, kept_for_ever=KEPT_FOR_EVER
+        db,
+        OrderStore(),
+        HANDLERS,
+        on_duplicate=ON_DUPLICATE,
+        recognised_by_state=RECOGNISED_BY_STATE,
     )
 
 

@@ -12,8 +12,8 @@ import pytest_asyncio
 
 from common.messages.envelope import Direction, Key, Outcome
 from common.storage import inbox
+from common.storage.admission import Duplicate, First, InboxView, Row
 from common.storage.db import Database, Tx
-from common.storage.fence import Duplicate, Fence, First, Row
 from tests.integration.conftest import MakeSettings
 from tests.integration.mail import saga
 from tests.integration.waiting import Rows, eventually, lock_waits
@@ -40,19 +40,19 @@ def no_tombstone(key: Key) -> Row:
     raise AssertionError(f"no tombstone is to be laid for {key}")
 
 
-async def claim(tx: Tx, keys: Sequence[Key]) -> Fence:
+async def claim(tx: Tx, keys: Sequence[Key]) -> InboxView:
     claiming = inbox.Claim(tx, keys)
     await tx.sync()
-    return claiming.fence()
+    return claiming.view()
 
 
 async def settle(db: Database, key: Key, row: Row = DONE) -> None:
     """One transaction that handles the command."""
     async with db.transaction(None) as tx:
-        fence = await claim(tx, [key])
-        assert isinstance(fence.admit(key, tombstone), First)
-        fence.settle(key, row)
-        await inbox.keep(tx, fence)
+        view = await claim(tx, [key])
+        assert isinstance(view.admit(key, tombstone), First)
+        view.record_reply(key, row)
+        await inbox.keep(tx, view)
 
 
 class RolledBack(Exception):
@@ -100,12 +100,12 @@ async def test_an_undo_before_its_action_leaves_a_tombstone(db: Database) -> Non
 async def test_rule_10_a_claim_waits_for_an_uncommitted_row(db: Database, admin: Rows) -> None:
     """A claim-and-read in a single statement saw nothing beside an uncommitted action."""
     async with db.transaction(None) as tx:
-        fence = await claim(tx, [ACTION])
+        view = await claim(tx, [ACTION])
         undo = asyncio.create_task(peek(db, UNDO))
         await eventually(lambda: lock_waits(admin, "payment_svc"))
-        assert isinstance(fence.admit(ACTION, no_tombstone), First)
-        fence.settle(ACTION, DONE)
-        await inbox.keep(tx, fence)
+        assert isinstance(view.admit(ACTION, no_tombstone), First)
+        view.record_reply(ACTION, DONE)
+        await inbox.keep(tx, view)
     assert await undo == First(action=DONE)
 
 
@@ -129,9 +129,9 @@ async def test_rule_10_a_claim_that_was_rolled_back_is_free_again(
 
 async def test_a_claim_is_given_back_if_nothing_is_kept(db: Database, judge: Rows) -> None:
     async with db.transaction(None) as tx:
-        fence = await claim(tx, [ACTION, ACTION._replace(saga_id=saga(2))])
-        fence.settle(ACTION, DONE)
-        await inbox.keep(tx, fence)
+        view = await claim(tx, [ACTION, ACTION._replace(saga_id=saga(2))])
+        view.record_reply(ACTION, DONE)
+        await inbox.keep(tx, view)
     assert judge.execute("select saga_id from payment_svc.inbox").fetchall() == [(saga(1),)]
     assert await peek(db, ACTION._replace(saga_id=saga(2))) == First()
 
@@ -140,11 +140,11 @@ async def test_a_batch_is_claimed_once_however_often_it_names_a_key(
     db: Database, judge: Rows
 ) -> None:
     async with db.transaction(None) as tx:
-        fence = await claim(tx, [ACTION, UNDO, ACTION, UNDO])
-        assert isinstance(fence.admit(UNDO, tombstone), First)
-        fence.settle(UNDO, DONE)
-        assert fence.admit(ACTION, no_tombstone) == Duplicate(TOMBSTONE)
-        await inbox.keep(tx, fence)
+        view = await claim(tx, [ACTION, UNDO, ACTION, UNDO])
+        assert isinstance(view.admit(UNDO, tombstone), First)
+        view.record_reply(UNDO, DONE)
+        assert view.admit(ACTION, no_tombstone) == Duplicate(TOMBSTONE)
+        await inbox.keep(tx, view)
     rows = judge.execute("select direction, outcome from payment_svc.inbox").fetchall()
     assert sorted(rows) == [("compensating", "done"), ("forward", "fenced")]
 

@@ -99,8 +99,8 @@ def test_a_covering_meets_every_failpoint_and_every_leg(seed: int) -> None:
         ("order", Point.BATCH_BEFORE_ACK, Leg("confirm_order", Direction.COMPENSATING)),
         ("payment", Point.RETENTION_BEFORE_COMMIT, FORGET),
         ("orchestrator", Point.BATCH_BEFORE_ACK, FORGET),
-        ("orchestrator", Point.DEED_BEFORE_COMMIT, Leg("retry", Direction.FORWARD)),
-        ("operator", Point.DEED_BEFORE_COMMIT, Leg("charge_payment", Direction.FORWARD)),
+        ("orchestrator", Point.INTERVENTION_BEFORE_COMMIT, Leg("retry", Direction.FORWARD)),
+        ("operator", Point.INTERVENTION_BEFORE_COMMIT, Leg("charge_payment", Direction.FORWARD)),
     ],
 )
 def test_what_cannot_be_says_why(process: str, point: Point, leg: Leg) -> None:

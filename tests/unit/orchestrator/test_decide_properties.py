@@ -1,7 +1,7 @@
 """decide() among honest participants, on a network that loses, repeats, delays and reorders.
 
-A participant is a dict for an inbox and the real Fence. What happens, and in which order, is drawn;
-once the network is fair, every saga ends and its participants agree.
+A participant is a dict for an inbox and the real view of it. What happens, and in which order, is
+drawn; once the network is fair, every saga ends and its participants agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from common.messages.envelope import Key, Outcome
 from common.messages.errors import IllegalTransition
-from common.storage.fence import Duplicate, Fence, Row, claims, fence_answer
+from common.storage.admission import Duplicate, InboxView, Row, claims, fence_answer
 from orchestrator.engine.decide import Decision, decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD, Kind
 from orchestrator.engine.inputs import (
@@ -52,7 +52,7 @@ class Reply(NamedTuple):
 
 
 class Participant:
-    """A participant that acts iff the fence says First, and repeats its stored reply."""
+    """A participant that acts iff the view says First, and repeats its stored reply."""
 
     def __init__(self, refuses: frozenset[str], effects: Counter[str]) -> None:
         self._refuses = refuses
@@ -66,18 +66,18 @@ class Participant:
     def handle(self, batch: Sequence[Command]) -> list[Reply]:
         wanted = claims(command.key for command in batch)
         known = {key: self._inbox[key] for key in wanted if key in self._inbox}
-        fence = Fence(claimed=[key for key in wanted if key not in known], known=known)
+        view = InboxView(claimed=[key for key in wanted if key not in known], known=known)
         replies = []
         for (key,) in batch:
-            verdict = fence.admit(key, lambda _: Row(Outcome.FENCED, None))
+            verdict = view.admit(key, lambda _: Row(Outcome.FENCED, None))
             if isinstance(verdict, Duplicate):
                 outcome = verdict.row.outcome
             else:
                 outcome = self._act(key, verdict.action)
-                fence.settle(key, Row(outcome, None))
+                view.record_reply(key, Row(outcome, None))
             replies.append(Reply(key, outcome))
-        assert fence.given_back() == []
-        self._inbox |= fence.settled()
+        assert view.unused_claims() == []
+        self._inbox |= view.rows_to_write()
         return replies
 
     def _act(self, key: Key, action: Row | None) -> Outcome:

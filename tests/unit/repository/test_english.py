@@ -43,7 +43,6 @@ WORLDS = {
 }
 # These may share a name all the same, each for its reason.
 SHARED = {
-    "Fence": "the message, whose name is on the wire, and the view of the inbox that answers it",
     "World": "each model, and each test of properties, has a world of its own",
     "Stage": "a stage for many tests, and one for the operator's, which stands on it",
     "Service": "the double of a service that a consumer's test, or a choreography's, needs",

@@ -184,7 +184,7 @@ def test_the_reply_to_one_sagas_fence_undoes_no_other_saga() -> None:
 
 
 def _event(key: Key, body: Fenced | PivotDone, about: dict[str, str]) -> Envelope:
-    return Envelope.event(key, body, issued_at=NOON, about=about)
+    return Envelope.of_reply(key, body, issued_at=NOON, about=about)
 
 
 def test_a_returns_progress_does_not_depend_on_the_event_order() -> None:

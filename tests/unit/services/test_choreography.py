@@ -303,7 +303,7 @@ def test_a_reaction_is_the_command_an_orchestrator_would_send() -> None:
 
 
 def test_a_late_action_that_was_refused_leads_to_nothing() -> None:
-    late = Envelope.event(Key(ORDER_ID, "charge_payment", Direction.FORWARD), Fenced(),
+    late = Envelope.of_reply(Key(ORDER_ID, "charge_payment", Direction.FORWARD), Fenced(),
                           issued_at=NOON)  # fmt: skip
     assert react(PAYMENT, late) is None
     assert react(INVENTORY, late) is None
@@ -312,7 +312,7 @@ def test_a_late_action_that_was_refused_leads_to_nothing() -> None:
 def test_an_event_about_too_little_is_poison() -> None:
     key = Key(ORDER_ID, "reserve_stock", Direction.FORWARD)
     with pytest.raises(Poison, match="too little"):
-        react(PAYMENT, Envelope.event(key, StockReserved(), issued_at=NOON))
+        react(PAYMENT, Envelope.of_reply(key, StockReserved(), issued_at=NOON))
 
 
 def test_a_command_is_no_event() -> None:

@@ -27,7 +27,7 @@ def test_another_name_is_no_attribute() -> None:
 
 @pytest.mark.parametrize(
     "imported",
-    ["common.messages.envelope", "common.storage.fence", "orchestrator", "examples.trip.saga"],
+    ["common.messages.envelope", "common.storage.admission", "orchestrator", "examples.trip.saga"],
 )
 def test_a_pure_module_loads_no_driver(imported: str) -> None:
     subprocess.run([sys.executable, "-c", f"import {imported}; {DRIVERS}"], check=True)

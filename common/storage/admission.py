@@ -1,4 +1,4 @@
-"""The claim rules: which command may act, which is a repeat, which came too late. Pure.
+"""The admission rules: which command may act, which is a repeat, which came too late. Pure.
 
 They decide which inbox rows a batch must claim, and whether each command acts, in delivery order.
 One unique row per (saga, step, direction) gives idempotence, null compensation and protection
@@ -25,7 +25,7 @@ EVIDENCE_GONE = "evidence_gone"  # the reason by which such a command is dead-le
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A settled inbox row: the outcome, and the encoded reply that every repeat gets again."""
+    """An inbox row: the outcome, and the encoded reply that every repeat gets again."""
 
     outcome: Outcome
     reply: str | None
@@ -46,9 +46,9 @@ class Duplicate:
 
 
 def claims(keys: Iterable[Key]) -> list[Key]:
-    """Return all rows the batch must claim, own and fence claims together, in one global order.
+    """Return all rows the batch must claim, its own and those of undone actions, in one order.
 
-    Two statements, own rows first and fence rows after, deadlocked two replicas (rule 10).
+    Two statements, own rows first and the others after, deadlocked two replicas (rule 10).
     """
     wanted: set[Key] = set()
     for key in keys:
@@ -59,11 +59,11 @@ def claims(keys: Iterable[Key]) -> list[Key]:
 
 
 def fence_answer(action: Row | None) -> Reply:
-    """Answer a fence by the row of its action: whether the pivot was done is never guessed."""
+    """Answer a fence by its pivot's row: whether the pivot was done is never guessed."""
     return PivotDone() if action is not None and action.outcome is Outcome.DONE else Fenced()
 
 
-class Fence:
+class InboxView:
     """One batch's view of the inbox, kept up to date in memory while the batch is decided."""
 
     def __init__(
@@ -103,14 +103,14 @@ class Fence:
             self._known[key.action] = tombstone(key.action)
         return First(action=self._known[key.action])
 
-    def settle(self, key: Key, row: Row) -> None:
-        """Keep the row of a command that acted; every repeat of it is answered from it."""
+    def record_reply(self, key: Key, row: Row) -> None:
+        """Record the row of a command that acted; every repeat is answered from it."""
         self._known[key] = row
 
-    def settled(self) -> dict[Key, Row]:
+    def rows_to_write(self) -> dict[Key, Row]:
         """Return the claimed rows to write."""
         return {key: self._known[key] for key in self._claimed if key in self._known}
 
-    def given_back(self) -> list[Key]:
+    def unused_claims(self) -> list[Key]:
         """Return the claims to delete: their commands wrote nothing, and may be sent again."""
         return [key for key in self._claimed if key not in self._known]

@@ -10,11 +10,11 @@ import pytest
 
 from common.messages.envelope import Direction, Key, Outcome, PivotDone, Reply
 from common.messages.errors import Poison
-from common.storage.fence import (
+from common.storage.admission import (
     EVIDENCE_GONE,
     Duplicate,
-    Fence,
     First,
+    InboxView,
     Row,
     claims,
     fence_answer,
@@ -28,11 +28,11 @@ UNDONE = Row(Outcome.DONE, "refunded")
 TOMBSTONE = Row(Outcome.FENCED, "too late")
 
 
-def batch(*keys: Key, inbox: dict[Key, Row] | None = None) -> Fence:
+def batch(*keys: Key, inbox: dict[Key, Row] | None = None) -> InboxView:
     """As inbox.claim() makes it: what the inbox did not have is claimed."""
     inbox = inbox or {}
     wanted = claims(keys)
-    return Fence(
+    return InboxView(
         claimed=[key for key in wanted if key not in inbox],
         known={key: inbox[key] for key in wanted if key in inbox},
     )
@@ -46,75 +46,75 @@ def lay(action: Key) -> Row:
 def test_an_action_then_its_undo_in_two_batches() -> None:
     first = batch(ACTION)
     assert first.admit(ACTION, lay) == First()
-    first.settle(ACTION, DONE)
-    inbox = first.settled()
+    first.record_reply(ACTION, DONE)
+    inbox = first.rows_to_write()
     assert inbox == {ACTION: DONE}
 
     second = batch(UNDO, inbox=inbox)
     assert second.admit(UNDO, lay) == First(action=DONE)
-    second.settle(UNDO, UNDONE)
-    assert second.settled() == {UNDO: UNDONE}
+    second.record_reply(UNDO, UNDONE)
+    assert second.rows_to_write() == {UNDO: UNDONE}
 
 
 def test_an_undo_then_its_action_in_two_batches() -> None:
     first = batch(UNDO)
     assert first.admit(UNDO, lay) == First(action=TOMBSTONE)  # nothing to undo
-    first.settle(UNDO, UNDONE)
-    inbox = first.settled()
+    first.record_reply(UNDO, UNDONE)
+    inbox = first.rows_to_write()
     assert inbox == {ACTION: TOMBSTONE, UNDO: UNDONE}
 
     late = batch(ACTION, inbox=inbox)
     assert late.admit(ACTION, lay) == Duplicate(TOMBSTONE)
-    assert late.settled() == {}
+    assert late.rows_to_write() == {}
 
 
 def test_an_action_then_its_undo_in_one_batch() -> None:
-    fence = batch(ACTION, UNDO)
-    assert fence.admit(ACTION, lay) == First()
-    fence.settle(ACTION, DONE)
-    assert fence.admit(UNDO, lay) == First(action=DONE)
-    fence.settle(UNDO, UNDONE)
-    assert fence.settled() == {ACTION: DONE, UNDO: UNDONE}
+    view = batch(ACTION, UNDO)
+    assert view.admit(ACTION, lay) == First()
+    view.record_reply(ACTION, DONE)
+    assert view.admit(UNDO, lay) == First(action=DONE)
+    view.record_reply(UNDO, UNDONE)
+    assert view.rows_to_write() == {ACTION: DONE, UNDO: UNDONE}
 
 
 def test_an_undo_then_its_action_in_one_batch() -> None:
-    fence = batch(UNDO, ACTION)
-    assert fence.admit(UNDO, lay) == First(action=TOMBSTONE)
-    fence.settle(UNDO, UNDONE)
-    assert fence.admit(ACTION, lay) == Duplicate(TOMBSTONE)
-    assert fence.settled() == {ACTION: TOMBSTONE, UNDO: UNDONE}
+    view = batch(UNDO, ACTION)
+    assert view.admit(UNDO, lay) == First(action=TOMBSTONE)
+    view.record_reply(UNDO, UNDONE)
+    assert view.admit(ACTION, lay) == Duplicate(TOMBSTONE)
+    assert view.rows_to_write() == {ACTION: TOMBSTONE, UNDO: UNDONE}
 
 
 def test_the_undo_of_a_refused_action_sees_the_refusal() -> None:
-    fence = batch(UNDO, inbox={ACTION: REFUSED})
-    assert fence.admit(UNDO, lay) == First(action=REFUSED)
-    fence.settle(UNDO, UNDONE)
-    assert fence.settled() == {UNDO: UNDONE}  # the action's row stays what it was
+    view = batch(UNDO, inbox={ACTION: REFUSED})
+    assert view.admit(UNDO, lay) == First(action=REFUSED)
+    view.record_reply(UNDO, UNDONE)
+    assert view.rows_to_write() == {UNDO: UNDONE}  # the action's row stays what it was
 
 
 @pytest.mark.parametrize("key", [ACTION, UNDO], ids=["action", "undo"])
 def test_a_repeat_gets_the_stored_reply_in_any_batch(key: Key) -> None:
-    fence = batch(key, key, inbox={} if key == ACTION else {ACTION: DONE})
-    assert isinstance(fence.admit(key, lay), First)
-    fence.settle(key, REFUSED)
-    assert fence.admit(key, lay) == Duplicate(REFUSED)
-    later = batch(key, inbox=fence.settled())
+    view = batch(key, key, inbox={} if key == ACTION else {ACTION: DONE})
+    assert isinstance(view.admit(key, lay), First)
+    view.record_reply(key, REFUSED)
+    assert view.admit(key, lay) == Duplicate(REFUSED)
+    later = batch(key, inbox=view.rows_to_write())
     assert later.admit(key, lay) == Duplicate(REFUSED)
-    assert later.settled() == {}
+    assert later.rows_to_write() == {}
 
 
 def test_a_repeated_undo_lays_no_tombstone() -> None:
-    fence = batch(UNDO, inbox={ACTION: DONE, UNDO: UNDONE})
-    assert fence.admit(UNDO, lay) == Duplicate(UNDONE)
-    assert fence.settled() == {}
+    view = batch(UNDO, inbox={ACTION: DONE, UNDO: UNDONE})
+    assert view.admit(UNDO, lay) == Duplicate(UNDONE)
+    assert view.rows_to_write() == {}
 
 
 def test_sagas_and_steps_do_not_touch_each_other() -> None:
     other_saga, other_step = UNDO._replace(saga_id=UUID(int=2)), UNDO._replace(step="other")
-    fence = batch(ACTION, other_saga, other_step)
-    fence.admit(other_saga, lay)
-    fence.admit(other_step, lay)
-    assert fence.admit(ACTION, lay) == First()
+    view = batch(ACTION, other_saga, other_step)
+    view.admit(other_saga, lay)
+    view.admit(other_step, lay)
+    assert view.admit(ACTION, lay) == First()
 
 
 def test_rule_10_an_undo_claims_its_action_as_well() -> None:
@@ -135,23 +135,23 @@ def test_rule_10_all_claims_come_once_and_in_one_order() -> None:
 
 
 def test_a_claim_that_left_nothing_behind_is_given_back() -> None:
-    fence = batch(ACTION, UNDO._replace(step="other"))
-    fence.admit(ACTION, lay)  # and not settled: the key may be used again
-    fence.admit(UNDO._replace(step="other"), lay)
-    fence.settle(UNDO._replace(step="other"), UNDONE)
-    assert fence.given_back() == [ACTION]
-    assert ACTION not in fence.settled()
+    view = batch(ACTION, UNDO._replace(step="other"))
+    view.admit(ACTION, lay)  # and not settled: the key may be used again
+    view.admit(UNDO._replace(step="other"), lay)
+    view.record_reply(UNDO._replace(step="other"), UNDONE)
+    assert view.unused_claims() == [ACTION]
+    assert ACTION not in view.rows_to_write()
 
 
 def test_what_is_given_back_in_a_batch_may_be_tried_again_in_it() -> None:
-    fence = batch(ACTION)
-    assert fence.admit(ACTION, lay) == First()
-    assert fence.admit(ACTION, lay) == First()
+    view = batch(ACTION)
+    assert view.admit(ACTION, lay) == First()
+    assert view.admit(ACTION, lay) == First()
 
 
 def test_a_row_neither_claimed_nor_known_is_never_acted_on() -> None:
     with pytest.raises(AssertionError, match="evidence is gone"):
-        Fence(claimed=[], known={}).admit(ACTION, lay)
+        InboxView(claimed=[], known={}).admit(ACTION, lay)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_rule_01_a_fence_tells_what_became_of_the_pivot(
 
 def test_an_undo_whose_action_left_no_evidence_is_not_decided() -> None:
     """Laid without a claim, the tombstone would not be kept, and a late action would act."""
-    fence = Fence(claimed=[UNDO], known={})
+    view = InboxView(claimed=[UNDO], known={})
     with pytest.raises(AssertionError, match="evidence is gone"):
-        fence.admit(UNDO, lay)
+        view.admit(UNDO, lay)
 
 
 # --- what is forgotten (rule 18) ------------------------------------------------
@@ -190,15 +190,15 @@ LATER = NOON + timedelta(seconds=1)
 @pytest.mark.parametrize("claimed", [True, False])
 def test_rule_18_a_command_as_old_as_forgotten_does_not_act(claimed: bool) -> None:
     """Its row was claimed, or was removed between the claim and the reading."""
-    fence = Fence([ACTION] if claimed else [], {}, forgotten_until=NOON)
+    view = InboxView([ACTION] if claimed else [], {}, forgotten_until=NOON)
     with pytest.raises(Poison, match="evidence_gone") as gone:
-        fence.admit(ACTION, lay, NOON)
+        view.admit(ACTION, lay, NOON)
     assert gone.value.reason == EVIDENCE_GONE
-    assert fence.settled() == {}
+    assert view.rows_to_write() == {}
 
 
 def test_rule_18_known_younger_and_kept_for_ever_still_act() -> None:
-    assert Fence([], {ACTION: DONE}, NOON).admit(ACTION, lay, NOON) == Duplicate(DONE)
-    assert Fence([ACTION], {}, NOON).admit(ACTION, lay, LATER) == First()
-    assert Fence([ACTION], {}, NOON).admit(ACTION, lay) == First()
-    assert Fence([ACTION], {}, None).admit(ACTION, lay, NOON) == First()
+    assert InboxView([], {ACTION: DONE}, NOON).admit(ACTION, lay, NOON) == Duplicate(DONE)
+    assert InboxView([ACTION], {}, NOON).admit(ACTION, lay, LATER) == First()
+    assert InboxView([ACTION], {}, NOON).admit(ACTION, lay) == First()
+    assert InboxView([ACTION], {}, None).admit(ACTION, lay, NOON) == First()
