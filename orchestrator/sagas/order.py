@@ -2,8 +2,10 @@
 
 Read downwards for the way forward, upwards for the way back. After the goods have been
 dispatched there is no way back; an order that cannot go forward before that is undone from the
-last step to the first, and the customer is informed last. A large order, or one of a customer on
-the watch list, waits for a person before it is charged; its stock stays reserved meanwhile.
+last step to the first. An undo that has not been answered by its first deadline does not hold up
+the next; only `RejectOrder`, which informs the customer, waits for all others. A large order, or
+one of a customer on the watch list, waits for a person before it is charged; its stock stays
+reserved meanwhile.
 """
 
 from __future__ import annotations

@@ -75,6 +75,18 @@ def test_the_walkthrough_names_functions_that_are_there() -> None:
     assert {name for name in named if not re.search(rf"def {name}\(", code)} == set()
 
 
+def test_every_link_within_the_pages_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", *HERE.rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s#]+)[^)\s]*\)", page.read_text())
+        if "://" not in link
+    ]
+    assert len(links) > 500
+    assert [(str(page), link) for page, link in links if not (page.parent / link).exists()] == []
+
+
 FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
 TYPED = re.compile(r"(?:^|[$/(] ?)(saga|chaos) ([a-z].*?)(?=  |\||$)", re.MULTILINE)

@@ -54,12 +54,13 @@ def test_the_rules_are_numbered_without_a_hole() -> None:
 
 def test_every_rule_has_a_counterexample_and_tests_that_exist() -> None:
     for number, section in SECTIONS.items():
-        named = re.findall(r"`(\S+\.py)::(test_\w+)`", section)
+        named = re.findall(r"\[`(test_\w+)`\]\(\.\./(\S+\.py)\)", section)
         assert named, f"rule {number} names no test"
+        assert len(named) == section.count("`test_"), f"rule {number} names one without a link"
         assert "*Counterexample.*" in section, f"rule {number} has no counterexample"
         missing = [
             f"{path}::{test}"
-            for path, test in named
+            for test, path in named
             if not (ROOT / path).exists() or f"def {test}(" not in (ROOT / path).read_text()
         ]
         assert missing == [], f"rule {number}"
