@@ -15,21 +15,18 @@ from common.messages.shop.order import ConfirmOrder, OrderData, RejectOrder
 from common.messages.shop.payment import ChargePayment, RefundPayment
 from orchestrator.engine.definition import Definition, Kind, Step
 
-COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
-
 # fmt: off
 ORDER_SAGA = Definition("order", version=2, data=OrderData, steps=(
-    Step("create_order",   COMPENSATABLE, "order",     at_the_door=True,      undo=RejectOrder),
-    Step("reserve_stock",  COMPENSATABLE, "inventory", command=ReserveStock,  undo=ReleaseStock),
-    Step("approve_order",  GATE,          "orchestrator"),
-    Step("charge_payment", COMPENSATABLE, "payment",   command=ChargePayment, undo=RefundPayment),
-    Step("dispatch_stock", PIVOT,         "inventory", command=DispatchStock),
-    Step("confirm_order",  RETRIABLE,     "order",     command=ConfirmOrder),
+    Step("create_order",   Kind.COMPENSATABLE, "order",     at_the_door=True, undo=RejectOrder),
+    Step("reserve_stock",  Kind.COMPENSATABLE, "inventory", ReserveStock,  undo=ReleaseStock),
+    Step("approve_order",  Kind.GATE,          "orchestrator"),
+    Step("charge_payment", Kind.COMPENSATABLE, "payment",   ChargePayment, undo=RefundPayment),
+    Step("dispatch_stock", Kind.PIVOT,         "inventory", DispatchStock),
+    Step("confirm_order",  Kind.RETRIABLE,     "order",     ConfirmOrder),
 ))
 # fmt: on
 
 # Without the gate. A saga finishes under the version it began with; new ones begin with the newest.
-ORDER_SAGA_V1 = Definition(
-    "order", 1, tuple(s for s in ORDER_SAGA.steps if s.kind is not GATE), OrderData
-)
+_WITHOUT_GATE = tuple(step for step in ORDER_SAGA.steps if step.kind is not Kind.GATE)
+ORDER_SAGA_V1 = Definition("order", version=1, data=OrderData, steps=_WITHOUT_GATE)
 DEFINITIONS = (ORDER_SAGA_V1, ORDER_SAGA)

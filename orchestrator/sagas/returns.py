@@ -11,13 +11,11 @@ from common.messages.shop.order import CloseReturn, FinishReturn
 from common.messages.shop.payment import RefundOrder
 from orchestrator.engine.definition import Definition, Kind, Step
 
-COMPENSATABLE, PIVOT, RETRIABLE = Kind.COMPENSATABLE, Kind.PIVOT, Kind.RETRIABLE
-
 # fmt: off
 RETURN_SAGA = Definition("return", version=1, steps=(
-    Step("open_return",   COMPENSATABLE, "order",     at_the_door=True,      undo=CloseReturn),
-    Step("refund_order",  PIVOT,         "payment",   command=RefundOrder),
-    Step("restock",       RETRIABLE,     "inventory", command=Restock),
-    Step("finish_return", RETRIABLE,     "order",     command=FinishReturn),
+    Step("open_return",   Kind.COMPENSATABLE, "order",     at_the_door=True, undo=CloseReturn),
+    Step("refund_order",  Kind.PIVOT,         "payment",   RefundOrder),
+    Step("restock",       Kind.RETRIABLE,     "inventory", Restock),
+    Step("finish_return", Kind.RETRIABLE,     "order",     FinishReturn),
 ))
 # fmt: on
