@@ -116,7 +116,7 @@ def _states(definition: Definition, transitions: Iterable[Transition]) -> Iterat
         before, after = transition.before.state, transition.after.state
         if before is not after:
             edges.setdefault((before, after), set()).add(
-                _cause(transition.event, definition, after)
+                _cause(transition.input_, definition, after)
             )
     yield "stateDiagram-v2"
     yield "  [*] --> RUNNING: started"
@@ -143,24 +143,24 @@ def _statuses(definition: Definition, transitions: Iterable[Transition]) -> Iter
         yield f"  {source} --> {target}" + "".join(f": the {kind} only" for kind in alone)
 
 
-def _cause(event: Input, definition: Definition, target: State) -> str:
-    if isinstance(event, ReplyArrived):
-        pivot = definition.by_name[event.step].kind is Kind.PIVOT
-        if event.direction is Direction.COMPENSATING:
+def _cause(input_: Input, definition: Definition, target: State) -> str:
+    if isinstance(input_, ReplyArrived):
+        pivot = definition.by_name[input_.step].kind is Kind.PIVOT
+        if input_.direction is Direction.COMPENSATING:
             return "fence laid" if pivot else "last undo confirmed"
         if target is State.WAITING:
             return "policy asks at the gate"
-        return "last step done" if event.outcome is Outcome.DONE else "refusal"
-    if isinstance(event, TimedOut):
-        gate = definition.by_name[event.step].kind is Kind.GATE
+        return "last step done" if input_.outcome is Outcome.DONE else "refusal"
+    if isinstance(input_, TimedOut):
+        gate = definition.by_name[input_.step].kind is Kind.GATE
         return "expired" if gate else "attempts exhausted"
-    if isinstance(event, GateDecided):
-        return "approved" if event.approved else "rejected"
+    if isinstance(input_, GateDecided):
+        return "approved" if input_.approved else "rejected"
     return {
         "DeadLettered": "dead letter",
         "CompensateAsked": "compensation asked",
         "Resolved": "last step resolved",
-    }[type(event).__name__]
+    }[type(input_).__name__]
 
 
 def configuration() -> str:

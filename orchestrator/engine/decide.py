@@ -5,8 +5,8 @@ Two rules carry everything below:
 1. `decide()` takes an instance and an input, and returns the next instance, what to send and what
    to log. It uses no clock, no randomness and no server; an illegal input raises and changes
    nothing.
-2. Forward until the pivot, back before it, only forward after it; and while the pivot's outcome is
-   unknown, neither (rule 1 of docs/rules.md: the fence is a barrier).
+2. Before the pivot a saga may turn back; after it, it may not. While the pivot's outcome is unknown
+   it does neither (rule 1 of docs/rules.md: the fence is a barrier).
 
 Must not know: SQL, the broker, any business process.
 """
@@ -38,6 +38,7 @@ from orchestrator.engine.inputs import (
     TimedOut,
 )
 from orchestrator.engine.instance import SETTLED_WITHOUT_EFFECT, Instance, Progress, State, Status
+from orchestrator.engine.saga_log import Entry, EntryKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,6 @@ class Send:
     step: str
     direction: Direction
     attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the saga log."""
-
-    entry: str
-    step: str | None = None
-    direction: Direction | None = None
-    attempt: int | None = None
-    detail: str | None = None
-    answered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,7 @@ def decide(
     definition: Definition,
     policy: Policy,
     instance: Instance | None,
-    event: Input,
+    input_: Input,
     approvals: Approvals = NO_APPROVALS,
 ) -> Decision:
     """Decide what one input does to an instance; None is a saga without an instance yet.
@@ -82,41 +71,45 @@ def decide(
     Raises IllegalTransition, with nothing changed, for an input that is impossible in this state.
     """
     if instance is None:
-        move = Move(definition, policy, _first_instance(definition, event), approvals)
+        move = Move(definition, policy, _first_instance(definition, input_), approvals)
     else:
         move = Move(definition, policy, instance, approvals)
-    match event:
+    match input_:
         case Started():
-            move.start(event)
+            move.start(input_)
         case StartDeadLettered():
-            move.record_dead_start(event, is_new=instance is None)
+            move.record_dead_start(input_, is_new=instance is None)
         case ReplyArrived():
-            move.take_reply(event)
+            move.take_reply(input_)
         case TimedOut():
-            move.time_out(event)
+            move.time_out(input_)
         case DeadLettered():
-            move.take_dead_letter(event)
+            move.take_dead_letter(input_)
         case CompensateAsked():
-            move.begin_compensation(event)
+            move.begin_compensation(input_)
         case GateDecided():
-            move.open_or_close_gate(event)
+            move.open_or_close_gate(input_)
         case RetryAsked():
-            move.send_again(event)
+            move.send_again(input_)
         case Resolved():
-            move.resolve(event)
+            move.resolve(input_)
     return move.decision()
 
 
-def _first_instance(definition: Definition, event: Input) -> Instance:
-    if not isinstance(event, Started | StartDeadLettered):
-        raise IllegalTransition(f"{type(event).__name__} for a saga that was never started")
+def _first_instance(definition: Definition, input_: Input) -> Instance:
+    if not isinstance(input_, Started | StartDeadLettered):
+        raise IllegalTransition(f"{type(input_).__name__} for a saga that was never started")
     first = definition.steps[0]
     done = {first.name: Progress(Status.DONE)} if first.at_the_door else {}
-    return Instance(event.saga_id, definition.name, definition.version, event.data, steps=done)
+    return Instance(input_.saga_id, definition.name, definition.version, input_.data, steps=done)
 
 
 class Move:
-    """One input applied to a copy of one instance: first a method per input, then its moves."""
+    """One input applied to one instance: first a method per input, then the moves these make.
+
+    What an input may do depends on `_before`, the instance as the input finds it. The other fields
+    hold the next one, which the moves read and write.
+    """
 
     def __init__(
         self, definition: Definition, policy: Policy, instance: Instance, approvals: Approvals
@@ -148,49 +141,49 @@ class Move:
 
     # --- the start ---
 
-    def start(self, event: Started) -> None:
+    def start(self, input_: Started) -> None:
         first = self._definition.steps[0]
-        if any(name != first.name or not first.at_the_door for name in self._steps):
+        if any(name != first.name or not first.at_the_door for name in self._before.steps):
             raise IllegalTransition(
                 "a saga starts once; a repeated start is answered from the inbox"
             )
-        if self._state is not State.RUNNING:  # compensated before it began
-            self._note("ignored", detail="a start, after it was turned back")
+        if self._before.state is not State.RUNNING:  # compensated before it began
+            self._note(EntryKind.IGNORED, detail="a start, after it was turned back")
             return
         self._stuck = False
-        self._note("started", detail=event.asked_at)
+        self._note(EntryKind.STARTED, detail=input_.asked_at)
         self._advance()
 
-    def record_dead_start(self, event: StartDeadLettered, *, is_new: bool) -> None:
+    def record_dead_start(self, input_: StartDeadLettered, *, is_new: bool) -> None:
         """Record that the start is dead; a saga it leaves without a beginning is stuck."""
-        self._note("dead_lettered", detail=event.reason)
+        self._note(EntryKind.DEAD_LETTERED, detail=input_.reason)
         if is_new:
             self._stuck = True
-            self._note("stuck", detail=event.reason)
+            self._note(EntryKind.STUCK, detail=input_.reason)
 
     # --- replies, timeouts, dead letters ---
 
-    def take_reply(self, event: ReplyArrived) -> None:
+    def take_reply(self, input_: ReplyArrived) -> None:
         """Settle the step that was awaited; a reply to anything else is only logged (rule 3)."""
-        step, progress = self._find(event.step)
-        detail = event.reason or event.type
-        if event.said:
-            detail = f"{detail} ({event.said})"
-        awaited = (event.step, event.direction) in self._before.awaited()
-        entry = event.outcome.value if awaited else "ignored"
-        self._note(entry, event.step, event.direction, detail=detail, answered_by=event.process)
+        step, progress = self._find(input_.step)
+        detail = input_.reason or input_.type
+        if input_.said:
+            detail = f"{detail} ({input_.said})"
+        awaited = (input_.step, input_.direction) in self._before.awaited()
+        kind = EntryKind(input_.outcome.value) if awaited else EntryKind.IGNORED
+        self._note(kind, input_.step, input_.direction, detail=detail, answered_by=input_.process)
         if not awaited:
             return
         self._stuck = False
-        if event.direction is COMPENSATING and step.kind is not Kind.PIVOT:
-            if event.outcome is not Outcome.DONE:
+        if input_.direction is COMPENSATING and step.kind is not Kind.PIVOT:
+            if input_.outcome is not Outcome.DONE:
                 raise IllegalTransition(f"the undo of {step.name} cannot be refused")
             self._steps[step.name] = replace(progress, status=Status.UNDONE)
             self._compensate()
-        elif event.outcome is Outcome.DONE:
+        elif input_.outcome is Outcome.DONE:
             self._step_done(step, progress)
         else:
-            self._step_refused(step, progress, event)
+            self._step_refused(step, progress, input_)
 
     def _step_done(self, step: Step, progress: Progress) -> None:
         self._steps[step.name] = replace(progress, status=Status.DONE)
@@ -199,102 +192,104 @@ class Move:
             self._reason = None  # whatever led to a fence came too late
         self._advance()
 
-    def _step_refused(self, step: Step, progress: Progress, event: ReplyArrived) -> None:
+    def _step_refused(self, step: Step, progress: Progress, input_: ReplyArrived) -> None:
         """Turn back: the step was refused or fenced, which is final and without effect."""
-        refused = event.outcome is Outcome.REFUSED
+        refused = input_.outcome is Outcome.REFUSED
         if step.kind is Kind.RETRIABLE:
             raise IllegalTransition(f"{step.name} is retriable and cannot be refused")
-        if step.kind is Kind.PIVOT and event.direction is COMPENSATING and refused:
+        if step.kind is Kind.PIVOT and input_.direction is COMPENSATING and refused:
             raise IllegalTransition(f"the fence of {step.name} cannot be refused")
         status = Status.REFUSED if refused else Status.FENCED
         self._steps[step.name] = replace(progress, status=status)
-        why = event.reason if refused else None
+        why = input_.reason if refused else None
         self._turn_back(why or self._reason or f"{step.name}_{status.value}")
 
-    def time_out(self, event: TimedOut) -> None:
+    def time_out(self, input_: TimedOut) -> None:
         """Send again, or give the step up once its attempts are used up."""
-        step, progress = self._find(event.step)
-        leg = (event.step, event.direction, event.attempt)
-        if self._before.timed_legs().get((event.step, event.direction)) != event.attempt:
-            self._note("ignored", *leg, "deadline of an older attempt")
+        step, progress = self._find(input_.step)
+        attempt = (input_.step, input_.direction, input_.attempt)
+        if self._before.timed_legs().get((input_.step, input_.direction)) != input_.attempt:
+            self._note(EntryKind.IGNORED, *attempt, "deadline of an older attempt")
             return
         if step.kind is Kind.GATE:
-            self._note("expired", step.name)
+            self._note(EntryKind.EXPIRED, step.name)
             self._close_gate(step.name, "expired")
             return
-        self._note("timed_out", *leg)
-        capped = step.is_capped(event.direction)
-        if event.past_sla and not capped and not self._stuck:
+        self._note(EntryKind.TIMED_OUT, *attempt)
+        capped = step.is_capped(input_.direction)
+        if input_.past_sla and not capped and not self._before.stuck:
             self._stuck = True
-            self._note("stuck", *leg)
-        if capped and event.attempt >= (step.policy or self._policy).attempts:
+            self._note(EntryKind.STUCK, *attempt)
+        if capped and input_.attempt >= (step.policy or self._policy).attempts:
             self._give_up(step, progress, f"{step.name}_timed_out")
             return
-        self._send(step, event.direction)
-        if self._state is State.COMPENSATING:
+        self._send(step, input_.direction)
+        if self._before.state is State.COMPENSATING:
             self._compensate()  # an undo past its first deadline does not hold up the next
 
-    def take_dead_letter(self, event: DeadLettered) -> None:
+    def take_dead_letter(self, input_: DeadLettered) -> None:
         """Give up a dead forward command; anything else dead is stuck and resent (rule 8)."""
-        step, progress = self._find(event.step)
-        by, why = event.discarded_by, event.reason
+        step, progress = self._find(input_.step)
+        by, why = input_.discarded_by, input_.reason
         detail = f"{by}: {why}" if by else why
-        entry = "discarded" if by else "dead_lettered"
-        self._note(entry, event.step, event.direction, detail=detail)
+        kind = EntryKind.DISCARDED if by else EntryKind.DEAD_LETTERED
+        self._note(kind, input_.step, input_.direction, detail=detail)
         if step.kind is Kind.GATE:
             return  # no message of ours names a gate
-        if (event.step, event.direction) not in self._before.timed_legs():
+        if (input_.step, input_.direction) not in self._before.timed_legs():
             return
-        if step.is_capped(event.direction) and not event.reply:
+        if step.is_capped(input_.direction) and not input_.reply:
             self._give_up(step, progress, f"{step.name}_dead_lettered")
-        elif by or not self._stuck:  # its deadline stays, and sends it again
+        elif by or not self._before.stuck:  # its deadline stays, and sends it again
             self._stuck = True
-            self._note("stuck", event.step, event.direction, detail=detail)
+            self._note(EntryKind.STUCK, input_.step, input_.direction, detail=detail)
 
     # --- what people ask for ---
 
-    def begin_compensation(self, event: CompensateAsked) -> None:
-        if self._pivot_passed:
+    def begin_compensation(self, input_: CompensateAsked) -> None:
+        if self._before.pivot_passed:
             raise IllegalTransition(
                 "the pivot is passed: from here the saga only goes forward; `retry` sends again"
                 " what it waits for"
             )
-        if self._state.ended:
-            raise IllegalTransition(f"the saga has ended as {self._state}")
-        self._note("compensate_asked", detail=f"{event.actor}: {event.reason}")
-        if self._compensate_asked or self._state is State.COMPENSATING:
+        if self._before.state.ended:
+            raise IllegalTransition(f"the saga has ended as {self._before.state}")
+        self._note(EntryKind.COMPENSATE_ASKED, detail=f"{input_.actor}: {input_.reason}")
+        if self._before.compensate_asked or self._before.state is State.COMPENSATING:
             return
         self._compensate_asked = True
         if gate := self._before.waiting_at():
-            self._close_gate(gate, event.reason)
+            self._close_gate(gate, input_.reason)
             return
         for name, progress in self._before.steps.items():
             if progress.status is Status.SENT:
-                self._give_up(self._definition.by_name[name], progress, event.reason)
+                self._give_up(self._definition.by_name[name], progress, input_.reason)
                 return
             if progress.status is Status.FENCING:
                 return  # the fence's answer decides
-        self._turn_back(event.reason)  # it has not begun
+        self._turn_back(input_.reason)  # it has not begun
 
-    def open_or_close_gate(self, event: GateDecided) -> None:
+    def open_or_close_gate(self, input_: GateDecided) -> None:
         """Go on or turn back. The first decision counts; any later one is illegal."""
-        _, progress = self._find(event.step)
+        _, progress = self._find(input_.step)
         if progress.status is not Status.WAITING:
-            raise IllegalTransition(f"{event.step} waits for no decision")
-        detail = f"{event.actor}: {event.reason}"
-        if event.approved:
-            self._note("approved", event.step, detail=detail)
-            self._steps[event.step] = replace(progress, status=Status.OPEN)
+            raise IllegalTransition(f"{input_.step} waits for no decision")
+        detail = f"{input_.actor}: {input_.reason}"
+        if input_.approved:
+            self._note(EntryKind.APPROVED, input_.step, detail=detail)
+            self._steps[input_.step] = replace(progress, status=Status.OPEN)
             self._state = State.RUNNING
             self._advance()
         else:
-            self._note("rejected", event.step, detail=detail)
-            self._close_gate(event.step, "rejected")
+            self._note(EntryKind.REJECTED, input_.step, detail=detail)
+            self._close_gate(input_.step, "rejected")
 
-    def send_again(self, event: RetryAsked) -> None:
+    def send_again(self, input_: RetryAsked) -> None:
         """Send every awaited command again, as the same attempt with a new deadline."""
-        if self._state.ended:
-            raise IllegalTransition(f"the saga has ended as {self._state}: nothing is awaited")
+        if self._before.state.ended:
+            raise IllegalTransition(
+                f"the saga has ended as {self._before.state}: nothing is awaited"
+            )
         if gate := self._before.waiting_at():
             raise IllegalTransition(f"it waits for a person at {gate}: approve or reject it")
         legs = self._before.timed_legs()
@@ -302,13 +297,13 @@ class Move:
             raise IllegalTransition(
                 "it has not begun: the dead letter that was to start it may be redriven"
             )
-        self._note("retry_asked", detail=f"{event.actor}: {event.reason}")
+        self._note(EntryKind.RETRY_ASKED, detail=f"{input_.actor}: {input_.reason}")
         for (name, direction), attempt in legs.items():
             self._send_attempt(name, direction, attempt)
 
-    def resolve(self, event: Resolved) -> None:
+    def resolve(self, input_: Resolved) -> None:
         """Settle an undo or a retriable step by hand, and never the pivot: that is not guessed."""
-        step, progress = self._find(event.step)
+        step, progress = self._find(input_.step)
         if step.kind is Kind.PIVOT:
             raise IllegalTransition(
                 f"{step.name} is the pivot: only {step.participant} can say whether it happened, so"
@@ -316,14 +311,16 @@ class Move:
             )
         retriable = step.kind is Kind.RETRIABLE and progress.status is Status.SENT
         if not retriable and progress.status is not Status.UNDOING:
-            may_turn = self._state is State.RUNNING and progress.status is Status.SENT
+            may_turn = self._before.state is State.RUNNING and progress.status is Status.SENT
             hint = "; compensate the saga, then its undo may be" if may_turn else ""
             raise IllegalTransition(
                 f"{step.name} is {progress.status}: only an undo that was sent, or a step after"
                 f" the pivot, is resolved by hand{hint}"
             )
         direction = FORWARD if retriable else COMPENSATING
-        self._note("resolved", step.name, direction, detail=f"{event.actor}: {event.reason}")
+        self._note(
+            EntryKind.RESOLVED, step.name, direction, detail=f"{input_.actor}: {input_.reason}"
+        )
         self._steps[step.name] = replace(progress, status=Status.RESOLVED)
         self._stuck = False
         if retriable:
@@ -344,11 +341,11 @@ class Move:
             if why := self._approvals.get(step.name):
                 self._steps[step.name] = Progress(Status.WAITING, attempt=0)
                 self._state = State.WAITING
-                self._note("parked", step.name, detail=why)
+                self._note(EntryKind.PARKED, step.name, detail=why)
                 return
             self._steps[step.name] = Progress(Status.OPEN, attempt=0)
         self._state = State.COMPLETED
-        self._note("completed")
+        self._note(EntryKind.COMPLETED)
 
     def _give_up(self, step: Step, progress: Progress, reason: str) -> None:
         """Undo a step whose outcome is unknown; fence it if it is the pivot, never guessed."""
@@ -366,7 +363,7 @@ class Move:
     def _turn_back(self, reason: str) -> None:
         self._state = State.COMPENSATING
         self._reason = reason
-        self._note("turned", detail=reason)
+        self._note(EntryKind.TURNED, detail=reason)
         self._compensate()
 
     def _compensate(self) -> None:
@@ -379,7 +376,7 @@ class Move:
             if progress is None or progress.status in SETTLED_WITHOUT_EFFECT:
                 continue
             if progress.status is Status.UNDOING:
-                if progress.undo_attempt == 1:
+                if progress.is_first_undo:
                     return
                 continue
             if not step.at_the_door or self._all_settled(but=step.name):
@@ -387,7 +384,7 @@ class Move:
             return
         if self._all_settled():
             self._state = State.COMPENSATED
-            self._note("compensated", detail=self._reason)
+            self._note(EntryKind.COMPENSATED, detail=self._reason)
 
     def _all_settled(self, but: str | None = None) -> bool:
         return all(
@@ -410,18 +407,18 @@ class Move:
 
     def _send_attempt(self, step: str, direction: Direction, attempt: int) -> None:
         self._sends.append(Send(step, direction, attempt))
-        self._note("sent", step, direction, attempt)
+        self._note(EntryKind.SENT, step, direction, attempt)
 
     def _note(
         self,
-        entry: str,
+        kind: EntryKind,
         step: str | None = None,
         direction: Direction | None = None,
         attempt: int | None = None,
         detail: str | None = None,
         answered_by: str | None = None,
     ) -> None:
-        self._log.append(Entry(entry, step, direction, attempt, detail, answered_by))
+        self._log.append(Entry(kind, step, direction, attempt, detail, answered_by))
 
     def _find(self, name: str) -> tuple[Step, Progress]:
         step, progress = self._definition.by_name.get(name), self._before.steps.get(name)

@@ -2,12 +2,13 @@
 
 A step's status goes
 
-    sent -> done | refused | unknown      done | unknown -> undoing -> undone
+    sent -> done | refused | fenced
+    sent | done -> undoing -> undone
     sent -> fencing -> done | refused | fenced           (the pivot only)
     waiting -> open | refused                            (a gate only, which may begin open)
     undoing, or sent if retriable -> resolved            (by a person)
 
-Must not know: what changes it (decide.py), SQL.
+docs/order-saga.md draws this from the code. Must not know: what changes it (decide.py), SQL.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from common.messages.envelope import Direction
 from orchestrator.engine.definition import COMPENSATING, FORWARD
 
 Leg = tuple[str, Direction]
-"""A step, in one of its directions."""
+"""A step in one direction, as in docs/glossary.md."""
 
 
 class State(StrEnum):
@@ -41,7 +42,7 @@ class Status(StrEnum):
     SENT = "sent"
     DONE = "done"
     REFUSED = "refused"
-    UNKNOWN = "unknown"  # timed out at its last attempt, or dead: it may have happened or not
+    UNKNOWN = "unknown"  # given up, it may have happened; the same decision sends its undo
     UNDOING = "undoing"
     UNDONE = "undone"
     FENCING = "fencing"
@@ -63,6 +64,11 @@ class Progress:
     status: Status
     attempt: int = 1
     undo_attempt: int = 0
+
+    @property
+    def is_first_undo(self) -> bool:
+        """Return whether its undo was sent, and no deadline has passed since."""
+        return self.status is Status.UNDOING and self.undo_attempt == 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from orchestrator.dead_letters.store import (
     Group,
     StoredDeadLetter,
 )
-from orchestrator.engine.decide import Entry
 from orchestrator.engine.instance import State
+from orchestrator.engine.saga_log import Entry
 from orchestrator.operator import watch_list
 from orchestrator.operator.audit import AuditedInstance
 from orchestrator.operator.watch_list import Watched

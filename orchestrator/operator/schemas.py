@@ -234,7 +234,7 @@ class TimelineEntry(BaseModel):
         return cls(
             id=log_entry.id,
             at=log_entry.at,
-            entry=entry.entry,
+            entry=entry.kind,
             step=entry.step,
             direction=entry.direction,
             attempt=entry.attempt,

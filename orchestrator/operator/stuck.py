@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition, Kind
 from orchestrator.engine.instance import Instance
+from orchestrator.engine.saga_log import Entry, EntryKind
 
 OVERDUE_SECONDS = 60.0
 """Orchestrators check a deadline within a second; one so long past is not being checked."""
@@ -77,7 +77,7 @@ def explain(
     if step is not None and step.kind is Kind.PIVOT:
         what = f"whether {name} happened"
     hint = BY_HAND.format(step=name) if step is None or step.kind is not Kind.PIVOT else ""
-    if trouble is not None and trouble.entry in ("dead_lettered", "discarded"):
+    if trouble is not None and trouble.kind in (EntryKind.DEAD_LETTERED, EntryKind.DISCARDED):
         said = f"{what} is a dead letter: {trouble.detail or 'no reason given'}"
         return _of(Cause.DEAD_LETTER, said, hint)
     return _of(Cause.SILENT, f"no answer from {participant}: {what}", hint)

@@ -6,30 +6,30 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
-from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition, Kind, Step
+from orchestrator.engine.saga_log import Entry, EntryKind
 
 
 def describe(definition: Definition | None, entry: Entry, at: datetime) -> str:
     """Say what happened. An entry of a version that is not deployed here is shown unchanged."""
-    if entry.entry == "undeployed":
+    if entry.kind == EntryKind.UNDEPLOYED:
         return "blocked: its definition version is not deployed; resumes once it is"
-    if entry.entry == "unjudgeable":
+    if entry.kind == EntryKind.UNJUDGEABLE:
         return f"blocked: this release cannot decide about it: {entry.detail}"
     if definition is None:
         return _unchanged(entry)
-    if entry.entry == "started":
+    if entry.kind == EntryKind.STARTED:
         return _started(definition, entry, at)
     step = definition.by_name.get(entry.step or "")
-    if step is not None and (of_step := _OF_A_STEP.get(entry.entry)):
+    if step is not None and (of_step := _OF_A_STEP.get(entry.kind)):
         return of_step(step, entry)
-    if entry.step is None and (of_saga := _OF_THE_SAGA.get(entry.entry)):
+    if entry.step is None and (of_saga := _OF_THE_SAGA.get(entry.kind)):
         return of_saga(definition, entry)
     return _unchanged(entry)
 
 
 def _unchanged(entry: Entry) -> str:
-    return " ".join(filter(None, (entry.entry, entry.step, entry.direction, entry.detail)))
+    return " ".join(filter(None, (entry.kind, entry.step, entry.direction, entry.detail)))
 
 
 def words(name: str) -> str:

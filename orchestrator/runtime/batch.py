@@ -21,7 +21,7 @@ from common.storage import inbox, outbox
 from common.storage.admission import First, InboxView, Row
 from common.storage.db import Tx
 from common.storage.outbox import Outgoing
-from orchestrator.engine.decide import Entry, Send, Undecidable, command_for, decide
+from orchestrator.engine.decide import Send, Undecidable, command_for, decide
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.inputs import (
     ByHand,
@@ -33,6 +33,7 @@ from orchestrator.engine.inputs import (
     Started,
     TimedOut,
 )
+from orchestrator.engine.saga_log import Entry, EntryKind
 from orchestrator.runtime import actions, store
 from orchestrator.runtime.actions import OperatorAction
 from orchestrator.runtime.deployed import DeployedDefinitions
@@ -153,7 +154,7 @@ class Batch:
         except IllegalTransition as late:
             outcome = Outcome.REFUSED
             detail = f"{message.actor}: {message.reason}: {late}"
-            self.log.append((saga_id, Entry("cancel_refused", detail=detail)))
+            self.log.append((saga_id, Entry(EntryKind.CANCEL_REFUSED, detail=detail)))
         self._inbox.record_reply(envelope.key, Row(outcome, None))
 
     def _is_first(self, key: Key) -> bool:
@@ -173,7 +174,7 @@ class Batch:
         version = f"{instance.definition} v{instance.version}"
         self._parked_replies.append((version, envelope))
         detail = f"{version} is not deployed in {self._deployed.process}"
-        entry = Entry("held", envelope.step, envelope.direction, detail=detail)
+        entry = Entry(EntryKind.HELD, envelope.step, envelope.direction, detail=detail)
         self.log.append((envelope.saga_id, entry))
 
     def take_parked_reply(self, envelope: Envelope) -> None:
@@ -239,7 +240,7 @@ class Batch:
             return
         self._undecided[saga_id] = None
         if not row.undeployed:
-            self.log.append((saga_id, Entry("undeployed", detail="version not deployed")))
+            self.log.append((saga_id, Entry(EntryKind.UNDEPLOYED, detail="version not deployed")))
 
     def _mark_undecidable(self, saga_id: UUID, row: InstanceRow, why: str) -> None:
         """Mark it: its version is deployed here, and this release cannot go on with it."""
@@ -248,7 +249,7 @@ class Batch:
         self._undecided[saga_id] = why
         row.instance = replace(row.instance, stuck=True)  # another leg may move, and is saved so
         if row.undecidable != why:
-            self.log.append((saga_id, Entry("unjudgeable", detail=why)))
+            self.log.append((saga_id, Entry(EntryKind.UNJUDGEABLE, detail=why)))
 
     def reconcile(self, saga_id: UUID, actor: str, reason: str) -> str:
         """Decide overdue deadlines, else retry if stuck; return which, in words."""
@@ -275,7 +276,9 @@ class Batch:
         """Record what a person did, or was refused: also in the saga log, unless `logged` there."""
         self._actions.append(action)
         if action.saga_id is not None and not logged:
-            self.log.append((action.saga_id, Entry(f"action_{action.outcome}", detail=str(action))))
+            self.log.append(
+                (action.saga_id, Entry(EntryKind(f"action_{action.outcome}"), detail=str(action)))
+            )
 
     # --- the one way ---
 
@@ -323,7 +326,7 @@ class Batch:
 
     def timed_out_keys(self) -> Iterator[Key]:
         for saga_id, entry in self.log:
-            if entry.entry in ("timed_out", "expired") and entry.step:
+            if entry.kind in (EntryKind.TIMED_OUT, EntryKind.EXPIRED) and entry.step:
                 yield Key(saga_id, entry.step, entry.direction or FORWARD)
 
     def action_keys(self) -> Iterator[Key]:

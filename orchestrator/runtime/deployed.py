@@ -56,14 +56,16 @@ class DeployedDefinitions:
     def undeployed_after(self) -> float:
         return min(self.policy.stuck_after_seconds, UNDEPLOYED_AFTER_SECONDS)
 
-    def may_come_to_a_gate(self, event: object) -> bool:
+    def may_come_to_a_gate(self, input_: object) -> bool:
         """Return whether a gate may be next, so that approvals and the watch list matter."""
-        if isinstance(event, ReplyArrived):
-            return event.direction is FORWARD and event.step in self._before_a_gate
-        return isinstance(event, GateDecided)
+        if isinstance(input_, ReplyArrived):
+            return input_.direction is FORWARD and input_.step in self._before_a_gate
+        return isinstance(input_, GateDecided)
 
-    def approvals(self, definition: Definition, row: InstanceRow | None, event: Input) -> Approvals:
-        if row is None or not self.may_come_to_a_gate(event):
+    def approvals(
+        self, definition: Definition, row: InstanceRow | None, input_: Input
+    ) -> Approvals:
+        if row is None or not self.may_come_to_a_gate(input_):
             return NO_APPROVALS
         return self._approval.required(definition, row.instance, row.watched)
 

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from common.kit.metrics import SECONDS
 from common.storage.db import Tx
-from orchestrator.engine.decide import Entry
+from orchestrator.engine.saga_log import Entry, EntryKind
 from orchestrator.runtime import census
 
 OTHER = "other"
@@ -100,11 +100,11 @@ Waited = tuple[str, str, float]  # step, direction, seconds
 
 def count(log: Sequence[tuple[UUID, Entry]], waited: Iterable[Waited]) -> None:
     """Count what a committed transaction has written, and how long its answers took."""
-    entries = Tally((entry.entry, entry.step or "") for _, entry in log)
+    entries = Tally((entry.kind, entry.step or "") for _, entry in log)
     for _, entry in log:
-        if entry.entry == "sent" and (entry.attempt or 1) > 1:
+        if entry.kind == EntryKind.SENT and (entry.attempt or 1) > 1:
             RESENT.labels(entry.step, entry.direction).inc()
-        elif entry.entry == "compensated":
+        elif entry.kind == EntryKind.COMPENSATED:
             COMPENSATED.labels(_reason(entry.detail)).inc()
     for (name, step), number in entries.items():
         ENTRIES.labels(name, step).inc(number)

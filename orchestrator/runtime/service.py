@@ -20,10 +20,11 @@ from common.messages.envelope import Envelope, Key
 from common.messages.errors import IllegalTransition
 from common.storage.db import Database
 from orchestrator.engine.approval import ApprovalPolicy
-from orchestrator.engine.decide import Entry, Undecidable
+from orchestrator.engine.decide import Undecidable
 from orchestrator.engine.definition import Definition
 from orchestrator.engine.inputs import CompensateAsked, GateDecided, Input, Resolved, RetryAsked
 from orchestrator.engine.instance import Instance, Status
+from orchestrator.engine.saga_log import Entry, EntryKind
 from orchestrator.runtime import census, metrics, store
 from orchestrator.runtime.actions import OperatorAction
 from orchestrator.runtime.batch import Batch
@@ -33,11 +34,11 @@ from orchestrator.runtime.messages import Received, parse
 logger = log.get("orchestrator")
 
 CAPACITY_POLL_SECONDS = 0.25
-LOGGED = (
-    "turned", "timed_out", "stuck", "ignored", "completed", "compensated",
-    "parked", "approved", "rejected", "expired",
-    "compensate_asked", "retry_asked", "resolved", "action_done", "action_refused",
-    "held", "undeployed", "unjudgeable",
+NOT_LOGGED = frozenset(
+    {
+        EntryKind.STARTED, EntryKind.SENT, EntryKind.DONE, EntryKind.REFUSED, EntryKind.FENCED,
+        EntryKind.DEAD_LETTERED, EntryKind.DISCARDED, EntryKind.CANCEL_REFUSED,
+    }
 )  # fmt: skip
 
 
@@ -80,11 +81,11 @@ class Service:
             await batch.save()
         metrics.count(batch.log, batch.waited)
         for saga_id, entry in batch.log:
-            if entry.entry in ("completed", "compensated"):
+            if entry.kind in (EntryKind.COMPLETED, EntryKind.COMPENSATED):
                 self._ended.set()
-            if entry.entry in LOGGED:
+            if entry.kind not in NOT_LOGGED:
                 logger.info(
-                    f"saga.{entry.entry}",
+                    f"saga.{entry.kind}",
                     saga_id=saga_id,
                     message_id=_message_id(saga_id, entry),
                     step=entry.step,
@@ -216,7 +217,7 @@ class Service:
         self,
         action: OperatorAction,
         saga_id: UUID,
-        event_for: Callable[[Instance], Input],
+        input_for: Callable[[Instance], Input],
         *,
         watch: bool = False,
     ) -> Instance:
@@ -228,7 +229,7 @@ class Service:
         async with self.batch(Commit.INTERVENTION, [saga_id], watch=watch) as batch:
             batch.tx.keys = batch.action_keys()
             try:
-                batch.decide(saga_id, event_for(batch.row(saga_id).instance))
+                batch.decide(saga_id, input_for(batch.row(saga_id).instance))
                 batch.record(action, logged=True)
             except (IllegalTransition, Undecidable) as error:
                 refusal = error.refusal if isinstance(error, Undecidable) else str(error)

@@ -16,9 +16,10 @@ from uuid import UUID
 from common.kit.settings import Policy
 from common.messages.envelope import Direction, Envelope
 from common.storage.db import Tx, columns
-from orchestrator.engine.decide import Entry, Send
+from orchestrator.engine.decide import Send
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.instance import Instance, Progress, State, Status
+from orchestrator.engine.saga_log import Entry
 from orchestrator.runtime import archive
 
 Times = dict[str, float]
@@ -208,7 +209,7 @@ def write_log(tx: Tx, entries: Sequence[tuple[UUID, Entry]], process: str) -> No
     if not entries:
         return
     lines = [
-        (saga_id, e.entry, e.step, e.direction and e.direction.value,
+        (saga_id, str(e.kind), e.step, e.direction and e.direction.value,
          e.attempt, e.detail, e.answered_by)
         for saga_id, e in entries
     ]  # fmt: skip

@@ -51,11 +51,11 @@ DECIDING = (
     Guard("a pivot that was done after all is passed", Move, "_step_done", {
         "step.kind is Kind.PIVOT": "False"}),
     Guard("past the pivot no compensation is granted", Move, "begin_compensation", {
-        "if self._pivot_passed:": "if False:"}),
+        "if self._before.pivot_passed:": "if False:"}),
     Guard("a retriable step is never given up", Step, "is_capped", {
         "direction is FORWARD and self.kind is not Kind.RETRIABLE": "direction is FORWARD"}),
     Guard("only awaited replies count", Move, "take_reply", {
-        "(event.step, event.direction) in self._before.awaited()": "True"}),
+        "(input_.step, input_.direction) in self._before.awaited()": "True"}),
     Guard("a refusal turns the saga", Move, "_step_refused", {
         'self._turn_back(why or self._reason or f"{step.name}_{status.value}")':
             "self._advance()"}),
@@ -64,7 +64,7 @@ DECIDING = (
     Guard("the customer is told last", Move, "_compensate", {
         "not step.at_the_door or self._all_settled(but=step.name)": "True"}),
     Guard("a command that times out is resent", Move, "time_out", {
-        "self._send(step, event.direction)": "pass"}),
+        "self._send(step, input_.direction)": "pass"}),
     Guard("nothing lies ahead of a gate that waits", Move, "_advance", {
         "detail=why)\n            return": "detail=why)"}),
     Guard("a gate that waits has a deadline", Instance, "timed_legs", {
@@ -72,12 +72,13 @@ DECIDING = (
     Guard("a gate is decided once", Move, "open_or_close_gate", {
         "if progress.status is not Status.WAITING:": "if False:"}),
     Guard("a rejection turns the saga", Move, "open_or_close_gate", {
-        'self._close_gate(event.step, "rejected")':
+        'self._close_gate(input_.step, "rejected")':
             "self._state = State.RUNNING; self._advance()"}),
     Guard("a gate that expires turns the saga", Move, "time_out", {
         "if step.kind is Kind.GATE:": "if False:"}),
     Guard("a gate that was decided does not expire", Move, "time_out", {
-        "self._before.timed_legs().get((event.step, event.direction)) != event.attempt": "False"}),
+        "self._before.timed_legs().get((input_.step, input_.direction)) != input_.attempt":
+            "False"}),
     Guard("no message opens a gate", Instance, "awaited", {
         "(Status.SENT, Status.FENCING):\n            legs[name, FORWARD]":
             "(Status.SENT, Status.FENCING, Status.WAITING):\n            legs[name, FORWARD]"}),

@@ -162,8 +162,8 @@ def _on_timeout_or_person(summary: int) -> list[Decided]:
     for leg, attempt in legs.items():
         found += _decide(summary, f"{_words(leg)} times out", TimedOut(*leg, attempt))
     for approved in (True, False):
-        event = GateDecided(GATE, approved, "ops", "seen")
-        found += _decide(summary, f"a person {'approves' if approved else 'rejects'} it", event)
+        input_ = GateDecided(GATE, approved, "ops", "seen")
+        found += _decide(summary, f"a person {'approves' if approved else 'rejects'} it", input_)
     _check_forged_messages(summary)
     return found
 
@@ -179,34 +179,34 @@ def _check_forged_messages(summary: int) -> None:
     }
     if before.approval != "asked":
         forged["a gate that was decided times out"] = TimedOut(GATE, FORWARD, 0)
-    for words, event in forged.items():
-        if _decide(summary, words, event):
+    for words, input_ in forged.items():
+        if _decide(summary, words, input_):
             raise Violation(f"{words}, and it counts")
 
 
-def _decide(summary: int, words: str, event: Input) -> list[Decided]:
+def _decide(summary: int, words: str, input_: Input) -> list[Decided]:
     """Return what decide() makes of an input, if anything.
 
     Before the gate is reached, a reply may be decided in two ways: policy asks for approval or not.
     """
-    found = _decide_given(NO_APPROVALS, summary, words, event)
-    if isinstance(event, ReplyArrived) and SUMMARIES[summary].progress[STEPS.index(GATE)] is None:
-        found += _decide_given(POLICY_ASKS, summary, f"{words} policy asks,", event)
+    found = _decide_given(NO_APPROVALS, summary, words, input_)
+    if isinstance(input_, ReplyArrived) and SUMMARIES[summary].progress[STEPS.index(GATE)] is None:
+        found += _decide_given(POLICY_ASKS, summary, f"{words} policy asks,", input_)
     return found
 
 
-def _decide_given(approvals: Approvals, summary: int, words: str, event: Input) -> list[Decided]:
+def _decide_given(approvals: Approvals, summary: int, words: str, input_: Input) -> list[Decided]:
     before = SUMMARIES[summary]
-    illegal = _why_illegal(before, event)
+    illegal = _why_illegal(before, input_)
     try:
-        decision = decide(ORDER_SAGA, POLICY, _instance(before), event, approvals)
+        decision = decide(ORDER_SAGA, POLICY, _instance(before), input_, approvals)
     except IllegalTransition as refused:
         if illegal:
             return []
         raise Violation(f"{words}, and decide() cannot take it: {refused}") from refused
     if illegal:
         raise Violation(illegal)
-    approval = _approval_after(before, decision.instance, event, approvals)
+    approval = _approval_after(before, decision.instance, input_, approvals)
     after = _summarize(decision.instance, approval)
     for send in decision.sends:
         _check_send(after, send)
@@ -215,23 +215,23 @@ def _decide_given(approvals: Approvals, summary: int, words: str, event: Input) 
     return [(words, SUMMARIES(after), _bits(decision.sends))]
 
 
-def _why_illegal(before: Summary, event: Input) -> str | None:
+def _why_illegal(before: Summary, input_: Input) -> str | None:
     """Return what would be wrong if decide() granted this input, or None if it may."""
-    if isinstance(event, CompensateAsked) and (before.pivot_passed or before.state.ended):
+    if isinstance(input_, CompensateAsked) and (before.pivot_passed or before.state.ended):
         return "compensation is granted past the pivot or after the end"
-    if isinstance(event, GateDecided) and before.approval != "asked":
+    if isinstance(input_, GateDecided) and before.approval != "asked":
         return "a person decides at a gate that asks no one, or no longer"
     return None
 
 
-def _approval_after(before: Summary, after: Instance, event: Input, approvals: Approvals) -> str:
+def _approval_after(before: Summary, after: Instance, input_: Input, approvals: Approvals) -> str:
     """Record the approval from the events themselves, not from what decide() made of them."""
     gate = (GATE, FORWARD)
     if before.approval == "asked":
-        if isinstance(event, GateDecided):
-            return "yes" if event.approved else "no"
-        expired = isinstance(event, TimedOut) and (event.step, event.direction) == gate
-        return "no" if expired or isinstance(event, CompensateAsked) else "asked"
+        if isinstance(input_, GateDecided):
+            return "yes" if input_.approved else "no"
+        expired = isinstance(input_, TimedOut) and (input_.step, input_.direction) == gate
+        return "no" if expired or isinstance(input_, CompensateAsked) else "asked"
     if before.approval == "" and GATE in after.steps:
         return "asked" if approvals else "yes"
     return before.approval

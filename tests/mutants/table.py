@@ -74,7 +74,7 @@ CHANGED = (
     Guard("refunded-already", payment.Ledger, "refund_order", {
         " or charge.transfer_id in self.refunded:": ":"}),
     Guard("only-awaited", Move, "take_reply", {
-        "(event.step, event.direction) in self._before.awaited()": "True"}),
+        "(input_.step, input_.direction) in self._before.awaited()": "True"}),
     Guard("unknown-is-undone", Move, "_give_up", {
         "status=Status.UNKNOWN": "status=Status.REFUSED"}),
     Guard("end-when-settled", Move, "_compensate", {

@@ -94,20 +94,20 @@ class FakeBackend(Letters):
 
     # --- what happens to sagas ---
 
-    def begin(self, saga_id: UUID, *events: Input, customer: str = "ada") -> None:
-        """Start a saga and feed it these events, a tenth of a second apart."""
+    def begin(self, saga_id: UUID, *inputs: Input, customer: str = "ada") -> None:
+        """Start a saga and give it these inputs, a tenth of a second apart."""
         data = {**DATA, "customer": customer}
         self._decide(saga_id, Started(saga_id, data))
-        for event in events:
-            self.go_on(saga_id, event)
+        for input_ in inputs:
+            self.go_on(saga_id, input_)
 
-    def go_on(self, saga_id: UUID, event: Input) -> None:
-        self._decide(saga_id, event, self._seen[saga_id].instance)
+    def go_on(self, saga_id: UUID, input_: Input) -> None:
+        self._decide(saga_id, input_, self._seen[saga_id].instance)
 
-    def _decide(self, saga_id: UUID, event: Input, instance: Instance | None = None) -> None:
+    def _decide(self, saga_id: UUID, input_: Input, instance: Instance | None = None) -> None:
         log = self.log.setdefault(saga_id, [])
         at = NOON + timedelta(seconds=0.1 * len(log))
-        decision = decide(ORDER_SAGA, POLICY, instance, event, self.asked)
+        decision = decide(ORDER_SAGA, POLICY, instance, input_, self.asked)
         instance = decision.instance
         log += [LogEntry(next(self._numbers), at, e, "orchestrator-2") for e in decision.log]
         row = InstanceRow(instance)
@@ -118,7 +118,7 @@ class FakeBackend(Letters):
         self._seen[saga_id] = Seen(row, stuck, None, NOON, at, ended)
 
     def _last(self, saga_id: UUID, *entries: str) -> LogEntry | None:
-        found = [logged for logged in self.log[saga_id] if logged.entry.entry in entries]
+        found = [logged for logged in self.log[saga_id] if logged.entry.kind in entries]
         return found[-1] if found else None
 
     # --- Queries ---

@@ -41,7 +41,7 @@ class Transition:
     """One input to one instance. `decision` is None where it was refused as illegal."""
 
     before: Instance
-    event: Input
+    input_: Input
     decision: Decision | None
 
     @property
@@ -81,14 +81,14 @@ def explore(definition: Definition, policy: Policy) -> tuple[Transition, ...]:
     while waiting:
         instance = waiting.popleft()
         copy = replace(instance, steps=dict(instance.steps))
-        for event, asked in product(inputs(definition, instance), approvals):
+        for input_, asked in product(inputs(definition, instance), approvals):
             decision: Decision | None
             try:
-                decision = decide(definition, policy, instance, event, asked)
+                decision = decide(definition, policy, instance, input_, asked)
             except IllegalTransition:
                 decision = None
-            assert instance == copy, f"decide() changed the instance it was given: {event}"
-            transitions.append(transition := Transition(instance, event, decision))
+            assert instance == copy, f"decide() changed the instance it was given: {input_}"
+            transitions.append(transition := Transition(instance, input_, decision))
             if decision is not None and (found := _fingerprint(transition.after)) not in seen:
                 seen.add(found)
                 assert len(seen) < MOST, f"there is no end to it: {transition}"

@@ -112,8 +112,8 @@ class Story:
 
     # --- what happens ---
 
-    def when(self, event: Input) -> Self:
-        self._decision = decide(self.definition, self.policy, self.instance, event, self.asked)
+    def when(self, input_: Input) -> Self:
+        self._decision = decide(self.definition, self.policy, self.instance, input_, self.asked)
         return self
 
     def replied(self, step: str, outcome: Outcome, direction: Direction = FORWARD) -> Self:
@@ -146,8 +146,8 @@ class Story:
 
     def start_dead(self) -> Self:
         before = self._decision.instance if self._decision else None
-        event = StartDeadLettered(SAGA, DATA, "poison")
-        self._decision = decide(self.definition, self.policy, before, event)
+        input_ = StartDeadLettered(SAGA, DATA, "poison")
+        self._decision = decide(self.definition, self.policy, before, input_)
         return self
 
     def reply_dead(self, step: str, direction: Direction = FORWARD) -> Self:
@@ -193,21 +193,21 @@ class Story:
         return self
 
     def expect_logged(self, *entries: str) -> Self:
-        assert tuple(entry.entry for entry in self.decision.log) == entries
+        assert tuple(entry.kind for entry in self.decision.log) == entries
         return self
 
-    def expect_ignored(self, event: Input) -> Self:
+    def expect_ignored(self, input_: Input) -> Self:
         """Expect the input to be logged and to change nothing (rule 3)."""
         before = self.instance
-        self.when(event).expect_nothing().expect_logged("ignored")
+        self.when(input_).expect_nothing().expect_logged("ignored")
         assert self.instance == before
         return self
 
-    def expect_illegal(self, event: Input, match: str) -> Self:
+    def expect_illegal(self, input_: Input, match: str) -> Self:
         """Expect the input to raise and to change nothing."""
         before, statuses = self.instance, dict(self.instance.steps)
         with pytest.raises(IllegalTransition, match=match):
-            self.when(event)
+            self.when(input_)
         assert self.instance == before
         assert self.instance.steps == statuses
         return self

@@ -85,7 +85,7 @@ async def test_a_discarded_undo_is_stuck_until_a_person_resolves_it(
     (one,) = await stuck(db)
     assert one.seen.instance.stuck
     assert one.trouble is not None
-    assert one.trouble.entry.entry == "discarded"
+    assert one.trouble.entry.kind == "discarded"
     await service(db).resolve(saga(1), "reserve_stock", "ada", "put back on the shelf")
     assert commands(judge)[-1:] == ["create_order<1"]
     await give_each(service(db), RELEASED, REJECTED)  # it was done after all: logged, ignored

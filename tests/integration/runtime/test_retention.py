@@ -146,7 +146,7 @@ async def test_an_ended_saga_is_archived_and_participants_forget_it(
             assert seen.row.instance == held[saga(number)].instance
             assert seen.ended_at is not None
             entries = await Queries(db).timeline(saga(number), 0, 1000)
-            assert [entry.entry.entry for entry in entries] == before[number]
+            assert [entry.entry.kind for entry in entries] == before[number]
             rest = await Queries(db).timeline(saga(number), entries[0].id, 1000)
             assert rest == entries[1:]
     assert await Queries(db).saga_ids(saga(1), saga(9), 5) == [saga(1), saga(2)]

@@ -148,8 +148,8 @@ def test_a_retriable_step_is_resent_and_stuck_past_its_sla() -> None:
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.FENCED])
 def test_an_undo_cannot_be_refused(outcome: Outcome) -> None:
     story = given(ORDER_SAGA).awaiting("charge_payment").refused("charge_payment", "no")
-    event = ReplyArrived("reserve_stock", COMPENSATING, outcome)
-    story.expect_illegal(event, "undo of reserve_stock cannot be refused")
+    input_ = ReplyArrived("reserve_stock", COMPENSATING, outcome)
+    story.expect_illegal(input_, "undo of reserve_stock cannot be refused")
 
 
 # --- a timeout: unknown, never failed ------------------------------------------------------
@@ -408,8 +408,8 @@ def test_rule_01_the_pivot_is_not_resent_once_it_is_fenced() -> None:
 
 def test_the_fence_cannot_be_refused() -> None:
     story = given(ORDER_SAGA).awaiting("dispatch_stock").asked_to_compensate()
-    event = ReplyArrived("dispatch_stock", COMPENSATING, Outcome.REFUSED)
-    story.expect_illegal(event, "fence of dispatch_stock cannot be refused")
+    input_ = ReplyArrived("dispatch_stock", COMPENSATING, Outcome.REFUSED)
+    story.expect_illegal(input_, "fence of dispatch_stock cannot be refused")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.FENCED])
@@ -722,7 +722,7 @@ def became(t: Transition, step: str) -> Status | str | None:
     """Return the status of the step after the input, or that it was illegal or ignored."""
     if t.decision is None:
         return ILLEGAL
-    if t.decision.log[0].entry == "ignored":
+    if t.decision.log[0].kind == "ignored":
         assert (t.after, t.decision.sends, len(t.decision.log)) == (t.before, (), 1)
         return IGNORED
     return status_of(t.after, step)
@@ -733,46 +733,46 @@ def expect_table(
 ) -> Iterator[tuple[Transition, Kind, Status]]:
     """Yield the transitions of one kind of input; check that those of unsent steps are illegal."""
     for t in transitions(definition):
-        if isinstance(t.event, table_row):
-            status = status_of(t.before, t.event.step)
+        if isinstance(t.input_, table_row):
+            status = status_of(t.before, t.input_.step)
             if status is None:
                 assert t.decision is None, t
             else:
-                yield t, definition.by_name[t.event.step].kind, status
+                yield t, definition.by_name[t.input_.step].kind, status
 
 
 @every_definition
 def test_every_reply_makes_of_its_step_what_the_table_says(definition: Definition) -> None:
     for t, kind, status in expect_table(definition, ReplyArrived):
-        assert isinstance(t.event, ReplyArrived)
-        expected = REPLIES.get((kind, status, t.event.direction, t.event.outcome), IGNORED)
+        assert isinstance(t.input_, ReplyArrived)
+        expected = REPLIES.get((kind, status, t.input_.direction, t.input_.outcome), IGNORED)
         if expected is Status.DONE and kind is Kind.PIVOT:
             assert t.after.pivot_passed, t
-        assert became(t, t.event.step) == expected, t
+        assert became(t, t.input_.step) == expected, t
 
 
 @every_definition
 def test_every_deadline_makes_of_its_step_what_the_table_says(definition: Definition) -> None:
     for t, kind, status in expect_table(definition, TimedOut):
-        assert isinstance(t.event, TimedOut)
-        progress = t.before.steps[t.event.step]
-        latest = progress.attempt if t.event.direction is FORWARD else progress.undo_attempt
-        row = DEADLINES.get((kind, status, t.event.direction))
-        if row is None or t.event.attempt != latest:
-            assert became(t, t.event.step) == IGNORED, t
+        assert isinstance(t.input_, TimedOut)
+        progress = t.before.steps[t.input_.step]
+        latest = progress.attempt if t.input_.direction is FORWARD else progress.undo_attempt
+        row = DEADLINES.get((kind, status, t.input_.direction))
+        if row is None or t.input_.attempt != latest:
+            assert became(t, t.input_.step) == IGNORED, t
             continue
-        assert became(t, t.event.step) == row[latest >= POLICY.attempts], t
-        uncapped = kind is Kind.RETRIABLE or t.event.direction is COMPENSATING
-        assert t.after.stuck == (t.before.stuck or (t.event.past_sla and uncapped)), t
+        assert became(t, t.input_.step) == row[latest >= POLICY.attempts], t
+        uncapped = kind is Kind.RETRIABLE or t.input_.direction is COMPENSATING
+        assert t.after.stuck == (t.before.stuck or (t.input_.past_sla and uncapped)), t
 
 
 @every_definition
 def test_every_dead_letter_makes_of_its_step_what_the_table_says(definition: Definition) -> None:
     for t, kind, status in expect_table(definition, DeadLettered):
-        assert isinstance(t.event, DeadLettered)
-        row = DEAD.get((kind, status, t.event.direction))
+        assert isinstance(t.input_, DeadLettered)
+        row = DEAD.get((kind, status, t.input_.direction))
         expected, stuck = row or (status, False)
-        assert became(t, t.event.step) == expected, t
+        assert became(t, t.input_.step) == expected, t
         assert t.after.stuck == (t.before.stuck or stuck), t
         if row is None:
             assert t.after == t.before, t
@@ -781,7 +781,7 @@ def test_every_dead_letter_makes_of_its_step_what_the_table_says(definition: Def
 @every_definition
 def test_every_compensate_asked_does_what_its_state_allows(definition: Definition) -> None:
     for t in transitions(definition):
-        if not isinstance(t.event, CompensateAsked):
+        if not isinstance(t.input_, CompensateAsked):
             continue
         before = {name: progress.status for name, progress in t.before.steps.items()}
         if t.before.pivot_passed or t.before.state.ended:
@@ -809,22 +809,22 @@ def test_every_gate_decision_counts_only_where_the_saga_waits(
     definition: Definition,
 ) -> None:
     for t in transitions(definition):
-        if not isinstance(t.event, GateDecided):
+        if not isinstance(t.input_, GateDecided):
             continue
-        if t.event.step != t.before.waiting_at():
+        if t.input_.step != t.before.waiting_at():
             assert t.decision is None, t
-        elif t.event.approved:
-            assert status_of(t.after, t.event.step) is Status.OPEN, t
+        elif t.input_.approved:
+            assert status_of(t.after, t.input_.step) is Status.OPEN, t
             assert t.after.state not in (State.COMPENSATING, State.COMPENSATED), t
         else:
-            assert status_of(t.after, t.event.step) is Status.REFUSED, t
+            assert status_of(t.after, t.input_.step) is Status.REFUSED, t
             assert (t.after.state, t.after.reason) == (State.COMPENSATING, "rejected"), t
 
 
 @every_definition
 def test_every_retry_sends_what_is_awaited_and_changes_nothing(definition: Definition) -> None:
     for t in transitions(definition):
-        if isinstance(t.event, RetryAsked):
+        if isinstance(t.input_, RetryAsked):
             legs = {} if t.before.waiting_at() else t.before.timed_legs()
             assert (t.decision is not None) == bool(legs), t
             if t.decision is not None:
@@ -837,9 +837,9 @@ def test_every_resolve_settles_uncapped_legs_never_the_pivot(
     definition: Definition,
 ) -> None:
     for t in transitions(definition):
-        if not isinstance(t.event, Resolved):
+        if not isinstance(t.input_, Resolved):
             continue
-        name, legs = t.event.step, t.before.awaited()
+        name, legs = t.input_.step, t.before.awaited()
         step = definition.by_name.get(name)
         may = step is not None and step.kind is not Kind.PIVOT
         may = may and any(leg[0] == name and not step.is_capped(leg[1]) for leg in legs if step)
@@ -862,7 +862,7 @@ def test_a_parked_saga_sends_nothing_and_awaits_no_reply(definition: Definition)
 
 @every_definition
 def test_every_start_of_a_known_saga_is_illegal(definition: Definition) -> None:
-    assert all(t.decision is None for t in transitions(definition) if isinstance(t.event, Started))
+    assert all(t.decision is None for t in transitions(definition) if isinstance(t.input_, Started))
 
 
 @every_definition
@@ -914,7 +914,7 @@ def test_rule_02_an_end_means_every_sent_step_is_settled(definition: Definition)
 def test_rule_02_what_is_sent_is_marked_and_the_reverse(definition: Definition) -> None:
     for t in taken(definition):
         assert t.decision is not None
-        if isinstance(t.event, RetryAsked):
+        if isinstance(t.input_, RetryAsked):
             continue  # repeats what is marked
         marked = set()
         for name, after in t.after.steps.items():
@@ -928,7 +928,7 @@ def test_rule_02_what_is_sent_is_marked_and_the_reverse(definition: Definition) 
         assert marked == set(t.decision.sends), t
         assert len(marked) == len(t.decision.sends), t
         logged = {
-            (e.step, e.direction, e.attempt) for e in t.decision.log if e.entry == "sent"
+            (e.step, e.direction, e.attempt) for e in t.decision.log if e.kind == "sent"
         }  # fmt: skip
         assert logged == {(s.step, s.direction, s.attempt) for s in marked}, t
 

@@ -112,8 +112,8 @@ class World:
         self.instance = decision.instance
         self._emit([Command(Key(SAGA, s.step, s.direction)) for s in decision.sends])
 
-    def _input(self, event: Input) -> None:
-        self._take(decide(ORDER_SAGA, POLICY, self.instance, event, self._asked))
+    def _input(self, input_: Input) -> None:
+        self._take(decide(ORDER_SAGA, POLICY, self.instance, input_, self._asked))
 
     def _emit(self, messages: Sequence[Command | Reply]) -> None:
         self.network += messages
@@ -186,12 +186,12 @@ class World:
             self._input(Resolved(command.key.step, "ops", "seen to"))
         self._if_legal(Resolved(PIVOT, "ops", "looks shipped"), legal=False)
 
-    def _if_legal(self, event: Input, *, legal: bool) -> None:
+    def _if_legal(self, input_: Input, *, legal: bool) -> None:
         if legal:
-            self._input(event)
+            self._input(input_)
         else:
             with pytest.raises(IllegalTransition):
-                self._input(event)
+                self._input(input_)
 
     def decide_gate(self, n: int) -> None:
         decided = GateDecided(GATE, n % 3 > 0, "ops", "seen")

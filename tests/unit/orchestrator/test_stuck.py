@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from orchestrator.engine.decide import Entry
 from orchestrator.engine.definition import COMPENSATING, Definition
 from orchestrator.engine.instance import Instance
+from orchestrator.engine.saga_log import Entry
 from orchestrator.operator.stuck import Cause, StuckBecause, explain, when_overdue
 from orchestrator.sagas.order import ORDER_SAGA
 from tests.support.story import DATA, SAGA, given

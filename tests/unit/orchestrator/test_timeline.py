@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from common.messages.envelope import Direction, Outcome
-from orchestrator.engine.decide import Entry, decide
+from orchestrator.engine.decide import decide
 from orchestrator.engine.definition import COMPENSATING, FORWARD
 from orchestrator.engine.inputs import Input, ReplyArrived, Started
+from orchestrator.engine.saga_log import Entry
 from orchestrator.operator.timeline import describe, words
 from orchestrator.runtime.actions import OperatorAction
 from orchestrator.sagas.order import ORDER_SAGA
@@ -25,7 +26,7 @@ def told(entry: Entry) -> str:
 
 def test_every_entry_of_decide_is_told_in_words() -> None:
     entries = {entry for t in explore(ORDER_SAGA, POLICY) if t.decision for entry in t.decision.log}
-    assert len({entry.entry for entry in entries}) >= 12
+    assert len({entry.kind for entry in entries}) >= 12
     for entry in entries:
         sentence = told(entry)
         assert len(sentence.split()) > 1, entry
@@ -48,11 +49,11 @@ def test_an_entry_that_no_release_can_decide_says_why() -> None:
     )
 
 
-def after(*events: Input) -> str:
-    """Feed these events to a saga that awaits the charge; return the log of the last, in words."""
+def after(*inputs: Input) -> str:
+    """Give these inputs to a saga that awaits the charge; return the log of the last, in words."""
     story = given(ORDER_SAGA).awaiting("charge_payment")
-    for event in events:
-        story.when(event)
+    for input_ in inputs:
+        story.when(input_)
     return "\n".join(told(entry) for entry in story.decision.log)
 
 
@@ -112,7 +113,7 @@ def test_the_start_says_how_long_the_order_had_waited() -> None:
             "payment: payment charged. No longer awaited: ignored",
         ),
     ],
-    ids=lambda value: value.entry if isinstance(value, Entry) else "",
+    ids=lambda value: value.kind if isinstance(value, Entry) else "",
 )
 def test_entries_that_are_hard_to_read_in_a_log(entry: Entry, sentence: str) -> None:
     assert told(entry) == sentence
