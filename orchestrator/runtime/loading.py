@@ -6,9 +6,10 @@ An error says what to correct in the setting. Must not know: any particular saga
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
-from common.kit import log
+import common.messages.shop  # noqa: F401 - a message of the shop's name is refused here, by `check`
 from common.messages.topology import (
     ORCHESTRATOR_COMMANDS,
     ORCHESTRATOR_QUERIES,
@@ -19,8 +20,6 @@ from common.messages.topology import (
     work_queue,
 )
 from orchestrator.engine.definition import Definition, DefinitionError, Kind
-
-logger = log.get("orchestrator")
 
 MOVED = {  # in this release; the old places are accepted until the next
     "orchestrator.order_saga": "orchestrator.sagas.order",
@@ -83,7 +82,12 @@ def _named(name: str) -> Sequence[Definition]:
     if not module_name or not attribute.isidentifier():
         raise DefinitionError(f"SAGAPROOF_DEFINITIONS: {name!r} is no name; {FORM}")
     if new_place := MOVED.get(module_name):
-        logger.warning("definitions.moved", setting=name, write=f"{new_place}:{attribute}")
+        warnings.warn(
+            f"SAGAPROOF_DEFINITIONS: write {new_place}:{attribute} instead of {name},"
+            " which the next release refuses",
+            FutureWarning,
+            stacklevel=2,
+        )
         module_name = new_place
     try:
         module = importlib.import_module(module_name)
