@@ -124,9 +124,7 @@ class Settings(BaseSettings):
         60, gt=0, description="undo and retriable steps are resent for ever, at most this far apart"
     )
     stuck_after_seconds: float = Field(
-        300,
-        gt=0,
-        description="SLA of an undo or retriable step; past it the instance is marked stuck",
+        300, gt=0, description="an undo or retriable step that takes longer marks its saga stuck"
     )
     approval_expiry_seconds: float = Field(
         604_800, gt=0, description="how long a saga waits at a gate before it is undone"
@@ -137,18 +135,14 @@ class Settings(BaseSettings):
         ' gate, as JSON: `{"EUR": 100000}`',
     )
     start_resend_seconds: float = Field(
-        5,
-        gt=0,
-        description="after this the start of a PENDING order's saga is resent, doubling",
+        5, gt=0, description="after this a PENDING order's start is resent, doubling"
     )
     reconcile_every_seconds: float = Field(
         0.5, gt=0, description="how often overdue deadlines are looked for"
     )
 
     retention_seconds: float = Field(
-        30 * 86_400,
-        gt=0,
-        description="after its end a saga is archived, and its participants forget it; 30 days",
+        30 * 86_400, gt=0, description="an ended saga is archived and forgotten then; 30 days"
     )
     retention_batch: int = Field(
         200, ge=1, le=1000, description="sagas archived in one transaction, and forgotten in one"
@@ -173,13 +167,10 @@ class Settings(BaseSettings):
         3,
         ge=2,
         description="different messages with the same error that mean a bad deploy; before"
-        " any handler succeeded in a process, the same error so often on one",
+        " any handler succeeded in a process, failures with it",
     )
     bad_deploy_pause_seconds: float = Field(
-        30,
-        gt=0,
-        description="how long a bad deploy at most stops consuming before it tries again; doubles"
-        " while every message fails",
+        30, gt=0, description="pause after a bad deploy; doubles while every message fails"
     )
     bad_deploy_pause_cap_seconds: float = Field(300, gt=0, description="where that doubling ends")
     query_timeout_seconds: float = Field(2, gt=0, description="deadline of a query over the broker")

@@ -193,30 +193,17 @@ class Envelope(BaseModel):
         attempt: int = 1,
         about: dict[str, Any] | None = None,
     ) -> Self:
-        return cls(
-            message_id=key.command_id,
-            saga_id=key.saga_id,
-            step=key.step,
-            direction=key.direction,
-            type=type(body).__name__,
-            version=body.version,
-            attempt=attempt,
-            first_issued_at=issued_at,
-            reply_to=reply_to,
-            about=about,
-            body=body.model_dump(mode="json"),
-        )
+        return cls._of(
+            key, body, message_id=key.command_id, attempt=attempt, first_issued_at=issued_at,
+            reply_to=reply_to, about=about,
+        )  # fmt: skip
 
     def reply(self, body: Reply, *, issued_at: datetime, process: str | None = None) -> Envelope:
         """Make the reply to this command; it carries the command's id."""
         return Envelope.of_reply(
-            self.key,
-            body,
-            issued_at=issued_at,
-            attempt=self.attempt,
-            process=process,
+            self.key, body, issued_at=issued_at, attempt=self.attempt, process=process,
             about=self.about,
-        )
+        )  # fmt: skip
 
     @classmethod
     def of_reply(
@@ -230,21 +217,25 @@ class Envelope(BaseModel):
         about: dict[str, Any] | None = None,
     ) -> Self:
         """Make the reply to the command of this key; an event is one that is published."""
-        return cls(
-            message_id=key.reply_id,
-            saga_id=key.saga_id,
-            step=key.step,
-            direction=key.direction,
-            type=type(body).__name__,
-            version=body.version,
-            outcome=body.outcome,
-            attempt=attempt,
-            first_issued_at=issued_at,
-            in_reply_to=key.command_id,
-            process=process,
-            about=about,
-            body=body.model_dump(mode="json"),
-        )
+        return cls._of(
+            key, body, message_id=key.reply_id, outcome=body.outcome, attempt=attempt,
+            first_issued_at=issued_at, in_reply_to=key.command_id, process=process, about=about,
+        )  # fmt: skip
+
+    @classmethod
+    def _of(cls, key: Key, body: Message, **metadata: Any) -> Self:
+        named = {"type": type(body).__name__, "version": body.version}
+        return cls(**key._asdict(), **named, **metadata, body=body.model_dump(mode="json"))
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """Return the fields by which the log names a message."""
+        return {
+            "saga_id": str(self.saga_id),
+            "step": self.step,
+            "direction": self.direction.value,
+            "message_id": str(self.message_id),
+        }
 
     def encode(self) -> str:
         return self.model_dump_json(exclude_none=True)
@@ -313,22 +304,19 @@ def _one(member: Any) -> Envelope | Unreadable:
             )
             reply = member.get("outcome") is not None
             member = {**member, "message_id": key.reply_id if reply else key.command_id}
-        return _checked(Envelope.model_validate(member), raw)
+        envelope = Envelope.model_validate(member)
     except KeyError as error:
         return Unreadable(raw, "invalid_envelope", f"{error.args[0]} is missing")
     except ValidationError as error:
         return Unreadable(raw, "invalid_envelope", brief(error))
     except ValueError as error:
         return Unreadable(raw, "invalid_envelope", str(error))
-
-
-def _checked(envelope: Envelope, raw: bytes) -> Envelope | Unreadable:
     if envelope.message_id == _expected_id(envelope):
         return envelope
-    detail = (
-        f"message_id {envelope.message_id} is not the id of {envelope.step} {envelope.direction}"
+    owner = f"{envelope.step} {envelope.direction}"
+    return Unreadable(
+        raw, "wrong_message_id", f"message_id {envelope.message_id} is not the id of {owner}"
     )
-    return Unreadable(raw, "wrong_message_id", detail)
 
 
 def _expected_id(envelope: Envelope) -> UUID:

@@ -210,10 +210,7 @@ class Participant(Generic[State]):
         logger.info(
             "command.fenced" if fenced else "command.duplicate",
             type=work.envelope.type,
-            saga_id=work.saga_id,
-            step=work.step,
-            direction=work.direction.value,
-            message_id=work.envelope.message_id,
+            **work.envelope.log_fields,
         )
         again = self._on_duplicate.get(type(work.command))
         if again is None or row.reply is None:

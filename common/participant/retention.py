@@ -104,18 +104,14 @@ def _commands(ended: Sequence[Ended]) -> list[Outgoing]:
     for saga in ended:
         for participant in saga.participants:
             theirs[participant].append(saga.saga_id)
-    until = max(saga.last for saga in ended)
-    return [
-        Outgoing(commands_of(participant), _command(until, saga_ids))
-        for participant, saga_ids in theirs.items()
-    ]
-
-
-def _command(until: datetime, saga_ids: Sequence[UUID]) -> Envelope:
-    """Make a Forget; its key is of one of its sagas, which is forgotten only once."""
-    forget = Forget(until=until, saga_ids=tuple(saga_ids))
-    key = _key(min(saga_ids))
-    return Envelope.command(key, forget, issued_at=datetime.now(UTC), reply_to=None)
+    until, now = max(saga.last for saga in ended), datetime.now(UTC)
+    commands = []
+    for participant, ids in theirs.items():
+        forget = Forget(until=until, saga_ids=tuple(ids))
+        key = _key(min(ids))  # of one of its sagas, which is forgotten only once
+        envelope = Envelope.command(key, forget, issued_at=now, reply_to=None)
+        commands.append(Outgoing(commands_of(participant), envelope))
+    return commands
 
 
 def _key(saga_id: UUID) -> Key:

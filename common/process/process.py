@@ -65,7 +65,7 @@ class Process:
         self.db = Database(settings)
         self.broker = Broker(settings)
         self.relay = Relay(self.db, self.broker, settings, self.health, self.stop)
-        self.db.on_committed = self.relay.carry
+        self.db.on_committed = self.relay.enqueue
         self.watch = Watch(self.db, settings, self.health, self.stop)
         self._daemons: dict[str, Callable[[], Awaitable[None]]] = {
             "relay": self.relay.run,

@@ -1,4 +1,4 @@
-"""Tell errors of the deployed code from errors of single messages (rule 13, ADR 27). Pure."""
+"""Distinguish errors of the deployed code from those of single messages (rule 13, ADR 27). Pure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class _Error:
 
 
 class BadDeployDetector:
-    """Detects a bad deploy: the same error on several different messages.
+    """Detects a bad deploy: the same error `limit` times. Two rules say what is counted.
 
-    A failure counts for WINDOW_SECONDS, and for longer as long as no handler has succeeded since.
-    Before any handler ever succeeded, the same error so many times on one message is enough:
-    nothing speaks for this code yet. `now` is any monotonic clock's, in seconds.
+    - Once a handler has succeeded: different messages. One counts for WINDOW_SECONDS after its
+      failure, and for longer while no handler has succeeded since.
+    - Before any handler has succeeded: failures, be they all of one message.
+
+    `now` is any monotonic clock's, in seconds.
     """
 
-    def __init__(self, messages: int) -> None:
-        """Take how many different messages make a bad deploy."""
-        self._messages = messages
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._errors: dict[str, _Error] = {}  # by type and place: its text may name the message
         self.last_success = _NEVER
 
@@ -45,7 +46,7 @@ class BadDeployDetector:
     def record_success(self, keys: Iterable[Key], now: float, *, handlers_ran: bool = True) -> None:
         """Record that these were handled; their earlier failures no longer count.
 
-        Only where handlers ran does this speak for the code: repeats succeed without them.
+        If no handler ran (repeats need none), this is no success of a handler.
         """
         if handlers_ran:
             self.last_success = now
@@ -56,12 +57,12 @@ class BadDeployDetector:
 
     def verdict(self, now: float) -> str | None:
         """Return the error that makes this a bad deploy, or None."""
-        unproven = self.last_success == _NEVER
+        any_success = self.last_success != _NEVER
         counts_from = min(now - WINDOW_SECONDS, self.last_success)
         for where, error in list(self._errors.items()):
             error.failed = {key: at for key, at in error.failed.items() if at > counts_from}
             if not error.failed:
                 del self._errors[where]
-            elif (error.times if unproven else len(error.failed)) >= self._messages:
+            elif (len(error.failed) if any_success else error.times) >= self._limit:
                 return error.text
         return None

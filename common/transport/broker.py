@@ -106,7 +106,7 @@ class Broker:
     def _block(self) -> None:
         self._blocked = True
         for channel in list(self._channels):
-            channel.broken_by(BLOCKS)
+            channel.fail(BLOCKS)
 
     def _unblock(self) -> None:
         self._blocked = False
@@ -181,7 +181,7 @@ class Channel:
         self._returned: set[int] = set()
         self._unacked: dict[int, None] = {}  # in order of their tags
         raw.add_on_close_callback(lambda _, reason: self._closed(reason))
-        raw.add_on_cancel_callback(lambda _: self._break("the queue we consume was deleted"))
+        raw.add_on_cancel_callback(lambda _: self.fail("the queue we consume was deleted"))
         raw.add_on_return_callback(
             lambda _c, _m, properties, _b: self._returned.add(int(properties.message_id))
         )
@@ -199,16 +199,13 @@ class Channel:
         """Close the channel; the broker returns unacked deliveries to their queue."""
         if self._raw.is_open:
             self._raw.close()
-        self._break("closed by us")
-
-    def broken_by(self, reason: str) -> None:
-        """Fail all waiters with BrokerGone."""
-        self._break(reason)
+        self.fail("closed by us")
 
     def _closed(self, reason: BaseException) -> None:
-        self._break(f"channel closed: {reason}", getattr(reason, "reply_code", None))
+        self.fail(f"channel closed: {reason}", getattr(reason, "reply_code", None))
 
-    def _break(self, reason: str, code: int | None = None) -> None:
+    def fail(self, reason: str, code: int | None = None) -> None:
+        """Break the channel: all waiters get BrokerGone."""
         if self._broken is None:
             self._broken = BrokerGone(reason, code)
             if self._raw.is_open:
@@ -299,7 +296,7 @@ class Channel:
                 mandatory=True,
             )
         except pika.exceptions.AMQPError as error:
-            self._break(f"publish failed: {error!r}")
+            self.fail(f"publish failed: {error!r}")
         return future
 
     def _on_confirm(self, frame: Any) -> None:
@@ -368,7 +365,7 @@ class Channel:
                 del self._unacked[tag]
                 self._raw.basic_ack(tag)
         except pika.exceptions.AMQPError as error:
-            self._break(f"ack failed: {error!r}")
+            self.fail(f"ack failed: {error!r}")
 
 
 class Consumer:

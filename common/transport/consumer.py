@@ -37,16 +37,18 @@ class Opened(NamedTuple):
     delivery: Delivery
     members: list[Member[Any]]
 
+    @property
+    def finished(self) -> bool:
+        """Return whether no message in it failed; only then it is acked."""
+        return not any(isinstance(member.outcome, Failed) for member in self.members)
+
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Messages not acked, and why.
+    """The messages of a batch that still fail: the code looks broken, or a shutdown came."""
 
-    The deployed code looks broken (`verdict`), or, without one, shutdown interrupted the retries.
-    """
-
-    verdict: str | None
     members: list[Member[Any]]
+    bad_deploy: str | None  # its error; None at shutdown
     began: float
 
 
@@ -105,11 +107,11 @@ class BatchConsumer(Generic[T]):
                 await self._wait_for_arrival(consumer)
                 batch = self._take_batch(consumer)
                 if batch and (unfinished := await self.process(channel, batch)):
-                    await self._give_back(consumer, unfinished)
+                    await self._stop_consuming(consumer, unfinished)
         finally:
             self.drained = False
             stopping.cancel()
-            channel.close()
+            channel.close()  # returns what was not acked to the queue
 
     async def _wait_for_arrival(self, consumer: Consumer) -> None:
         if consumer.idle and not self.drained:
@@ -145,63 +147,63 @@ class BatchConsumer(Generic[T]):
             return Member(message, outcome=Dead(poison.reason, str(poison)))
 
     async def process(self, channel: Channel, batch: Sequence[Opened]) -> Unfinished | None:
-        """Handle or dead-letter every message, then ack; return what is left. Raises BrokerGone.
+        """Handle or dead-letter each message, then ack; return what still fails. Raises BrokerGone.
 
-        No message is attempted again before all others were: three that fail say more than one.
+        Try every message once before retrying any: the same error on several
+        (`bad_deploy_messages`) shows a bad deploy.
         """
         began = _now()
         members = [m for opened in batch for m in opened.members if m.outcome is None]
         await self._retry.handle_batch(channel, members)
-        failed = [member for member in members if isinstance(member.outcome, Failed)]
         backoff = Backoff.of_retries(self._settings, self._stop)
-        verdict = self._detector.verdict(_now())
-        while failed and verdict is None and await backoff.pause():
+        bad_deploy: str | None = None
+        while failed := [member for member in members if isinstance(member.outcome, Failed)]:
+            bad_deploy = self._detector.verdict(_now())
+            if bad_deploy or not await backoff.pause():
+                break
             await self._retry.handle_individually(channel, failed)
-            failed = [member for member in failed if isinstance(member.outcome, Failed)]
-            verdict = self._detector.verdict(_now())
-        unfinished = {member.envelope.key for member in failed}
-        settled = [each for each in batch if not (failed and unfinished & {*_keys([each])})]
-        await self._dead_letter(channel, settled)
+        finished = [opened for opened in batch if opened.finished]
+        await self._dead_letter(channel, finished)
         failpoints.reach(Point.BATCH_BEFORE_ACK, _keys(batch))
-        channel.ack([opened.delivery.tag for opened in settled])
+        channel.ack([opened.delivery.tag for opened in finished])
         failpoints.reach(Point.BATCH_AFTER_ACK, _keys(batch))
-        self._handled.inc(sum(len(opened.members) for opened in settled))
+        self._handled.inc(sum(len(opened.members) for opened in finished))
         self._batch_seconds.observe(_now() - began)
         self._retry.report_health()
-        return Unfinished(verdict, failed, began) if failed else None
+        return Unfinished(failed, bad_deploy, began) if failed else None
 
-    async def _dead_letter(self, channel: Channel, settled: Sequence[Opened]) -> None:
+    async def _dead_letter(self, channel: Channel, finished: Sequence[Opened]) -> None:
         """Publish the dead letters of deliveries about to be acked.
 
         A delivery that is returned to the queue is retried whole, so dead-lettering part of it
         now would duplicate the dead letter.
         """
-        for member in (member for opened in settled for member in opened.members):
+        for member in (member for opened in finished for member in opened.members):
             if isinstance(member.outcome, Dead):
                 timeout = self._settings.confirm_timeout_seconds
                 await dead_letter(channel, self._queue, member.message, member.outcome, timeout)
                 if member.outcome.reason == EXHAUSTED:
                     await self._retry.forget_tries(channel, member)
 
-    async def _give_back(self, consumer: Consumer, unfinished: Unfinished) -> None:
-        """Try what else has arrived, up to a batch of failures; closing the channel returns them.
+    async def _stop_consuming(self, consumer: Consumer, unfinished: Unfinished) -> None:
+        """Process what else has arrived, since it may succeed; then raise BadDeploy, if it is one.
 
-        If no handler succeeded meanwhile, the failures' tries are not counted. Raises BadDeploy if
-        that is the verdict.
+        At most a batch of messages fails so. If no handler succeeded meanwhile, their tries are not
+        counted. At shutdown nothing more is processed.
         """
         failed = unfinished.members
         while len(failed) < self._settings.batch_envelopes and not self._stop.is_set():
             await self._wait_for_capacity()
             if not (batch := self._take_batch(consumer)):
                 break
-            more = await self.process(consumer.channel, batch)
-            failed += more.members if more is not None else []
+            if more := await self.process(consumer.channel, batch):
+                failed += more.members  # the first error found is the one raised
         some_handled = self._detector.last_success >= unfinished.began
         if not some_handled:
             for member in failed:
                 await self._retry.forget_tries(consumer.channel, member)
-        if unfinished.verdict is not None:
-            raise BadDeploy(unfinished.verdict, some_handled=some_handled)
+        if unfinished.bad_deploy is not None:
+            raise BadDeploy(unfinished.bad_deploy, some_handled=some_handled)
 
 
 def _now() -> float:

@@ -54,19 +54,8 @@ async def dead_letter(
     if fate is not Fate.CONFIRMED:
         raise BrokerGone(f"dead letter for {publication.queue} was {fate.value}")
     metrics.DEAD_LETTERS.labels(queue, dead.reason).inc()
+    fields = message.log_fields if isinstance(message, Envelope) else {}
     logger.error(
         "envelope.dead_lettered",
-        queue=queue, reason=dead.reason, detail=dead.detail[:300], **log_fields(message),
+        queue=queue, reason=dead.reason, detail=dead.detail[:300], **fields,
     )  # fmt: skip
-
-
-def log_fields(message: Envelope | Unreadable) -> dict[str, str]:
-    """Return the fields by which the log names a message; none of one that cannot be read."""
-    if isinstance(message, Unreadable):
-        return {}
-    return {
-        "saga_id": str(message.saga_id),
-        "step": message.step,
-        "direction": message.direction.value,
-        "message_id": str(message.message_id),
-    }

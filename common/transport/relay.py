@@ -28,13 +28,13 @@ logger = log.get("relay")
 
 # At most four bytes each: far below every broker's limit, so that packing cannot make poison.
 MAX_DELIVERY_CHARACTERS = 262_144
-# Rows younger than that are left to the process that committed them, unless a row may be left over.
-CARRIED_SECONDS = 1.0
+# Younger rows are left to the process that committed them, unless a row may be left over.
+OWN_SECONDS = 1.0
 REMOVE_WITHIN_SECONDS = 0.1  # of their confirm: so that some leave together
 
 
 class Relay:
-    """The relay of a process: it publishes the rows given to `carry()`, and any left over."""
+    """The relay of a process: publishes rows given to `enqueue()`, and polls for leftover ones."""
 
     def __init__(
         self, db: Database, broker: Broker, settings: Settings, health: Health, stop: asyncio.Event
@@ -45,96 +45,96 @@ class Relay:
         self._health = health
         self._stop = stop
         self._wanted = asyncio.Event()
-        self._look_at = 0.0  # of the loop's time
-        self._carried: list[OutboxRow] = []  # committed, not published yet
-        self._confirmed: list[OutboxRow] = []  # of what was carried, not removed yet
+        self._next_poll_at = 0.0  # of the loop's time
+        self._unpublished: list[OutboxRow] = []  # committed by this process
+        self._confirmed: list[OutboxRow] = []  # to remove with the next poll
         self._paused: dict[str, tuple[float, int]] = {}  # destination: (until, failures)
         self._declared_on: Channel | None = None  # where EVENTS was declared
-        # Since we last connected a look left nothing behind, and nothing has failed after it
+        # True once a full poll on this connection found no leftover row, until the next failure
         # (rule 6).
         self.flushed = False
-        self._doubts = 0
+        self._distrusted = 0  # how often
 
-    def carry(self, rows: Sequence[OutboxRow]) -> None:
-        """Take rows that a transaction of this process has just committed, to publish them."""
-        if len(self._carried) + len(rows) > self._settings.relay_rows:
-            self._doubt()  # the broker is slow: they wait in the outbox
+    def enqueue(self, rows: Sequence[OutboxRow]) -> None:
+        """Take rows that a transaction of this process has just committed, to publish at once."""
+        if len(self._unpublished) + len(rows) > self._settings.relay_rows:
+            self._distrust_outbox()  # the broker is slow: a poll will find them
         else:
-            self._carried += rows
+            self._unpublished += rows
         self._wanted.set()
 
     def wake(self) -> None:
-        """Look for rows now."""
-        self._look_at = 0.0
+        """Poll now."""
+        self._next_poll_at = 0.0
         self._wanted.set()
 
-    def _doubt(self) -> None:
-        """Make the next look take rows of any age: some may be left over."""
+    def _distrust_outbox(self) -> None:
+        """Poll now, for rows of any age: some may be left over."""
         self.flushed = False
-        self._doubts += 1
-        self._look_at = 0.0
+        self._distrusted += 1
+        self._next_poll_at = 0.0
 
     async def run(self) -> None:
         channel = await self._broker.channel()
         clock = asyncio.get_running_loop().time
         try:
             self._health.set("relay", None)
-            self._look_at = 0.0
+            self._next_poll_at = 0.0
             while not self._stop.is_set():
                 self._wanted.clear()
-                await self.carry_on(channel)
-                if clock() >= self._look_at:
-                    self._look_at = clock() + self._poll_seconds()
-                    if await self.run_once(channel) >= self._settings.relay_rows:
-                        self._look_at = 0.0
-                await wait_for(self._wanted, self._look_at - clock())
-            await self.carry_on(channel)
-            await self.run_once(channel)
+                await self.publish_now(channel)
+                if clock() >= self._next_poll_at:
+                    self._next_poll_at = clock() + self._poll_seconds()
+                    if await self.poll(channel) >= self._settings.relay_rows:
+                        self._next_poll_at = 0.0
+                await wait_for(self._wanted, self._next_poll_at - clock())
+            await self.publish_now(channel)
+            await self.poll(channel)
         finally:
-            self._doubt()
+            self._distrust_outbox()
             channel.close()
 
     def _poll_seconds(self) -> float:
         jitter = random.uniform(0.8, 1.2)  # noqa: S311 - replicas should not look all at once
         return self._settings.relay_poll_seconds * jitter
 
-    async def carry_on(self, channel: Channel) -> None:
-        """Publish what was committed since the last time, all at once."""
-        paused = self._resting()
-        rows = sorted(row for row in self._carried if row.destination not in paused)
-        self._carried.clear()
+    async def publish_now(self, channel: Channel) -> None:
+        """Publish what this process committed since the last time."""
+        paused = self._paused_now()
+        rows = sorted(row for row in self._unpublished if row.destination not in paused)
+        self._unpublished.clear()
         if rows:
-            gone = await self._publish(channel, rows)
-            failpoints.reach(Point.RELAY_AFTER_CONFIRM, _keys(gone))
-            self._confirmed += gone
+            done = await self._publish(channel, rows)
+            failpoints.reach(Point.RELAY_AFTER_CONFIRM, _keys(done))
+            self._confirmed += done
             soon = asyncio.get_running_loop().time() + REMOVE_WITHIN_SECONDS
-            self._look_at = min(self._look_at, soon)
+            self._next_poll_at = min(self._next_poll_at, soon)
 
-    async def run_once(self, channel: Channel) -> int:
+    async def poll(self, channel: Channel) -> int:
         """Remove confirmed rows, and relay waiting ones; return how many of these."""
-        paused, doubts = self._resting(), self._doubts
-        confirmed, gone = self._confirmed, list[OutboxRow]()
+        paused, distrusted = self._paused_now(), self._distrusted
+        confirmed, done = self._confirmed, list[OutboxRow]()
         async with self._db.transaction(None) as tx:
             await outbox.remove(tx, confirmed)
             # Longer than the wait for confirms below; other relays skip the rows locked meanwhile.
             patience = self._settings.confirm_timeout_seconds + 1
-            age = CARRIED_SECONDS if self.flushed else 0.0
+            age = OWN_SECONDS if self.flushed else 0.0
             rows = await outbox.take(tx, self._settings.relay_rows, paused, patience, age)
             if rows:
                 taken = {row.id for row in rows}
-                self._carried = [row for row in self._carried if row.id not in taken]
-                gone = await self._publish(channel, rows)
-                await outbox.remove(tx, gone)
-                failpoints.reach(Point.RELAY_AFTER_CONFIRM, _keys(gone))
+                self._unpublished = [row for row in self._unpublished if row.id not in taken]
+                done = await self._publish(channel, rows)
+                await outbox.remove(tx, done)
+                failpoints.reach(Point.RELAY_AFTER_CONFIRM, _keys(done))
         self._confirmed = self._confirmed[len(confirmed) :]
-        if not paused and doubts == self._doubts and len(rows) < self._settings.relay_rows:
+        if not paused and distrusted == self._distrusted and len(rows) < self._settings.relay_rows:
             self.flushed = True
-        if confirmed or gone:
-            failpoints.reach(Point.RELAY_AFTER_COMMIT, _keys([*confirmed, *gone]))
-            metrics.RELAYED.inc(len(confirmed) + len(gone))
-        return len(gone)
+        if confirmed or done:
+            failpoints.reach(Point.RELAY_AFTER_COMMIT, _keys([*confirmed, *done]))
+            metrics.RELAYED.inc(len(confirmed) + len(done))
+        return len(done)
 
-    def _resting(self) -> list[str]:
+    def _paused_now(self) -> list[str]:
         now = asyncio.get_running_loop().time()
         return [destination for destination, (until, _) in self._paused.items() if until > now]
 
@@ -155,34 +155,32 @@ class Relay:
             self._settings.confirm_timeout_seconds,
             sent=lambda: failpoints.reach(Point.RELAY_AFTER_PUBLISH, _keys(rows)),
         )
-        gone: list[OutboxRow] = []
-        failed: dict[
-            str, tuple[Fate, int]
-        ] = {}  # by destination, which rests once however much was refused
+        done: list[OutboxRow] = []
+        failed: dict[str, tuple[Fate, int]] = {}  # each destination is paused once
         for group, fate in zip(packed, fates, strict=True):
-            if self._may_go(group, fate):
-                gone.extend(group)
+            if self._is_done(group, fate):
+                done.extend(group)
             else:
                 destination = group[0].destination
                 failed[destination] = fate, len(group) + failed.get(destination, (fate, 0))[1]
-        for destination in {row.destination for row in gone} - failed.keys():
+        for destination in {row.destination for row in done} - failed.keys():
             self._paused.pop(destination, None)
         for destination, (fate, envelopes) in failed.items():
-            self._rest(destination, fate, envelopes)
-        return gone
+            self._pause_destination(destination, fate, envelopes)
+        return done
 
-    def _may_go(self, group: Sequence[OutboxRow], fate: Fate) -> bool:
+    def _is_done(self, group: Sequence[OutboxRow], fate: Fate) -> bool:
         destination = group[0].destination
         if fate is Fate.RETURNED and is_private_reply_queue(destination):
-            # A private queue that is gone; asking again gives the stored reply again.
+            # The queue is gone; whoever asks again gets the stored reply again.
             logger.warning(
                 "relay.reply_undeliverable", destination=destination, envelopes=len(group)
             )
             return True
         return fate is Fate.CONFIRMED
 
-    def _rest(self, destination: str, fate: Fate, envelopes: int) -> None:
-        self._doubt()
+    def _pause_destination(self, destination: str, fate: Fate, envelopes: int) -> None:
+        self._distrust_outbox()
         metrics.NOT_DELIVERED.labels(fate.value).inc()
         _, failures = self._paused.get(destination, (0.0, 0))
         pause = min(

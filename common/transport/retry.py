@@ -24,7 +24,7 @@ from common.messages.errors import Infrastructure, Poison
 from common.storage.db import Database
 from common.transport.bad_deploy import BadDeployDetector
 from common.transport.broker import Channel
-from common.transport.dead_letter import Dead, log_fields
+from common.transport.dead_letter import Dead
 
 logger = log.get("consumer")
 
@@ -127,7 +127,7 @@ class Retry(Generic[T]):
             member.outcome = Dead(poison.reason, str(poison))
         except Exception as error:
             logger.warning(
-                "envelope.failed", queue=self._queue, **log_fields(member.message), exc_info=True
+                "envelope.failed", queue=self._queue, **member.envelope.log_fields, exc_info=True
             )
             self._detector.record_failure(member.envelope.key, error, _now())
             member.outcome = Failed()
@@ -145,7 +145,7 @@ class Retry(Generic[T]):
     ) -> R:
         """Retry until no server is down, or raise Infrastructure: BrokerGone, or at shutdown."""
         backoff = Backoff.of_retries(self._settings, self._stop)
-        about = log_fields(members[0].message) if len(members) == 1 else {}
+        about = members[0].envelope.log_fields if len(members) == 1 else {}
         while True:
             channel.check()
             try:

@@ -50,7 +50,7 @@ def _lock_no_stock() -> None:
     inventory_store._STOCK = locked.removesuffix(" for update")
 
 
-_ACK = "channel.ack([opened.delivery.tag for opened in settled])"
+_ACK = "channel.ack([opened.delivery.tag for opened in finished])"
 _ACK_FIRST = "channel.ack([opened.delivery.tag for opened in batch])"
 _BEGINNING = "began = _now()"
 CHANGED = (

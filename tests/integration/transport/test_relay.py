@@ -87,7 +87,7 @@ class Watched:
 
 
 async def once(relay: Relay, channel: Channel | Watched) -> int:
-    return await relay.run_once(channel)  # type: ignore[arg-type]
+    return await relay.poll(channel)  # type: ignore[arg-type]
 
 
 # --- packing -------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ async def in_doubt(relay: Relay, channel: Channel) -> bool:
 
 
 async def flushed_by(relay: Relay, channel: Channel) -> bool:
-    await relay.run_once(channel)
+    await relay.poll(channel)
     return relay.flushed
 
 
@@ -393,13 +393,13 @@ async def test_rows_faster_than_the_confirms_are_looked_for(
     async with mail(made) as post, at_hand(made) as (process, channel):
         await once(process.relay, channel)
         assert process.relay.flushed
-        process.relay.carry(await put(process.db, ORDER, 1, 2))
-        process.relay.carry(await put(process.db, ORDER, 3))  # it holds no more
+        process.relay.enqueue(await put(process.db, ORDER, 1, 2))
+        process.relay.enqueue(await put(process.db, ORDER, 3))  # it holds no more
         assert not process.relay.flushed
         assert await once(process.relay, channel) == 2
         assert await once(process.relay, channel) == 1
         assert process.relay.flushed
-        await process.relay.carry_on(channel)  # what was found meanwhile is not sent again
+        await process.relay.publish_now(channel)  # what was found meanwhile is not sent again
         assert numbers(await post.envelopes(ORDER)) == [1, 2, 3]
         assert waiting(judge) == []
 
@@ -411,9 +411,9 @@ async def test_what_was_carried_in_vain_is_looked_for(
     async with mail(made) as post, at_hand(made) as (process, channel):
         await once(process.relay, channel)
         management.delete_queue(PAYMENT)
-        process.relay.carry(await put(process.db, PAYMENT, 1))
-        process.relay.carry(await put(process.db, ORDER, 2))
-        await process.relay.carry_on(channel)
+        process.relay.enqueue(await put(process.db, PAYMENT, 1))
+        process.relay.enqueue(await put(process.db, ORDER, 2))
+        await process.relay.publish_now(channel)
         assert not process.relay.flushed
         async with mail(made):  # declares it
             await eventually(lambda: flushed_by(process.relay, channel))
@@ -430,8 +430,8 @@ async def test_rule_16_nothing_is_carried_to_a_queue_that_rests(
         watched: Any = Watched(channel)
         management.delete_queue(PAYMENT)
         for n in (1, 2):
-            process.relay.carry(await put(process.db, PAYMENT, n))
-            await process.relay.carry_on(watched)
+            process.relay.enqueue(await put(process.db, PAYMENT, n))
+            await process.relay.publish_now(watched)
         assert watched.queues() == [PAYMENT]
         assert waiting(judge) == [(PAYMENT, 2)]
 
