@@ -67,12 +67,7 @@ class Health:
                 )
                 writer.write(head.encode() + body)
                 await writer.drain()
-        except (
-            TimeoutError,
-            ConnectionError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-        ):
+        except (OSError, EOFError, asyncio.LimitOverrunError):
             return  # the caller went away or sent no request
         finally:
             writer.close()

@@ -24,24 +24,11 @@ from common.kit.settings import Settings
 from common.messages.contracts import Check, ProcessQuery, ProcessView
 from common.messages.envelope import Answer, Command, Query
 from common.messages.errors import Infrastructure, SagaproofError
-from common.messages.topology import (
-    PROCESSES,
-    Exchange,
-    Queue,
-    commands_of,
-    events_of,
-    queries_of,
-)
+from common.messages.topology import PROCESSES, Exchange, Queue, commands_of, events_of, queries_of
 from common.participant.participant import Handler, OnDuplicate, Participant, Store
 from common.participant.reactions import Listener, Reactions
 from common.process.gauges import Watch
-from common.storage.db import (
-    Database,
-    Tx,
-    applied_migrations,
-    migrate,
-    shipped_migrations,
-)
+from common.storage.db import Database, Tx, applied_migrations, migrate, shipped_migrations
 from common.transport.broker import Broker
 from common.transport.consumer import BatchConsumer
 from common.transport.query import Answerer, Respond
@@ -245,11 +232,7 @@ def run_participant(
         process = Process(settings, queue)
         process.announce(service, migrations)
         participant = Participant(
-            process.db,
-            store,
-            handlers,
-            on_duplicate=on_duplicate,
-            process=settings.process,
+            process.db, store, handlers, on_duplicate=on_duplicate, process=settings.process
         )
         process.consumer(queue, participant.parse, participant.handle)
         if reactions and settings.style == "choreographed":

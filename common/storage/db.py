@@ -78,7 +78,7 @@ def _row_class(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Any]:
     return cast("Callable[[Sequence[Any]], Any]", row._make)
 
 
-# "insert into inbox ..." writes inbox, and "on conflict do update" and "for update" name no table.
+# "update inbox i set ..." writes inbox; "do update set" and "for update" name no table.
 _WRITTEN = re.compile(r"\b(?:insert into|(?<!do )(?<!for )update|delete from)\s+(\w+)")
 
 

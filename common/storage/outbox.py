@@ -86,17 +86,12 @@ async def backlog(tx: Tx) -> Backlog:
 
 
 async def take(
-    tx: Tx,
-    rows: int,
-    paused: Collection[str],
-    patience_seconds: float,
-    age_seconds: float = 0.0,
+    tx: Tx, rows: int, paused: Collection[str], patience_seconds: float, age_seconds: float = 0.0
 ) -> list[OutboxRow]:
     """Lock up to `rows` oldest rows of that age of each destination that is not paused."""
     patience = str(round(patience_seconds * 1000))
     found = await tx.fetch(
-        _TAKE,
-        {"rows": rows, "paused": list(paused), "patience": patience, "age": age_seconds},
+        _TAKE, {"rows": rows, "paused": list(paused), "patience": patience, "age": age_seconds}
     )
     return [OutboxRow(*row) for row in found]
 

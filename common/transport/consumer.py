@@ -188,8 +188,8 @@ class BatchConsumer(Generic[T]):
     async def _stop_consuming(self, consumer: Consumer, unfinished: Unfinished) -> None:
         """Process what else has arrived, since it may succeed; then raise BadDeploy, if it is one.
 
-        At most a batch of messages fails so. If no handler succeeded meanwhile, their tries are not
-        counted. At shutdown nothing more is processed.
+        It ends after as many failures as a batch has messages, or at shutdown. If no handler
+        succeeded meanwhile, the code is broken and the tries of its messages are not counted.
         """
         failed = unfinished.members
         while len(failed) < self._settings.batch_envelopes and not self._stop.is_set():
