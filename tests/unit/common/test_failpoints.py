@@ -49,7 +49,7 @@ WITHOUT = {
 }
 # Transactions that name no Commit: nothing is sent by them, or the relay's own points surround it.
 UNNAMED = {
-    "common/transport/relay.py run_once": "has the points of the relay",
+    "common/transport/relay.py poll": "has the points of the relay",
     "orchestrator/operator/watch_list.py add": "a row and its record; nothing is sent",
     "orchestrator/operator/watch_list.py remove": "a row and its record; nothing is sent",
 }
