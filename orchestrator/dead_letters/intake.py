@@ -20,6 +20,7 @@ from common.transport.broker import Broker, Consumer, Delivery
 from orchestrator.dead_letters import store
 from orchestrator.dead_letters.letter import DeadLetter, dead_letters_of
 from orchestrator.engine.inputs import DeadLettered
+from orchestrator.runtime.arrivals import take_dead_start
 from orchestrator.runtime.batch import Batch
 from orchestrator.runtime.service import Service
 
@@ -133,15 +134,15 @@ class Intake:
 
 def _decide(batch: Batch, letter: DeadLetter, key: Key) -> None:
     """Decide a dead letter; one about no known saga or step is stored and leads to nothing."""
-    if key.saga_id in batch.archived:
+    if batch.is_archived(key.saga_id):
         logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why="archived")
         return
     try:
         if letter.start is not None:
-            batch.take_dead_start(key.saga_id, letter.start, letter.reason)
+            take_dead_start(batch, key.saga_id, letter.start, letter.reason)
         else:
             dead = DeadLettered(key.step, key.direction, letter.reason, letter.about.reply)
-            batch.decide(key.saga_id, dead)
+            batch.apply(key.saga_id, dead)
     except Poison as nothing:
         if nothing.reason not in ABOUT_NOTHING:
             raise

@@ -1,5 +1,6 @@
-"""Redriving and discarding dead letters, each at most once.
+"""Redriving and discarding dead letters.
 
+Each dead letter is settled once; its message may still be delivered twice, which the inbox answers.
 A dead letter is redriven only while the inbox row that would detect a duplicate still exists. Must
 not know: HTTP, SQL, what a saga makes of a discarded dead letter.
 """
@@ -91,7 +92,7 @@ class Redriver:
             if not dry_run:
                 for letter, one in zip(letters, settled, strict=True):
                     of = about[letter.letter_id]
-                    saga_id = of.saga_id if of.saga_id in batch.rows else None
+                    saga_id = of.saga_id if of.saga_id and batch.find(of.saga_id) else None
                     label = f"dead letter {letter.letter_id}"
                     action = OperatorAction(actor, disposal, why, saga_id, label)
                     _carry_out(batch, letter, of, one, action)
@@ -126,14 +127,15 @@ def _is_duplicate_detected(envelope: Envelope, batch: Batch) -> bool:
     other senders than the orchestrator are kept for ever.
     """
     of_a_saga = envelope.outcome is not None or envelope.reply_to == ORCHESTRATOR_REPLIES
-    return not of_a_saga or envelope.saga_id in batch.rows
+    return not of_a_saga or batch.find(envelope.saga_id) is not None
 
 
 def _is_resolved(envelope: Envelope, batch: Batch) -> bool:
     """Return whether it would carry out a step that a person has resolved."""
-    if envelope.outcome is not None or envelope.saga_id not in batch.rows:
+    row = batch.find(envelope.saga_id)
+    if envelope.outcome is not None or row is None:
         return False
-    progress = batch.rows[envelope.saga_id].instance.steps.get(envelope.step)
+    progress = row.instance.steps.get(envelope.step)
     return progress is not None and progress.status is Status.RESOLVED
 
 
@@ -150,7 +152,7 @@ def _carry_out(
     elif settled.result is Result.DONE and action.action == Disposal.REDRIVE:
         assert letter.body is not None  # noqa: S101 - checked
         same_message = letter.body.strip()[1:-1].decode()
-        batch.outgoing.append(Outgoing(letter.queue, same_message))
+        batch.send(Outgoing(letter.queue, same_message))
         batch.record(action)
     elif settled.result is Result.DONE:
         _decide_discarded(batch, letter, about, action)
@@ -161,10 +163,10 @@ def _decide_discarded(
     batch: Batch, letter: LockedDeadLetter, about: About, action: OperatorAction
 ) -> None:
     key, by, why = about.key, action.actor, action.reason
-    if key is None or key.saga_id not in batch.rows:
+    if key is None or batch.find(key.saga_id) is None:
         return
     try:
         dead = DeadLettered(key.step, key.direction, why, about.reply, discarded_by=by)
-        batch.decide(key.saga_id, dead)
+        batch.apply(key.saga_id, dead)
     except Poison as nothing:  # about a step that was never sent, or a version not deployed here
         logger.info("dead_letter.about_nothing", letter_id=letter.letter_id, why=str(nothing))

@@ -70,10 +70,8 @@ def decide(
 
     Raises IllegalTransition, with nothing changed, for an input that is impossible in this state.
     """
-    if instance is None:
-        move = Move(definition, policy, _first_instance(definition, input_), approvals)
-    else:
-        move = Move(definition, policy, instance, approvals)
+    before = instance or _first_instance(definition, input_)
+    move = Move(definition, policy, before, approvals)
     match input_:
         case Started():
             move.start(input_)
@@ -427,15 +425,15 @@ class Move:
         return step, progress
 
 
-class Undecidable(Poison):
-    """An instance about which this release cannot decide, while another release can."""
+class NeedsAnotherRelease(Poison):
+    """An instance that this release cannot decide, while another release can."""
 
     def __init__(self, reason: str, detail: str, refusal: str) -> None:
         super().__init__(reason, detail)
         self.refusal = refusal  # the text for a person who asks for it
 
 
-class CommandNotMade(Undecidable):
+class CommandNotMade(NeedsAnotherRelease):
     """The data a saga began with lacks a field that this release's command requires."""
 
     def __init__(self, step: Step, error: ValidationError) -> None:

@@ -98,7 +98,7 @@ class StuckRow(SagaRow):
             definition,
             seen.instance,
             undeployed=seen.row.undeployed,
-            unjudgeable=seen.row.undecidable,
+            unjudgeable=seen.row.unjudgeable,
             overdue_seconds=when_overdue(seen.next_deadline, now),
             trouble=trouble.entry if trouble else None,
         )

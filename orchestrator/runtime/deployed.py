@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.kit.settings import Policy
+from common.messages.errors import Poison
 from orchestrator.engine.approval import ApprovalPolicy, before_a_gate
-from orchestrator.engine.decide import Undecidable
+from orchestrator.engine.decide import NeedsAnotherRelease
 from orchestrator.engine.definition import FORWARD, Definition
 from orchestrator.engine.inputs import NO_APPROVALS, Approvals, GateDecided, Input, ReplyArrived
 from orchestrator.engine.instance import Instance
@@ -19,7 +20,7 @@ from orchestrator.runtime.store import InstanceRow
 UNDEPLOYED_AFTER_SECONDS = 60.0  # a deadline has passed, before its version counts as undeployed
 
 
-class VersionNotDeployed(Undecidable):
+class VersionNotDeployed(NeedsAnotherRelease):
     """The version an instance began with is not deployed in this process."""
 
     def __init__(self, instance: Instance) -> None:
@@ -72,6 +73,14 @@ class DeployedDefinitions:
     def has(self, instance: Instance) -> bool:
         """Return whether the version this instance began with is deployed here."""
         return (instance.definition, instance.version) in self._definitions
+
+    def definition_for(self, instance: Instance | None, begins: str | None) -> Definition:
+        """Return the version of an instance, or else the newest of the saga called `begins`."""
+        if instance is not None:
+            return self.definition_of(instance)
+        if begins not in self.newest:
+            raise Poison("unknown_definition", f"no saga is called {begins}")
+        return self.newest[begins]
 
     def definition_of(self, instance: Instance) -> Definition:
         """Return the version this instance began with. Raises VersionNotDeployed."""

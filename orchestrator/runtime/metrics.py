@@ -84,7 +84,7 @@ STEP_SECONDS = Durations(
 SAGAS = Gauge(
     "sagaproof_sagas", "Sagas that have not ended; those WAITING counted to 100", ["state"]
 )
-STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past their SLA, or undecidable")
+STUCK = Gauge("sagaproof_sagas_stuck", "Sagas past their SLA, or of another release")
 IN_FLIGHT = Gauge("sagaproof_in_flight", "Sagas that await this step's answer", ["step"])
 DEAD_LETTERS = Gauge(
     "sagaproof_dead_letters_open",

@@ -1,7 +1,7 @@
-"""The front door of the orchestrator: replies, starts, deadlines and requests of people.
+"""The orchestrator: replies, starts, deadlines and requests of people.
 
-All of them go through `batch()`: load, decide, save and send in one transaction. There is no
-second path. Must not know: SQL, the broker.
+All of them go through `batch()`: load, decide, save and send in one transaction. It is the only
+entry to an instance. Must not know: SQL, the broker.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from common.messages.envelope import Envelope, Key
 from common.messages.errors import IllegalTransition
 from common.storage.db import Database
 from orchestrator.engine.approval import ApprovalPolicy
-from orchestrator.engine.decide import Undecidable
+from orchestrator.engine.decide import NeedsAnotherRelease
 from orchestrator.engine.definition import Definition
 from orchestrator.engine.inputs import CompensateAsked, GateDecided, Input, Resolved, RetryAsked
 from orchestrator.engine.instance import Instance, Status
 from orchestrator.engine.saga_log import Entry, EntryKind
-from orchestrator.runtime import census, metrics, store
+from orchestrator.runtime import arrivals, census, metrics, overdue, store, versions
 from orchestrator.runtime.actions import OperatorAction
 from orchestrator.runtime.batch import Batch
 from orchestrator.runtime.deployed import DeployedDefinitions
@@ -111,9 +111,9 @@ class Service:
         async with self.batch(Commit.BATCH, saga_ids, claims=claims, watch=watch) as batch:
             batch.tx.keys = (one.envelope.key for one in received)
             for one in received:
-                batch.take(one)
+                arrivals.take(batch, one)
         self._capacity -= sum(isinstance(one.message, StartSaga) for one in received)
-        return True
+        return True  # every batch runs decide(): its success counts in bad-deploy detection
 
     async def wait_for_capacity(self) -> None:
         """Wait until another saga may run; starts wait in their queue, where no deadline runs.
@@ -152,34 +152,35 @@ class Service:
     # --- what the reconciler finds ---
 
     async def time_out(self, saga_ids: Sequence[UUID]) -> int:
-        """Decide the deadlines of these that have passed; return how many had."""
+        """Time out the overdue legs of these sagas; return their number."""
         async with self.batch(Commit.RECONCILER, saga_ids) as batch:
             batch.tx.keys = batch.timed_out_keys()
-            return sum(batch.decide_deadlines(saga_id) for saga_id in saga_ids)
+            return sum(overdue.time_out(batch, saga_id) for saga_id in saga_ids)
 
-    async def release(self, limit: int) -> int:
-        """Decide the parked replies of versions deployed here; return of how many sagas."""
+    async def decide_held_replies(self, limit: int) -> int:
+        """Decide the held replies of versions deployed here; return of how many sagas."""
         async with self._db.reading() as tx:
-            saga_ids = await store.sagas_with_parked_replies(tx, self.deployed.known, limit)
+            saga_ids = await store.sagas_with_held_replies(tx, self.deployed.known, limit)
         if not saga_ids:
             return 0
         async with self.batch(Commit.RECONCILER, saga_ids, watch=True) as batch:
-            replies = await store.take_parked_replies(batch.tx, saga_ids)
+            replies = await store.take_held_replies(batch.tx, saga_ids)
             batch.tx.keys = (envelope.key for envelope in replies)
             for envelope in replies:
-                batch.take_parked_reply(envelope)
+                versions.take_held_reply(batch, envelope)
         return len(saga_ids)
 
     # --- what people ask for ---
 
     async def reconcile(self, saga_ids: Sequence[UUID], actor: str, reason: str) -> dict[UUID, str]:
-        """Decide overdue deadlines and retry what is stuck, of many; return what became of each.
+        """Time out overdue legs and retry what is stuck, of many; return what became of each.
 
-        Call it only in a process that has read all replies (rule 6).
+        The operator process calls it, and asks first whether replies or commands wait in any queue
+        or in its outbox (`Services.backlog()`): rule 6 holds for a person's request too.
         """
         async with self.batch(Commit.INTERVENTION, saga_ids) as batch:
             batch.tx.keys = batch.action_keys()
-            return {one: batch.reconcile(one, actor, reason) for one in saga_ids}
+            return {one: overdue.reconcile(batch, one, actor, reason) for one in saga_ids}
 
     async def compensate(self, saga_id: UUID, actor: str, reason: str) -> Instance:
         """Undo a saga. Raises IllegalTransition past the pivot or after the end."""
@@ -229,14 +230,14 @@ class Service:
         async with self.batch(Commit.INTERVENTION, [saga_id], watch=watch) as batch:
             batch.tx.keys = batch.action_keys()
             try:
-                batch.decide(saga_id, input_for(batch.row(saga_id).instance))
+                batch.apply(saga_id, input_for(batch.row(saga_id).instance))
                 batch.record(action, logged=True)
-            except (IllegalTransition, Undecidable) as error:
-                refusal = error.refusal if isinstance(error, Undecidable) else str(error)
+            except (IllegalTransition, NeedsAnotherRelease) as error:
+                refusal = error.refusal if isinstance(error, NeedsAnotherRelease) else str(error)
                 batch.record(action.refused(refusal))
         if refusal is not None:
             raise IllegalTransition(refusal)
-        return batch.rows[saga_id].instance
+        return batch.row(saga_id).instance
 
 
 def _message_id(saga_id: UUID, entry: Entry) -> UUID | None:

@@ -1,4 +1,4 @@
-"""The SQL of deciding: instances, the saga log and parked replies.
+"""The SQL of deciding: instances, the saga log and held replies.
 
 Owns how an instance is stored, and its deadlines, which only this database's clock decides
 (rule 6). SQL that only reads is in census.py.
@@ -38,9 +38,9 @@ class InstanceRow:
     times: dict[str, Times] = field(default_factory=dict)
     is_new: bool = False
     undeployed: bool = False
-    """Marked as stuck, since no process has decided an overdue deadline of it."""
-    undecidable: str | None = None
-    """Why the process that has its version deployed could not decide; the column `unjudgeable`."""
+    """Marked as stuck, since no process has decided an overdue deadline of it (versions.py)."""
+    unjudgeable: str | None = None
+    """Why the process that has its version deployed could not decide."""
     watched: str | None = None
     """Why its customer is on the watch list; only read when a gate may come next."""
 
@@ -137,7 +137,7 @@ def instance_row(row: Any) -> InstanceRow:
         },
         undeployed=row.undeployed,
         # the previous release clears `undeployed` alone
-        undecidable=row.unjudgeable if row.undeployed else None,
+        unjudgeable=row.unjudgeable if row.undeployed else None,
         watched=getattr(row, "watched", None),
     )
 
@@ -242,8 +242,8 @@ async def overdue(tx: Tx, limit: int, known: Sequence[str], undeployed_after: fl
     return [row.saga_id for row in rows]
 
 
-async def mark_undecided(tx: Tx, whys: Mapping[UUID, str | None], again_after: float) -> None:
-    """Mark these as stuck, with the reason, or None if their version is not deployed.
+async def mark_undeployed(tx: Tx, whys: Mapping[UUID, str | None], again_after: float) -> None:
+    """Mark these, with the reason if they are unjudgeable, or None (versions.py).
 
     They are tried again later, and unmarked by the process that can decide.
     """
@@ -261,8 +261,8 @@ async def mark_undecided(tx: Tx, whys: Mapping[UUID, str | None], again_after: f
         )
 
 
-def park_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
-    """Keep replies for a process that has their saga's definition (`order v2`) deployed."""
+def hold_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
+    """Hold replies for a process that has their saga's definition (`order v2`) deployed."""
     if replies:
         tx.queue_write(
             "insert into held_reply (saga_id, step, direction, definition, envelope)"
@@ -275,7 +275,7 @@ def park_replies(tx: Tx, replies: Sequence[tuple[str, Envelope]]) -> None:
         )
 
 
-async def sagas_with_parked_replies(tx: Tx, known: Sequence[str], limit: int) -> list[UUID]:
+async def sagas_with_held_replies(tx: Tx, known: Sequence[str], limit: int) -> list[UUID]:
     rows = await tx.fetch(
         "select distinct saga_id from held_reply where definition = any(%b::text[]) limit %s",
         (list(known), limit),
@@ -283,8 +283,8 @@ async def sagas_with_parked_replies(tx: Tx, known: Sequence[str], limit: int) ->
     return [row.saga_id for row in rows]
 
 
-async def take_parked_replies(tx: Tx, saga_ids: Sequence[UUID]) -> list[Envelope]:
-    """Remove and return the parked replies of these sagas, whose instances must be locked."""
+async def take_held_replies(tx: Tx, saga_ids: Sequence[UUID]) -> list[Envelope]:
+    """Remove and return the held replies of these sagas, whose instances must be locked."""
     rows = await tx.fetch(
         "delete from held_reply where saga_id = any(%b::uuid[]) returning envelope",
         (list(saga_ids),),

@@ -1,8 +1,8 @@
-"""Reconciliation: finding overdue instances and re-entering through the front door.
+"""Reconciliation: finding overdue instances, to be timed out in a batch.
 
 Deadlines are not decided before this process's outbox is flushed and its reply queue was seen
 empty since it last connected: otherwise an outage uses up every attempt, and every saga
-compensates (rule 6). Parked replies are decided first. Must not know: what a timeout leads to.
+compensates (rule 6). Held replies are decided first. Must not know: what a timeout leads to.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Reconciler:
 
     async def run(self) -> None:
         while not self._stop.is_set():
-            more = await self._service.release(BATCH) == BATCH
+            more = await self._service.decide_held_replies(BATCH) == BATCH
             more |= self._may_decide() and await self.run_once() == BATCH
             self._health.set("reconciler", None)
             if not more:

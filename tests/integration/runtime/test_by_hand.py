@@ -19,7 +19,7 @@ from orchestrator.engine.inputs import DeadLettered
 from orchestrator.operator.queries import Queries, Stuck, StuckFilter
 from orchestrator.runtime import actions
 from orchestrator.runtime.actions import ActionFilter, OperatorAction
-from orchestrator.runtime.batch import MOVED_ON, RETRIED, TIMED_OUT
+from orchestrator.runtime.overdue import MOVED_ON, RETRIED, TIMED_OUT
 from tests.integration.mail import saga
 from tests.integration.orchestrating import (
     PATIENT,
@@ -58,7 +58,7 @@ async def dead_letter(db: Database, step: str, direction: Direction) -> None:
     """Discard a dead letter of this step."""
     deciding = service(db)
     async with deciding.batch(Commit.INTAKE, [saga(1)]) as batch:
-        batch.decide(saga(1), DeadLettered(step, direction, "no such account", discarded_by="ada"))
+        batch.apply(saga(1), DeadLettered(step, direction, "no such account", discarded_by="ada"))
 
 
 async def test_retry_sends_what_is_awaited_with_a_new_deadline(

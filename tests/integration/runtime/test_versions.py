@@ -104,7 +104,7 @@ async def undeployed(db: Database) -> list[bool]:
 
 
 async def unjudgeable(db: Database) -> dict[Any, Any]:
-    return {one.instance.saga_id: one.row.undecidable for one in await stuck(db)}
+    return {one.instance.saga_id: one.row.unjudgeable for one in await stuck(db)}
 
 
 async def test_a_saga_finishes_under_the_version_it_began_with(db: Database, judge: Rows) -> None:
@@ -134,9 +134,9 @@ async def test_an_older_replica_parks_a_reply_for_a_newer_one(db: Database, judg
     await give(old(db), answers[0])  # and a repeat of it
     assert logged(judge) == ["started", "sent", "held", "held"]
     assert commands(judge, 3) == ["reserve_stock>1"]  # other sagas go on
-    assert await old(db).release(100) == 0
-    assert await new(db).release(100) == 2
-    assert await new(db).release(100) == 0
+    assert await old(db).decide_held_replies(100) == 0
+    assert await new(db).decide_held_replies(100) == 2
+    assert await new(db).decide_held_replies(100) == 0
     for number in (1, 2):
         assert commands(judge, number) == ["reserve_stock>1", "charge_payment>1"]
 
@@ -152,10 +152,11 @@ async def test_a_crash_while_releasing_a_reply_loses_nothing(
     failpoints.watch(tmp_path, "orchestrator")
     try:
         with pytest.raises(Tripped):
-            await new(db).release(100)
+            await new(db).decide_held_replies(100)
     finally:
         failpoints.watch(None, "orchestrator")
-    assert await new(db).release(100) == (1 if point is Point.RECONCILER_BEFORE_COMMIT else 0)
+    left = 1 if point is Point.RECONCILER_BEFORE_COMMIT else 0
+    assert await new(db).decide_held_replies(100) == left
     assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
 
 
@@ -167,26 +168,24 @@ async def test_replicas_that_release_the_same_replies_take_one_step(
     answers = [reply(n, "reserve_stock", RESERVED) for n in numbers]
     await asyncio.gather(
         give(old(db), *answers),
-        new(db).release(100),
+        new(db).decide_held_replies(100),
         give(old(db), *reversed(answers)),
         give(new(db), *answers[10:]),
-        new(db).release(100),
+        new(db).decide_held_replies(100),
     )
-    await asyncio.gather(*(new(db).release(100) for _ in range(3)))
+    await asyncio.gather(*(new(db).decide_held_replies(100) for _ in range(3)))
     assert judge.execute("select from orchestrator.held_reply").rowcount == 0
     for number in numbers:
         assert commands(judge, number) == ["reserve_stock>1", "charge_payment>1"]
 
 
-async def test_a_parked_reply_that_is_impossible_is_dead_lettered(
-    db: Database, judge: Rows
-) -> None:
+async def test_a_held_reply_that_is_impossible_is_dead_lettered(db: Database, judge: Rows) -> None:
     await give_each(new(db), start(1), start(2))
     nonsense = reply(1, "confirm_order", OrderConfirmed())  # it was never sent
     with pytest.raises(Poison):
         await give(new(db), nonsense)
     await give(old(db), nonsense, reply(2, "reserve_stock", RESERVED))
-    assert await new(db).release(100) == 2
+    assert await new(db).decide_held_replies(100) == 2
     assert commands(judge, 2)[-1:] == ["charge_payment>1"]
     dead = judge.execute(
         "select destination from orchestrator.outbox where destination like '%.dead'"
@@ -199,15 +198,15 @@ async def test_an_older_replica_parks_a_cancel_for_a_newer_one(db: Database, jud
     for _ in range(2):
         await give(old(db), cancel(1))
     assert state(judge) == ("RUNNING", None)
-    assert await old(db).release(100) == 0
-    assert await new(db).release(100) == 1
+    assert await old(db).decide_held_replies(100) == 0
+    assert await new(db).decide_held_replies(100) == 1
     (again,) = [e for e in sent(judge, ROLE) if e.type == "CancelSaga"]
     assert again == cancel(1)
     await give(new(db), again)
     assert state(judge) == ("COMPENSATING", "cancelled")
 
 
-async def test_a_parked_reply_of_an_archived_saga_is_dropped(
+async def test_a_held_reply_of_an_archived_saga_is_dropped(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     rejected = reply(1, "create_order", OrderRejected(), COMPENSATING)
@@ -216,8 +215,8 @@ async def test_a_parked_reply_of_an_archived_saga_is_dropped(
     admin.execute("update orchestrator.saga_instance set ended_at = now() - interval '1 year'")
     async with db.transaction(None) as tx:
         await archive.move(tx, [saga(1)])
-    assert await new(db).release(100) == 1
-    assert await new(db).release(100) == 0
+    assert await new(db).decide_held_replies(100) == 1
+    assert await new(db).decide_held_replies(100) == 0
 
 
 async def test_a_deadline_is_left_to_a_replica_that_knows_the_version(
@@ -256,7 +255,7 @@ async def test_a_saga_of_an_undeployed_version_is_stuck_until_deployed(
 
     # Deployed again, with the reply that came meanwhile.
     await give(old(db), reply(1, "reserve_stock", RESERVED))
-    assert await new(db).release(100) == 1
+    assert await new(db).decide_held_replies(100) == 1
     assert await undeployed(db) == []
     assert commands(judge) == ["reserve_stock>1", "charge_payment>1"]
     rows = judge.execute("select stuck_since, undeployed from orchestrator.saga_instance")
@@ -338,7 +337,7 @@ async def test_a_saga_whose_decision_raises_is_stuck_alone(
     assert commands(judge, 2) == ["reserve_stock>1", "reserve_stock>2"]
 
 
-async def test_other_legs_of_an_undecidable_saga_are_resent(
+async def test_other_legs_of_an_unjudgeable_saga_are_resent(
     db: Database, judge: Rows, admin: Rows, settings: MakeSettings
 ) -> None:
     """Two undos were sent; this release can make one of them again, and the other not."""
