@@ -443,7 +443,7 @@ def counting_reconciler(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return asked
 
 
-# --- the gate (ADR 1) ----------------------------------------------------------------------
+# --- capacity (ADR 1) ----------------------------------------------------------------------
 
 
 async def test_starts_wait_at_the_gate_and_replies_never_do(
