@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import hypothesis
 import pytest
 import structlog
 
@@ -14,6 +15,10 @@ from tests.servers import chosen, chosen_for_stacks
 # interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+# An example's time says how busy the machine is.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 # structlog's default renders every exception with all locals, which takes most of a second.
 structlog.configure(
