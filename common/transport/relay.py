@@ -49,7 +49,6 @@ class Relay:
         self._unpublished: list[OutboxRow] = []  # committed by this process
         self._confirmed: list[OutboxRow] = []  # to remove with the next poll
         self._paused: dict[str, tuple[float, int]] = {}  # destination: (until, failures)
-        self._declared_on: Channel | None = None  # where EVENTS was declared
         # True once a full poll on this connection found no leftover row, until the next failure
         # (rule 6).
         self.flushed = False
@@ -78,6 +77,8 @@ class Relay:
         channel = await self._broker.channel()
         clock = asyncio.get_running_loop().time
         try:
+            # A missing queue returns a message; a missing exchange would end the channel.
+            await channel.declare_exchange(EVENTS)
             self._health.set("relay", None)
             self._next_poll_at = 0.0
             while not self._stop.is_set():
@@ -141,11 +142,6 @@ class Relay:
     async def _publish(self, channel: Channel, rows: Sequence[OutboxRow]) -> list[OutboxRow]:
         packed = list(pack_rows(rows))
         routes = [route(group[0].destination) for group in packed]
-        if self._declared_on is not channel and any(exchange for exchange, _ in routes):
-            # Publishing to a missing queue returns the message; to a missing exchange it ends the
-            # channel.
-            await channel.declare_exchange(EVENTS)
-            self._declared_on = channel
         failpoints.reach(Point.RELAY_BEFORE_PUBLISH, _keys(rows))
         fates = await channel.publish(
             [
