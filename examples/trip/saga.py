@@ -10,8 +10,6 @@ from pydantic import BaseModel
 from common import Command, Done, Refusal, Undo
 from orchestrator import Definition, Kind, Step
 
-COMPENSATABLE, GATE, PIVOT, RETRIABLE = Kind
-
 
 class Trip(BaseModel):
     """The data a trip begins with; each command takes its fields from here, by name."""
@@ -56,12 +54,12 @@ def overseas(data: Mapping[str, Any]) -> str | None:
 
 # fmt: off
 TRIP = Definition("trip", version=1, data=Trip, steps=(
-    Step("book_flight",    COMPENSATABLE, "flight", command=BookPlace, undo=CancelPlace),
-    Step("book_hotel",     COMPENSATABLE, "hotel",  command=BookPlace, undo=CancelPlace),
-    Step("book_car",       COMPENSATABLE, "car",    command=BookPlace, undo=CancelPlace),
-    Step("approve_trip",   GATE,          "orchestrator", asks=overseas),
-    Step("confirm_flight", PIVOT,         "flight", command=ConfirmPlace),
-    Step("confirm_hotel",  RETRIABLE,     "hotel",  command=ConfirmPlace),
-    Step("confirm_car",    RETRIABLE,     "car",    command=ConfirmPlace),
+    Step("book_flight",    Kind.COMPENSATABLE, "flight", command=BookPlace, undo=CancelPlace),
+    Step("book_hotel",     Kind.COMPENSATABLE, "hotel",  command=BookPlace, undo=CancelPlace),
+    Step("book_car",       Kind.COMPENSATABLE, "car",    command=BookPlace, undo=CancelPlace),
+    Step("approve_trip",   Kind.GATE,          "orchestrator", asks=overseas),
+    Step("confirm_flight", Kind.PIVOT,         "flight", command=ConfirmPlace),
+    Step("confirm_hotel",  Kind.RETRIABLE,     "hotel",  command=ConfirmPlace),
+    Step("confirm_car",    Kind.RETRIABLE,     "car",    command=ConfirmPlace),
 ))
 # fmt: on
