@@ -47,7 +47,7 @@ class Drift(StrEnum):
     EFFECT_MISSING = "effect_missing"
     """A service lacks what the saga's end says it did."""
     WRONG_END = "wrong_end"
-    """What a service holds contradicts how the saga ended."""
+    """A contradiction between what a service holds and how the saga ended."""
 
 
 REMEDIES = {
